@@ -1,0 +1,36 @@
+package strategy
+
+// FIXED_WINDOW allows at most N units in each window, where windows are as
+// long as the period and aligned to the Unix epoch (so those of a day start at
+// midnight UTC, and those of a week on Thursdays). The cheapest, with the
+// known flaw that twice N can pass around a boundary.
+//
+// State: Used units were consumed in the window that holds Last.
+
+func takeFixedWindow(l *Limit, s State, cost int64, now Instant, next *State) verdict {
+	used, toEnd := fixedWindow(l, s, now)
+	if used+cost > l.Capacity {
+		return verdict{retryAfter: micros(toEnd)}
+	}
+	*next = State{Last: now, Used: uint32(used + cost)}
+	return allowed
+}
+
+func usedFixedWindow(l *Limit, s State, now Instant) (used, reset int64) {
+	used, toEnd := fixedWindow(l, s, now)
+	if used == 0 {
+		return 0, 0
+	}
+	return used, toEnd
+}
+
+// fixedWindow returns the units used in the window of now, and the
+// microseconds from now to its end.
+func fixedWindow(l *Limit, s State, now Instant) (used, toEnd int64) {
+	p := period(l.Rate)
+	elapsed := int64(now) % p
+	if int64(s.Last) >= int64(now)-elapsed {
+		used = int64(s.Used)
+	}
+	return used, p - elapsed
+}

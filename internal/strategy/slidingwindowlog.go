@@ -1,0 +1,116 @@
+package strategy
+
+import "sort"
+
+// SLIDING_WINDOW_LOG allows at most N units in any period whatever, exactly.
+// It remembers each request that consumed, as long as it is younger than the
+// period: up to N entries.
+//
+// State: a View of the counter's Log. Used units are younger than the period,
+// Last is when the youngest was consumed, and Part the instant when enough
+// units will have grown old for the cost at hand, had it to wait.
+
+func takeSlidingWindowLog(l *Limit, s State, cost int64, now Instant, next *State) verdict {
+	if int64(s.Used)+cost > l.Capacity {
+		return verdict{retryAfter: micros(s.Part - int64(now))}
+	}
+	*next = State{Last: now, Used: s.Used + uint32(cost)}
+	return allowed
+}
+
+func usedSlidingWindowLog(l *Limit, s State, now Instant) (used, reset int64) {
+	if s.Used == 0 {
+		return 0, 0
+	}
+	return int64(s.Used), int64(s.Last) + period(l.Rate) - int64(now)
+}
+
+// A Log is the memory of a SLIDING_WINDOW_LOG counter. The zero Log is empty
+// and ready for use. It is not safe for concurrent use.
+type Log struct {
+	ring   []logEntry // its length is 0 or a power of two
+	first  int        // index in ring of the oldest entry
+	length int
+	before uint64 // the total before the oldest entry
+}
+
+// A logEntry is one instant's consumption. Totals wrap around, so only their
+// differences mean anything.
+type logEntry struct {
+	at    Instant
+	total uint64 // units consumed up to and with this entry
+}
+
+// View returns the State of the log under l at now, for a request of cost.
+func (g *Log) View(l *Limit, cost uint64, now Instant) State {
+	if g.length == 0 {
+		return State{}
+	}
+	youngest := g.entry(g.length - 1)
+	now = max(now, youngest.at)
+	used := youngest.total - g.totalBefore(g.firstYounger(l, now))
+	s := State{Last: youngest.at, Used: uint32(used)}
+	if used+cost > uint64(l.Capacity) && cost <= uint64(l.Capacity) {
+		// The first entry whose end leaves no more than capacity - cost.
+		most := uint64(l.Capacity) - cost
+		i := sort.Search(g.length-1, func(i int) bool { return youngest.total-g.entry(i).total <= most })
+		s.Part = int64(g.entry(i).at) + period(l.Rate)
+	}
+	return s
+}
+
+// Add remembers that cost units were consumed under l at now, and forgets what
+// is older than the period.
+func (g *Log) Add(l *Limit, cost uint64, now Instant) {
+	total := g.before
+	if g.length > 0 {
+		youngest := g.entry(g.length - 1)
+		now = max(now, youngest.at)
+		total = youngest.total
+		g.forget(g.firstYounger(l, now))
+	}
+	if g.length > 0 && g.entry(g.length-1).at == now {
+		g.entry(g.length - 1).total += cost
+		return
+	}
+	if g.length == len(g.ring) {
+		g.grow()
+	}
+	g.length++
+	*g.entry(g.length - 1) = logEntry{at: now, total: total + cost}
+}
+
+// Size returns how many entries the log has room for.
+func (g *Log) Size() int { return len(g.ring) }
+
+// firstYounger returns the index of the first entry younger than the period.
+func (g *Log) firstYounger(l *Limit, now Instant) int {
+	oldest := int64(now) - period(l.Rate)
+	return sort.Search(g.length, func(i int) bool { return int64(g.entry(i).at) > oldest })
+}
+
+// forget drops the first n entries.
+func (g *Log) forget(n int) {
+	g.before = g.totalBefore(n)
+	g.first = (g.first + n) & max(0, len(g.ring)-1)
+	g.length -= n
+}
+
+// entry returns the i-th entry from the oldest.
+func (g *Log) entry(i int) *logEntry { return &g.ring[(g.first+i)&(len(g.ring)-1)] }
+
+// totalBefore returns the total before the i-th entry.
+func (g *Log) totalBefore(i int) uint64 {
+	if i == 0 {
+		return g.before
+	}
+	return g.entry(i - 1).total
+}
+
+func (g *Log) grow() {
+	ring := make([]logEntry, max(4, 2*len(g.ring)))
+	for i := range g.length {
+		ring[i] = *g.entry(i)
+	}
+	g.ring, g.first = ring, 0
+}
