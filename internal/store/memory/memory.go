@@ -1,0 +1,173 @@
+// Package memory is the store of counters in the process's own memory:
+// striped, bounded, and nothing to install.
+//
+// The stripe is chosen by (namespace, identifier), so that one lock covers all
+// limits of a request. A counter is known by a 128-bit hash under keys drawn
+// at random when the store is made, and not by its names: with ten million
+// counters the chance that any two are one is below 1 in 10^24, and nobody
+// outside the process can tell which would be.
+package memory
+
+import (
+	"context"
+	"fmt"
+	"math/bits"
+	"sync"
+	"time"
+
+	"github.com/ratelimitd/ratelimitd/internal/store"
+	"github.com/ratelimitd/ratelimitd/internal/strategy"
+)
+
+const (
+	// DefaultShards is far above the cores of any machine, so that two of
+	// them rarely want one lock.
+	DefaultShards = 256
+	// DefaultMaxKeys keeps the store under 100 MB.
+	DefaultMaxKeys = 1_000_000
+
+	maxShards = 1 << 16
+	// maxShardKeys bounds what a shard's index can number.
+	maxShardKeys = 1 << 31
+
+	// Once in sweepInterval, each shard looks for expired counters among
+	// sweepCounters of its own: a few microseconds under its lock.
+	sweepInterval = time.Second
+	sweepCounters = 256
+)
+
+// Options say how to make a Store. The zero Options are the defaults.
+type Options struct {
+	// Shards is how many stripes there are: a power of two. 0 is DefaultShards.
+	Shards int
+	// MaxKeys bounds the counters held, each shard having an equal share of
+	// them. Beyond it, counters are evicted. Four entries of a
+	// SLIDING_WINDOW_LOG count as one key, being as large. 0 is DefaultMaxKeys.
+	MaxKeys int
+	// Now is the clock. nil is the wall clock at the time the store is made,
+	// carried on by the monotonic clock: it is not disturbed when the wall
+	// clock is set.
+	Now func() strategy.Instant
+}
+
+// A Store is a store.Store in memory. New makes it.
+type Store struct {
+	now    func() strategy.Instant
+	hash   hasher
+	shards []shard
+	shift  int // an identity's stripe is its hash's bits above shift
+
+	close  sync.Once
+	closed chan struct{}
+	swept  sync.WaitGroup
+}
+
+var _ store.Store = (*Store)(nil)
+
+// New returns an empty store. The error says which option is wrong.
+func New(o Options) (*Store, error) {
+	if o.Shards == 0 {
+		o.Shards = DefaultShards
+	}
+	if o.MaxKeys == 0 {
+		o.MaxKeys = DefaultMaxKeys
+	}
+	if o.Shards < 1 || o.Shards > maxShards || bits.OnesCount(uint(o.Shards)) != 1 {
+		return nil, fmt.Errorf("memory store: %d shards: want a power of two from 1 to %d, such as %d", o.Shards, maxShards, DefaultShards)
+	}
+	share := o.MaxKeys / o.Shards
+	if share < strategy.MaxLimits {
+		return nil, fmt.Errorf("memory store: at most %d keys are too few for %d shards, which need room for the %d limits of a request each:"+
+			" allow %d keys or more, or have fewer shards", o.MaxKeys, o.Shards, strategy.MaxLimits, o.Shards*strategy.MaxLimits)
+	}
+	if share > maxShardKeys {
+		return nil, fmt.Errorf("memory store: at most %d keys are too many for %d shards, which hold up to %d each: have more shards", o.MaxKeys, o.Shards, maxShardKeys)
+	}
+	if o.Now == nil {
+		start := time.Now()
+		o.Now = func() strategy.Instant {
+			return strategy.InstantOf(start) + strategy.Instant(time.Since(start)/time.Microsecond)
+		}
+	}
+	s := &Store{
+		now:    o.Now,
+		hash:   newHasher(),
+		shards: make([]shard, o.Shards),
+		shift:  64 - bits.TrailingZeros(uint(o.Shards)),
+		closed: make(chan struct{}),
+	}
+	for i := range s.shards {
+		s.shards[i].share = share
+	}
+	s.swept.Go(s.sweep)
+	return s, nil
+}
+
+// Decide decides each of requests at one reading of the clock. It sets no
+// error.
+func (s *Store) Decide(_ context.Context, requests []store.Request, results []store.Result) {
+	now := s.now()
+	for i := range requests {
+		s.decide(&requests[i], &results[i], now)
+	}
+}
+
+func (s *Store) decide(r *store.Request, res *store.Result, now strategy.Instant) {
+	res.Err = nil
+	identity := s.hash.identity(r.Namespace, r.Identifier)
+	var keys [strategy.MaxLimits]key
+	for i := range r.Limits {
+		keys[i] = s.hash.counter(identity, &r.Limits[i])
+	}
+	sh := s.shard(identity)
+	sh.lock()
+	sh.decide(r, keys[:len(r.Limits)], &res.Decision, now)
+	sh.mu.Unlock()
+}
+
+// Reset forgets the counters of r.
+func (s *Store) Reset(_ context.Context, r *store.Request) error {
+	identity := s.hash.identity(r.Namespace, r.Identifier)
+	sh := s.shard(identity)
+	sh.lock()
+	defer sh.mu.Unlock()
+	for i := range r.Limits {
+		if n, found := sh.find(s.hash.counter(identity, &r.Limits[i])); found {
+			sh.remove(n)
+		}
+	}
+	return nil
+}
+
+// Health reports nil: memory does not fail.
+func (s *Store) Health(context.Context) error { return nil }
+
+// Close stops the sweeper.
+func (s *Store) Close() error {
+	s.close.Do(func() { close(s.closed) })
+	s.swept.Wait()
+	return nil
+}
+
+func (s *Store) shard(identity key) *shard { return &s.shards[identity.hi>>s.shift] }
+
+// sweep drops expired counters, a few at a time, until the store is closed: so
+// that memory is given back to other counters even where no new ones arrive.
+func (s *Store) sweep() {
+	tick := time.NewTicker(sweepInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-s.closed:
+			return
+		case <-tick.C:
+		}
+		now := s.now()
+		for i := range s.shards {
+			sh := &s.shards[i]
+			sh.lock()
+			sh.expire(sweepCounters, now)
+			sh.mu.Unlock()
+		}
+	}
+}

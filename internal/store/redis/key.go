@@ -1,0 +1,53 @@
+package redis
+
+import (
+	"strconv"
+
+	"github.com/ratelimitd/ratelimitd/internal/strategy"
+)
+
+// appendKey appends the key of the counter of l that belongs to identifier in
+// namespace:
+//
+//	rl:{<namespace>:<identifier>}:<name>:<strategy>             a named limit
+//	rl:{<namespace>:<identifier>}:<strategy>:<rate>[:<burst>]   an unnamed one
+//
+// The braces make Redis Cluster keep all counters of an identifier in one
+// slot. A byte that is not printable ASCII, or that would be taken for one of
+// the key's own, is written %XX: so no two counters have one key. (A named and
+// an unnamed limit differ in the second part: only a rate has a slash.)
+func appendKey(b []byte, namespace, identifier string, l *strategy.Limit) []byte {
+	b = append(b, "rl:{"...)
+	b = appendEscaped(b, namespace, ':')
+	b = append(b, ':')
+	b = appendEscaped(b, identifier, 0) // the first colon ended the namespace
+	b = append(b, "}:"...)
+	if l.Name != "" {
+		b = appendEscaped(b, l.Name, ':')
+		b = append(b, ':')
+		return append(b, l.Strategy.String()...)
+	}
+	b = append(b, l.Strategy.String()...)
+	b = append(b, ':')
+	b = l.Rate.Append(b)
+	if l.Capacity != l.Rate.Count {
+		b = append(b, ':')
+		b = strconv.AppendInt(b, l.Capacity, 10)
+	}
+	return b
+}
+
+// appendEscaped appends s with separator, and whatever is not safe in any
+// part of a key, as %XX.
+func appendEscaped(b []byte, s string, separator byte) []byte {
+	const hex = "0123456789ABCDEF"
+	for i := range len(s) {
+		switch c := s[i]; {
+		case c <= ' ' || c >= 0x7f || c == '%' || c == '{' || c == '}' || c == separator:
+			b = append(b, '%', hex[c>>4], hex[c&15])
+		default:
+			b = append(b, c)
+		}
+	}
+	return b
+}

@@ -1,0 +1,59 @@
+// Package store says what the server asks of a store of counters. The stores
+// themselves are the packages below this one, and storetest holds the suite
+// that each of them passes.
+package store
+
+import (
+	"context"
+
+	"github.com/ratelimitd/ratelimitd/internal/strategy"
+)
+
+// A Store keeps counters and decides requests by them. It is safe for
+// concurrent use.
+type Store interface {
+	// Decide decides each of requests on its own, in order, and sets the
+	// result of the same index. The two slices are of one length.
+	//
+	// Each decision is atomic, against all other users of the same counters:
+	// all limits of the request allow it and it consumes from all of them, or
+	// it consumes from none. The store's clock decides, not the caller's.
+	//
+	// A request that could not be decided has its error in its result; then
+	// it may or may not have consumed. The store itself never retries what
+	// may have consumed. When ctx ends, Decide returns without waiting for
+	// what is under way, and ctx's error is in the results it cut short.
+	//
+	// Decide does not keep requests or results once it has returned.
+	Decide(ctx context.Context, requests []Request, results []Result)
+
+	// Reset forgets what the identifier of r has consumed from the limits of
+	// r. It may be repeated.
+	Reset(ctx context.Context, r *Request) error
+
+	// Health reports why the store can not decide, or nil.
+	Health(ctx context.Context) error
+
+	// Close releases what the store holds. It waits for what the store
+	// started, and may be called again. No other call may follow it.
+	Close() error
+}
+
+// A Request asks whether an identifier may consume Cost units from each of
+// Limits. The store relies on it being valid: the names not empty, and 1 to
+// strategy.MaxLimits limits, each made by strategy.NewLimit and no two of the
+// same counter.
+type Request struct {
+	Namespace  string
+	Identifier string
+	Limits     []strategy.Limit
+	Cost       uint64
+	DryRun     bool
+}
+
+// A Result is the decision on a Request, or why there is none. Used again, its
+// memory is.
+type Result struct {
+	strategy.Decision
+	Err error // if not nil, the decision means nothing
+}

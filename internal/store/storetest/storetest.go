@@ -1,0 +1,563 @@
+// Package storetest is the conformance suite that every store passes: Run says
+// what the contract of store.Store means.
+package storetest
+
+import (
+	"fmt"
+	"math"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/ratelimitd/ratelimitd/internal/store"
+	"github.com/ratelimitd/ratelimitd/internal/strategy"
+)
+
+// A Subject is a store under test, empty at first, and what sets the clock
+// that it decides by.
+type Subject struct {
+	Store store.Store
+	Set   func(now strategy.Instant)
+}
+
+// Run runs the suite. open opens a Subject, which open has the test close.
+func Run(t *testing.T, open func(t *testing.T) Subject) {
+	for _, c := range []struct {
+		name string
+		test func(*testing.T, Subject)
+	}{
+		{"KnownAnswers", testKnownAnswers},
+		{"AllOrNone", testAllOrNone},
+		{"DryRunAndCostZero", testDryRunAndCostZero},
+		{"Never", testNever},
+		{"Unlimited", testUnlimited},
+		{"ClockStepsBack", testClockStepsBack},
+		{"CountersAreApart", testCountersAreApart},
+		{"NamedLimitKeepsItsCounter", testNamedLimitKeepsItsCounter},
+		{"Reset", testReset},
+		{"BatchIsInOrder", testBatchIsInOrder},
+		{"Race", testRace},
+		{"AgreesWithTheAlgorithms", testAgreesWithTheAlgorithms},
+	} {
+		t.Run(c.name, func(t *testing.T) { c.test(t, open(t)) })
+	}
+}
+
+// Limit returns the limit that spec describes.
+func Limit(tb testing.TB, spec strategy.Spec) strategy.Limit {
+	tb.Helper()
+	l, wrong := strategy.NewLimit(spec, strategy.DefaultMaxLogCount)
+	if wrong != nil {
+		tb.Fatalf("limit %+v: %v", spec, wrong)
+	}
+	return l
+}
+
+// epoch is midnight UTC on a Thursday, where windows of all usual periods
+// start.
+var epoch = strategy.InstantOf(time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC))
+
+func at(d time.Duration) strategy.Instant { return epoch + strategy.Instant(d/time.Microsecond) }
+
+// decide has the subject decide one request.
+func (s Subject) decide(tb testing.TB, r store.Request) strategy.Decision {
+	tb.Helper()
+	results := make([]store.Result, 1)
+	s.Store.Decide(tb.Context(), []store.Request{r}, results)
+	if results[0].Err != nil {
+		tb.Fatalf("Decide(%+v): %v", r, results[0].Err)
+	}
+	return results[0].Decision
+}
+
+func request(limits ...strategy.Limit) store.Request {
+	return store.Request{Namespace: "checkout", Identifier: "alice", Limits: limits, Cost: 1}
+}
+
+func testKnownAnswers(t *testing.T, s Subject) {
+	const ms, never = time.Millisecond, strategy.Never
+	type step struct {
+		at        time.Duration
+		cost      uint64
+		allowed   bool
+		remaining uint64
+		reset     time.Duration
+		retry     time.Duration
+		delay     time.Duration
+	}
+	for _, tt := range []struct {
+		name  string
+		spec  strategy.Spec
+		steps []step
+	}{
+		{"fixed window", strategy.Spec{Rate: "3/100ms", Strategy: strategy.FixedWindow}, []step{
+			{at: 0, cost: 2, allowed: true, remaining: 1, reset: 100 * ms},
+			{at: 30 * ms, cost: 2, remaining: 1, reset: 70 * ms, retry: 70 * ms},
+			{at: 40 * ms, cost: 1, allowed: true, remaining: 0, reset: 60 * ms},
+			{at: 99 * ms, cost: 1, remaining: 0, reset: 1 * ms, retry: 1 * ms},
+			{at: 100 * ms, cost: 3, allowed: true, remaining: 0, reset: 100 * ms},
+			{at: 150 * ms, cost: 4, remaining: 0, reset: 50 * ms, retry: never},
+			{at: 250 * ms, cost: 0, allowed: true, remaining: 3},
+		}},
+		{"sliding window counter", strategy.Spec{Rate: "4/s", Strategy: strategy.SlidingWindowCounter}, []step{
+			{at: 500 * ms, cost: 4, allowed: true, remaining: 0, reset: 1500 * ms},
+			{at: 600 * ms, cost: 1, remaining: 0, reset: 1400 * ms, retry: 650 * ms}, // 4 x (1 - t) + 1 <= 4 at t = 0.25 of the next window
+			{at: 1250 * ms, cost: 1, allowed: true, remaining: 0, reset: 1750 * ms},
+			{at: 1250 * ms, cost: 1, remaining: 0, reset: 1750 * ms, retry: 250 * ms},
+			{at: 1500 * ms, cost: 1, allowed: true, remaining: 0, reset: 1500 * ms},
+			{at: 2000 * ms, cost: 2, allowed: true, remaining: 0, reset: 2000 * ms},
+			{at: 4000 * ms, cost: 0, allowed: true, remaining: 4},
+		}},
+		{"sliding window log", strategy.Spec{Rate: "3/100ms", Strategy: strategy.SlidingWindowLog}, []step{
+			{at: 10 * ms, cost: 1, allowed: true, remaining: 2, reset: 100 * ms},
+			{at: 50 * ms, cost: 2, allowed: true, remaining: 0, reset: 100 * ms},
+			{at: 60 * ms, cost: 1, remaining: 0, reset: 90 * ms, retry: 50 * ms},
+			{at: 60 * ms, cost: 2, remaining: 0, reset: 90 * ms, retry: 90 * ms},
+			{at: 110 * ms, cost: 1, allowed: true, remaining: 0, reset: 100 * ms},
+			{at: 150 * ms, cost: 3, remaining: 2, reset: 60 * ms, retry: 60 * ms},
+			{at: 210 * ms, cost: 3, allowed: true, remaining: 0, reset: 100 * ms},
+		}},
+		{"token bucket", strategy.Spec{Rate: "10/s", Strategy: strategy.TokenBucket, Burst: 5}, []step{
+			{at: 0, cost: 5, allowed: true, remaining: 0, reset: 500 * ms},
+			{at: 0, cost: 1, remaining: 0, reset: 500 * ms, retry: 100 * ms},
+			{at: 250 * ms, cost: 3, remaining: 2, reset: 250 * ms, retry: 50 * ms},
+			{at: 300 * ms, cost: 3, allowed: true, remaining: 0, reset: 500 * ms},
+			{at: 300 * ms, cost: 6, remaining: 0, reset: 500 * ms, retry: never},
+			{at: 800 * ms, cost: 0, allowed: true, remaining: 5},
+		}},
+		{"token bucket of thirds", strategy.Spec{Rate: "3/s", Strategy: strategy.TokenBucket, Burst: 1}, []step{
+			{at: 0, cost: 1, allowed: true, remaining: 0, reset: 333334 * time.Microsecond},
+			{at: 333333 * time.Microsecond, cost: 1, remaining: 0, reset: time.Microsecond, retry: time.Microsecond},
+			{at: 333334 * time.Microsecond, cost: 1, allowed: true, remaining: 0, reset: 333334 * time.Microsecond},
+		}},
+		{"leaky bucket", strategy.Spec{Rate: "10/s", Strategy: strategy.LeakyBucket, Burst: 3}, []step{
+			{at: 0, cost: 1, allowed: true, remaining: 2, reset: 100 * ms},
+			{at: 0, cost: 1, allowed: true, remaining: 1, reset: 200 * ms, delay: 100 * ms},
+			{at: 50 * ms, cost: 1, allowed: true, remaining: 0, reset: 250 * ms, delay: 150 * ms},
+			{at: 50 * ms, cost: 1, remaining: 0, reset: 250 * ms, retry: 50 * ms},
+			{at: 100 * ms, cost: 1, allowed: true, remaining: 0, reset: 300 * ms, delay: 200 * ms},
+		}},
+		{"gcra", strategy.Spec{Rate: "10/s", Strategy: strategy.GCRA}, []step{
+			{at: 0, cost: 1, allowed: true, remaining: 0, reset: 100 * ms},
+			{at: 99 * ms, cost: 1, remaining: 0, reset: 1 * ms, retry: 1 * ms},
+			{at: 100 * ms, cost: 1, allowed: true, remaining: 0, reset: 100 * ms},
+			{at: 150 * ms, cost: 2, remaining: 0, reset: 50 * ms, retry: never},
+		}},
+		{"gcra with a burst", strategy.Spec{Rate: "10/s", Strategy: strategy.GCRA, Burst: 2}, []step{
+			{at: 0, cost: 1, allowed: true, remaining: 1, reset: 100 * ms},
+			{at: 50 * ms, cost: 1, allowed: true, remaining: 0, reset: 150 * ms},
+			{at: 50 * ms, cost: 1, remaining: 0, reset: 150 * ms, retry: 50 * ms},
+			{at: 100 * ms, cost: 1, allowed: true, remaining: 0, reset: 200 * ms},
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			l := Limit(t, tt.spec)
+			for i, step := range tt.steps {
+				s.Set(at(step.at))
+				r := request(l)
+				r.Cost = step.cost
+				d := s.decide(t, r)
+				want := strategy.Decision{Allowed: step.allowed, RetryAfter: step.retry, Delay: step.delay, Statuses: []strategy.Status{{
+					Limit: uint64(l.Capacity), Remaining: step.remaining, ResetAfter: step.reset, RetryAfter: step.retry, Allowed: step.allowed,
+				}}}
+				if !equal(d, want) {
+					t.Fatalf("step %d, cost %d at %v:\n got %+v\nwant %+v", i, step.cost, step.at, d, want)
+				}
+			}
+		})
+	}
+}
+
+func testAllOrNone(t *testing.T, s Subject) {
+	s.Set(epoch)
+	wide := Limit(t, strategy.Spec{Rate: "10/min"})
+	for i, spec := range []strategy.Spec{
+		{Rate: "2/s"},
+		{Rate: "2/s", Strategy: strategy.SlidingWindowCounter},
+		{Rate: "2/s", Strategy: strategy.SlidingWindowLog},
+		{Rate: "2/s", Strategy: strategy.TokenBucket},
+		{Rate: "2/s", Strategy: strategy.LeakyBucket},
+		{Rate: "2/s", Strategy: strategy.GCRA, Burst: 2},
+	} {
+		r := request(wide, Limit(t, spec))
+		r.Identifier = fmt.Sprint("all or none ", i)
+		for range 2 {
+			if d := s.decide(t, r); !d.Allowed {
+				t.Fatalf("%+v: %+v, want allowed", spec, d)
+			}
+		}
+		for range 3 {
+			d := s.decide(t, r)
+			if d.Allowed || d.RetryAfter <= 0 || d.RetryAfter != d.Statuses[1].RetryAfter {
+				t.Fatalf("%+v: %+v, want denied", spec, d)
+			}
+			if wide, narrow := d.Statuses[0], d.Statuses[1]; !wide.Allowed || wide.Remaining != 8 || narrow.Allowed || narrow.Remaining != 0 {
+				t.Fatalf("%+v: statuses %+v, want the first untouched and the second to deny", spec, d.Statuses)
+			}
+		}
+	}
+}
+
+func testDryRunAndCostZero(t *testing.T, s Subject) {
+	s.Set(epoch)
+	for _, l := range everyStrategy(t, "5/s", 5) {
+		r := request(l)
+		for _, dry := range []store.Request{
+			{Namespace: r.Namespace, Identifier: r.Identifier, Limits: r.Limits, Cost: 5, DryRun: true},
+			{Namespace: r.Namespace, Identifier: r.Identifier, Limits: r.Limits, Cost: 0},
+		} {
+			for range 2 {
+				if d := s.decide(t, dry); !d.Allowed || d.Statuses[0].Remaining != 5 || d.Statuses[0].ResetAfter != 0 || d.Delay != 0 {
+					t.Fatalf("%s, %+v: %+v, want allowed and nothing consumed", l.Strategy, dry, d)
+				}
+			}
+		}
+		r.Cost = 5
+		s.decide(t, r)
+		r.Cost, r.DryRun = 1, true
+		if d := s.decide(t, r); d.Allowed || d.RetryAfter <= 0 {
+			t.Fatalf("%s: dry run over the limit: %+v, want denied", l.Strategy, d)
+		}
+		r.Cost, r.DryRun = 0, false
+		if d := s.decide(t, r); !d.Allowed || d.Statuses[0].Remaining != 0 {
+			t.Fatalf("%s: cost 0 over the limit: %+v, want allowed", l.Strategy, d)
+		}
+	}
+}
+
+func testNever(t *testing.T, s Subject) {
+	s.Set(epoch)
+	for _, l := range append(everyStrategy(t, "5/s", 5), everyStrategy(t, "0/s", 100)...) {
+		for _, cost := range []uint64{6, 1e9, 1e9 + 1, math.MaxUint64} {
+			r := request(l)
+			r.Cost = cost
+			if d := s.decide(t, r); d.Allowed || d.RetryAfter != strategy.Never || d.Statuses[0].Remaining != uint64(l.Capacity) {
+				t.Fatalf("%s %s, cost %d: %+v, want denied forever", l.Rate, l.Strategy, cost, d)
+			}
+		}
+	}
+}
+
+func testUnlimited(t *testing.T, s Subject) {
+	s.Set(epoch)
+	unlimited, one := Limit(t, strategy.Spec{Rate: "unlimited"}), Limit(t, strategy.Spec{Rate: "1/s"})
+	r := request(unlimited)
+	r.Cost = math.MaxUint64
+	want := strategy.Status{Limit: math.MaxUint64, Remaining: math.MaxUint64, Allowed: true}
+	if d := s.decide(t, r); !d.Allowed || d.Statuses[0] != want {
+		t.Errorf("unlimited: %+v", d)
+	}
+	r = request(unlimited, one)
+	for i, allowed := range []bool{true, false} {
+		if d := s.decide(t, r); d.Allowed != allowed || d.Statuses[0] != want || d.Statuses[1].Allowed != allowed {
+			t.Errorf("request %d to unlimited and 1/s: %+v", i, d)
+		}
+	}
+}
+
+func testClockStepsBack(t *testing.T, s Subject) {
+	for _, l := range everyStrategy(t, "5/s", 5) {
+		s.Set(at(10 * time.Second))
+		r := request(l)
+		r.Cost = 4
+		before := s.decide(t, r)
+		for _, back := range []time.Duration{time.Microsecond, time.Second, time.Hour} {
+			s.Set(at(10*time.Second - back))
+			r.Cost = 0
+			if d := s.decide(t, r); !equalStatus(d, before) {
+				t.Fatalf("%s: %v back: %+v, want it to stand still: %+v", l.Strategy, back, d, before)
+			}
+		}
+	}
+}
+
+func testCountersAreApart(t *testing.T, s Subject) {
+	s.Set(epoch)
+	names := []struct{ namespace, identifier string }{
+		{"a:b", "c"}, {"a", "b:c"}, {"a", "b"}, {"a", "b}"}, {"a", "{b}"}, {"a}", "b"}, {"a%3Ab", "c"}, {"a%3ab", "c"},
+		{"a", "b\x00"}, {"a\x00", "b"}, {"a", " b"}, {"a ", "b"}, {"A", "b"}, {"a", "é"}, {"a", "e\u0301"}, {"a", "b:fixed_window:1/1h"},
+	}
+	limits := []strategy.Limit{
+		Limit(t, strategy.Spec{Rate: "1/h"}),
+		Limit(t, strategy.Spec{Rate: "1/2h"}),
+		Limit(t, strategy.Spec{Rate: "1/h", Name: "x"}),
+		Limit(t, strategy.Spec{Rate: "1/h", Name: "fixed_window:1/1h"}),
+		Limit(t, strategy.Spec{Rate: "1/h", Name: "fixed_window"}),
+		Limit(t, strategy.Spec{Rate: "1/h", Name: "x", Strategy: strategy.TokenBucket}),
+		Limit(t, strategy.Spec{Rate: "1/h", Strategy: strategy.TokenBucket}),
+		Limit(t, strategy.Spec{Rate: "1/h", Strategy: strategy.LeakyBucket}),
+		Limit(t, strategy.Spec{Rate: "2/h", Strategy: strategy.LeakyBucket, Burst: 1}),
+	}
+	for _, allowed := range []bool{true, false} {
+		for _, n := range names {
+			for _, l := range limits {
+				r := store.Request{Namespace: n.namespace, Identifier: n.identifier, Limits: []strategy.Limit{l}, Cost: 1}
+				if d := s.decide(t, r); d.Allowed != allowed {
+					t.Errorf("%q, %q, %+v: allowed %t, want %t", n.namespace, n.identifier, l, d.Allowed, allowed)
+				}
+			}
+		}
+	}
+}
+
+func testNamedLimitKeepsItsCounter(t *testing.T, s Subject) {
+	s.Set(epoch)
+	for _, strat := range strategy.All {
+		spec := strategy.Spec{Name: "api", Rate: "10/min", Strategy: strat}
+		if strat == strategy.GCRA {
+			spec.Burst = 10
+		}
+		r := request(Limit(t, spec))
+		r.Cost = 6
+		s.decide(t, r)
+
+		spec.Rate = "20/min"
+		if strat == strategy.GCRA {
+			spec.Burst = 20
+		}
+		r = request(Limit(t, spec))
+		r.Cost = 0
+		if d := s.decide(t, r); d.Statuses[0].Remaining != 14 {
+			t.Errorf("%s: after 6 of 10, a limit of 20 has %d left, want 14", strat, d.Statuses[0].Remaining)
+		}
+		spec.Rate = "5/min"
+		if strat == strategy.GCRA {
+			spec.Burst = 5
+		}
+		r = request(Limit(t, spec))
+		if d := s.decide(t, r); d.Allowed || d.Statuses[0].Remaining != 0 {
+			t.Errorf("%s: after 6 of 10, a limit of 5: %+v, want denied", strat, d)
+		}
+	}
+}
+
+func testReset(t *testing.T, s Subject) {
+	s.Set(epoch)
+	limits := everyStrategy(t, "2/h", 2)
+	r := request(limits...)
+	r.Cost = 2
+	other := r
+	other.Identifier = "bob"
+	for _, r := range []store.Request{r, other} {
+		if d := s.decide(t, r); !d.Allowed {
+			t.Fatalf("%+v, want allowed", d)
+		}
+	}
+	some := r
+	some.Limits = limits[:3]
+	for range 2 { // it may be repeated
+		if err := s.Store.Reset(t.Context(), &some); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, st := range s.decide(t, r).Statuses {
+		if want := i < 3; st.Allowed != want {
+			t.Errorf("after a reset of the first three, %s is allowed: %t", limits[i].Strategy, st.Allowed)
+		}
+	}
+	if err := s.Store.Reset(t.Context(), &r); err != nil {
+		t.Fatal(err)
+	}
+	if d := s.decide(t, r); !d.Allowed {
+		t.Errorf("after a reset: %+v, want allowed", d)
+	}
+	if d := s.decide(t, other); d.Allowed {
+		t.Errorf("after a reset of %s, %s is allowed too", r.Identifier, other.Identifier)
+	}
+}
+
+func testBatchIsInOrder(t *testing.T, s Subject) {
+	s.Set(epoch)
+	l := Limit(t, strategy.Spec{Rate: "3/h"})
+	requests := make([]store.Request, 100)
+	for i := range requests {
+		requests[i] = request(l)
+		if i%2 == 1 {
+			requests[i].Identifier = "bob"
+		}
+	}
+	results := make([]store.Result, len(requests))
+	s.Store.Decide(t.Context(), requests, results)
+	for i, res := range results {
+		if allowed := i < 6; res.Err != nil || res.Allowed != allowed {
+			t.Errorf("request %d of the batch: %+v, want allowed %t", i, res, allowed)
+		}
+	}
+}
+
+func testRace(t *testing.T, s Subject) {
+	s.Set(epoch)
+	const racers, each, capacity = 16, 40, 100
+	for _, l := range everyStrategy(t, fmt.Sprint(capacity, "/h"), capacity) {
+		second := Limit(t, strategy.Spec{Name: "second", Rate: fmt.Sprint(capacity+50, "/h")})
+		r := request(l, second)
+		r.Identifier = l.Strategy.String()
+		var allowed atomic.Int64
+		var wg sync.WaitGroup
+		for range racers {
+			wg.Go(func() {
+				results := make([]store.Result, 1)
+				for range each {
+					s.Store.Decide(t.Context(), []store.Request{r}, results)
+					if results[0].Err != nil {
+						t.Errorf("%s: %v", l.Strategy, results[0].Err)
+					} else if results[0].Allowed {
+						allowed.Add(1)
+					}
+				}
+			})
+		}
+		wg.Wait()
+		if allowed.Load() != capacity {
+			t.Errorf("%s: %d of %d got through, want %d", l.Strategy, allowed.Load(), racers*each, capacity)
+		}
+		r.Limits, r.Cost = []strategy.Limit{second}, 0
+		if d := s.decide(t, r); d.Statuses[0].Remaining != 50 {
+			t.Errorf("%s: the second limit has %d left, want 50", l.Strategy, d.Statuses[0].Remaining)
+		}
+	}
+}
+
+// testAgreesWithTheAlgorithms holds the store equal to internal/strategy,
+// decision by decision and field by field, on random sequences.
+func testAgreesWithTheAlgorithms(t *testing.T, s Subject) {
+	run := 0
+	rapid.Check(t, func(rt *rapid.T) {
+		run++
+		limits := rapid.SliceOfNDistinct(drawLimit(t), 1, 4, func(l strategy.Limit) string { return fmt.Sprint(l) }).Draw(rt, "limits")
+		model := newModel()
+		now := at(time.Duration(rapid.Int64Range(0, int64(1000*time.Hour)).Draw(rt, "start")))
+		for range rapid.IntRange(1, 40).Draw(rt, "steps") {
+			now += strategy.Instant(drawPause(limits).Draw(rt, "pause"))
+			r := store.Request{
+				Namespace: "differential", Identifier: fmt.Sprint(run),
+				Limits: limits[rapid.IntRange(0, len(limits)-1).Draw(rt, "from"):],
+				Cost:   drawCost(limits).Draw(rt, "cost"), DryRun: rapid.IntRange(0, 9).Draw(rt, "dry run") == 0,
+			}
+			s.Set(now)
+			got, want := s.decide(t, r), model.decide(r, now)
+			if !equal(got, want) {
+				rt.Fatalf("at %d, %+v:\n got %+v\nwant %+v", now, r, got, want)
+			}
+		}
+	})
+}
+
+// drawLimit draws limits of all strategies, among them such as need more
+// than 53 bits to decide.
+func drawLimit(tb testing.TB) *rapid.Generator[strategy.Limit] {
+	return rapid.Custom(func(rt *rapid.T) strategy.Limit {
+		spec := strategy.Spec{Strategy: rapid.SampledFrom(strategy.All[:]).Draw(rt, "strategy")}
+		if rapid.IntRange(0, 3).Draw(rt, "named") == 0 {
+			spec.Name = rapid.SampledFrom([]string{"a", "b", "{c}:"}).Draw(rt, "name")
+		}
+		counts := []uint64{0, 1, 2, 3, 7, 10, 97, 100, 1000, 9973}
+		if spec.Strategy != strategy.SlidingWindowLog {
+			counts = append(counts, 1_000_000, 999_999_937, 1_000_000_000)
+		}
+		count := rapid.SampledFrom(counts).Draw(rt, "count")
+		period := rapid.SampledFrom([]string{"1ms", "7ms", "100ms", "s", "min", "h", "d", "w", "366d", "31622399999ms"}).Draw(rt, "period")
+		spec.Rate = fmt.Sprintf("%d/%s", count, period)
+		switch spec.Strategy {
+		case strategy.TokenBucket, strategy.LeakyBucket, strategy.GCRA:
+			spec.Burst = rapid.SampledFrom([]uint64{0, 1, 2, 5, 100, 999_999_937, 1_000_000_000}).Draw(rt, "burst")
+		}
+		return Limit(tb, spec)
+	})
+}
+
+// drawPause draws microseconds between two decisions: about as long as a unit
+// or a period of the limits takes; or back.
+func drawPause(limits []strategy.Limit) *rapid.Generator[int64] {
+	var unit, period int64 = 1, 1
+	for _, l := range limits {
+		if p := int64(l.Rate.Period / time.Microsecond); p > period {
+			period, unit = p, p/max(1, l.Rate.Count)
+		}
+	}
+	return rapid.OneOf(rapid.Just(int64(0)), rapid.Int64Range(0, 3*unit), rapid.Int64Range(0, 2*period), rapid.Int64Range(-unit, 0), rapid.Just(10*period))
+}
+
+func drawCost(limits []strategy.Limit) *rapid.Generator[uint64] {
+	capacity := uint64(1)
+	for _, l := range limits {
+		capacity = max(capacity, uint64(l.Capacity))
+	}
+	return rapid.OneOf(rapid.Just(uint64(1)), rapid.Uint64Range(0, 3), rapid.Uint64Range(0, capacity), rapid.Just(capacity/3+1), rapid.Uint64())
+}
+
+// A model is the plainest store there is: the algorithms over a map.
+type model struct {
+	counters map[strategy.Limit]*modelCounter
+}
+
+type modelCounter struct {
+	state strategy.State
+	log   strategy.Log
+}
+
+func newModel() *model { return &model{map[strategy.Limit]*modelCounter{}} }
+
+func (m *model) decide(r store.Request, now strategy.Instant) strategy.Decision {
+	counters := make([]*modelCounter, len(r.Limits))
+	states := make([]strategy.State, len(r.Limits))
+	for i, l := range r.Limits {
+		known := l
+		if l.Name != "" {
+			known = strategy.Limit{Name: l.Name, Strategy: l.Strategy}
+		}
+		if m.counters[known] == nil {
+			m.counters[known] = &modelCounter{}
+		}
+		counters[i] = m.counters[known]
+		states[i] = counters[i].state
+		if l.Strategy == strategy.SlidingWindowLog {
+			states[i] = counters[i].log.View(&l, r.Cost, now)
+		}
+	}
+	var d strategy.Decision
+	if d.Decide(r.Limits, states, r.Cost, now, r.DryRun) {
+		for i := range r.Limits {
+			counters[i].state = states[i]
+			if l := &r.Limits[i]; l.Strategy == strategy.SlidingWindowLog {
+				counters[i].log.Add(l, r.Cost, now)
+			}
+		}
+	}
+	return d
+}
+
+// everyStrategy returns a limit of rate for each strategy, with burst where
+// the strategy has one.
+func everyStrategy(tb testing.TB, rate string, burst uint64) []strategy.Limit {
+	tb.Helper()
+	var limits []strategy.Limit
+	for _, s := range strategy.All {
+		spec := strategy.Spec{Rate: rate, Strategy: s}
+		switch s {
+		case strategy.TokenBucket, strategy.LeakyBucket, strategy.GCRA:
+			spec.Burst = burst
+		}
+		limits = append(limits, Limit(tb, spec))
+	}
+	return limits
+}
+
+func equal(a, b strategy.Decision) bool {
+	return a.Allowed == b.Allowed && a.RetryAfter == b.RetryAfter && a.Delay == b.Delay && equalStatus(a, b)
+}
+
+func equalStatus(a, b strategy.Decision) bool {
+	if len(a.Statuses) != len(b.Statuses) {
+		return false
+	}
+	for i := range a.Statuses {
+		if a.Statuses[i] != b.Statuses[i] {
+			return false
+		}
+	}
+	return true
+}
