@@ -81,7 +81,7 @@ type State struct {
 	Used uint32  // at most rate.MaxCount
 }
 
-// Never, as a RetryAfter, says that no wait suffices.
+// Never is the RetryAfter of what no wait suffices for.
 const Never time.Duration = -1
 
 // A Status is the state of one limit after a decision.
@@ -209,3 +209,10 @@ func micros(n int64) time.Duration {
 
 // period returns the period of r in microseconds.
 func period(r rate.Rate) int64 { return int64(r.Period / time.Microsecond) }
+
+// RetryAfter returns how long until the counter of l in state s allows cost:
+// 0 if it does at now, and Never if it can not.
+func RetryAfter(l *Limit, s State, cost uint64, now Instant) time.Duration {
+	var next State
+	return take(l, s, cost, now, &next).retryAfter
+}

@@ -27,6 +27,9 @@ const (
 	DefaultMaxKeys = 1_000_000
 
 	maxShards = 1 << 16
+	// minShardKeys leaves an eviction something to choose from, whatever the
+	// limits of the request that it makes room for.
+	minShardKeys = evictSample
 	// maxShardKeys bounds what a shard's index can number.
 	maxShardKeys = 1 << 31
 
@@ -38,7 +41,8 @@ const (
 
 // Options say how to make a Store. The zero Options are the defaults.
 type Options struct {
-	// Shards is how many stripes there are: a power of two. 0 is DefaultShards.
+	// Shards is how many stripes there are: a power of two. 0 is
+	// DefaultShards, or fewer if they would hold fewer than minShardKeys each.
 	Shards int
 	// MaxKeys bounds the counters held, each shard having an equal share of
 	// them. Beyond it, counters are evicted. Four entries of a
@@ -66,19 +70,25 @@ var _ store.Store = (*Store)(nil)
 
 // New returns an empty store. The error says which option is wrong.
 func New(o Options) (*Store, error) {
-	if o.Shards == 0 {
-		o.Shards = DefaultShards
-	}
 	if o.MaxKeys == 0 {
 		o.MaxKeys = DefaultMaxKeys
+	}
+	if o.MaxKeys < 1 {
+		return nil, fmt.Errorf("memory store: at most %d keys: must be above 0, such as %d", o.MaxKeys, DefaultMaxKeys)
+	}
+	if o.Shards == 0 {
+		o.Shards = DefaultShards
+		for o.Shards > 1 && o.MaxKeys/o.Shards < minShardKeys {
+			o.Shards /= 2
+		}
 	}
 	if o.Shards < 1 || o.Shards > maxShards || bits.OnesCount(uint(o.Shards)) != 1 {
 		return nil, fmt.Errorf("memory store: %d shards: want a power of two from 1 to %d, such as %d", o.Shards, maxShards, DefaultShards)
 	}
 	share := o.MaxKeys / o.Shards
-	if share < strategy.MaxLimits {
-		return nil, fmt.Errorf("memory store: at most %d keys are too few for %d shards, which need room for the %d limits of a request each:"+
-			" allow %d keys or more, or have fewer shards", o.MaxKeys, o.Shards, strategy.MaxLimits, o.Shards*strategy.MaxLimits)
+	if o.Shards > 1 && share < minShardKeys {
+		return nil, fmt.Errorf("memory store: at most %d keys are too few for %d shards, which should hold %d each:"+
+			" allow %d keys or more, or have fewer shards", o.MaxKeys, o.Shards, minShardKeys, o.Shards*minShardKeys)
 	}
 	if share > maxShardKeys {
 		return nil, fmt.Errorf("memory store: at most %d keys are too many for %d shards, which hold up to %d each: have more shards", o.MaxKeys, o.Shards, maxShardKeys)

@@ -1,0 +1,76 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"strings"
+
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// This file holds all there is of the mapping from errors to gRPC codes.
+
+// violations are what is wrong with a request, by field.
+type violations []*errdetails.BadRequest_FieldViolation
+
+func (v *violations) add(field, description string) {
+	*v = append(*v, &errdetails.BadRequest_FieldViolation{Field: field, Description: description})
+}
+
+// err returns the INVALID_ARGUMENT status for v, or nil if nothing is wrong.
+func (v violations) err() error {
+	if len(v) == 0 {
+		return nil
+	}
+	var message strings.Builder
+	message.WriteString("invalid request: ")
+	for i, f := range v {
+		if i > 0 {
+			message.WriteString("; ")
+		}
+		message.WriteString(f.Field + ": " + f.Description)
+	}
+	st, err := status.New(codes.InvalidArgument, message.String()).WithDetails(&errdetails.BadRequest{FieldViolations: v})
+	if err != nil { // the details can not be marshalled: say it without them
+		return status.Error(codes.InvalidArgument, message.String())
+	}
+	return st.Err()
+}
+
+// invalid returns the INVALID_ARGUMENT status for one field.
+func invalid(field, description string) error {
+	var v violations
+	v.add(field, description)
+	return v.err()
+}
+
+// unknownPolicy returns the status for a policy that no configuration has.
+func unknownPolicy(namespace, policy string) error {
+	return status.Errorf(codes.NotFound, "unknown policy %q in namespace %q: the server's configuration has none of that name; name one it has, or send limits", policy, namespace)
+}
+
+// callerGone returns the status for a context of the caller's that has ended,
+// or nil.
+func callerGone(ctx context.Context) error {
+	switch err := ctx.Err(); {
+	case err == nil:
+		return nil
+	case errors.Is(err, context.DeadlineExceeded):
+		return status.Error(codes.DeadlineExceeded, "the caller's deadline passed before the decision was made")
+	default:
+		return status.Error(codes.Canceled, "the caller cancelled before the decision was made")
+	}
+}
+
+// storeFailed returns the status for a failed store.
+func storeFailed(err error) error {
+	return status.Errorf(codes.Unavailable, "the store failed: %v", err)
+}
+
+// errStopping is the status of a stream that the server ends because it stops.
+var errStopping = status.Error(codes.Unavailable, "the server is stopping; connect again")
+
+// errPanicked is the status of a request whose handling panicked.
+var errPanicked = status.Error(codes.Internal, "internal error: see the server's log")

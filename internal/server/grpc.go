@@ -1,0 +1,151 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/status"
+
+	"github.com/ratelimitd/ratelimitd/internal/store"
+	ratelimitv1 "github.com/ratelimitd/ratelimitd/proto/ratelimit/v1"
+)
+
+// The methods, as the label of their latency.
+const (
+	methodUnary  = "ShouldAllow"
+	methodBatch  = "ShouldAllowBatch"
+	methodStream = "ShouldAllowStream"
+)
+
+// ShouldAllow implements ratelimitv1.RateLimitServiceServer.
+func (s *Server) ShouldAllow(ctx context.Context, in *ratelimitv1.ShouldAllowRequest) (*ratelimitv1.ShouldAllowResponse, error) {
+	defer since(time.Now(), s.metrics.latency[methodUnary])
+	var response *ratelimitv1.ShouldAllowResponse
+	var err error
+	s.decide(ctx, []*ratelimitv1.ShouldAllowRequest{in}, func(_ int, r *ratelimitv1.ShouldAllowResponse, e error) { response, err = r, e })
+	return response, err
+}
+
+// ShouldAllowBatch implements ratelimitv1.RateLimitServiceServer.
+func (s *Server) ShouldAllowBatch(ctx context.Context, in *ratelimitv1.ShouldAllowBatchRequest) (*ratelimitv1.ShouldAllowBatchResponse, error) {
+	defer since(time.Now(), s.metrics.latency[methodBatch])
+	return s.batch(ctx, in)
+}
+
+// ShouldAllowStream implements ratelimitv1.RateLimitServiceServer. When the
+// server stops, the message under way is answered and the stream ends: else a
+// stream that its client keeps open would hold up the shutdown.
+func (s *Server) ShouldAllowStream(stream ratelimitv1.RateLimitService_ShouldAllowStreamServer) error {
+	var ended endedStream
+	done := make(chan error, 1)
+	s.streams.Go(func() { done <- s.answerStream(stream, &ended) })
+	select {
+	case err := <-done:
+		return err
+	case <-s.draining:
+		ended.mu.Lock()
+		defer ended.mu.Unlock()
+		ended.ended = true
+		return errStopping
+	}
+}
+
+// An endedStream says whether a stream's handler has returned, after which
+// nothing may be sent.
+type endedStream struct {
+	mu    sync.Mutex // held while a message is answered; protects the following
+	ended bool
+}
+
+// answerStream answers the messages of stream until it ends, from either side.
+func (s *Server) answerStream(stream ratelimitv1.RateLimitService_ShouldAllowStreamServer, ended *endedStream) (err error) {
+	defer s.recovered(ratelimitv1.RateLimitService_ShouldAllowStream_FullMethodName, &err)
+	for {
+		in, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if err := s.answerMessage(stream, in, ended); err != nil {
+			return err
+		}
+	}
+}
+
+func (s *Server) answerMessage(stream ratelimitv1.RateLimitService_ShouldAllowStreamServer, in *ratelimitv1.ShouldAllowBatchRequest, ended *endedStream) error {
+	ended.mu.Lock()
+	defer ended.mu.Unlock()
+	if ended.ended {
+		return errStopping
+	}
+	defer since(time.Now(), s.metrics.latency[methodStream])
+	response, err := s.batch(stream.Context(), in)
+	if err != nil {
+		response = &ratelimitv1.ShouldAllowBatchResponse{Results: []*ratelimitv1.ShouldAllowResult{failedResult(err)}}
+	}
+	return stream.Send(response)
+}
+
+// Reset implements ratelimitv1.RateLimitServiceServer.
+func (s *Server) Reset(ctx context.Context, in *ratelimitv1.ResetRequest) (*ratelimitv1.ResetResponse, error) {
+	var r store.Request
+	if _, err := s.resolve(in, &r, nil); err != nil {
+		s.metrics.refused.Inc()
+		return nil, err
+	}
+	if err := s.store.Reset(ctx, &r); err != nil {
+		if gone := callerGone(ctx); gone != nil {
+			return nil, gone
+		}
+		s.metrics.storeErrors.Inc()
+		return nil, storeFailed(err)
+	}
+	return &ratelimitv1.ResetResponse{}, nil
+}
+
+// batch decides the requests of one message. The error is of a message that is
+// itself invalid; those of its requests are in their results.
+func (s *Server) batch(ctx context.Context, in *ratelimitv1.ShouldAllowBatchRequest) (*ratelimitv1.ShouldAllowBatchResponse, error) {
+	n := len(in.GetRequests())
+	if n == 0 || n > maxBatch {
+		s.metrics.refused.Inc()
+		return nil, invalid("requests", fmt.Sprintf("%d requests; send 1 to %d in a message", n, maxBatch))
+	}
+	results := make([]*ratelimitv1.ShouldAllowResult, n)
+	s.decide(ctx, in.GetRequests(), func(i int, response *ratelimitv1.ShouldAllowResponse, err error) {
+		if err != nil {
+			results[i] = failedResult(err)
+			return
+		}
+		results[i] = &ratelimitv1.ShouldAllowResult{Result: &ratelimitv1.ShouldAllowResult_Response{Response: response}}
+	})
+	return &ratelimitv1.ShouldAllowBatchResponse{Results: results}, nil
+}
+
+func failedResult(err error) *ratelimitv1.ShouldAllowResult {
+	return &ratelimitv1.ShouldAllowResult{Result: &ratelimitv1.ShouldAllowResult_Error{Error: status.Convert(err).Proto()}}
+}
+
+// recoverUnary turns a panic into the status of the one call it concerns.
+func (s *Server) recoverUnary(ctx context.Context, in any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (out any, err error) {
+	defer s.recovered(info.FullMethod, &err)
+	return handler(ctx, in)
+}
+
+// recovered, deferred, recovers from a panic: a defect of ours, which is logged
+// and sets err.
+func (s *Server) recovered(method string, err *error) {
+	if p := recover(); p != nil {
+		s.metrics.panics.Inc()
+		s.logger.Error("a call panicked; please report this defect with the stack", "method", method, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+		*err = errPanicked
+	}
+}

@@ -1,0 +1,38 @@
+package server
+
+import (
+	"fmt"
+	"net/http"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+)
+
+// httpHandler returns the handler of the HTTP port.
+func (s *Server) httpHandler(registry *prometheus.Registry) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprint(w, "ratelimitd\n\n/healthz  is the process alive\n/readyz   should it be sent requests\n/metrics  Prometheus metrics\n")
+	})
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	mux.HandleFunc("GET /readyz", s.ready)
+	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{Registry: registry, ErrorLog: errorLog{s}}))
+	return mux
+}
+
+// ready reports whether the daemon should be sent requests: until it begins to
+// stop.
+func (s *Server) ready(w http.ResponseWriter, r *http.Request) {
+	reply, err := s.health.Check(r.Context(), &healthpb.HealthCheckRequest{})
+	if err != nil || reply.GetStatus() != healthpb.HealthCheckResponse_SERVING {
+		http.Error(w, "stopping", http.StatusServiceUnavailable)
+		return
+	}
+	fmt.Fprintln(w, "ready")
+}
+
+// errorLog logs what goes wrong with a scrape.
+type errorLog struct{ s *Server }
+
+func (l errorLog) Println(v ...any) { l.s.logger.Warn("metrics: " + fmt.Sprint(v...)) }

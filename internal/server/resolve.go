@@ -1,0 +1,99 @@
+package server
+
+import (
+	"fmt"
+
+	ratelimitv1 "github.com/ratelimitd/ratelimitd/proto/ratelimit/v1"
+
+	"github.com/ratelimitd/ratelimitd/internal/store"
+	"github.com/ratelimitd/ratelimitd/internal/strategy"
+)
+
+// Bounds of what a request may hold.
+const (
+	maxNamespaceBytes  = 128
+	maxIdentifierBytes = 1024
+	maxBatch           = 1000
+)
+
+// A subject is what ShouldAllowRequest and ResetRequest share.
+type subject interface {
+	GetNamespace() string
+	GetIdentifier() string
+	GetLimits() []*ratelimitv1.Limit
+	GetPolicy() string
+}
+
+// resolve validates in and sets the names and the limits of r to what it asks
+// about. The limits are appended to arena, which is returned.
+func (s *Server) resolve(in subject, r *store.Request, arena []strategy.Limit) ([]strategy.Limit, error) {
+	var wrong violations
+	checkName(&wrong, "namespace", in.GetNamespace(), maxNamespaceBytes, "checkout")
+	checkName(&wrong, "identifier", in.GetIdentifier(), maxIdentifierBytes, "user:42")
+
+	limits := in.GetLimits()
+	switch {
+	case len(limits) > 0 && in.GetPolicy() != "":
+		wrong.add("policy", fmt.Sprintf("both policy %.64q and %d limits are given; give one of the two", in.GetPolicy(), len(limits)))
+	case len(limits) == 0 && in.GetPolicy() == "":
+		wrong.add("limits", `no limits and no policy; give 1 to 16 limits, such as {rate: "100/min"}, or the name of a policy`)
+	case len(limits) > strategy.MaxLimits:
+		wrong.add("limits", fmt.Sprintf("%d limits; give at most %d", len(limits), strategy.MaxLimits))
+		limits = nil
+	}
+	start := len(arena)
+	for i, l := range limits {
+		limit, problems := strategy.NewLimit(strategy.Spec{
+			Name:     l.GetName(),
+			Rate:     l.GetRate(),
+			Strategy: strategyOf(l.GetStrategy()),
+			Burst:    l.GetBurst(),
+		}, s.maxLogCount)
+		for _, p := range problems {
+			wrong.add(fmt.Sprintf("limits[%d].%s", i, p.Field), p.Problem)
+		}
+		if problems == nil {
+			for j := start; j < len(arena); j++ {
+				if arena[j].SameCounter(&limit) {
+					wrong.add(fmt.Sprintf("limits[%d]", i), fmt.Sprintf("the same limit as another of this request: %s; leave one out, or give them different names", describe(&limit)))
+					break
+				}
+			}
+		}
+		arena = append(arena, limit)
+	}
+	if wrong != nil {
+		return arena[:start], wrong.err()
+	}
+	if policy := in.GetPolicy(); policy != "" {
+		return arena[:start], unknownPolicy(in.GetNamespace(), policy)
+	}
+	r.Namespace, r.Identifier, r.Limits = in.GetNamespace(), in.GetIdentifier(), arena[start:]
+	return arena, nil
+}
+
+// describe names a limit in a message.
+func describe(l *strategy.Limit) string {
+	if l.Name != "" {
+		return fmt.Sprintf("%s named %q", l.Strategy, l.Name)
+	}
+	return fmt.Sprintf("%s of %s", l.Strategy, l.Rate)
+}
+
+func checkName(wrong *violations, field, value string, maxBytes int, example string) {
+	switch {
+	case value == "":
+		wrong.add(field, fmt.Sprintf("empty; give one, such as %q", example))
+	case len(value) > maxBytes:
+		wrong.add(field, fmt.Sprintf("%.32q... has %d bytes; give 1 to %d, such as %q", value, len(value), maxBytes, example))
+	}
+}
+
+// strategyOf returns the strategy of the same number. One that no strategy has
+// becomes one that strategy.NewLimit refuses.
+func strategyOf(s ratelimitv1.Strategy) strategy.Strategy {
+	if s < 0 || s > 255 {
+		return 255
+	}
+	return strategy.Strategy(s)
+}

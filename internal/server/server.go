@@ -1,0 +1,186 @@
+// Package server answers the gRPC API and the HTTP endpoints from a store.
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/reflection"
+
+	"github.com/ratelimitd/ratelimitd/internal/store"
+	"github.com/ratelimitd/ratelimitd/internal/strategy"
+	ratelimitv1 "github.com/ratelimitd/ratelimitd/proto/ratelimit/v1"
+)
+
+// DefaultDrainTimeout is how long a shutdown waits for calls under way: well
+// under the 30 s after which Kubernetes kills.
+const DefaultDrainTimeout = 10 * time.Second
+
+// maxMessageBytes fits the largest valid batch: 1,000 requests of 16 limits
+// with names as long as they may be.
+const maxMessageBytes = 8 << 20
+
+// Options say how to make a Server. Store, Logger and Registry are required.
+type Options struct {
+	GRPCAddr string // host:port; port 0 picks a free one
+	HTTPAddr string
+
+	Store     store.Store // closed by the Server
+	StoreName string      // as metrics show it
+	OnError   OnError     // "": FailAllow
+
+	// MaxLogCount caps the count of SLIDING_WINDOW_LOG limits. 0 is
+	// strategy.DefaultMaxLogCount.
+	MaxLogCount int64
+	// DrainTimeout bounds how long Serve waits for calls under way when it is
+	// told to stop. 0 is DefaultDrainTimeout.
+	DrainTimeout time.Duration
+
+	Logger   *slog.Logger
+	Registry *prometheus.Registry // what /metrics shows
+}
+
+// A Server is a listening daemon. New makes it, and Serve runs it once.
+type Server struct {
+	ratelimitv1.UnimplementedRateLimitServiceServer
+
+	store       store.Store
+	onError     OnError
+	maxLogCount int64
+	drain       time.Duration
+	logger      *slog.Logger
+	metrics     *metrics
+	failure     failure
+
+	health *health.Server
+	grpc   *grpc.Server
+	http   *http.Server
+
+	grpcListener, httpListener net.Listener
+
+	draining chan struct{}  // closed when the server begins to stop
+	streams  sync.WaitGroup // the goroutines of ShouldAllowStream
+}
+
+// New listens on both addresses. The error says which can not be listened on;
+// then the store is closed, as it is when Serve returns.
+func New(o Options) (*Server, error) {
+	s := &Server{
+		store:       o.Store,
+		onError:     o.OnError,
+		maxLogCount: o.MaxLogCount,
+		drain:       o.DrainTimeout,
+		logger:      o.Logger,
+		metrics:     newMetrics(o.Registry, o.StoreName),
+		health:      health.NewServer(),
+		draining:    make(chan struct{}),
+	}
+	if s.onError == "" {
+		s.onError = FailAllow
+	}
+	if s.maxLogCount == 0 {
+		s.maxLogCount = strategy.DefaultMaxLogCount
+	}
+	if s.drain == 0 {
+		s.drain = DefaultDrainTimeout
+	}
+
+	s.grpc = grpc.NewServer(
+		grpc.MaxRecvMsgSize(maxMessageBytes),
+		grpc.UnaryInterceptor(s.recoverUnary),
+	)
+	ratelimitv1.RegisterRateLimitServiceServer(s.grpc, s)
+	healthpb.RegisterHealthServer(s.grpc, s.health)
+	s.health.SetServingStatus(ratelimitv1.RateLimitService_ServiceDesc.ServiceName, healthpb.HealthCheckResponse_SERVING)
+	reflection.Register(s.grpc)
+
+	s.http = &http.Server{
+		Handler:           s.httpHandler(o.Registry),
+		ReadHeaderTimeout: 5 * time.Second,
+		ErrorLog:          slog.NewLogLogger(s.logger.Handler(), slog.LevelWarn),
+	}
+	if err := s.listen(o); err != nil {
+		return nil, errors.Join(err, s.store.Close())
+	}
+	return s, nil
+}
+
+func (s *Server) listen(o Options) error {
+	var err error
+	if s.grpcListener, err = net.Listen("tcp", o.GRPCAddr); err != nil {
+		return fmt.Errorf("gRPC address %q: %w; choose another with --grpc-addr, such as 127.0.0.1:8081", o.GRPCAddr, err)
+	}
+	if s.httpListener, err = net.Listen("tcp", o.HTTPAddr); err != nil {
+		_ = s.grpcListener.Close()
+		return fmt.Errorf("HTTP address %q: %w; choose another with --http-addr, such as 127.0.0.1:8080", o.HTTPAddr, err)
+	}
+	return nil
+}
+
+// GRPCAddr returns the address that gRPC is served on.
+func (s *Server) GRPCAddr() string { return s.grpcListener.Addr().String() }
+
+// HTTPAddr returns the address that HTTP is served on.
+func (s *Server) HTTPAddr() string { return s.httpListener.Addr().String() }
+
+// Serve serves until ctx ends, or until a listener fails, which is an error.
+// Then it reports itself as not serving, takes no new calls, waits for those
+// under way up to the drain timeout, ends those that are left, and closes the
+// store.
+func (s *Server) Serve(ctx context.Context) error {
+	failed := make(chan error, 2)
+	go func() { failed <- s.grpc.Serve(s.grpcListener) }()
+	go func() { failed <- s.http.Serve(s.httpListener) }()
+	s.logger.Info("serving", "grpc", s.GRPCAddr(), "http", s.HTTPAddr())
+
+	var err error
+	running := 2
+	select {
+	case <-ctx.Done():
+		s.logger.Info("stopping: no new calls; waiting for those under way", "at_most", s.drain)
+	case err = <-failed:
+		running--
+	}
+	s.stop()
+	for range running {
+		<-failed // nil or ErrServerClosed, as both were stopped
+	}
+	if closeErr := s.store.Close(); closeErr != nil {
+		err = errors.Join(err, fmt.Errorf("close the store: %w", closeErr))
+	}
+	s.logger.Info("stopped")
+	return err
+}
+
+// stop stops both servers, gracefully as long as the drain timeout allows.
+func (s *Server) stop() {
+	s.health.Shutdown()
+	close(s.draining)
+	ctx, cancel := context.WithTimeout(context.Background(), s.drain)
+	defer cancel()
+
+	drained := make(chan struct{})
+	go func() { s.grpc.GracefulStop(); close(drained) }()
+	select {
+	case <-drained:
+	case <-ctx.Done():
+		s.logger.Warn("calls are still under way after the drain timeout: ending them", "drain_timeout", s.drain)
+		s.grpc.Stop()
+		<-drained
+	}
+	s.streams.Wait()
+	// HTTP last, so that readiness and the last metrics can be seen until then.
+	if err := s.http.Shutdown(ctx); err != nil {
+		_ = s.http.Close()
+	}
+}

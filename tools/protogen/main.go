@@ -1,0 +1,175 @@
+// Protogen generates Go code from .proto files with no protoc and no network:
+// it compiles them in process, then runs the plugins pinned in tools/go.mod.
+//
+// Run it in the tools module:
+//
+//	go run ./protogen [-out dir] protodir
+//
+// It compiles every .proto file under protodir, which is also the root of
+// their imports, and writes beside each file, or to the same place under dir.
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	"github.com/bufbuild/protocompile"
+	"github.com/bufbuild/protocompile/protoutil"
+	_ "google.golang.org/genproto/googleapis/rpc/status" // links in google/rpc/status.proto
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/reflect/protoregistry"
+	"google.golang.org/protobuf/types/descriptorpb"
+	"google.golang.org/protobuf/types/pluginpb"
+)
+
+// plugins are tools of this module, each with its parameter.
+var plugins = []struct{ name, parameter string }{
+	{"protoc-gen-go", "paths=source_relative"},
+	{"protoc-gen-go-grpc", "paths=source_relative"},
+}
+
+func main() {
+	out := flag.String("out", "", "write under `dir` instead of beside the .proto files")
+	flag.Parse()
+	if flag.NArg() != 1 {
+		fmt.Fprintln(os.Stderr, "usage: protogen [-out dir] protodir")
+		os.Exit(2)
+	}
+	if *out == "" {
+		*out = flag.Arg(0)
+	}
+	if err := run(context.Background(), flag.Arg(0), *out); err != nil {
+		fmt.Fprintln(os.Stderr, "protogen:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, root, out string) error {
+	names, err := protoFiles(root)
+	if err != nil {
+		return err
+	}
+	files, err := compile(ctx, root, names)
+	if err != nil {
+		return err
+	}
+	for _, p := range plugins {
+		// CompilerVersion stays nil: there is no protoc, and so the header of
+		// the generated code is the same everywhere.
+		generated, err := runPlugin(ctx, p.name, &pluginpb.CodeGeneratorRequest{
+			FileToGenerate: names,
+			Parameter:      &p.parameter,
+			ProtoFile:      files,
+		})
+		if err != nil {
+			return fmt.Errorf("%s: %w", p.name, err)
+		}
+		if err := write(out, generated); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// protoFiles returns the .proto files under root, as slash-separated paths
+// relative to it, in lexical order.
+func protoFiles(root string) ([]string, error) {
+	var names []string
+	err := fs.WalkDir(os.DirFS(root), ".", func(name string, _ fs.DirEntry, err error) error {
+		if err == nil && strings.HasSuffix(name, ".proto") {
+			names = append(names, name)
+		}
+		return err
+	})
+	if err == nil && len(names) == 0 {
+		err = errors.New("no .proto files")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("looking for .proto files in %q: %w", root, err)
+	}
+	return names, nil
+}
+
+// compile returns the named files and all that they import, each after its own
+// imports, as plugins require.
+func compile(ctx context.Context, root string, names []string) ([]*descriptorpb.FileDescriptorProto, error) {
+	compiler := protocompile.Compiler{
+		Resolver: protocompile.WithStandardImports(protocompile.CompositeResolver{
+			&protocompile.SourceResolver{ImportPaths: []string{root}},
+			protocompile.ResolverFunc(linkedIn),
+		}),
+		SourceInfoMode: protocompile.SourceInfoStandard, // or generated code loses its comments
+	}
+	compiled, err := compiler.Compile(ctx, names...)
+	if err != nil {
+		return nil, err // gives file, line and column
+	}
+
+	var files []*descriptorpb.FileDescriptorProto
+	seen := make(map[string]bool)
+	var add func(protoreflect.FileDescriptor)
+	add = func(file protoreflect.FileDescriptor) {
+		if seen[file.Path()] {
+			return
+		}
+		seen[file.Path()] = true
+		for i := range file.Imports().Len() {
+			add(file.Imports().Get(i).FileDescriptor)
+		}
+		files = append(files, protoutil.ProtoFromFileDescriptor(file))
+	}
+	for _, file := range compiled {
+		add(file)
+	}
+	return files, nil
+}
+
+// linkedIn resolves imports from the generated packages that this program imports.
+func linkedIn(path string) (protocompile.SearchResult, error) {
+	file, err := protoregistry.GlobalFiles.FindFileByPath(path)
+	return protocompile.SearchResult{Desc: file}, err
+}
+
+func runPlugin(ctx context.Context, name string, request *pluginpb.CodeGeneratorRequest) ([]*pluginpb.CodeGeneratorResponse_File, error) {
+	input, err := proto.Marshal(request)
+	if err != nil {
+		return nil, fmt.Errorf("encoding the request: %w", err)
+	}
+	cmd := exec.CommandContext(ctx, "go", "tool", name)
+	cmd.Stdin = bytes.NewReader(input)
+	cmd.Stderr = os.Stderr
+	output, err := cmd.Output()
+	if err != nil {
+		return nil, err
+	}
+	var response pluginpb.CodeGeneratorResponse
+	if err := proto.Unmarshal(output, &response); err != nil {
+		return nil, fmt.Errorf("decoding its response: %w", err)
+	}
+	if response.Error != nil {
+		return nil, errors.New(response.GetError())
+	}
+	return response.GetFile(), nil
+}
+
+func write(out string, files []*pluginpb.CodeGeneratorResponse_File) error {
+	for _, file := range files {
+		path := filepath.Join(out, filepath.FromSlash(file.GetName()))
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			return err
+		}
+		if err := os.WriteFile(path, []byte(file.GetContent()), 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
