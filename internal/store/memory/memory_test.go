@@ -1,11 +1,18 @@
 package memory
 
 import (
+	"fmt"
+	"runtime"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"go.uber.org/goleak"
 
+	"github.com/ratelimitd/ratelimitd/internal/store"
 	"github.com/ratelimitd/ratelimitd/internal/store/storetest"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 )
@@ -13,16 +20,31 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // newStore returns a store whose time is set by hand.
-func newStore(t *testing.T, o Options) (*Store, func(strategy.Instant)) {
-	t.Helper()
+func newStore(tb testing.TB, o Options) (*Store, func(strategy.Instant)) {
+	tb.Helper()
 	var now atomic.Int64
 	o.Now = func() strategy.Instant { return strategy.Instant(now.Load()) }
 	s, err := New(o)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() { _ = s.Close() })
+	tb.Cleanup(func() { _ = s.Close() })
 	return s, func(to strategy.Instant) { now.Store(int64(to)) }
+}
+
+// ask has s decide a request of identifier for cost under limits.
+func ask(s *Store, identifier string, cost uint64, limits ...strategy.Limit) strategy.Decision {
+	results := make([]store.Result, 1)
+	s.Decide(nil, []store.Request{{Namespace: "test", Identifier: identifier, Limits: limits, Cost: cost}}, results) //nolint:staticcheck // the memory store has no use for a context
+	return results[0].Decision
+}
+
+// held returns how many counters s holds, expired or not.
+func held(s *Store) (n int) {
+	for i := range s.shards {
+		n += s.shards[i].held()
+	}
+	return n
 }
 
 func TestConformance(t *testing.T) {
@@ -30,4 +52,370 @@ func TestConformance(t *testing.T) {
 		s, set := newStore(t, Options{})
 		return storetest.Subject{Store: s, Set: set}
 	})
+}
+
+func TestConformanceWithOneShard(t *testing.T) {
+	storetest.Run(t, func(t *testing.T) storetest.Subject {
+		s, set := newStore(t, Options{Shards: 1})
+		return storetest.Subject{Store: s, Set: set}
+	})
+}
+
+func TestNewRefuses(t *testing.T) {
+	for _, tt := range []struct {
+		options Options
+		want    string
+	}{
+		{Options{Shards: 3}, "3 shards: want a power of two from 1 to 65536, such as 256"},
+		{Options{Shards: -2}, "-2 shards: want a power of two"},
+		{Options{Shards: 1 << 17}, "131072 shards: want a power of two"},
+		{Options{MaxKeys: -1}, "at most -1 keys: must be above 0"},
+		{Options{Shards: 64, MaxKeys: 1000}, "at most 1000 keys are too few for 64 shards, which should hold 16 each: allow 1024 keys or more, or have fewer shards"},
+		{Options{Shards: 1, MaxKeys: 1<<31 + 1}, "too many for 1 shards"},
+	} {
+		s, err := New(tt.options)
+		if err == nil {
+			_ = s.Close()
+			t.Errorf("New(%+v) succeeds", tt.options)
+		} else if !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("New(%+v): %q, want it to say %q", tt.options, err, tt.want)
+		}
+	}
+}
+
+func TestShardsByDefault(t *testing.T) {
+	for maxKeys, want := range map[int]int{0: 256, 1_000_000: 256, 4096: 256, 4095: 128, 100: 4, 16: 1, 1: 1} {
+		s, _ := newStore(t, Options{MaxKeys: maxKeys})
+		if len(s.shards) != want {
+			t.Errorf("with at most %d keys there are %d shards, want %d", maxKeys, len(s.shards), want)
+		}
+	}
+}
+
+// TestClock holds the default clock to the wall clock, and to going forwards.
+func TestClock(t *testing.T) {
+	s, err := New(Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	before := strategy.InstantOf(time.Now()) - 1 // each reading is cut to a microsecond
+	now := s.now()
+	after := strategy.InstantOf(time.Now()) + 1
+	if now < before || now > after {
+		t.Errorf("the clock reads %d, want %d to %d", now, before, after)
+	}
+}
+
+func TestDecideDoesNotAllocate(t *testing.T) {
+	var all []strategy.Limit
+	for _, strat := range strategy.All {
+		all = append(all, limit(t, "1000/min", strat))
+	}
+	for name, limits := range map[string][]strategy.Limit{
+		"fixed_window": all[:1], "sliding_window_counter": all[1:2], "token_bucket": all[3:4],
+		"leaky_bucket": all[4:5], "gcra": all[5:6], "three of them": {all[0], all[1], all[3]},
+	} {
+		s, set := newStore(t, Options{MaxKeys: 1000})
+		requests, results := make([]store.Request, 1), make([]store.Result, 1)
+		ids := make([]string, 3000) // three times what the store may hold: evictions do not allocate either
+		for i := range ids {
+			ids[i] = fmt.Sprint("user:", i)
+		}
+		n := 0
+		decide := func() {
+			set(strategy.Instant(n * 1000))
+			requests[0] = store.Request{Namespace: "test", Identifier: ids[n%len(ids)], Limits: limits, Cost: 1}
+			s.Decide(t.Context(), requests, results)
+			n++
+		}
+		for range 2 * len(ids) {
+			decide()
+		}
+		if allocs := testing.AllocsPerRun(2*len(ids), decide); allocs != 0 {
+			t.Errorf("%s: a decision allocates %v times", name, allocs)
+		}
+	}
+}
+
+func TestExpiredCountersAreDropped(t *testing.T) {
+	s, set := newStore(t, Options{Shards: 1})
+	short, long := limit(t, "10/100ms", strategy.TokenBucket), limit(t, "10/h", strategy.SlidingWindowLog)
+	for i := range 100 {
+		ask(s, fmt.Sprint("short ", i), 1, short)
+		ask(s, fmt.Sprint("long ", i), 1, long)
+	}
+	set(10_000) // 1 token of 10/100ms is back after 10 ms
+	sh := &s.shards[0]
+	for range 2 {
+		sh.expire(sweepCounters, s.now())
+	}
+	if held(s) != 100 || sh.entries != 100*4 {
+		t.Errorf("the store holds %d counters and room for %d log entries, want the 100 live ones and 400", held(s), sh.entries)
+	}
+	set(strategy.Instant(time.Hour / time.Microsecond))
+	sh.expire(sweepCounters, s.now())
+	if held(s) != 0 || sh.entries != 0 || sh.open != 0 {
+		t.Errorf("after an hour the store holds %d counters, %d of them open, and room for %d log entries", held(s), sh.open, sh.entries)
+	}
+}
+
+// TestInsertsSweep shows that the dead do not pile up under a stream of new
+// identifiers, whether or not the store is full.
+func TestInsertsSweep(t *testing.T) {
+	s, set := newStore(t, Options{Shards: 1})
+	l := limit(t, "1/1ms", strategy.FixedWindow)
+	for i := range 100_000 {
+		set(strategy.Instant(i * 10)) // so 100 counters are live at any time
+		ask(s, fmt.Sprint(i), 1, l)
+	}
+	if n := held(s); n > 300 {
+		t.Errorf("the store holds %d counters of which 100 are live", n)
+	}
+}
+
+func TestEvictionTakesTheExpiredFirst(t *testing.T) {
+	s, set := newStore(t, Options{MaxKeys: 16})
+	long, short := limit(t, "10/h", strategy.FixedWindow), limit(t, "10/s", strategy.FixedWindow)
+	for i := range 15 {
+		ask(s, fmt.Sprint("live ", i), 1, long)
+	}
+	ask(s, "dead", 9, short)
+	set(1_000_000)
+	ask(s, "new", 1, long)
+	for i := range 15 {
+		if d := ask(s, fmt.Sprint("live ", i), 0, long); d.Statuses[0].Remaining != 9 {
+			t.Errorf("live counter %d was evicted though another had expired", i)
+		}
+	}
+	if sh := &s.shards[0]; sh.evictedOpen+sh.evictedShut != 0 {
+		t.Error("dropping the expired counts as an eviction")
+	}
+}
+
+func TestEvictionTakesTheLeastUsed(t *testing.T) {
+	s, _ := newStore(t, Options{MaxKeys: 16})
+	l := limit(t, "100/h", strategy.TokenBucket)
+	for i := range 16 {
+		ask(s, fmt.Sprint(i), uint64(20+i*37%16), l) // 20 to 35 used, in some order
+	}
+	ask(s, "new", 30, l)
+	for i := range 16 {
+		used := uint64(20 + i*37%16)
+		if used == 20 {
+			used = 0 // the victim
+		}
+		if d := ask(s, fmt.Sprint(i), 0, l); 100-d.Statuses[0].Remaining != used {
+			t.Errorf("counter %d has used %d, want %d", i, 100-d.Statuses[0].Remaining, used)
+		}
+	}
+}
+
+// TestFloodDoesNotFreeTheDenied floods a store with new identifiers, far
+// beyond what it holds: who was denied stays denied.
+func TestFloodDoesNotFreeTheDenied(t *testing.T) {
+	for _, strat := range strategy.All {
+		s, set := newStore(t, Options{MaxKeys: 1024, Shards: 1})
+		strict, wide := limit(t, "5/h", strat), limit(t, "1000/h", strategy.FixedWindow)
+		cost := uint64(strict.Capacity)
+		for i := range 200 {
+			ask(s, fmt.Sprint("denied ", i), cost, strict)
+		}
+		for i := range 20_000 {
+			set(strategy.Instant(i))
+			ask(s, fmt.Sprint("flood ", i), 1, wide)
+		}
+		for i := range 200 {
+			if d := ask(s, fmt.Sprint("denied ", i), cost, strict); d.Allowed {
+				t.Errorf("%s: identifier %d is allowed again after a flood", strat, i)
+			}
+		}
+		if n := held(s); n > 1024 {
+			t.Errorf("%s: the store holds %d counters, more than 1024", strat, n)
+		}
+	}
+}
+
+func TestWhenAllAreDeniedTheSoonestFreeGoes(t *testing.T) {
+	s, _ := newStore(t, Options{MaxKeys: 16})
+	for i := range 16 {
+		ask(s, fmt.Sprint(i), 1, limit(t, fmt.Sprintf("1/%ds", 100+i*7%16), strategy.GCRA))
+	}
+	ask(s, "new", 1, limit(t, "1/s", strategy.GCRA))
+	for i := range 16 {
+		seconds := 100 + i*7%16
+		d := ask(s, fmt.Sprint(i), 1, limit(t, fmt.Sprintf("1/%ds", seconds), strategy.GCRA))
+		if victim := seconds == 100; d.Allowed != victim {
+			t.Errorf("the counter that is free in %d s was evicted: %t", seconds, d.Allowed)
+		}
+		if d.Allowed {
+			break // it is back, and has cost another its place
+		}
+	}
+}
+
+// TestTimeOpensTheShut evicts one whose denial has passed rather than one that
+// is denied at present.
+func TestTimeOpensTheShut(t *testing.T) {
+	s, set := newStore(t, Options{MaxKeys: 16})
+	bucket, strict := limit(t, "10/10s", strategy.TokenBucket), limit(t, "10/h", strategy.FixedWindow)
+	ask(s, "passed", 10, bucket)
+	for i := range 15 {
+		ask(s, fmt.Sprint(i), 10, strict)
+	}
+	set(1_000_000) // "passed" has one token again, and is live
+	ask(s, "new", 1, strict)
+	for i := range 15 {
+		if d := ask(s, fmt.Sprint(i), 1, strict); d.Allowed {
+			t.Errorf("denied identifier %d was evicted", i)
+		}
+	}
+}
+
+// TestARequestKeepsItsOwnCounters fills a store with requests whose limits
+// take all its room.
+func TestARequestKeepsItsOwnCounters(t *testing.T) {
+	s, _ := newStore(t, Options{MaxKeys: 16})
+	var limits []strategy.Limit
+	for i := range 16 {
+		limits = append(limits, limit(t, fmt.Sprintf("3/%dh", i+1), strategy.All[i%len(strategy.All)]))
+	}
+	for i := range 4 {
+		d := ask(s, fmt.Sprint("caller ", i), 1, limits...)
+		if !d.Allowed {
+			t.Fatalf("%+v, want allowed", d)
+		}
+		for j, st := range ask(s, fmt.Sprint("caller ", i), 0, limits...).Statuses {
+			if st.Remaining != st.Limit-1 {
+				t.Errorf("caller %d, limit %d: %d of %d left", i, j, st.Remaining, st.Limit)
+			}
+		}
+	}
+	if held(s) > 16 {
+		t.Errorf("the store holds %d counters, more than 16", held(s))
+	}
+}
+
+func TestLogsCountAgainstTheBound(t *testing.T) {
+	s, set := newStore(t, Options{MaxKeys: 1000, Shards: 1})
+	l := limit(t, "10000/h", strategy.SlidingWindowLog)
+	for i := range 20_000 {
+		set(strategy.Instant(i))
+		ask(s, fmt.Sprint(i%10), 1, l) // ten logs, which would grow to 2,048 entries each
+		if size := s.shards[0].size(); size > 1000 {
+			t.Fatalf("after %d requests the store holds as much as %d keys, more than 1000", i+1, size)
+		}
+	}
+}
+
+// TestTableAgreesWithAMap compares the table with a map, through growth,
+// removal and the opening and shutting of counters.
+func TestTableAgreesWithAMap(t *testing.T) {
+	var tab table
+	want := map[key]bool{} // whether it is open
+	numbers := map[key]uint32{}
+	x := uint64(1)
+	random := func() uint64 { // xorshift: the same sequence every time
+		x ^= x << 13
+		x ^= x >> 7
+		x ^= x << 17
+		return x
+	}
+	for step := range 100_000 {
+		// Few distinct low halves, so that probes collide and wrap around.
+		k := key{hi: random() % 16, lo: random() % 512}
+		n, found := tab.find(k)
+		if open, held := want[k]; found != held || (held && (n != numbers[k] || int(tab.at(n).position) < tab.open != open)) {
+			t.Fatalf("step %d: find(%v) = %d, %t; want %d, %t", step, k, n, found, numbers[k], held)
+		}
+		switch {
+		case !found && len(want) < 600:
+			numbers[k], want[k] = tab.insert(k), true
+		case found && random()%3 == 0:
+			tab.setOpen(n, !want[k])
+			want[k] = !want[k]
+		case found:
+			tab.remove(n)
+			delete(want, k)
+		}
+	}
+	open := 0
+	for k, isOpen := range want {
+		if isOpen {
+			open++
+		}
+		if n, found := tab.find(k); !found || tab.at(n).key != k || tab.order[tab.at(n).position] != n {
+			t.Errorf("find(%v) = %d, %t", k, n, found)
+		}
+	}
+	if tab.held() != len(want) || tab.open != open {
+		t.Errorf("the table holds %d counters, %d of them open; want %d, %d", tab.held(), tab.open, len(want), open)
+	}
+}
+
+func TestContentionIsCounted(t *testing.T) {
+	s, _ := newStore(t, Options{Shards: 1})
+	sh := &s.shards[0]
+	l := limit(t, "10/s", strategy.FixedWindow)
+	var rounds uint64
+	for sh.contended == 0 { // until the other goroutine has come while the lock was held
+		rounds++
+		asking := make(chan struct{})
+		var waiting sync.WaitGroup
+		sh.mu.Lock()
+		waiting.Go(func() { close(asking); ask(s, "alice", 1, l) })
+		<-asking
+		for range 1000 {
+			runtime.Gosched()
+		}
+		sh.mu.Unlock()
+		waiting.Wait()
+	}
+	if sh.acquired != rounds || sh.contended != 1 || sh.waited <= 0 {
+		t.Errorf("%d acquisitions, %d contended, %v waited; want %d, 1, and some", sh.acquired, sh.contended, sh.waited, rounds)
+	}
+}
+
+func TestCollector(t *testing.T) {
+	s, set := newStore(t, Options{MaxKeys: 16})
+	set(1)
+	l, log := limit(t, "2/h", strategy.FixedWindow), limit(t, "2/h", strategy.SlidingWindowLog)
+	for i := range 20 {
+		ask(s, fmt.Sprint(i), 1, l)
+	}
+	ask(s, "log", 1, log)
+	want := `
+# HELP ratelimitd_memory_evictions_total Live counters dropped to make room, by whether they were open (would have allowed more) or shut (denied).
+# TYPE ratelimitd_memory_evictions_total counter
+ratelimitd_memory_evictions_total{state="open"} 6
+ratelimitd_memory_evictions_total{state="shut"} 0
+# HELP ratelimitd_memory_keys Counters held in memory; those that have expired are counted until they are swept.
+# TYPE ratelimitd_memory_keys gauge
+ratelimitd_memory_keys 15
+# HELP ratelimitd_memory_log_entries Room of all sliding window logs in memory, in entries of 16 bytes.
+# TYPE ratelimitd_memory_log_entries gauge
+ratelimitd_memory_log_entries 4
+# HELP ratelimitd_memory_max_keys Counters that may be held in memory before some are evicted.
+# TYPE ratelimitd_memory_max_keys gauge
+ratelimitd_memory_max_keys 16
+`
+	if err := testutil.CollectAndCompare(s.Collector(), strings.NewReader(want),
+		"ratelimitd_memory_evictions_total", "ratelimitd_memory_keys", "ratelimitd_memory_log_entries", "ratelimitd_memory_max_keys"); err != nil {
+		t.Error(err)
+	}
+	if problems, err := testutil.CollectAndLint(s.Collector()); err != nil || len(problems) > 0 {
+		t.Errorf("lint: %v, %v", problems, err)
+	}
+}
+
+func TestCloseTwice(t *testing.T) {
+	s, err := New(Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	}
 }

@@ -16,7 +16,8 @@
 -- 16-byte entries, each a pair of doubles: the instant, and the total of units
 -- consumed up to and with it. Its first entry only holds the total before.
 --
--- Numbers are doubles: all stay whole and below 2^53 (see muldiv).
+-- Numbers are doubles: all stay whole and below 2^53 (see muldiv), which
+-- microseconds since the epoch do until the year 2255.
 
 -- muldiv returns the quotient and the remainder of (a x n + c) / p, for whole
 -- numbers a < 2^53, n < 2^30 and c < p < 2^45. A quotient above 2^53 is not

@@ -1,18 +1,53 @@
 package redis
 
 import (
+	"context"
+	"fmt"
+	"math/big"
+	"net"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	goredis "github.com/redis/go-redis/v9"
 	"go.uber.org/goleak"
+	"pgregory.net/rapid"
 
+	"github.com/ratelimitd/ratelimitd/internal/store"
 	"github.com/ratelimitd/ratelimitd/internal/store/redis/redistest"
 	"github.com/ratelimitd/ratelimitd/internal/store/storetest"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
-	"time"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// racerURL, in the environment, makes this test binary one of the processes
+// of TestProcessesShareCounters.
+const racerURL = "RATELIMITD_TEST_RACER_URL"
+
+func TestMain(m *testing.M) {
+	if url := os.Getenv(racerURL); url != "" {
+		race(url)
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
+
+// patient is a timeout that a loaded machine does not reach.
+const patient = 10 * time.Second
+
+// open returns a store on server, by the clock of that server.
+func open(tb testing.TB, server *redistest.Server) *Store {
+	tb.Helper()
+	s, err := New(Options{URLs: []string{server.URL}, Timeout: patient})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { _ = s.Close() })
+	return s
+}
 
 // testClock has the script read its time from a key, and keeps counters
 // however little of that time passes.
@@ -26,12 +61,419 @@ func TestConformance(t *testing.T) {
 		if err := client.FlushAll(t.Context()).Err(); err != nil {
 			t.Fatal(err)
 		}
-		s := newStore(goredis.NewUniversalClient(&goredis.UniversalOptions{Addrs: []string{server.Addr}, MaxRetries: -1}), Options{Timeout: 10 * time.Second}, testClock)
-		t.Cleanup(func() { _ = s.Close() })
+		s := open(t, server)
+		s.script = newScript(testClock)
 		return storetest.Subject{Store: s, Set: func(now strategy.Instant) {
 			if err := client.Set(t.Context(), "test:now", int64(now), 0).Err(); err != nil {
 				t.Fatal(err)
 			}
 		}}
+	})
+}
+
+// TestMuldiv compares the script's arithmetic with that of big integers.
+func TestMuldiv(t *testing.T) {
+	client := redistest.Start(t).Client(t)
+	muldiv, _, _ := strings.Cut(decideBody, "-- Each take function")
+	script := goredis.NewScript(muldiv + `
+		local q, r = muldiv(tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]))
+		return {string.format('%.0f', q), string.format('%.0f', r)}`)
+	number := func(bits int) *rapid.Generator[int64] { // of any length up to bits
+		return rapid.Custom(func(rt *rapid.T) int64 {
+			return rapid.Int64Range(0, 1<<rapid.IntRange(0, bits).Draw(rt, "bits")-1).Draw(rt, "number")
+		})
+	}
+	exact := new(big.Int).Lsh(big.NewInt(1), 53)
+	rapid.Check(t, func(rt *rapid.T) {
+		for range 20 {
+			a, n := number(52).Draw(rt, "a"), number(30).Draw(rt, "n")
+			p := 1 + number(44).Draw(rt, "p")
+			c := number(44).Draw(rt, "c") % p
+			reply, err := script.Run(t.Context(), client, nil, a, n, c, p).StringSlice()
+			if err != nil {
+				rt.Fatal(err)
+			}
+			x := new(big.Int).Mul(big.NewInt(a), big.NewInt(n))
+			q, r := x.Add(x, big.NewInt(c)).QuoRem(x, big.NewInt(p), new(big.Int))
+			if q.Cmp(exact) >= 0 {
+				if got, _ := new(big.Int).SetString(reply[0], 10); got.Cmp(big.NewInt(strategy.MaxBurst)) <= 0 {
+					rt.Fatalf("(%d x %d + %d) / %d = %s, want more than any level", a, n, c, p, reply[0])
+				}
+			} else if reply[0] != q.String() || reply[1] != r.String() {
+				rt.Fatalf("(%d x %d + %d) / %d = %s rest %s, want %d rest %d", a, n, c, p, reply[0], reply[1], q, r)
+			}
+		}
+	})
+}
+
+// TestLogsAreTrimmed shows that a sliding window log holds no more than twice
+// what its window does.
+func TestLogsAreTrimmed(t *testing.T) {
+	server := redistest.Start(t)
+	s, client := open(t, server), server.Client(t)
+	s.script = newScript(testClock)
+	r := store.Request{Namespace: "test", Identifier: "alice", Limits: limits(t, strategy.Spec{Rate: "1000/100ms", Strategy: strategy.SlidingWindowLog}), Cost: 1}
+	for i := range 2000 {
+		client.Set(t.Context(), "test:now", 1_000_000+i*1000, 0) // 100 entries are in the window
+		if res := decide(t.Context(), s, r); res.Err != nil || !res.Allowed {
+			t.Fatalf("%+v", res)
+		}
+		length, err := client.StrLen(t.Context(), string(appendKey(nil, r.Namespace, r.Identifier, &r.Limits[0]))).Result()
+		if err != nil || length > 16*210 {
+			t.Fatalf("after %d requests the log has %d bytes, %v; want at most 210 entries of 16", i+1, length, err)
+		}
+	}
+}
+
+// decide has s decide one request.
+func decide(ctx context.Context, s *Store, r store.Request) store.Result {
+	results := make([]store.Result, 1)
+	s.Decide(ctx, []store.Request{r}, results)
+	return results[0]
+}
+
+func limits(tb testing.TB, specs ...strategy.Spec) []strategy.Limit {
+	tb.Helper()
+	var ls []strategy.Limit
+	for _, spec := range specs {
+		ls = append(ls, storetest.Limit(tb, spec))
+	}
+	return ls
+}
+
+// oneOfEach is a limit of each strategy.
+var oneOfEach = []strategy.Spec{
+	{Rate: "100/min"},
+	{Rate: "100/min", Strategy: strategy.SlidingWindowCounter},
+	{Rate: "100/min", Strategy: strategy.SlidingWindowLog},
+	{Rate: "100/min", Strategy: strategy.TokenBucket, Burst: 20, Name: "burst"},
+	{Rate: "100/min", Strategy: strategy.LeakyBucket},
+	{Rate: "100/min", Strategy: strategy.GCRA},
+}
+
+func TestKeys(t *testing.T) {
+	server := redistest.Start(t)
+	s, client := open(t, server), server.Client(t)
+	r := store.Request{Namespace: "check:out", Identifier: "user:{42} é", Limits: limits(t, oneOfEach...), Cost: 1}
+	if res := decide(t.Context(), s, r); res.Err != nil || !res.Allowed {
+		t.Fatalf("%+v", res)
+	}
+	prefix := "rl:{check%3Aout:user:%7B42%7D%20%C3%A9}:"
+	ttl := map[string]time.Duration{ // the longest until the counter is unused
+		prefix + "fixed_window:100/1m":           time.Minute,
+		prefix + "sliding_window_counter:100/1m": 2 * time.Minute,
+		prefix + "sliding_window_log:100/1m":     time.Minute,
+		prefix + "burst:token_bucket":            600 * time.Millisecond,
+		prefix + "leaky_bucket:100/1m":           600 * time.Millisecond,
+		prefix + "gcra:100/1m:1":                 600 * time.Millisecond,
+	}
+	keys, err := client.Keys(t.Context(), "*").Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(keys) != len(ttl) {
+		t.Errorf("keys %q, want those of %v", keys, ttl)
+	}
+	for _, key := range keys {
+		left, err := client.PTTL(t.Context(), key).Result()
+		if most, ok := ttl[key]; !ok || err != nil || left > most+2*time.Millisecond || left < 0 {
+			t.Errorf("key %s expires in %v, %v; want at most %v", key, left, err, most)
+		}
+	}
+}
+
+// TestOneCommandPerDecision counts the commands that a server gets, whatever
+// the number of limits.
+func TestOneCommandPerDecision(t *testing.T) {
+	server := redistest.Start(t)
+	s, client := open(t, server), server.Client(t)
+	r := store.Request{Namespace: "test", Identifier: "alice", Limits: limits(t, oneOfEach...), Cost: 1}
+	decide(t.Context(), s, r) // loads the script
+	if err := client.ConfigResetStat(t.Context()).Err(); err != nil {
+		t.Fatal(err)
+	}
+	for range 50 {
+		if res := decide(t.Context(), s, r); res.Err != nil {
+			t.Fatal(res.Err)
+		}
+	}
+	results := make([]store.Result, 7)
+	s.Decide(t.Context(), []store.Request{r, r, r, r, r, r, r}, results)
+	if err := s.Reset(t.Context(), &r); err != nil {
+		t.Fatal(err)
+	}
+	if calls := commandCalls(t, client); calls["evalsha"] != 57 || calls["eval"] != 0 || calls["script|load"] != 0 || calls["del"] != 1 {
+		t.Errorf("57 decisions and a reset cost these commands: %v", calls)
+	}
+}
+
+// commandCalls returns how often the server ran each command.
+func commandCalls(t *testing.T, client *goredis.Client) map[string]int {
+	t.Helper()
+	info, err := client.Info(t.Context(), "commandstats").Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	calls := map[string]int{}
+	for line := range strings.Lines(info) {
+		var n int
+		if name, rest, ok := strings.Cut(strings.TrimPrefix(line, "cmdstat_"), ":"); ok && strings.HasPrefix(line, "cmdstat_") {
+			if _, err := fmt.Sscanf(rest, "calls=%d,", &n); err != nil {
+				t.Fatalf("%q: %v", line, err)
+			}
+			calls[name] = n
+		}
+	}
+	return calls
+}
+
+func TestScriptIsLoadedAgain(t *testing.T) {
+	server := redistest.Start(t)
+	s, client := open(t, server), server.Client(t)
+	r := store.Request{Namespace: "test", Identifier: "alice", Limits: limits(t, strategy.Spec{Rate: "100/h"}), Cost: 1}
+	for i := range 5 {
+		if err := client.ScriptFlush(t.Context()).Err(); err != nil {
+			t.Fatal(err)
+		}
+		results := make([]store.Result, 3)
+		s.Decide(t.Context(), []store.Request{r, r, r}, results)
+		for j, res := range results {
+			if want := uint64(100 - 3*i - j - 1); res.Err != nil || res.Statuses[0].Remaining != want {
+				t.Errorf("after flush %d, decision %d: %+v, want %d left", i, j, res, want)
+			}
+		}
+	}
+}
+
+// TestServerClockDecides uses real time, as the server's clock is the subject.
+func TestServerClockDecides(t *testing.T) {
+	server := redistest.Start(t)
+	s := open(t, server)
+	r := store.Request{Namespace: "test", Identifier: "alice", Limits: limits(t, strategy.Spec{Rate: "1/100ms", Strategy: strategy.GCRA}), Cost: 1}
+	start := time.Now()
+	for range 5 {
+		for {
+			res := decide(t.Context(), s, r)
+			if res.Err != nil {
+				t.Fatal(res.Err)
+			}
+			if res.Allowed {
+				break
+			}
+			if res.RetryAfter <= 0 || res.RetryAfter > 100*time.Millisecond {
+				t.Fatalf("retry after %v, want up to 100 ms", res.RetryAfter)
+			}
+			time.Sleep(res.RetryAfter)
+			if again := decide(t.Context(), s, r); !again.Allowed {
+				t.Fatalf("denied for another %v after a wait of %v", again.RetryAfter, res.RetryAfter)
+			}
+			break
+		}
+	}
+	if took := time.Since(start); took < 400*time.Millisecond {
+		t.Errorf("5 requests at 1/100ms took %v, want at least 400 ms", took)
+	}
+}
+
+func TestCountersExpire(t *testing.T) {
+	server := redistest.Start(t)
+	s, client := open(t, server), server.Client(t)
+	var specs []strategy.Spec
+	for _, strat := range strategy.All {
+		specs = append(specs, strategy.Spec{Rate: "5/20ms", Strategy: strat})
+	}
+	r := store.Request{Namespace: "test", Identifier: "alice", Limits: limits(t, specs...), Cost: 1}
+	if res := decide(t.Context(), s, r); !res.Allowed {
+		t.Fatalf("%+v", res)
+	}
+	for deadline := time.Now().Add(patient); ; time.Sleep(5 * time.Millisecond) {
+		keys, err := client.Keys(t.Context(), "*").Result()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(keys) == 0 {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("after %v these are left: %q", patient, keys)
+		}
+	}
+}
+
+func TestForeignValues(t *testing.T) {
+	server := redistest.Start(t)
+	s, client := open(t, server), server.Client(t)
+	r := store.Request{Namespace: "test", Identifier: "alice", Limits: limits(t, strategy.Spec{Rate: "5/h"}), Cost: 1}
+	key := string(appendKey(nil, r.Namespace, r.Identifier, &r.Limits[0]))
+
+	client.Set(t.Context(), key, "not a state", 0)
+	if res := decide(t.Context(), s, r); res.Err != nil || res.Statuses[0].Remaining != 4 {
+		t.Errorf("over a foreign string: %+v, want a counter that starts afresh", res)
+	}
+	client.Del(t.Context(), key)
+	client.LPush(t.Context(), key, "not a state")
+	if res := decide(t.Context(), s, r); res.Err == nil || !strings.Contains(res.Err.Error(), "WRONGTYPE") {
+		t.Errorf("over a foreign list: %+v, want an error that says WRONGTYPE", res)
+	}
+}
+
+// TestErrors has the server not there, and there but silent.
+func TestErrors(t *testing.T) {
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	closed, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = closed.Close()
+
+	r := store.Request{Namespace: "test", Identifier: "alice", Limits: limits(t, strategy.Spec{Rate: "5/h"}), Cost: 1}
+	for name, addr := range map[string]string{"silent": silent.Addr().String(), "closed": closed.Addr().String()} {
+		s, err := New(Options{URLs: []string{"redis://" + addr}, Timeout: 50 * time.Millisecond})
+		if err != nil {
+			t.Fatal(err)
+		}
+		start := time.Now()
+		res := decide(t.Context(), s, r)
+		if res.Err == nil || time.Since(start) > patient {
+			t.Errorf("%s: %+v after %v, want an error soon", name, res, time.Since(start))
+		}
+		if err := s.Reset(t.Context(), &r); err == nil {
+			t.Errorf("%s: Reset succeeds", name)
+		}
+		if err := s.Health(t.Context()); err == nil {
+			t.Errorf("%s: Health reports nothing", name)
+		}
+		for range 2 {
+			if err := s.Close(); err != nil {
+				t.Errorf("%s: Close: %v", name, err)
+			}
+		}
+	}
+}
+
+func TestHealth(t *testing.T) {
+	if err := open(t, redistest.Start(t)).Health(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestNewRefuses(t *testing.T) {
+	for _, url := range []string{"localhost:6379", "http://localhost", "redis://u:hunter2@h:port", "redis://:hunter2@localhost:6379/x", "redis://localhost?nonsense=1"} {
+		s, err := New(Options{URLs: []string{url}})
+		if err == nil {
+			_ = s.Close()
+			t.Errorf("New(%q) succeeds", url)
+			continue
+		}
+		if strings.Contains(err.Error(), "hunter2") || !strings.Contains(err.Error(), DefaultURL) {
+			t.Errorf("New(%q): %q, want it to show a right URL and no password", url, err)
+		}
+	}
+}
+
+// TestProcessesShareCounters has several processes race for one limit of each
+// strategy on one server.
+func TestProcessesShareCounters(t *testing.T) {
+	server := redistest.Start(t)
+	const processes = 4
+	outputs := make([][]byte, processes)
+	var wg sync.WaitGroup
+	for i := range processes {
+		wg.Go(func() {
+			cmd := exec.CommandContext(t.Context(), os.Args[0])
+			cmd.Env = append(os.Environ(), racerURL+"="+server.URL)
+			out, err := cmd.CombinedOutput()
+			if err != nil {
+				t.Errorf("process %d: %v\n%s", i, err, out)
+			}
+			outputs[i] = out
+		})
+	}
+	wg.Wait()
+	for i, strat := range strategy.All {
+		allowed := 0
+		for _, out := range outputs {
+			if counts := strings.Fields(string(out)); len(counts) == len(strategy.All) {
+				n, _ := strconv.Atoi(counts[i])
+				allowed += n
+			}
+		}
+		if allowed != racePermits {
+			t.Errorf("%s: %d of %d processes' requests got through, want %d", strat, allowed, processes, racePermits)
+		}
+	}
+}
+
+const racePermits = 100
+
+// race asks for racePermits units of a limit of each strategy, and prints how
+// many it got. The windows are a year, so that none ends on the way.
+func race(url string) {
+	s, err := New(Options{URLs: []string{url}, Timeout: patient})
+	if err != nil {
+		panic(err)
+	}
+	defer s.Close()
+	for _, strat := range strategy.All {
+		spec := strategy.Spec{Rate: fmt.Sprintf("%d/366d", racePermits), Strategy: strat}
+		if strat == strategy.GCRA {
+			spec.Burst = racePermits
+		}
+		l, wrong := strategy.NewLimit(spec, strategy.DefaultMaxLogCount)
+		if wrong != nil {
+			panic(wrong)
+		}
+		r := store.Request{Namespace: "race", Identifier: "all", Limits: []strategy.Limit{l}, Cost: 1}
+		allowed := 0
+		for range racePermits {
+			res := decide(context.Background(), s, r) //nolint:usetesting // in a process of its own there is no test
+			if res.Err != nil {
+				panic(res.Err)
+			}
+			if res.Allowed {
+				allowed++
+			}
+		}
+		fmt.Println(allowed)
+	}
+}
+
+// BenchmarkDecide times a decision, one at a time and many at once, beside a
+// PING: the round trip that no store can do without.
+func BenchmarkDecide(b *testing.B) {
+	server := redistest.Start(b)
+	s, client := open(b, server), server.Client(b)
+	b.Run("ping", func(b *testing.B) {
+		for b.Loop() {
+			if err := client.Ping(b.Context()).Err(); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	for _, spec := range oneOfEach {
+		spec.Rate = "1000/min"
+		r := store.Request{Namespace: "bench", Identifier: "alice", Limits: limits(b, spec), Cost: 1}
+		b.Run(spec.Strategy.String(), func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if res := decide(b.Context(), s, r); res.Err != nil {
+					b.Fatal(res.Err)
+				}
+			}
+		})
+	}
+	b.Run("batch_of_100", func(b *testing.B) {
+		requests, results := make([]store.Request, 100), make([]store.Result, 100)
+		for i := range requests {
+			requests[i] = store.Request{Namespace: "bench", Identifier: strconv.Itoa(i), Limits: limits(b, oneOfEach[3]), Cost: 1}
+		}
+		for b.Loop() {
+			s.Decide(b.Context(), requests, results)
+		}
+		b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*len(requests)), "ns/decision")
 	})
 }

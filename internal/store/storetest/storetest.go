@@ -5,6 +5,8 @@ package storetest
 import (
 	"fmt"
 	"math"
+	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -37,10 +39,12 @@ func Run(t *testing.T, open func(t *testing.T) Subject) {
 		{"ClockStepsBack", testClockStepsBack},
 		{"CountersAreApart", testCountersAreApart},
 		{"NamedLimitKeepsItsCounter", testNamedLimitKeepsItsCounter},
+		{"RateChangesWithinAUnit", testRateChangesWithinAUnit},
 		{"Reset", testReset},
 		{"BatchIsInOrder", testBatchIsInOrder},
 		{"Race", testRace},
 		{"AgreesWithTheAlgorithms", testAgreesWithTheAlgorithms},
+		{"LongLog", testLongLog},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.test(t, open(t)) })
 	}
@@ -334,6 +338,27 @@ func testNamedLimitKeepsItsCounter(t *testing.T, s Subject) {
 	}
 }
 
+// testRateChangesWithinAUnit changes a bucket's rate while part of a unit has
+// drained: that part is not taken for many units of a shorter period.
+func testRateChangesWithinAUnit(t *testing.T, s Subject) {
+	for _, strat := range []strategy.Strategy{strategy.TokenBucket, strategy.LeakyBucket, strategy.GCRA} {
+		spec := strategy.Spec{Name: "api", Rate: "1/h", Strategy: strat, Burst: 10}
+		r := request(Limit(t, spec))
+		s.Set(epoch)
+		r.Cost = 5
+		s.decide(t, r)
+		s.Set(at(30 * time.Minute))
+		r.Cost = 1
+		s.decide(t, r) // 5.5 are used
+		spec.Rate = "1/s"
+		r = request(Limit(t, spec))
+		r.Cost = 0
+		if d := s.decide(t, r); d.Statuses[0].Remaining != 4 {
+			t.Errorf("%s: %d left, want 4", strat, d.Statuses[0].Remaining)
+		}
+	}
+}
+
 func testReset(t *testing.T, s Subject) {
 	s.Set(epoch)
 	limits := everyStrategy(t, "2/h", 2)
@@ -421,20 +446,25 @@ func testRace(t *testing.T, s Subject) {
 	}
 }
 
+// endOfTime is when the random sequences end, if they get there: a store may
+// keep microseconds as doubles, which are exact up to the year 2255.
+var endOfTime = strategy.InstantOf(time.Date(2250, 1, 1, 0, 0, 0, 0, time.UTC))
+
 // testAgreesWithTheAlgorithms holds the store equal to internal/strategy,
 // decision by decision and field by field, on random sequences.
 func testAgreesWithTheAlgorithms(t *testing.T, s Subject) {
 	run := 0
 	rapid.Check(t, func(rt *rapid.T) {
 		run++
-		limits := rapid.SliceOfNDistinct(drawLimit(t), 1, 4, func(l strategy.Limit) string { return fmt.Sprint(l) }).Draw(rt, "limits")
+		limits := rapid.SliceOfNDistinct(drawLimit(t), 1, 4, counterOf).Draw(rt, "limits")
+		changed := changedRates(rt, t, limits)
 		model := newModel()
 		now := at(time.Duration(rapid.Int64Range(0, int64(1000*time.Hour)).Draw(rt, "start")))
-		for range rapid.IntRange(1, 40).Draw(rt, "steps") {
-			now += strategy.Instant(drawPause(limits).Draw(rt, "pause"))
+		for range rapid.IntRange(1, 150).Draw(rt, "steps") {
+			now = min(now+strategy.Instant(drawPause(limits).Draw(rt, "pause")), endOfTime)
 			r := store.Request{
 				Namespace: "differential", Identifier: fmt.Sprint(run),
-				Limits: limits[rapid.IntRange(0, len(limits)-1).Draw(rt, "from"):],
+				Limits: rapid.SampledFrom([][]strategy.Limit{limits, limits, changed}).Draw(rt, "rates")[rapid.IntRange(0, len(limits)-1).Draw(rt, "from"):],
 				Cost:   drawCost(limits).Draw(rt, "cost"), DryRun: rapid.IntRange(0, 9).Draw(rt, "dry run") == 0,
 			}
 			s.Set(now)
@@ -444,6 +474,25 @@ func testAgreesWithTheAlgorithms(t *testing.T, s Subject) {
 			}
 		}
 	})
+}
+
+// testLongLog is the same for one sliding window log, over many times its
+// period.
+func testLongLog(t *testing.T, s Subject) {
+	l := Limit(t, strategy.Spec{Rate: "200/100ms", Strategy: strategy.SlidingWindowLog})
+	model, now, random := newModel(), epoch, rand.New(rand.NewPCG(1, 2))
+	for i := range 5000 {
+		now += strategy.Instant(random.IntN(4) * random.IntN(1000)) // at times not at all
+		r := request(l)
+		r.Cost = uint64(random.IntN(3))
+		if i%1000 == 999 {
+			now += 200_000
+		}
+		s.Set(now)
+		if got, want := s.decide(t, r), model.decide(r, now); !equal(got, want) {
+			t.Fatalf("step %d, cost %d at %d:\n got %+v\nwant %+v", i, r.Cost, now, got, want)
+		}
+	}
 }
 
 // drawLimit draws limits of all strategies, among them such as need more
@@ -467,6 +516,26 @@ func drawLimit(tb testing.TB) *rapid.Generator[strategy.Limit] {
 		}
 		return Limit(tb, spec)
 	})
+}
+
+// counterOf returns the limit that stands for all limits of l's counter.
+func counterOf(l strategy.Limit) strategy.Limit {
+	if l.Name != "" {
+		return strategy.Limit{Name: l.Name, Strategy: l.Strategy}
+	}
+	return l
+}
+
+// changedRates returns limits with other rates for those that are named.
+func changedRates(rt *rapid.T, tb testing.TB, limits []strategy.Limit) []strategy.Limit {
+	changed := slices.Clone(limits)
+	for i, l := range limits {
+		if l.Name != "" {
+			other := drawLimit(tb).Filter(func(m strategy.Limit) bool { return m.Strategy == l.Strategy }).Draw(rt, "changed")
+			changed[i].Rate, changed[i].Capacity = other.Rate, other.Capacity
+		}
+	}
+	return changed
 }
 
 // drawPause draws microseconds between two decisions: about as long as a unit
@@ -505,10 +574,7 @@ func (m *model) decide(r store.Request, now strategy.Instant) strategy.Decision 
 	counters := make([]*modelCounter, len(r.Limits))
 	states := make([]strategy.State, len(r.Limits))
 	for i, l := range r.Limits {
-		known := l
-		if l.Name != "" {
-			known = strategy.Limit{Name: l.Name, Strategy: l.Strategy}
-		}
+		known := counterOf(l)
 		if m.counters[known] == nil {
 			m.counters[known] = &modelCounter{}
 		}
