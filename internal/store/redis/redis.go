@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/logging"
 
 	"github.com/ratelimitd/ratelimitd/internal/rate"
 	"github.com/ratelimitd/ratelimitd/internal/store"
@@ -58,14 +59,17 @@ func New(o Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newStore(redis.NewUniversalClient(options), o, serverClock), nil
-}
-
-func newStore(client redis.UniversalClient, o Options, clock string) *Store {
 	if o.Timeout == 0 {
 		o.Timeout = DefaultTimeout
 	}
-	return &Store{client: client, script: newScript(clock), timeout: o.Timeout}
+	// The client would print a line for each failed dial. What matters of it
+	// is in the errors it returns.
+	logging.Disable()
+	return &Store{
+		client:  redis.NewUniversalClient(options),
+		script:  newScript(serverClock),
+		timeout: o.Timeout,
+	}, nil
 }
 
 func universalOptions(o Options) (*redis.UniversalOptions, error) {
@@ -94,6 +98,7 @@ func universalOptions(o Options) (*redis.UniversalOptions, error) {
 		ClientName: "ratelimitd",
 		// A decision that is sent again may consume twice.
 		MaxRetries:            -1,
+		DialerRetries:         1,
 		ContextTimeoutEnabled: true,
 	}, nil
 }

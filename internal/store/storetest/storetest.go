@@ -352,9 +352,9 @@ func testRateChangesWithinAUnit(t *testing.T, s Subject) {
 		s.decide(t, r) // 5.5 are used
 		spec.Rate = "1/s"
 		r = request(Limit(t, spec))
-		r.Cost = 0
-		if d := s.decide(t, r); d.Statuses[0].Remaining != 4 {
-			t.Errorf("%s: %d left, want 4", strat, d.Statuses[0].Remaining)
+		r.Cost = 5
+		if d := s.decide(t, r); d.Allowed || d.Statuses[0].Remaining != 4 {
+			t.Errorf("%s: %+v, want denied with 4 left", strat, d)
 		}
 	}
 }
@@ -460,7 +460,7 @@ func testAgreesWithTheAlgorithms(t *testing.T, s Subject) {
 		changed := changedRates(rt, t, limits)
 		model := newModel()
 		now := at(time.Duration(rapid.Int64Range(0, int64(1000*time.Hour)).Draw(rt, "start")))
-		for range rapid.IntRange(1, 150).Draw(rt, "steps") {
+		for range rapid.IntRange(20, 150).Draw(rt, "steps") {
 			now = min(now+strategy.Instant(drawPause(limits).Draw(rt, "pause")), endOfTime)
 			r := store.Request{
 				Namespace: "differential", Identifier: fmt.Sprint(run),
