@@ -54,14 +54,14 @@ func (c *checkCmd) Run(ctx context.Context, out io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("--addr %q: %w", c.Addr, err)
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 
 	ctx, cancel := context.WithTimeout(ctx, c.Wait)
 	defer cancel()
 	answer, err := ratelimitv1.NewRateLimitServiceClient(conn).ShouldAllow(ctx, in)
 	if err != nil {
 		st := status.Convert(err)
-		return fmt.Errorf("%s answers %s: %s", c.Addr, st.Code(), st.Message())
+		return fmt.Errorf("ask %s: %s: %s", c.Addr, st.Code(), st.Message())
 	}
 	if c.JSON {
 		text, err := protojson.MarshalOptions{EmitUnpopulated: true}.Marshal(answer)

@@ -35,4 +35,6 @@ func (s *Server) ready(w http.ResponseWriter, r *http.Request) {
 // errorLog logs what goes wrong with a scrape.
 type errorLog struct{ s *Server }
 
-func (l errorLog) Println(v ...any) { l.s.logger.Warn("metrics: " + fmt.Sprint(v...)) }
+func (l errorLog) Println(v ...any) {
+	l.s.logger.Warn("metrics can not be shown", "error", fmt.Sprint(v...))
+}

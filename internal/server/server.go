@@ -153,7 +153,7 @@ func (s *Server) Serve(ctx context.Context) error {
 	}
 	s.stop()
 	for range running {
-		<-failed // nil or ErrServerClosed, as both were stopped
+		_ = <-failed // nil or ErrServerClosed, as both were stopped
 	}
 	if closeErr := s.store.Close(); closeErr != nil {
 		err = errors.Join(err, fmt.Errorf("close the store: %w", closeErr))

@@ -439,10 +439,10 @@ func TestCallerGone(t *testing.T) {
 	late, cancel := context.WithDeadline(t.Context(), time.Unix(0, 0))
 	defer cancel()
 	for ctx, want := range map[context.Context]codes.Code{cancelled: codes.Canceled, late: codes.DeadlineExceeded} {
-		if _, err := d.Server.ShouldAllow(ctx, ask("alice", limit("1/min"))); status.Code(err) != want {
+		if _, err := d.ShouldAllow(ctx, ask("alice", limit("1/min"))); status.Code(err) != want {
 			t.Errorf("ShouldAllow: %v, want %v", err, want)
 		}
-		if _, err := d.Server.Reset(ctx, &ratelimitv1.ResetRequest{Namespace: "checkout", Identifier: "alice", Limits: []*ratelimitv1.Limit{limit("1/min")}}); status.Code(err) != want {
+		if _, err := d.Reset(ctx, &ratelimitv1.ResetRequest{Namespace: "checkout", Identifier: "alice", Limits: []*ratelimitv1.Limit{limit("1/min")}}); status.Code(err) != want {
 			t.Errorf("Reset: %v, want %v", err, want)
 		}
 	}
