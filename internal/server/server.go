@@ -153,7 +153,9 @@ func (s *Server) Serve(ctx context.Context) error {
 	}
 	s.stop()
 	for range running {
-		_ = <-failed // nil or ErrServerClosed, as both were stopped
+		if stopErr := <-failed; !errors.Is(stopErr, http.ErrServerClosed) {
+			err = errors.Join(err, stopErr)
+		}
 	}
 	if closeErr := s.store.Close(); closeErr != nil {
 		err = errors.Join(err, fmt.Errorf("close the store: %w", closeErr))
