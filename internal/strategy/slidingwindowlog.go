@@ -92,7 +92,7 @@ func (g *Log) firstYounger(l *Limit, now Instant) int {
 // forget drops the first n entries.
 func (g *Log) forget(n int) {
 	g.before = g.totalBefore(n)
-	g.first = (g.first + n) & max(0, len(g.ring)-1)
+	g.first = (g.first + n) & (len(g.ring) - 1)
 	g.length -= n
 }
 

@@ -588,7 +588,7 @@ func (m *model) decide(r store.Request, now strategy.Instant) strategy.Decision 
 	if d.Decide(r.Limits, states, r.Cost, now, r.DryRun) {
 		for i := range r.Limits {
 			counters[i].state = states[i]
-			if l := &r.Limits[i]; l.Strategy == strategy.SlidingWindowLog {
+			if l := &r.Limits[i]; l.Strategy == strategy.SlidingWindowLog && !l.Rate.IsUnlimited() {
 				counters[i].log.Add(l, r.Cost, now)
 			}
 		}
