@@ -26,6 +26,7 @@ type checkCmd struct {
 	Rate     string `xor:"what" required:"" placeholder:"RATE" help:"The rate to hold it to, such as 100/min, 5/s or 10/30s."`
 	Policy   string `xor:"what" required:"" placeholder:"NAME" help:"Or the policy of the server's configuration."`
 	Strategy string `default:"fixed_window" help:"One of ${strategies}."`
+	Name     string `placeholder:"NAME" help:"Names the limit's counter, which then outlives a change of its rate."`
 	Burst    uint64 `placeholder:"N" help:"The capacity of token_bucket, leaky_bucket and gcra; 0 for the strategy's default."`
 
 	Cost   uint64        `default:"1" help:"How many units to ask for; 0 only looks."`
@@ -87,7 +88,7 @@ func (c *checkCmd) request() (*ratelimitv1.ShouldAllowRequest, error) {
 		if err != nil {
 			return nil, fmt.Errorf("--strategy: %w", err)
 		}
-		in.Limits = []*ratelimitv1.Limit{{Rate: c.Rate, Strategy: ratelimitv1.Strategy(s), Burst: c.Burst}}
+		in.Limits = []*ratelimitv1.Limit{{Rate: c.Rate, Strategy: ratelimitv1.Strategy(s), Burst: c.Burst, Name: c.Name}}
 	}
 	return in, nil
 }

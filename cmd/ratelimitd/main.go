@@ -44,6 +44,8 @@ type cli struct {
 	Serve   serveCmd   `cmd:"" help:"Run the service. With no flags it keeps its counters in memory and needs nothing installed."`
 	Check   checkCmd   `cmd:"" help:"Ask a running service whether a request is allowed. Exits with 0 if it is, 1 if it is denied, 2 after an error."`
 	Version versionCmd `cmd:"" help:"Print the version."`
+
+	PrintVersion kong.VersionFlag `name:"version" help:"Print the version, as the command does."`
 }
 
 type versionCmd struct{}
@@ -67,6 +69,7 @@ func versionString() string {
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second signal does not wait
 	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	stop()
 	os.Exit(code)
@@ -88,7 +91,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (status i
 		kong.Name("ratelimitd"),
 		kong.Description("A rate-limit service: may this caller do this now?"),
 		kong.DefaultEnvars("RATELIMITD"),
-		kong.Vars{"strategies": strategyNames()},
+		kong.Vars{"strategies": strategyNames(), "version": "ratelimitd " + versionString()},
 		kong.Writers(stdout, stderr),
 		kong.Exit(func(code int) { panic(exited(code)) }),
 		kong.BindTo(ctx, (*context.Context)(nil)),

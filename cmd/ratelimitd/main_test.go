@@ -107,6 +107,7 @@ func TestServeAndCheck(t *testing.T) {
 		{[]string{"--rate=2/366d", "--cost=3"}, 1, "retry after: never"},
 		{[]string{"--rate=1/h", "--strategy=leaky_bucket", "--burst=2"}, 0, "limit: 1 of 2 left, all of them in 1h0m0s"},
 		{[]string{"--rate=1/h", "--strategy=LEAKY_BUCKET", "--burst=2"}, 0, "hold it for: 59m"},
+		{[]string{"--rate=1/h", "--name=api"}, 0, "api: 0 of 1 left"},
 		{[]string{"--rate=unlimited"}, 0, "allowed (unlimited)\n  limit: unlimited"},
 		{[]string{"--rate=2/mn"}, 2, `ratelimitd: ask ` + addr + `: InvalidArgument: invalid request: limits[0].rate: rate "2/mn": unknown unit "mn"`},
 		{[]string{"--policy=gold"}, 2, `: NotFound: unknown policy "gold"`},
@@ -175,9 +176,10 @@ func TestErrors(t *testing.T) {
 		{nil, []string{"serve", "--max-log-count=-1"}, "--max-log-count -1: must be above 0"},
 		{nil, []string{"serve", "--store-timeout=0"}, "--store-timeout"},
 		{nil, []string{"serve", "--store-timeout=-1s"}, "--store-timeout -1s: must be above 0, such as 50ms"},
+		{nil, []string{"serve", "--deny-cache-ttl=-1s"}, "--deny-cache-ttl -1s: must be 0 or above, such as 1s"},
 		{nil, []string{"serve", "--drain-timeout=0s"}, "--drain-timeout 0s: must be above 0, such as 10s"},
-		{nil, []string{"serve", "--on-error=panic"}, `--on-error must be one of "allow","deny","error" but got "panic"`},
-		{nil, []string{"serve", "--log-level=loud"}, "--log-level"},
+		{nil, []string{"serve", "--on-error=panic"}, `--on-error must be one of "allow","deny","error","local" but got "panic"`},
+		{nil, []string{"serve", "--log-level=loud"}, `--log-level must be one of "debug","info","warn","error" but got "loud"`},
 		{[]string{"RATELIMITD_LOG_FORMAT=xml"}, []string{"serve"}, `--log-format must be one of "text","json" but got "xml"`},
 		{[]string{"RATELIMITD_GRPC_ADDR=nowhere"}, []string{"serve"}, `gRPC address "nowhere"`},
 	} {
@@ -197,6 +199,7 @@ func TestHelpAndVersion(t *testing.T) {
 		{[]string{"serve", "--help"}, []string{"--grpc-addr", "$RATELIMITD_REDIS_URL", "ratelimitd serve --store=redis"}},
 		{[]string{"check", "--help"}, []string{"--identifier", "fixed_window", "ratelimitd check --namespace"}},
 		{[]string{"version"}, []string{"ratelimitd "}},
+		{[]string{"--version"}, []string{"ratelimitd "}},
 	} {
 		stdout, stderr, status := runs(t, nil, tt.args...)
 		if status != 0 || stderr != "" {

@@ -87,12 +87,25 @@ func (s *Server) answer(ctx context.Context, r *store.Request, res *store.Result
 	}
 	s.failure.recovered(s.logger)
 	s.metrics.checked(r.Limits, res.Statuses)
+	response := newResponse(r, &res.Decision)
+	switch response.GetReason() {
+	case ratelimitv1.Reason_OVER_LIMIT:
+		s.metrics.decided(r.Namespace, outcomeDenied)
+	case ratelimitv1.Reason_UNLIMITED:
+		s.metrics.decided(r.Namespace, outcomeUnlimited)
+	default:
+		s.metrics.decided(r.Namespace, outcomeAllowed)
+	}
+	return response, nil
+}
 
-	response := &ratelimitv1.ShouldAllowResponse{Allowed: res.Allowed, Statuses: make([]*ratelimitv1.LimitStatus, len(res.Statuses))}
+// newResponse returns the response that says what d does.
+func newResponse(r *store.Request, d *strategy.Decision) *ratelimitv1.ShouldAllowResponse {
+	response := &ratelimitv1.ShouldAllowResponse{Allowed: d.Allowed, Statuses: make([]*ratelimitv1.LimitStatus, len(d.Statuses))}
 	unlimited := true
-	statuses := make([]ratelimitv1.LimitStatus, len(res.Statuses))
-	for i := range res.Statuses {
-		from, to := &res.Statuses[i], &statuses[i]
+	statuses := make([]ratelimitv1.LimitStatus, len(d.Statuses))
+	for i := range d.Statuses {
+		from, to := &d.Statuses[i], &statuses[i]
 		to.Name = r.Limits[i].Name
 		to.Limit, to.Remaining = from.Limit, from.Remaining
 		to.ResetAfter = durationpb.New(from.ResetAfter)
@@ -104,45 +117,18 @@ func (s *Server) answer(ctx context.Context, r *store.Request, res *store.Result
 		unlimited = unlimited && from.Limit == math.MaxUint64
 	}
 	switch {
-	case !res.Allowed:
+	case !d.Allowed:
 		response.Reason = ratelimitv1.Reason_OVER_LIMIT
-		if res.RetryAfter != strategy.Never {
-			response.RetryAfter = durationpb.New(res.RetryAfter)
+		if d.RetryAfter != strategy.Never {
+			response.RetryAfter = durationpb.New(d.RetryAfter)
 		}
-		s.metrics.decided(r.Namespace, outcomeDenied)
 	case unlimited:
 		response.Reason = ratelimitv1.Reason_UNLIMITED
-		s.metrics.decided(r.Namespace, outcomeUnlimited)
 	default:
 		response.Reason = ratelimitv1.Reason_WITHIN_LIMIT
-		if res.Delay > 0 {
-			response.Delay = durationpb.New(res.Delay)
+		if d.Delay > 0 {
+			response.Delay = durationpb.New(d.Delay)
 		}
-		s.metrics.decided(r.Namespace, outcomeAllowed)
 	}
-	return response, nil
-}
-
-// answerFailure answers a request that the store could not decide, as the
-// failure policy says. A caller that is gone is told so: that is no failure of
-// the store.
-func (s *Server) answerFailure(ctx context.Context, r *store.Request, err error) (*ratelimitv1.ShouldAllowResponse, error) {
-	if gone := callerGone(ctx); gone != nil {
-		s.metrics.decided(r.Namespace, outcomeError)
-		return nil, gone
-	}
-	s.metrics.storeErrors.Inc()
-	s.failure.failed(s.logger, s.onError, err)
-	response := &ratelimitv1.ShouldAllowResponse{Reason: ratelimitv1.Reason_STORE_FAILURE}
-	switch s.onError {
-	case FailError:
-		s.metrics.decided(r.Namespace, outcomeError)
-		return nil, storeFailed(err)
-	case FailDeny:
-		s.metrics.decided(r.Namespace, outcomeFailedClosed)
-	default:
-		response.Allowed = true
-		s.metrics.decided(r.Namespace, outcomeFailedOpen)
-	}
-	return response, nil
+	return response
 }

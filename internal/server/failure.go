@@ -1,8 +1,14 @@
 package server
 
 import (
+	"context"
 	"log/slog"
+	"sync"
 	"sync/atomic"
+	"time"
+
+	"github.com/ratelimitd/ratelimitd/internal/store"
+	ratelimitv1 "github.com/ratelimitd/ratelimitd/proto/ratelimit/v1"
 )
 
 // OnError is the failure policy: what is answered when the store has failed.
@@ -13,21 +19,86 @@ const (
 	FailAllow OnError = "allow" // fail open
 	FailDeny  OnError = "deny"  // fail closed
 	FailError OnError = "error" // UNAVAILABLE
+	FailLocal OnError = "local" // count in this process until the store is back
 )
 
-// A failure remembers whether the store is failing, so that the log has one
-// line when that begins and one when it ends.
-type failure struct{ failing atomic.Bool }
-
-func (f *failure) failed(log *slog.Logger, policy OnError, err error) {
-	if !f.failing.Load() && f.failing.CompareAndSwap(false, true) {
-		log.Error("the store fails; until it is back, requests it can not decide are answered by the failure policy: check that it runs and can be reached",
-			"error", err, "on_error", string(policy))
+// answerFailure answers a request that the store could not decide, as the
+// failure policy says. A caller that is gone is told so: that is no failure of
+// the store.
+func (s *Server) answerFailure(ctx context.Context, r *store.Request, err error) (*ratelimitv1.ShouldAllowResponse, error) {
+	if gone := callerGone(ctx); gone != nil {
+		s.metrics.decided(r.Namespace, outcomeError)
+		return nil, gone
 	}
+	s.metrics.storeErrors.Inc()
+	s.failure.failed(s.logger, s.onError, err, 1)
+	response := &ratelimitv1.ShouldAllowResponse{}
+	switch s.onError {
+	case FailError:
+		s.metrics.decided(r.Namespace, outcomeError)
+		return nil, storeFailed(err)
+	case FailDeny:
+		s.metrics.decided(r.Namespace, outcomeFailedClosed)
+	case FailLocal:
+		results := make([]store.Result, 1)
+		s.fallback.Decide(ctx, []store.Request{*r}, results)
+		response = newResponse(r, &results[0].Decision)
+		if response.GetAllowed() {
+			s.metrics.decided(r.Namespace, outcomeLocalAllowed)
+		} else {
+			s.metrics.decided(r.Namespace, outcomeLocalDenied)
+		}
+	default:
+		response.Allowed = true
+		s.metrics.decided(r.Namespace, outcomeFailedOpen)
+	}
+	response.Reason = ratelimitv1.Reason_STORE_FAILURE
+	return response, nil
 }
 
+const (
+	// logEvery is how often the log says that the store still fails.
+	logEvery = 10 * time.Second
+	// quiet is how long the store must not have failed to be back.
+	quiet = time.Second
+)
+
+// A failure remembers how the store is failing, so that the log says so once
+// and not for each request.
+type failure struct {
+	failing atomic.Bool
+
+	mu       sync.Mutex // protects the following
+	last     time.Time  // when it last failed
+	logged   time.Time  // when the log last said so
+	unlogged int        // failures since then
+}
+
+// failed notes that the store failed to make so many decisions.
+func (f *failure) failed(log *slog.Logger, policy OnError, err error, decisions int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.last = time.Now()
+	f.unlogged += decisions
+	if f.failing.Load() && f.last.Sub(f.logged) < logEvery {
+		return
+	}
+	log.Error("the store fails: what it can not decide is answered by the failure policy; check that it runs and can be reached",
+		"error", err, "on_error", string(policy), "decisions", f.unlogged)
+	f.failing.Store(true)
+	f.logged, f.unlogged = f.last, 0
+}
+
+// recovered notes that the store made a decision.
 func (f *failure) recovered(log *slog.Logger) {
-	if f.failing.Load() && f.failing.CompareAndSwap(true, false) {
-		log.Info("the store is back")
+	if !f.failing.Load() {
+		return
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.failing.Load() && time.Since(f.last) >= quiet {
+		f.failing.Store(false)
+		log.Info("the store is back", "decisions", f.unlogged)
+		f.unlogged = 0
 	}
 }

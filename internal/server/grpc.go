@@ -2,11 +2,8 @@ package server
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"runtime/debug"
-	"sync"
 	"time"
 
 	"google.golang.org/grpc"
@@ -36,62 +33,6 @@ func (s *Server) ShouldAllow(ctx context.Context, in *ratelimitv1.ShouldAllowReq
 func (s *Server) ShouldAllowBatch(ctx context.Context, in *ratelimitv1.ShouldAllowBatchRequest) (*ratelimitv1.ShouldAllowBatchResponse, error) {
 	defer since(time.Now(), s.metrics.latency[methodBatch])
 	return s.batch(ctx, in)
-}
-
-// ShouldAllowStream implements ratelimitv1.RateLimitServiceServer. When the
-// server stops, the message under way is answered and the stream ends: else a
-// stream that its client keeps open would hold up the shutdown.
-func (s *Server) ShouldAllowStream(stream ratelimitv1.RateLimitService_ShouldAllowStreamServer) error {
-	var ended endedStream
-	done := make(chan error, 1)
-	s.streams.Go(func() { done <- s.answerStream(stream, &ended) })
-	select {
-	case err := <-done:
-		return err
-	case <-s.draining:
-		ended.mu.Lock()
-		defer ended.mu.Unlock()
-		ended.ended = true
-		return errStopping
-	}
-}
-
-// An endedStream says whether a stream's handler has returned, after which
-// nothing may be sent.
-type endedStream struct {
-	mu    sync.Mutex // held while a message is answered; protects the following
-	ended bool
-}
-
-// answerStream answers the messages of stream until it ends, from either side.
-func (s *Server) answerStream(stream ratelimitv1.RateLimitService_ShouldAllowStreamServer, ended *endedStream) (err error) {
-	defer s.recovered(ratelimitv1.RateLimitService_ShouldAllowStream_FullMethodName, &err)
-	for {
-		in, err := stream.Recv()
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		if err := s.answerMessage(stream, in, ended); err != nil {
-			return err
-		}
-	}
-}
-
-func (s *Server) answerMessage(stream ratelimitv1.RateLimitService_ShouldAllowStreamServer, in *ratelimitv1.ShouldAllowBatchRequest, ended *endedStream) error {
-	ended.mu.Lock()
-	defer ended.mu.Unlock()
-	if ended.ended {
-		return errStopping
-	}
-	defer since(time.Now(), s.metrics.latency[methodStream])
-	response, err := s.batch(stream.Context(), in)
-	if err != nil {
-		response = &ratelimitv1.ShouldAllowBatchResponse{Results: []*ratelimitv1.ShouldAllowResult{failedResult(err)}}
-	}
-	return stream.Send(response)
 }
 
 // Reset implements ratelimitv1.RateLimitServiceServer.

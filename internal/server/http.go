@@ -22,12 +22,18 @@ func (s *Server) httpHandler(registry *prometheus.Registry) http.Handler {
 }
 
 // ready reports whether the daemon should be sent requests: until it begins to
-// stop.
+// stop; and not while the store fails, if callers then get nothing but errors.
 func (s *Server) ready(w http.ResponseWriter, r *http.Request) {
 	reply, err := s.health.Check(r.Context(), &healthpb.HealthCheckRequest{})
 	if err != nil || reply.GetStatus() != healthpb.HealthCheckResponse_SERVING {
 		http.Error(w, "stopping", http.StatusServiceUnavailable)
 		return
+	}
+	if s.onError == FailError {
+		if err := s.store.Health(r.Context()); err != nil {
+			http.Error(w, fmt.Sprintf("the store fails: %v", err), http.StatusServiceUnavailable)
+			return
+		}
 	}
 	fmt.Fprintln(w, "ready")
 }

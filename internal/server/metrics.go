@@ -25,11 +25,13 @@ const (
 	outcomeUnlimited
 	outcomeFailedOpen
 	outcomeFailedClosed
+	outcomeLocalAllowed
+	outcomeLocalDenied
 	outcomeError
 	outcomes
 )
 
-var outcomeNames = [outcomes]string{"allowed", "denied", "unlimited", "failed_open", "failed_closed", "error"}
+var outcomeNames = [outcomes]string{"allowed", "denied", "unlimited", "failed_open", "failed_closed", "local_allowed", "local_denied", "error"}
 
 // metrics are what the server counts. Counters of labels known beforehand are
 // looked up once, so that counting neither locks nor allocates.
@@ -42,6 +44,8 @@ type metrics struct {
 
 	storeLatency prometheus.Observer
 	storeErrors  prometheus.Counter
+
+	others *namespaceCounters // of all namespaces that have none of their own
 
 	mu         sync.RWMutex // protects the following
 	namespaces map[string]*namespaceCounters
@@ -56,7 +60,7 @@ func newMetrics(reg prometheus.Registerer, storeName string) *metrics {
 	m := &metrics{namespaces: map[string]*namespaceCounters{}, latency: map[string]prometheus.Observer{}}
 	m.decisions = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "ratelimitd_decisions_total",
-		Help: "Requests decided, by namespace and outcome. failed_open and failed_closed are those that the failure policy allowed and denied because the store had failed; error are those that got no decision.",
+		Help: "Requests decided, by namespace and outcome. failed_open and failed_closed are those that the failure policy allowed and denied because the store had failed, local_allowed and local_denied those it had counted in this process; error are those that got no decision.",
 	}, []string{"namespace", "outcome"})
 	checks := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "ratelimitd_limit_checks_total",
@@ -74,7 +78,7 @@ func newMetrics(reg prometheus.Registerer, storeName string) *metrics {
 	}, []string{"store"})
 	storeErrors := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "ratelimitd_store_errors_total",
-		Help: "Decisions that the store failed to make.",
+		Help: "Decisions and resets that the store failed to make.",
 	}, []string{"store"})
 	m.refused = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "ratelimitd_refused_requests_total",
@@ -92,6 +96,7 @@ func newMetrics(reg prometheus.Registerer, storeName string) *metrics {
 	for _, method := range []string{methodUnary, methodBatch, methodStream} {
 		m.latency[method] = latency.WithLabelValues(method)
 	}
+	m.others = m.newNamespace(otherNamespaces)
 	m.storeLatency, m.storeErrors = storeLatency.WithLabelValues(storeName), storeErrors.WithLabelValues(storeName)
 	return m
 }
@@ -113,26 +118,28 @@ func (m *metrics) checked(limits []strategy.Limit, statuses []strategy.Status) {
 // namespace returns the counters of a namespace, or those of the others.
 func (m *metrics) namespace(name string) *namespaceCounters {
 	m.mu.RLock()
-	c, others := m.namespaces[name], m.namespaces[otherNamespaces]
+	c, full := m.namespaces[name], len(m.namespaces) >= maxNamespaces
 	m.mu.RUnlock()
 	switch {
 	case c != nil:
 		return c
-	case others != nil:
-		return others
+	case full:
+		return m.others
 	}
 
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if len(m.namespaces) >= maxNamespaces {
-		name = otherNamespaces
-	}
 	if c = m.namespaces[name]; c == nil {
-		c = new(namespaceCounters)
-		for o := range outcomes {
-			c[o] = m.decisions.WithLabelValues(name, outcomeNames[o])
-		}
+		c = m.newNamespace(name)
 		m.namespaces[name] = c
+	}
+	return c
+}
+
+func (m *metrics) newNamespace(name string) *namespaceCounters {
+	c := new(namespaceCounters)
+	for o := range outcomes {
+		c[o] = m.decisions.WithLabelValues(name, outcomeNames[o])
 	}
 	return c
 }

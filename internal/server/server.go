@@ -38,6 +38,9 @@ type Options struct {
 	Store     store.Store // closed by the Server
 	StoreName string      // as metrics show it
 	OnError   OnError     // "": FailAllow
+	// Fallback counts what Store can not, under FailLocal. It is closed by the
+	// Server, and must not fail.
+	Fallback store.Store
 
 	// MaxLogCount caps the count of SLIDING_WINDOW_LOG limits. 0 is
 	// strategy.DefaultMaxLogCount.
@@ -55,6 +58,7 @@ type Server struct {
 	ratelimitv1.UnimplementedRateLimitServiceServer
 
 	store       store.Store
+	fallback    store.Store
 	onError     OnError
 	maxLogCount int64
 	drain       time.Duration
@@ -69,7 +73,7 @@ type Server struct {
 	grpcListener, httpListener net.Listener
 
 	draining chan struct{}  // closed when the server begins to stop
-	streams  sync.WaitGroup // the goroutines of ShouldAllowStream
+	streams  sync.WaitGroup // the goroutines that answer streams
 }
 
 // New listens on both addresses. The error says which can not be listened on;
@@ -77,6 +81,7 @@ type Server struct {
 func New(o Options) (*Server, error) {
 	s := &Server{
 		store:       o.Store,
+		fallback:    o.Fallback,
 		onError:     o.OnError,
 		maxLogCount: o.MaxLogCount,
 		drain:       o.DrainTimeout,
@@ -98,6 +103,7 @@ func New(o Options) (*Server, error) {
 	s.grpc = grpc.NewServer(
 		grpc.MaxRecvMsgSize(maxMessageBytes),
 		grpc.UnaryInterceptor(s.recoverUnary),
+		grpc.StreamInterceptor(s.endStreams),
 	)
 	ratelimitv1.RegisterRateLimitServiceServer(s.grpc, s)
 	healthpb.RegisterHealthServer(s.grpc, s.health)
@@ -110,7 +116,7 @@ func New(o Options) (*Server, error) {
 		ErrorLog:          slog.NewLogLogger(s.logger.Handler(), slog.LevelWarn),
 	}
 	if err := s.listen(o); err != nil {
-		return nil, errors.Join(err, s.store.Close())
+		return nil, errors.Join(err, s.closeStores())
 	}
 	return s, nil
 }
@@ -142,12 +148,15 @@ func (s *Server) Serve(ctx context.Context) error {
 	go func() { failed <- s.grpc.Serve(s.grpcListener) }()
 	go func() { failed <- s.http.Serve(s.httpListener) }()
 	s.logger.Info("serving", "grpc", s.GRPCAddr(), "http", s.HTTPAddr())
+	if err := s.store.Health(ctx); err != nil && ctx.Err() == nil {
+		s.failure.failed(s.logger, s.onError, err, 0)
+	}
 
 	var err error
 	running := 2
 	select {
 	case <-ctx.Done():
-		s.logger.Info("stopping: no new calls; waiting for those under way", "at_most", s.drain)
+		s.logger.Info("stopping: no new calls; waiting for those under way", "at_most", s.drain.String())
 	case err = <-failed:
 		running--
 	}
@@ -157,11 +166,20 @@ func (s *Server) Serve(ctx context.Context) error {
 			err = errors.Join(err, stopErr)
 		}
 	}
-	if closeErr := s.store.Close(); closeErr != nil {
-		err = errors.Join(err, fmt.Errorf("close the store: %w", closeErr))
-	}
+	err = errors.Join(err, s.closeStores())
 	s.logger.Info("stopped")
 	return err
+}
+
+func (s *Server) closeStores() error {
+	var err error
+	if s.fallback != nil {
+		err = s.fallback.Close()
+	}
+	if err = errors.Join(err, s.store.Close()); err != nil {
+		return fmt.Errorf("close the store: %w", err)
+	}
+	return nil
 }
 
 // stop stops both servers, gracefully as long as the drain timeout allows.
@@ -176,7 +194,7 @@ func (s *Server) stop() {
 	select {
 	case <-drained:
 	case <-ctx.Done():
-		s.logger.Warn("calls are still under way after the drain timeout: ending them", "drain_timeout", s.drain)
+		s.logger.Warn("calls are still under way after the drain timeout: ending them", "drain_timeout", s.drain.String())
 		s.grpc.Stop()
 		<-drained
 	}

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -23,6 +24,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	reflectionpb "google.golang.org/grpc/reflection/grpc_reflection_v1"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -431,6 +433,68 @@ func TestFailurePolicy(t *testing.T) {
 	}
 }
 
+func TestFailLocal(t *testing.T) {
+	local, err := memory.New(memory.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := start(t, Options{Store: noRedis(t), StoreName: "redis", OnError: FailLocal, Fallback: local})
+	for _, want := range []bool{true, true, false, false} {
+		reply, err := d.client.ShouldAllow(t.Context(), ask("alice", limit("2/366d")))
+		if err != nil || reply.GetAllowed() != want || reply.GetReason() != ratelimitv1.Reason_STORE_FAILURE {
+			t.Errorf("%v, %v; want STORE_FAILURE with allowed %t", reply, err, want)
+		}
+		if st := reply.GetStatuses(); len(st) != 1 || st[0].GetLimit() != 2 || (reply.GetRetryAfter() == nil) != want {
+			t.Errorf("%v; want what the local counter says", reply)
+		}
+	}
+	for outcome, want := range map[string]float64{"local_allowed": 2, "local_denied": 2} {
+		if n := testutil.ToFloat64(d.metrics.decisions.WithLabelValues("checkout", outcome)); n != want {
+			t.Errorf("%v decisions with outcome %s, want %v", n, outcome, want)
+		}
+	}
+}
+
+// TestReadyWithoutStore asks for readiness while the store is not there.
+func TestReadyWithoutStore(t *testing.T) {
+	for policy, want := range map[OnError]int{FailAllow: 200, FailDeny: 200, FailError: 503} {
+		d := start(t, Options{Store: noRedis(t), StoreName: "redis", OnError: policy})
+		if code, body := d.get(t, "/readyz"); code != want {
+			t.Errorf("on_error %s: /readyz: %d %q, want %d", policy, code, body, want)
+		}
+	}
+}
+
+// TestFailureIsLoggedOnce has a store fail, go on failing, and come back.
+func TestFailureIsLoggedOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log lockedBuffer
+		logger := slog.New(slog.NewJSONHandler(&log, nil))
+		var f failure
+		for range 100 {
+			f.failed(logger, FailAllow, errors.New("gone"), 1)
+			f.recovered(logger) // one of many requests got through
+			time.Sleep(50 * time.Millisecond)
+		}
+		if failed, back := log.lines("the store fails"), log.lines("the store is back"); failed != 1 || back != 0 {
+			t.Errorf("in 5 s of failures the log says %d times that the store fails and %d times that it is back; want 1 and 0", failed, back)
+		}
+		for range 60 {
+			f.failed(logger, FailAllow, errors.New("gone"), 1)
+			time.Sleep(time.Second)
+		}
+		if failed := log.lines("the store fails"); failed != 7 {
+			t.Errorf("in 65 s of failures the log says %d times that the store fails, want 7", failed)
+		}
+		for range 3 {
+			f.recovered(logger)
+		}
+		if back := log.lines("the store is back"); back != 1 {
+			t.Errorf("the log says %d times that the store is back, want 1", back)
+		}
+	})
+}
+
 // TestCallerGone shows that a caller's own deadline is no failure of the store.
 func TestCallerGone(t *testing.T) {
 	d := start(t, Options{Store: noRedis(t), StoreName: "redis"})
@@ -455,6 +519,7 @@ func TestCallerGone(t *testing.T) {
 type panickingStore struct{ store.Store }
 
 func (panickingStore) Decide(context.Context, []store.Request, []store.Result) { panic("a defect") }
+func (panickingStore) Health(context.Context) error                            { return nil }
 func (panickingStore) Close() error                                            { return nil }
 
 func TestPanicHarmsOneCallOnly(t *testing.T) {
@@ -484,6 +549,9 @@ func TestMetrics(t *testing.T) {
 	for i := range maxNamespaces + 50 {
 		in := ask("alice", limit("1/min"))
 		in.Namespace = fmt.Sprintf("namespace %d", i)
+		if i == 1 {
+			in.Namespace = otherNamespaces
+		}
 		for range 2 {
 			if _, err := d.client.ShouldAllow(t.Context(), in); err != nil {
 				t.Fatal(err)
@@ -498,7 +566,7 @@ func TestMetrics(t *testing.T) {
 		`ratelimitd_decisions_total{namespace="namespace 0",outcome="allowed"} 1`,
 		`ratelimitd_decisions_total{namespace="namespace 0",outcome="denied"} 1`,
 		`ratelimitd_decisions_total{namespace="namespace 99",outcome="denied"} 1`,
-		`ratelimitd_decisions_total{namespace="other",outcome="allowed"} 50`,
+		`ratelimitd_decisions_total{namespace="other",outcome="allowed"} 51`, // one of them was so named,
 		`ratelimitd_limit_checks_total{outcome="allowed",strategy="fixed_window"} 150`,
 		`ratelimitd_limit_checks_total{outcome="denied",strategy="fixed_window"} 150`,
 		`ratelimitd_request_duration_seconds_count{method="ShouldAllow"} 300`,
@@ -510,8 +578,8 @@ func TestMetrics(t *testing.T) {
 			t.Errorf("/metrics has no line %q", want)
 		}
 	}
-	if n := strings.Count(page, `outcome="allowed"} `); n != maxNamespaces+1 {
-		t.Errorf("%d namespaces have a label value, want %d", n, maxNamespaces+1)
+	if n := strings.Count(page, `outcome="allowed"} `); n != maxNamespaces {
+		t.Errorf("%d namespaces have a label value, want %d", n, maxNamespaces)
 	}
 	if problems, err := testutil.GatherAndLint(d.registry); err != nil || len(problems) > 0 {
 		t.Errorf("lint: %v, %v", problems, err)
@@ -542,8 +610,8 @@ func TestHealthService(t *testing.T) {
 	}
 }
 
-// TestShutdown stops a daemon while a stream is open and idle: the stream ends
-// at once, with the answers it was owed, and health says so first.
+// TestShutdown stops a daemon while streams of all its services are open and
+// idle: health says so first, and then they end.
 func TestShutdown(t *testing.T) {
 	d := start(t, Options{DrainTimeout: patient})
 	watch, err := healthpb.NewHealthClient(d.conn).Watch(t.Context(), &healthpb.HealthCheckRequest{})
@@ -565,6 +633,17 @@ func TestShutdown(t *testing.T) {
 		t.Fatal(err)
 	}
 
+	listing, err := reflectionpb.NewServerReflectionClient(d.conn).ServerReflectionInfo(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := listing.Send(&reflectionpb.ServerReflectionRequest{MessageRequest: &reflectionpb.ServerReflectionRequest_ListServices{}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := listing.Recv(); err != nil {
+		t.Fatal(err)
+	}
+
 	stopped := make(chan error, 1)
 	go func() { stopped <- d.stop() }()
 	if reply, err := watch.Recv(); err != nil || reply.GetStatus() != healthpb.HealthCheckResponse_NOT_SERVING {
@@ -573,12 +652,17 @@ func TestShutdown(t *testing.T) {
 	if _, err := stream.Recv(); status.Code(err) != codes.Unavailable || !strings.Contains(err.Error(), "stopping") {
 		t.Errorf("the idle stream: %v, want UNAVAILABLE as the server is stopping", err)
 	}
-	if err := watch.CloseSend(); err != nil {
-		t.Error(err)
+	if _, err := watch.Recv(); status.Code(err) != codes.Unavailable {
+		t.Errorf("the health watch: %v, want UNAVAILABLE", err)
 	}
-	_ = d.conn.Close() // ends the watch, which is all that holds the shutdown up
+	if _, err := listing.Recv(); status.Code(err) != codes.Unavailable {
+		t.Errorf("the open reflection: %v, want UNAVAILABLE", err)
+	}
 	if err := <-stopped; err != nil {
 		t.Errorf("Serve: %v", err)
+	}
+	if d.log.lines("calls are still under way") != 0 {
+		t.Error("the shutdown took the whole drain timeout")
 	}
 }
 

@@ -15,7 +15,7 @@ const (
 	// MaxNameBytes is how long a limit's name may be.
 	MaxNameBytes = 128
 	// DefaultMaxLogCount is the cap on the count of a SLIDING_WINDOW_LOG where
-	// none is configured: 160 kB for each counter that is full.
+	// none is configured: up to 256 KiB for each counter that is full.
 	DefaultMaxLogCount = 10_000
 
 	// maxRateBytes is longer than any rate that is not mostly spaces.

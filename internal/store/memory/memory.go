@@ -23,7 +23,7 @@ const (
 	// DefaultShards is far above the cores of any machine, so that two of
 	// them rarely want one lock.
 	DefaultShards = 256
-	// DefaultMaxKeys keeps the store under 100 MB.
+	// DefaultMaxKeys keeps the store at about 90 MB.
 	DefaultMaxKeys = 1_000_000
 
 	maxShards = 1 << 16

@@ -53,9 +53,10 @@ func (sh *shard) decide(r *store.Request, keys []key, d *strategy.Decision, now 
 			numbers[i], states[i] = none, strategy.State{}
 			continue
 		}
-		numbers[i], states[i] = n, sh.at(n).state
-		if l := &r.Limits[i]; l.Strategy == strategy.SlidingWindowLog {
-			states[i] = sh.log(sh.at(n)).View(l, r.Cost, now)
+		c := sh.at(n)
+		numbers[i], states[i] = n, c.state
+		if c.log != 0 {
+			states[i] = sh.log(c).View(&r.Limits[i], r.Cost, now)
 		}
 	}
 	if !d.Decide(r.Limits, states, r.Cost, now, r.DryRun) {

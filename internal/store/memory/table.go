@@ -101,11 +101,7 @@ func (t *table) remove(n uint32) {
 	t.setOpen(n, false)
 	t.swap(c.position, uint32(len(t.order)-1))
 	t.order = t.order[:len(t.order)-1]
-	if c.log != 0 {
-		t.entries -= t.logs[c.log].Size()
-		t.logs[c.log] = strategy.Log{}
-		t.freeLogs = append(t.freeLogs, c.log)
-	}
+	t.dropLog(c)
 	*c = counter{}
 	t.free = append(t.free, n)
 }
@@ -166,6 +162,16 @@ func (t *table) swap(i, j uint32) {
 	t.order[i], t.order[j] = t.order[j], t.order[i]
 	t.at(t.order[i]).position = i
 	t.at(t.order[j]).position = j
+}
+
+// dropLog takes from c the log that it may have.
+func (t *table) dropLog(c *counter) {
+	if c.log != 0 {
+		t.entries -= t.logs[c.log].Size()
+		t.logs[c.log] = strategy.Log{}
+		t.freeLogs = append(t.freeLogs, c.log)
+		c.log = 0
+	}
 }
 
 // log returns the log of c, and gives it one if it has none.

@@ -1,0 +1,90 @@
+// Package breaker stops asking a store that keeps failing, so that its callers
+// get their answer at once and the store gets room to recover.
+package breaker
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/sony/gobreaker/v2"
+
+	"github.com/ratelimitd/ratelimitd/internal/store"
+)
+
+// ErrOpen is the error of requests that the store was not asked.
+var ErrOpen = errors.New("the store has kept failing and is not asked until it had time to recover")
+
+const (
+	// The breaker opens after so many failures in a row, so that even a store
+	// that answers nothing costs few callers their time;
+	tripConsecutive = 5
+	// or when at least half of so many calls of the last interval failed.
+	tripRequests = 20
+	interval     = time.Second
+	// Once open, it asks the store one call after so long.
+	probeAfter = time.Second
+)
+
+// A Breaker is a store.Store in front of another. While closed it passes all
+// calls on. When the store keeps failing it opens: decisions then fail with
+// ErrOpen, but for one call a second, whose success closes it again.
+//
+// A call fails if none of its requests could be decided, and its caller is
+// still there: in a cluster, one node that is gone does not take the others'
+// decisions along.
+type Breaker struct {
+	store.Store
+	circuit *gobreaker.TwoStepCircuitBreaker[struct{}]
+}
+
+// New returns a closed breaker in front of s, which it owns.
+func New(s store.Store) *Breaker {
+	return &Breaker{Store: s, circuit: gobreaker.NewTwoStepCircuitBreaker[struct{}](gobreaker.Settings{
+		Interval: interval,
+		Timeout:  probeAfter,
+		ReadyToTrip: func(c gobreaker.Counts) bool {
+			return c.ConsecutiveFailures >= tripConsecutive ||
+				(c.Requests >= tripRequests && c.TotalFailures*2 >= c.Requests)
+		},
+		IsExcluded: func(err error) bool { return errors.Is(err, errCallerGone) },
+	})}
+}
+
+// IsOpen reports whether decisions fail without the store being asked.
+func (b *Breaker) IsOpen() bool { return b.circuit.State() != gobreaker.StateClosed }
+
+// errCallerGone stands for a call that says nothing of the store.
+var errCallerGone = errors.New("the caller is gone")
+
+// Decide has the store decide, or fails all requests with ErrOpen.
+func (b *Breaker) Decide(ctx context.Context, requests []store.Request, results []store.Result) {
+	done, err := b.circuit.Allow()
+	if err != nil {
+		for i := range results {
+			results[i].Err = ErrOpen
+		}
+		return
+	}
+	err = errCallerGone // if Decide panics
+	defer func() { done(err) }()
+	b.Store.Decide(ctx, requests, results)
+	err = outcome(ctx, results)
+}
+
+// outcome returns the error of a call that failed, or nil.
+func outcome(ctx context.Context, results []store.Result) error {
+	var first error
+	for i := range results {
+		if results[i].Err == nil {
+			return nil
+		}
+		if first == nil {
+			first = results[i].Err
+		}
+	}
+	if first != nil && ctx.Err() != nil {
+		return errCallerGone
+	}
+	return first
+}

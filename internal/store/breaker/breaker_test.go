@@ -1,0 +1,139 @@
+package breaker
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/ratelimitd/ratelimitd/internal/store"
+)
+
+var errDown = errors.New("down")
+
+// A flakyStore counts its calls, and fails the first so many requests of each.
+type flakyStore struct {
+	store.Store
+	calls atomic.Int64
+	fails int
+}
+
+func (s *flakyStore) Decide(_ context.Context, _ []store.Request, results []store.Result) {
+	s.calls.Add(1)
+	for i := range results {
+		results[i].Err = nil
+		if i < s.fails {
+			results[i].Err = errDown
+		}
+	}
+}
+
+// call has b decide n requests and returns the error of the first.
+func call(ctx context.Context, b *Breaker, n int) error {
+	results := make([]store.Result, n)
+	b.Decide(ctx, make([]store.Request, n), results)
+	return results[0].Err
+}
+
+func TestOpensProbesAndCloses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &flakyStore{fails: 1}
+		b := New(s)
+		for i := range tripConsecutive {
+			if err := call(t.Context(), b, 1); !errors.Is(err, errDown) {
+				t.Fatalf("call %d: %v, want the store's error", i, err)
+			}
+		}
+		for range 1000 {
+			if err := call(t.Context(), b, 1); !errors.Is(err, ErrOpen) {
+				t.Fatalf("while open: %v, want ErrOpen", err)
+			}
+		}
+		if n := s.calls.Load(); n != tripConsecutive || !b.IsOpen() || testutil.ToFloat64(b.Collector()) != 1 {
+			t.Errorf("the store was asked %d times and the breaker is open: %t", n, b.IsOpen())
+		}
+
+		time.Sleep(probeAfter + time.Millisecond)
+		if err := call(t.Context(), b, 1); !errors.Is(err, errDown) {
+			t.Errorf("the probe: %v, want the store's error", err)
+		}
+		if err := call(t.Context(), b, 1); !errors.Is(err, ErrOpen) {
+			t.Errorf("after a probe that failed: %v, want ErrOpen", err)
+		}
+
+		s.fails = 0
+		time.Sleep(probeAfter + time.Millisecond)
+		for range 3 {
+			if err := call(t.Context(), b, 1); err != nil {
+				t.Errorf("after the store came back: %v", err)
+			}
+		}
+		if b.IsOpen() || testutil.ToFloat64(b.Collector()) != 0 {
+			t.Error("the breaker is still open")
+		}
+	})
+}
+
+func TestOpensWhenHalfFail(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &flakyStore{}
+		b := New(s)
+		for i := range tripRequests {
+			if b.IsOpen() {
+				t.Fatalf("open after %d calls", i)
+			}
+			s.fails = (i + 1) % 2 // the last of them succeeds
+			_ = call(t.Context(), b, 1)
+		}
+		s.fails = 1
+		_ = call(t.Context(), b, 1)
+		if !b.IsOpen() {
+			t.Error("closed though half of the calls failed")
+		}
+	})
+}
+
+// TestWhatIsNoFailure calls a breaker often in ways that must not open it.
+func TestWhatIsNoFailure(t *testing.T) {
+	cancelled, cancel := context.WithCancel(t.Context())
+	cancel()
+	for name, tt := range map[string]struct {
+		ctx      context.Context
+		requests int
+		fails    int
+	}{
+		"a batch that fails in part":    {t.Context(), 3, 2},
+		"callers that are gone":         {cancelled, 1, 1},
+		"calls that ask nothing at all": {cancelled, 2, 0},
+	} {
+		b := New(&flakyStore{fails: tt.fails})
+		for range 10 * tripRequests {
+			_ = call(tt.ctx, b, tt.requests)
+		}
+		if b.IsOpen() {
+			t.Errorf("%s open the breaker", name)
+		}
+	}
+}
+
+type panickingStore struct{ store.Store }
+
+func (panickingStore) Decide(context.Context, []store.Request, []store.Result) { panic("a defect") }
+
+func TestPanicIsPassedOn(t *testing.T) {
+	b := New(panickingStore{})
+	for range 2 * tripConsecutive {
+		func() {
+			defer func() {
+				if recover() == nil {
+					t.Error("no panic")
+				}
+			}()
+			_ = call(t.Context(), b, 1)
+		}()
+	}
+}

@@ -1,0 +1,251 @@
+// Package denycache remembers what a remote store has denied, and denies it
+// again without asking. A limit that has denied until an instant denies until
+// then whatever else happens, as consumption can only move that instant
+// further away: so the answer is exact, and whoever hammers a limit that it is
+// over costs the store next to nothing.
+package denycache
+
+import (
+	"context"
+	"hash/maphash"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/ratelimitd/ratelimitd/internal/store"
+	"github.com/ratelimitd/ratelimitd/internal/strategy"
+)
+
+const (
+	// DefaultTTL is how long a Reset by another process may go unnoticed.
+	DefaultTTL = time.Second
+	// DefaultMaxKeys keeps the cache under 100 MB if each identifier has 16
+	// limits, and at a tenth of that if each has one.
+	DefaultMaxKeys = 50_000
+
+	shards = 64
+	// evictSample is how many denials a full shard looks at for one that is
+	// over, before it drops any.
+	evictSample = 8
+)
+
+// Options say how to make a Cache. The zero Options are the defaults.
+type Options struct {
+	// TTL is how long a denial is believed before one caller is sent to ask
+	// again. 0 is DefaultTTL.
+	TTL time.Duration
+	// MaxKeys bounds the identifiers remembered. 0 is DefaultMaxKeys.
+	MaxKeys int
+	// Now is a clock that never steps back. nil is the process's own.
+	Now func() time.Duration
+}
+
+// A Cache is a store.Store in front of another. It remembers the last denial
+// of each identifier, and answers a request that is the same but for being a
+// dry run. When the denial is older than the TTL, one request is passed on to
+// ask again while others are still answered; should the store fail to answer
+// it, the denial stands.
+//
+// What a cached answer says of limits that did not deny is as of when the store
+// was last asked.
+type Cache struct {
+	store.Store
+	ttl    time.Duration
+	share  int // of MaxKeys, for each shard
+	now    func() time.Duration
+	seed   maphash.Seed
+	shards [shards]shard
+}
+
+// New returns an empty cache in front of s, which it owns.
+func New(s store.Store, o Options) *Cache {
+	if o.TTL == 0 {
+		o.TTL = DefaultTTL
+	}
+	if o.MaxKeys == 0 {
+		o.MaxKeys = DefaultMaxKeys
+	}
+	if o.Now == nil {
+		start := time.Now()
+		o.Now = func() time.Duration { return time.Since(start) }
+	}
+	return &Cache{Store: s, ttl: o.TTL, share: max(1, o.MaxKeys/shards), now: o.Now, seed: maphash.MakeSeed()}
+}
+
+// An identity is who is denied.
+type identity struct{ namespace, identifier string }
+
+// A denial is a request that was denied.
+type denial struct {
+	limits   []strategy.Limit
+	cost     uint64
+	decision strategy.Decision
+	asked    time.Duration // when the store was asked: the denial is no older than that
+	until    time.Duration // when a limit that denied may allow
+	askAgain time.Duration // when a caller is sent to ask again
+}
+
+// A shard is one stripe of the cache.
+type shard struct {
+	mu      sync.Mutex // protects the following
+	denials map[identity]*denial
+	resets  uint64 // how often one has begun or ended: what was asked before is not remembered after
+	hits    uint64
+}
+
+// Decide answers from memory what it can, and has the store decide the rest.
+func (c *Cache) Decide(ctx context.Context, requests []store.Request, results []store.Result) {
+	now := c.now()
+	open := make([]int, 0, len(requests)) // the indices that memory does not answer
+	resets := make([]uint64, 0, len(requests))
+	for i := range requests {
+		known, seen := c.answer(&requests[i], &results[i], now)
+		if !known {
+			open, resets = append(open, i), append(resets, seen)
+		}
+	}
+	switch len(open) {
+	case 0:
+		return
+	case len(requests):
+		c.Store.Decide(ctx, requests, results)
+	default:
+		rest, restResults := make([]store.Request, len(open)), make([]store.Result, len(open))
+		for j, i := range open {
+			rest[j], restResults[j] = requests[i], results[i]
+		}
+		c.Store.Decide(ctx, rest, restResults)
+		for j, i := range open {
+			results[i] = restResults[j]
+		}
+	}
+	for j, i := range open {
+		c.learn(&requests[i], &results[i], now, resets[j])
+	}
+}
+
+// answer sets res to a denial that is known to stand, and reports whether
+// there is one; and how many resets the shard has seen.
+func (c *Cache) answer(r *store.Request, res *store.Result, now time.Duration) (known bool, resets uint64) {
+	sh := c.shard(r)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	d := sh.denials[identity{r.Namespace, r.Identifier}]
+	if !d.answers(r, now) {
+		return false, sh.resets
+	}
+	if now >= d.askAgain {
+		d.askAgain = now + c.ttl // this caller asks; until it is back, others need not
+		return false, sh.resets
+	}
+	sh.hits++
+	d.repeat(res, now)
+	return true, 0
+}
+
+// learn takes notice of what the store, asked at an instant, says of r.
+func (c *Cache) learn(r *store.Request, res *store.Result, asked time.Duration, resets uint64) {
+	sh := c.shard(r)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	id := identity{r.Namespace, r.Identifier}
+	switch {
+	case res.Err != nil:
+		if d, now := sh.denials[id], c.now(); d.answers(r, now) {
+			sh.hits++
+			d.repeat(res, now)
+		}
+	case res.Allowed:
+		if d := sh.denials[id]; d != nil && r.Cost > 0 && d.sameAs(r) {
+			delete(sh.denials, id)
+		}
+	case resets == sh.resets:
+		if sh.denials == nil {
+			sh.denials = map[identity]*denial{}
+		}
+		if sh.denials[id] == nil && len(sh.denials) >= c.share {
+			sh.evict(c.now())
+		}
+		sh.denials[id] = newDenial(r, res, asked, c.ttl)
+	}
+}
+
+func newDenial(r *store.Request, res *store.Result, asked, ttl time.Duration) *denial {
+	d := &denial{limits: slices.Clone(r.Limits), cost: r.Cost, decision: res.Decision, asked: asked, until: forever, askAgain: asked + ttl}
+	d.decision.Statuses = slices.Clone(res.Statuses)
+	for _, st := range res.Statuses {
+		if !st.Allowed && st.RetryAfter != strategy.Never {
+			// The store's clock may have been a part of a microsecond further.
+			d.until = min(d.until, asked+min(st.RetryAfter, forever-asked)-time.Microsecond)
+		}
+	}
+	return d
+}
+
+// forever is later than any instant of the clock.
+const forever = time.Duration(1<<63 - 1)
+
+// evict drops one denial: one that is over, if a few tries find it.
+func (sh *shard) evict(now time.Duration) {
+	tries := 0
+	for id, d := range sh.denials { // in an order that differs each time
+		if tries++; now >= d.until || tries == evictSample {
+			delete(sh.denials, id)
+			return
+		}
+	}
+	for id := range sh.denials {
+		delete(sh.denials, id)
+		return
+	}
+}
+
+// answers reports whether d, which may be nil, is the answer to r at now.
+func (d *denial) answers(r *store.Request, now time.Duration) bool {
+	return d != nil && now < d.until && d.sameAs(r)
+}
+
+// sameAs reports whether d is of the limits and the cost of r.
+func (d *denial) sameAs(r *store.Request) bool {
+	return d.cost == r.Cost && slices.Equal(d.limits, r.Limits)
+}
+
+// repeat sets res to the denial as it is at now.
+func (d *denial) repeat(res *store.Result, now time.Duration) {
+	age := (now - d.asked).Truncate(time.Microsecond)
+	res.Err = nil
+	res.Decision = strategy.Decision{RetryAfter: older(d.decision.RetryAfter, age), Statuses: append(res.Statuses[:0], d.decision.Statuses...)}
+	for i := range res.Statuses {
+		st := &res.Statuses[i]
+		st.ResetAfter = max(0, st.ResetAfter-age)
+		st.RetryAfter = older(st.RetryAfter, age)
+	}
+}
+
+// older returns what is left of retryAfter after age.
+func older(retryAfter, age time.Duration) time.Duration {
+	if retryAfter == strategy.Never {
+		return strategy.Never
+	}
+	return max(0, retryAfter-age)
+}
+
+// Reset forgets the denial of r's identifier, before and after the store does
+// its part: what is asked in between is not remembered.
+func (c *Cache) Reset(ctx context.Context, r *store.Request) error {
+	c.forget(r)
+	defer c.forget(r)
+	return c.Store.Reset(ctx, r)
+}
+
+func (c *Cache) forget(r *store.Request) {
+	sh := c.shard(r)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	sh.resets++
+	delete(sh.denials, identity{r.Namespace, r.Identifier})
+}
+
+func (c *Cache) shard(r *store.Request) *shard {
+	return &c.shards[maphash.Comparable(c.seed, identity{r.Namespace, r.Identifier})%shards]
+}

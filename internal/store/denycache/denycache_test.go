@@ -1,0 +1,349 @@
+package denycache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"go.uber.org/goleak"
+
+	"github.com/ratelimitd/ratelimitd/internal/store"
+	"github.com/ratelimitd/ratelimitd/internal/store/memory"
+	"github.com/ratelimitd/ratelimitd/internal/store/redis"
+	"github.com/ratelimitd/ratelimitd/internal/store/redis/redistest"
+	"github.com/ratelimitd/ratelimitd/internal/store/storetest"
+	"github.com/ratelimitd/ratelimitd/internal/strategy"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// A countingStore counts what it is asked, and fails when it is told to.
+type countingStore struct {
+	store.Store
+	asked atomic.Int64
+	fails atomic.Bool
+}
+
+func (s *countingStore) Decide(ctx context.Context, requests []store.Request, results []store.Result) {
+	s.asked.Add(int64(len(requests)))
+	if s.fails.Load() {
+		for i := range results {
+			results[i].Err = errors.New("it fails")
+		}
+		return
+	}
+	s.Store.Decide(ctx, requests, results)
+}
+
+// newCache returns a cache in front of a memory store, both of one clock that
+// is set by hand.
+func newCache(t *testing.T, o Options) (c *Cache, counting *countingStore, set func(time.Duration)) {
+	t.Helper()
+	var now atomic.Int64
+	s, err := memory.New(memory.Options{Now: func() strategy.Instant { return strategy.Instant(now.Load() / 1000) }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.Now = func() time.Duration { return time.Duration(now.Load()) }
+	counting = &countingStore{Store: s}
+	c = New(counting, o)
+	t.Cleanup(func() { _ = c.Close() })
+	return c, counting, func(to time.Duration) { now.Store(int64(to)) }
+}
+
+// TestVerdictsAreExact compares a cache's verdicts with those of its store
+// alone, on random requests that share limits, and resets.
+func TestVerdictsAreExact(t *testing.T) {
+	c, counting, set := newCache(t, Options{TTL: time.Second})
+	alone, _, setAlone := newCache(t, Options{})
+	limits := []strategy.Limit{
+		storetest.Limit(t, strategy.Spec{Rate: "20/10s"}),
+		storetest.Limit(t, strategy.Spec{Rate: "5/s", Strategy: strategy.SlidingWindowCounter}),
+		storetest.Limit(t, strategy.Spec{Rate: "7/s", Strategy: strategy.SlidingWindowLog}),
+		storetest.Limit(t, strategy.Spec{Rate: "3/s", Strategy: strategy.TokenBucket, Burst: 10}),
+		storetest.Limit(t, strategy.Spec{Rate: "4/s", Strategy: strategy.GCRA, Burst: 3}),
+	}
+	random := rand.New(rand.NewPCG(1, 2))
+	now, asked := time.Duration(0), 0
+	for step := range 50_000 {
+		now += time.Duration(random.IntN(100)) * time.Millisecond / 4
+		set(now)
+		setAlone(now)
+		r := store.Request{Namespace: "test", Identifier: fmt.Sprint(random.IntN(3)), Limits: limits[2*random.IntN(3):], Cost: uint64(1 + random.IntN(10)/9), DryRun: random.IntN(10) == 0}
+		if random.IntN(200) == 0 {
+			if err := errors.Join(c.Reset(t.Context(), &r), alone.Store.Reset(t.Context(), &r)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		asked++
+		got, want := make([]store.Result, 1), make([]store.Result, 1)
+		c.Decide(t.Context(), []store.Request{r}, got)
+		alone.Store.Decide(t.Context(), []store.Request{r}, want)
+		if got[0].Err != nil || got[0].Allowed != want[0].Allowed {
+			t.Fatalf("step %d at %v, %+v:\n got %+v\nwant %+v", step, now, r, got[0], want[0])
+		}
+	}
+	if hits := asked - int(counting.asked.Load()); hits < 5000 {
+		t.Errorf("only %d of %d requests were answered from memory", hits, asked)
+	}
+}
+
+func ask(t *testing.T, s store.Store, identifier string, cost uint64, limits ...strategy.Limit) strategy.Decision {
+	t.Helper()
+	results := make([]store.Result, 1)
+	s.Decide(t.Context(), []store.Request{{Namespace: "test", Identifier: identifier, Limits: limits, Cost: cost}}, results)
+	if results[0].Err != nil {
+		t.Fatal(results[0].Err)
+	}
+	return results[0].Decision
+}
+
+func TestDenialIsRepeated(t *testing.T) {
+	c, counting, set := newCache(t, Options{TTL: time.Minute})
+	second, minute := storetest.Limit(t, strategy.Spec{Rate: "1/10s"}), storetest.Limit(t, strategy.Spec{Rate: "5/min"})
+	ask(t, c, "alice", 1, second, minute)
+	set(4 * time.Second)
+	ask(t, c, "alice", 1, second, minute)
+	counting.asked.Store(0)
+
+	set(7*time.Second + 500*time.Nanosecond)
+	d := ask(t, c, "alice", 1, second, minute)
+	want := []strategy.Status{
+		{Limit: 1, ResetAfter: 3 * time.Second, RetryAfter: 3 * time.Second},
+		{Limit: 5, Remaining: 4, ResetAfter: 53 * time.Second, Allowed: true},
+	}
+	if counting.asked.Load() != 0 || d.Allowed || d.RetryAfter != 3*time.Second || d.Statuses[0] != want[0] || d.Statuses[1] != want[1] {
+		t.Errorf("%+v after %d questions, want denied for 3 s with statuses %+v after none", d, counting.asked.Load(), want)
+	}
+
+	for name, other := range map[string]func() strategy.Decision{
+		"another cost":       func() strategy.Decision { return ask(t, c, "alice", 2, second, minute) },
+		"cost 0":             func() strategy.Decision { return ask(t, c, "alice", 0, second, minute) },
+		"other limits":       func() strategy.Decision { return ask(t, c, "alice", 1, minute) },
+		"another identifier": func() strategy.Decision { return ask(t, c, "bob", 1, second, minute) },
+	} {
+		counting.asked.Store(0)
+		if other(); counting.asked.Load() != 1 {
+			t.Errorf("%s: the store was asked %d times, want once", name, counting.asked.Load())
+		}
+	}
+
+	ask(t, c, "alice", 1, second, minute) // the last denial was of another request
+	set(10*time.Second - time.Microsecond)
+	if d := ask(t, c, "alice", 1, second, minute); d.Allowed {
+		t.Error("allowed a microsecond before the window ends")
+	}
+	set(10 * time.Second)
+	if d := ask(t, c, "alice", 1, second, minute); !d.Allowed {
+		t.Error("denied in the next window")
+	}
+}
+
+func TestStoreIsAskedOnceATTL(t *testing.T) {
+	c, counting, set := newCache(t, Options{TTL: time.Second})
+	l := storetest.Limit(t, strategy.Spec{Rate: "1/h"})
+	ask(t, c, "alice", 1, l)
+	counting.asked.Store(0)
+	for i := range 10_000 {
+		set(time.Duration(i) * time.Millisecond)
+		if d := ask(t, c, "alice", 1, l); d.Allowed {
+			t.Fatal("allowed")
+		}
+	}
+	if n := counting.asked.Load(); n != 10 {
+		t.Errorf("in 10 s the store was asked %d times, want 10", n)
+	}
+}
+
+// TestFloodAtRedis counts the commands that a real server gets while many
+// callers hammer one limit.
+func TestFloodAtRedis(t *testing.T) {
+	server := redistest.Start(t)
+	s, err := redis.New(redis.Options{URLs: []string{server.URL}, Timeout: 10 * time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := New(s, Options{TTL: time.Hour})
+	defer c.Close()
+	l := storetest.Limit(t, strategy.Spec{Rate: "3/366d"})
+	for range 4 {
+		ask(t, c, "alice", 1, l)
+	}
+	if err := server.Client(t).ConfigResetStat(t.Context()).Err(); err != nil {
+		t.Fatal(err)
+	}
+	var callers sync.WaitGroup
+	for range 8 {
+		callers.Go(func() {
+			for range 1000 {
+				if d := ask(t, c, "alice", 1, l); d.Allowed {
+					t.Error("allowed")
+				}
+			}
+		})
+	}
+	callers.Wait()
+	info, err := server.Client(t).Info(t.Context(), "commandstats").Result()
+	if err != nil || strings.Contains(info, "evalsha") {
+		t.Errorf("8000 requests over the limit cost Redis decisions: %v\n%s", err, info)
+	}
+}
+
+// TestDenialOutlivesTheStore has the store fail when it is asked again.
+func TestDenialOutlivesTheStore(t *testing.T) {
+	c, counting, set := newCache(t, Options{})
+	l := storetest.Limit(t, strategy.Spec{Rate: "1/min"})
+	ask(t, c, "alice", 1, l)
+	ask(t, c, "alice", 1, l)
+	counting.fails.Store(true)
+	for at := time.Duration(0); at < time.Minute; at += 100 * time.Millisecond {
+		set(at)
+		if d := ask(t, c, "alice", 1, l); d.Allowed || d.RetryAfter != time.Minute-at {
+			t.Fatalf("at %v: %+v, want denied for %v", at, d, time.Minute-at)
+		}
+	}
+	set(time.Minute)
+	results := make([]store.Result, 1)
+	c.Decide(t.Context(), []store.Request{{Namespace: "test", Identifier: "alice", Limits: []strategy.Limit{l}, Cost: 1}}, results)
+	if results[0].Err == nil {
+		t.Errorf("after the window: %+v, want the store's error", results[0])
+	}
+}
+
+func TestNeverIsRepeated(t *testing.T) {
+	c, counting, set := newCache(t, Options{TTL: time.Second})
+	l := storetest.Limit(t, strategy.Spec{Rate: "5/s"})
+	for i := range 10 {
+		set(time.Duration(i) * 99 * time.Millisecond)
+		if d := ask(t, c, "alice", 6, l); d.Allowed || d.RetryAfter != strategy.Never || d.Statuses[0].RetryAfter != strategy.Never {
+			t.Fatalf("%+v, want denied forever", d)
+		}
+	}
+	if n := counting.asked.Load(); n != 1 {
+		t.Errorf("the store was asked %d times, want once", n)
+	}
+}
+
+func TestResetForgets(t *testing.T) {
+	c, _, _ := newCache(t, Options{})
+	l := storetest.Limit(t, strategy.Spec{Rate: "1/h"})
+	for range 3 {
+		ask(t, c, "alice", 1, l)
+	}
+	if err := c.Reset(t.Context(), &store.Request{Namespace: "test", Identifier: "alice", Limits: []strategy.Limit{l}}); err != nil {
+		t.Fatal(err)
+	}
+	if d := ask(t, c, "alice", 1, l); !d.Allowed {
+		t.Errorf("after a reset: %+v, want allowed", d)
+	}
+}
+
+// A slowStore answers when it is let.
+type slowStore struct {
+	store.Store
+	deciding, answer chan struct{}
+}
+
+func (s slowStore) Decide(ctx context.Context, requests []store.Request, results []store.Result) {
+	s.Store.Decide(ctx, requests, results)
+	s.deciding <- struct{}{}
+	<-s.answer
+}
+
+// TestResetWhileAsking resets between the store's denial and its arrival: that
+// denial is not remembered.
+func TestResetWhileAsking(t *testing.T) {
+	m, err := memory.New(memory.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	slow := slowStore{m, make(chan struct{}), make(chan struct{})}
+	c := New(slow, Options{TTL: time.Hour})
+	defer c.Close()
+	r := store.Request{Namespace: "test", Identifier: "alice", Limits: []strategy.Limit{storetest.Limit(t, strategy.Spec{Rate: "1/366d"})}, Cost: 1}
+	for _, reset := range []bool{false, true, false} {
+		result := make(chan bool)
+		go func() {
+			results := make([]store.Result, 1)
+			c.Decide(t.Context(), []store.Request{r}, results)
+			result <- results[0].Allowed
+		}()
+		<-slow.deciding
+		if reset {
+			if err := c.Reset(t.Context(), &r); err != nil {
+				t.Error(err)
+			}
+		}
+		slow.answer <- struct{}{}
+		if allowed := <-result; allowed == reset {
+			t.Errorf("before the reset, or after it: allowed is %t", allowed)
+		}
+	}
+}
+
+func TestBatch(t *testing.T) {
+	c, counting, _ := newCache(t, Options{})
+	l := storetest.Limit(t, strategy.Spec{Rate: "1/h"})
+	for _, name := range []string{"a", "c", "e"} {
+		ask(t, c, name, 1, l)
+		ask(t, c, name, 1, l)
+	}
+	counting.asked.Store(0)
+	requests := make([]store.Request, 6)
+	for i := range requests {
+		requests[i] = store.Request{Namespace: "test", Identifier: string(rune('a' + i)), Limits: []strategy.Limit{l}, Cost: 1}
+	}
+	results := make([]store.Result, len(requests))
+	c.Decide(t.Context(), requests, results)
+	for i, res := range results {
+		if allowed := i%2 == 1; res.Err != nil || res.Allowed != allowed {
+			t.Errorf("request %d: %+v, want allowed %t", i, res, allowed)
+		}
+	}
+	if n := counting.asked.Load(); n != 3 {
+		t.Errorf("the store was asked %d times, want 3", n)
+	}
+}
+
+func TestBound(t *testing.T) {
+	c, _, set := newCache(t, Options{MaxKeys: 640})
+	l := storetest.Limit(t, strategy.Spec{Rate: "1/h"})
+	for i := range 5000 {
+		set(time.Duration(i) * time.Millisecond)
+		ask(t, c, fmt.Sprint(i), 1, l)
+		ask(t, c, fmt.Sprint(i), 1, l)
+	}
+	keys := 0
+	for i := range c.shards {
+		keys += len(c.shards[i].denials)
+	}
+	if keys > 640 || keys < 600 {
+		t.Errorf("%d denials are remembered, want nearly 640", keys)
+	}
+}
+
+func TestMetrics(t *testing.T) {
+	c, _, _ := newCache(t, Options{})
+	l := storetest.Limit(t, strategy.Spec{Rate: "1/h"})
+	for range 5 {
+		ask(t, c, "alice", 1, l)
+	}
+	want := `
+# HELP ratelimitd_deny_cache_hits_total Denials that were repeated without asking the store.
+# TYPE ratelimitd_deny_cache_hits_total counter
+ratelimitd_deny_cache_hits_total 3
+# HELP ratelimitd_deny_cache_keys Identifiers whose denial is remembered; those whose denial is over are counted until others need the room.
+# TYPE ratelimitd_deny_cache_keys gauge
+ratelimitd_deny_cache_keys 1
+`
+	if err := testutil.CollectAndCompare(c.Collector(), strings.NewReader(want)); err != nil {
+		t.Error(err)
+	}
+}
