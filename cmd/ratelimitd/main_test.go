@@ -173,7 +173,7 @@ func TestErrors(t *testing.T) {
 		{nil, []string{"serve", "--memory-shards=3"}, "3 shards: want a power of two"},
 		{nil, []string{"serve", "--memory-max-keys=0"}, "--memory-max-keys 0: must be above 0, such as 1000000"},
 		{nil, []string{"serve", "--memory-max-keys=many"}, "--memory-max-keys"},
-		{nil, []string{"serve", "--max-log-count=-1"}, "--max-log-count -1: must be above 0"},
+		{nil, []string{"serve", "--max-log-count=-1"}, "--max-log-count -1: must be 1 to 1000000, such as 10000"},
 		{nil, []string{"serve", "--store-timeout=0"}, "--store-timeout"},
 		{nil, []string{"serve", "--store-timeout=-1s"}, "--store-timeout -1s: must be above 0, such as 50ms"},
 		{nil, []string{"serve", "--deny-cache-ttl=-1s"}, "--deny-cache-ttl -1s: must be 0 or above, such as 1s"},

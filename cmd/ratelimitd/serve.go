@@ -26,7 +26,7 @@ type serveCmd struct {
 	StoreTimeout time.Duration `default:"50ms" help:"The longest that a decision waits for the store before the failure policy answers."`
 	OnError      string        `enum:"allow,deny,error,local" default:"allow" help:"What to answer when the store has failed: allow (fail open), deny (fail closed), error (UNAVAILABLE), or local (count in this process until the store is back)."`
 	DenyCacheTTL time.Duration `name:"deny-cache-ttl" default:"1s" help:"With a store outside this process: how long a denial may be repeated without asking the store again, and so how long a Reset by another daemon may go unnoticed. 0s turns that off."`
-	RedisURL     []string      `name:"redis-url" sep:"," default:"redis://127.0.0.1:6379" help:"With --store=redis: the server, as redis://[user:password@]host:port[/database], or rediss:// for TLS. Repeat it, or separate several by commas, for the nodes of a cluster."`
+	RedisURL     []string      `name:"redis-url" sep:" " default:"redis://127.0.0.1:6379" help:"With --store=redis: the server, as redis://[user:password@]host:port[/database], or rediss:// for TLS. Repeat it, or separate several by spaces, for the nodes of a cluster."`
 
 	MemoryShards  int   `default:"0" help:"With --store=memory: how many stripes, each with a lock of its own: a power of two. 0 means 256, or fewer if they would hold fewer than 16 counters each."`
 	MemoryMaxKeys int   `default:"1000000" help:"With --store=memory: how many counters to hold, at about 90 bytes each, before those that matter least are dropped."`
@@ -36,6 +36,9 @@ type serveCmd struct {
 	LogLevel     string        `enum:"debug,info,warn,error" default:"info" help:"Log what is of this level or above: debug, info, warn or error."`
 	LogFormat    string        `enum:"text,json" default:"text" help:"Log lines for people (text) or for machines (json)."`
 }
+
+// maxMaxLogCount keeps the log of one counter to 16 MB.
+const maxMaxLogCount = 1_000_000
 
 // Help is shown by "ratelimitd serve --help".
 func (serveCmd) Help() string {
@@ -97,8 +100,8 @@ func (c *serveCmd) validate() error {
 		return fmt.Errorf("--deny-cache-ttl %v: must be 0 or above, such as 1s", c.DenyCacheTTL)
 	case c.DrainTimeout <= 0:
 		return fmt.Errorf("--drain-timeout %v: must be above 0, such as 10s", c.DrainTimeout)
-	case c.MaxLogCount <= 0:
-		return fmt.Errorf("--max-log-count %d: must be above 0, such as 10000", c.MaxLogCount)
+	case c.MaxLogCount <= 0 || c.MaxLogCount > maxMaxLogCount:
+		return fmt.Errorf("--max-log-count %d: must be 1 to %d, such as 10000", c.MaxLogCount, maxMaxLogCount)
 	case c.MemoryMaxKeys <= 0:
 		return fmt.Errorf("--memory-max-keys %d: must be above 0, such as 1000000", c.MemoryMaxKeys)
 	}
@@ -138,7 +141,7 @@ func (c *serveCmd) openStore(registry *prometheus.Registry) (store.Store, error)
 }
 
 func (c *serveCmd) openMemory(registry *prometheus.Registry) (store.Store, error) {
-	s, err := memory.New(memory.Options{Shards: c.MemoryShards, MaxKeys: c.MemoryMaxKeys})
+	s, err := memory.New(memory.Options{Shards: c.MemoryShards, MaxKeys: c.MemoryMaxKeys, MaxLogCount: c.MaxLogCount})
 	if err != nil {
 		return nil, err
 	}

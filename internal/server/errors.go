@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
@@ -19,6 +20,14 @@ func (v *violations) add(field, description string) {
 	*v = append(*v, &errdetails.BadRequest_FieldViolation{Field: field, Description: description})
 }
 
+// Clients take a status from the trailers of a reply, and refuse trailers that
+// are longer than they allow: often 8 KiB in all, with the details twice, as
+// text and as bytes in base64. So no more violations are shown than fit.
+const (
+	maxShown        = 3    // in the message
+	maxDetailsBytes = 3000 // in the details
+)
+
 // err returns the INVALID_ARGUMENT status for v, or nil if nothing is wrong.
 func (v violations) err() error {
 	if len(v) == 0 {
@@ -26,11 +35,21 @@ func (v violations) err() error {
 	}
 	var message strings.Builder
 	message.WriteString("invalid request: ")
+	bytes := 0
 	for i, f := range v {
-		if i > 0 {
-			message.WriteString("; ")
+		switch {
+		case i == maxShown:
+			fmt.Fprintf(&message, "; and %d more", len(v)-i)
+		case i < maxShown:
+			if i > 0 {
+				message.WriteString("; ")
+			}
+			message.WriteString(f.GetField() + ": " + f.GetDescription())
 		}
-		message.WriteString(f.Field + ": " + f.Description)
+		if bytes += len(f.GetField()) + len(f.GetDescription()); bytes > maxDetailsBytes && i > 0 {
+			v = v[:i]
+			break
+		}
 	}
 	st, err := status.New(codes.InvalidArgument, message.String()).WithDetails(&errdetails.BadRequest{FieldViolations: v})
 	if err != nil { // the details can not be marshalled: say it without them

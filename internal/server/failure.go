@@ -3,7 +3,6 @@ package server
 import (
 	"context"
 	"log/slog"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -66,39 +65,32 @@ const (
 // A failure remembers how the store is failing, so that the log says so once
 // and not for each request.
 type failure struct {
-	failing atomic.Bool
-
-	mu       sync.Mutex // protects the following
-	last     time.Time  // when it last failed
-	logged   time.Time  // when the log last said so
-	unlogged int        // failures since then
+	failing  atomic.Bool
+	last     atomic.Int64 // when it last failed, in nanoseconds since the Unix epoch
+	logged   atomic.Int64 // when the log last said so, likewise
+	unlogged atomic.Int64 // failures since then
 }
 
 // failed notes that the store failed to make so many decisions.
 func (f *failure) failed(log *slog.Logger, policy OnError, err error, decisions int) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.last = time.Now()
-	f.unlogged += decisions
-	if f.failing.Load() && f.last.Sub(f.logged) < logEvery {
+	now := time.Now().UnixNano()
+	f.last.Store(now)
+	f.unlogged.Add(int64(decisions))
+	logged := f.logged.Load()
+	if f.failing.Load() && now-logged < int64(logEvery) || !f.logged.CompareAndSwap(logged, now) {
 		return
 	}
-	log.Error("the store fails: what it can not decide is answered by the failure policy; check that it runs and can be reached",
-		"error", err, "on_error", string(policy), "decisions", f.unlogged)
 	f.failing.Store(true)
-	f.logged, f.unlogged = f.last, 0
+	log.Error("the store fails: what it can not decide is answered by the failure policy; check that it runs and can be reached",
+		"error", err, "on_error", string(policy), "decisions", f.unlogged.Swap(0))
 }
 
 // recovered notes that the store made a decision.
 func (f *failure) recovered(log *slog.Logger) {
-	if !f.failing.Load() {
+	if !f.failing.Load() || time.Now().UnixNano()-f.last.Load() < int64(quiet) {
 		return
 	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.failing.Load() && time.Since(f.last) >= quiet {
-		f.failing.Store(false)
-		log.Info("the store is back", "decisions", f.unlogged)
-		f.unlogged = 0
+	if f.failing.CompareAndSwap(true, false) {
+		log.Info("the store is back", "decisions", f.unlogged.Swap(0))
 	}
 }

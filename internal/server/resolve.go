@@ -13,6 +13,7 @@ import (
 const (
 	maxNamespaceBytes  = 128
 	maxIdentifierBytes = 1024
+	maxPolicyBytes     = 128
 	maxBatch           = 1000
 )
 
@@ -32,6 +33,9 @@ func (s *Server) resolve(in subject, r *store.Request, arena []strategy.Limit) (
 	checkName(&wrong, "identifier", in.GetIdentifier(), maxIdentifierBytes, "user:42")
 
 	limits := in.GetLimits()
+	if n := len(in.GetPolicy()); n > maxPolicyBytes {
+		wrong.add("policy", fmt.Sprintf("%.32q... has %d bytes; give 1 to %d, such as \"default\"", in.GetPolicy(), n, maxPolicyBytes))
+	}
 	switch {
 	case len(limits) > 0 && in.GetPolicy() != "":
 		wrong.add("policy", fmt.Sprintf("both policy %.64q and %d limits are given; give one of the two", in.GetPolicy(), len(limits)))
@@ -50,6 +54,9 @@ func (s *Server) resolve(in subject, r *store.Request, arena []strategy.Limit) (
 			Burst:    l.GetBurst(),
 		}, s.maxLogCount)
 		for _, p := range problems {
+			if p.Field == "strategy" {
+				p.Problem = fmt.Sprintf("unknown strategy %d; use 1 (FIXED_WINDOW) to 6 (GCRA)", l.GetStrategy())
+			}
 			wrong.add(fmt.Sprintf("limits[%d].%s", i, p.Field), p.Problem)
 		}
 		if problems == nil {

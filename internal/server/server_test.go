@@ -229,8 +229,8 @@ func TestInvalidRequests(t *testing.T) {
 			{"limits[3].rate", `rate "": empty`},
 			{"limits[4].burst", "burst 7: fixed_window has none"},
 			{"limits[5].strategy", "unknown strategy 7"},
-			{"limits[6].strategy", "unknown strategy"},
-			{"limits[7].strategy", "unknown strategy"},
+			{"limits[6].strategy", "unknown strategy -1; use 1"},
+			{"limits[7].strategy", "unknown strategy 257"},
 			{"limits[8].burst", "burst 1000000001 is over 1000000000"},
 			{"limits[9].rate", `caps its count at 500; use sliding_window_counter, or a rate such as "500/1s"`},
 			{"limits[10].name", "has 129 bytes; a name has at most 128"},
@@ -258,11 +258,59 @@ func TestInvalidRequests(t *testing.T) {
 				if got[i].GetField() != want.name || !strings.Contains(got[i].GetDescription(), want.says) {
 					t.Errorf("violation %v, want of %s: %s", got[i], want.name, want.says)
 				}
-				if !strings.Contains(st.Message(), want.name+": "+got[i].GetDescription()) {
+				if i < maxShown && !strings.Contains(st.Message(), want.name+": "+got[i].GetDescription()) {
 					t.Errorf("the message %q leaves out %v", st.Message(), got[i])
 				}
 			}
 		})
+	}
+}
+
+// TestErrorsFitInTrailers has a client that takes no more than 8 KiB of them.
+func TestErrorsFitInTrailers(t *testing.T) {
+	d := start(t, Options{})
+	conn, err := grpc.NewClient(d.GRPCAddr(), grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithMaxHeaderListSize(8<<10))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	worst := ask(strings.Repeat("\x00", 2000), make([]*ratelimitv1.Limit, 16)...)
+	worst.Policy = strings.Repeat("\x01", 1<<20)
+	for i := range worst.GetLimits() {
+		worst.Limits[i] = &ratelimitv1.Limit{Rate: strings.Repeat("\x02", 64), Name: strings.Repeat("\x03", 200), Burst: 1 << 40, Strategy: 99}
+	}
+	_, err = ratelimitv1.NewRateLimitServiceClient(conn).ShouldAllow(t.Context(), worst)
+	if st := status.Convert(err); st.Code() != codes.InvalidArgument || len(st.Details()) != 1 || !strings.Contains(st.Message(), "; and 64 more") {
+		t.Errorf("%v, want INVALID_ARGUMENT", err)
+	}
+}
+
+// rawCodec sends bytes as they are.
+type rawCodec struct{}
+
+func (rawCodec) Marshal(v any) ([]byte, error)      { return v.([]byte), nil }
+func (rawCodec) Unmarshal(data []byte, v any) error { *v.(*[]byte) = data; return nil }
+func (rawCodec) Name() string                       { return "proto" }
+
+// TestUndecodable sends what is no message of the API. gRPC itself answers that,
+// and it harms nobody else.
+func TestUndecodable(t *testing.T) {
+	d := start(t, Options{})
+	for name, message := range map[string][]byte{
+		"not protobuf":      []byte("\xff\xff\xff"),
+		"cut off":           []byte("\x0a\x7fcheckout"),
+		"text not in UTF-8": []byte("\x0a\x04\x0a\x02\xc3\x28"),
+	} {
+		for _, method := range []string{ratelimitv1.RateLimitService_ShouldAllow_FullMethodName, ratelimitv1.RateLimitService_ShouldAllowBatch_FullMethodName, ratelimitv1.RateLimitService_Reset_FullMethodName} {
+			var reply []byte
+			err := d.conn.Invoke(t.Context(), method, message, &reply, grpc.ForceCodec(rawCodec{}))
+			if status.Code(err) != codes.Internal || !strings.Contains(err.Error(), "unmarshal") {
+				t.Errorf("%s to %s: %v, want INTERNAL", name, method, err)
+			}
+		}
+	}
+	if _, err := d.client.ShouldAllow(t.Context(), ask("alice", limit("1/min"))); err != nil {
+		t.Errorf("afterwards: %v", err)
 	}
 }
 

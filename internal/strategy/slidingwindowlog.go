@@ -41,6 +41,9 @@ type logEntry struct {
 	total uint64 // units consumed up to and with this entry
 }
 
+// minRing is the least room that a log has once it is used.
+const minRing = 4
+
 // View returns the State of the log under l at now, for a request of cost.
 func (g *Log) View(l *Limit, cost uint64, now Instant) State {
 	if g.length == 0 {
@@ -73,8 +76,11 @@ func (g *Log) Add(l *Limit, cost uint64, now Instant) {
 		g.entry(g.length - 1).total += cost
 		return
 	}
-	if g.length == len(g.ring) {
-		g.grow()
+	switch {
+	case g.length == len(g.ring):
+		g.resize(max(minRing, 2*len(g.ring)))
+	case g.length < len(g.ring)/4 && len(g.ring) > minRing:
+		g.resize(len(g.ring) / 2)
 	}
 	g.length++
 	*g.entry(g.length - 1) = logEntry{at: now, total: total + cost}
@@ -107,8 +113,9 @@ func (g *Log) totalBefore(i int) uint64 {
 	return g.entry(i - 1).total
 }
 
-func (g *Log) grow() {
-	ring := make([]logEntry, max(4, 2*len(g.ring)))
+// resize gives the log room for n entries, no fewer than it has.
+func (g *Log) resize(n int) {
+	ring := make([]logEntry, n)
 	for i := range g.length {
 		ring[i] = *g.entry(i)
 	}

@@ -8,91 +8,139 @@ import (
 )
 
 const (
-	// maxShare is the rank of an open counter that is used up.
-	maxShare = 1 << 16
-
-	// entriesPerKey is how many log entries take as much memory as a counter.
-	entriesPerKey = 4
-
 	// sweepPerInsert is how many counters are looked at for being expired
 	// when one is added: more than one, so that the dead are found faster
 	// than they are made.
 	sweepPerInsert = 2
 
 	// evictSample is how many counters an eviction chooses from: enough that
-	// the choice is good, few enough to take a fraction of a microsecond. A
-	// shard with no more than that chooses from all.
+	// the choice is good, few enough to take a fraction of a microsecond.
 	evictSample = 16
 )
 
-// size returns what the shard holds, in keys.
-func (sh *shard) size() int { return sh.held() + sh.entries/entriesPerKey }
-
-// makeRoom evicts until n more keys fit in the shard's share, or nothing is
+// makeRoom evicts until one more key fits in the shard's share, or nothing is
 // left but the pinned.
-func (sh *shard) makeRoom(n int, pinned []uint32, now strategy.Instant) {
-	sh.expireUnpinned(sweepPerInsert, pinned, now)
-	for sh.size()+n > sh.share && sh.evict(pinned, now) {
+func (sh *shard) makeRoom(pinned []uint32, now strategy.Instant) {
+	sh.expire(sweepPerInsert, pinned, now)
+	for sh.held() >= sh.share && sh.evict(pinned, now) {
 	}
 }
 
-// expire looks at up to n counters and drops those that have expired.
-func (sh *shard) expire(n int, now strategy.Instant) { sh.expireUnpinned(n, nil, now) }
-
-func (sh *shard) expireUnpinned(n int, pinned []uint32, now strategy.Instant) {
-	for range min(n, sh.held()) {
-		if sh.hand >= sh.held() {
+// expire looks at up to n counters and drops those that have expired and are
+// not pinned.
+func (sh *shard) expire(n int, pinned []uint32, now strategy.Instant) {
+	for range min(n, int(sh.used)) {
+		if sh.hand >= sh.used {
 			sh.hand = 0
 		}
-		if i := sh.order[sh.hand]; sh.at(i).expires <= now && !slices.Contains(pinned, i) {
-			sh.remove(i) // another takes its place
-		} else {
-			sh.hand++
+		if c := sh.at(sh.hand); c.position != notHeld && c.expires <= now && !slices.Contains(pinned, sh.hand) {
+			sh.remove(sh.hand)
 		}
-		if sh.held() == 0 {
-			return
-		}
+		sh.hand++
 	}
 }
 
-// evict drops one counter and reports whether it found one. From a sample it
-// takes one that has expired; or the open one that was used least; or, if the
-// sample has none, an open one from elsewhere in the shard; or, if there is
-// none at all, the shut one that opens soonest. So a caller who is denied can
-// not become allowed by having others' counters made, as long as there is any
-// counter whose loss gives less away.
+// evict drops one counter that is not pinned and reports whether it found one.
+// From a sample of the open it takes one that has expired, or else the one that
+// was used least. Only if none is open does it take a shut one: that which
+// opens first. So a caller who is denied can not become allowed by having
+// others' counters made, as long as the shard holds any that is not denied.
 func (sh *shard) evict(pinned []uint32, now strategy.Instant) bool {
-	victim := none
-	consider := func(n uint32) {
-		if !slices.Contains(pinned, n) && (victim == none || sh.precedes(n, victim)) {
+	first, anyShut := sh.firstShut(now)
+	if victim := sh.sampleOpen(pinned, now); victim != notHeld {
+		if sh.at(victim).expires > now {
+			sh.evictedOpen++
+		}
+		sh.remove(victim)
+		return true
+	}
+	if !anyShut {
+		return false
+	}
+	if slices.Contains(pinned, first) {
+		if first = sh.unpinnedShut(pinned); first == notHeld {
+			return false
+		}
+	}
+	sh.evictedShut++
+	sh.remove(first)
+	return true
+}
+
+// sampleOpen returns the open counter to evict, or notHeld if there is none.
+func (sh *shard) sampleOpen(pinned []uint32, now strategy.Instant) uint32 {
+	victim := notHeld
+	look := min(len(sh.open), evictSample)
+	few := len(sh.open) <= 4*strategy.MaxLimits // so few that all else could be pinned
+	if few {
+		look = len(sh.open)
+	}
+	for i := range look {
+		if !few {
+			i = rand.IntN(len(sh.open))
+		}
+		n := sh.open[i]
+		if slices.Contains(pinned, n) {
+			continue
+		}
+		c := sh.at(n)
+		if c.expires <= now {
+			return n
+		}
+		if victim == notHeld || c.rank < sh.at(victim).rank {
 			victim = n
 		}
 	}
-	held, sample := sh.held(), evictSample+len(pinned)
-	for i, start := 0, rand.IntN(held); i < min(sample, held); i++ {
-		n := sh.order[(start+i)%held]
-		c := sh.at(n)
-		if c.expires <= now && !slices.Contains(pinned, n) {
-			sh.remove(n)
-			return true
-		}
-		if !sh.isOpen(n) && strategy.Instant(c.rank) <= now { // time has opened it
-			c.rank = maxShare
-			sh.setOpen(n, true)
-		}
-		consider(n)
-	}
-	if sh.open > 0 && (victim == none || !sh.isOpen(victim)) {
-		for i, start := 0, rand.IntN(sh.open); i < min(sample, sh.open); i++ {
-			consider(sh.order[(start+i)%sh.open])
+	return victim
+}
+
+// unpinnedShut returns the number of a shut counter that is not pinned and
+// opens among the first, or notHeld if there is none.
+func (sh *shard) unpinnedShut(pinned []uint32) uint32 {
+	for _, slot := range sh.shut {
+		if !slices.Contains(pinned, slot.number) {
+			return slot.number
 		}
 	}
-	if victim == none {
+	return notHeld
+}
+
+// evictLog drops the counter of one log and reports whether it found one: from
+// a sample, one that has expired, or else the open one that was used least; or,
+// if a shut one will do, that which opens first.
+func (sh *shard) evictLog(shutToo bool, now strategy.Instant) bool {
+	if len(sh.logOwner) <= len(sh.freeLogs)+1 { // none but 0
 		return false
 	}
-	if sh.isOpen(victim) {
+	victim, start, seen := notHeld, rand.IntN(len(sh.logOwner)), 0
+	for i := range sh.logOwner {
+		n := sh.logOwner[(start+i)%len(sh.logOwner)]
+		if n == notHeld {
+			continue
+		}
+		if seen++; seen > evictSample {
+			break
+		}
+		c := sh.at(n)
+		if c.expires <= now {
+			victim = n
+			break
+		}
+		if !sh.isOpen(n) && c.rank <= int64(now) {
+			sh.rankOpen(n, maxShare)
+		}
+		if (shutToo || sh.isOpen(n)) && (victim == notHeld || sh.precedes(n, victim)) {
+			victim = n
+		}
+	}
+	if victim == notHeld {
+		return false
+	}
+	switch {
+	case sh.at(victim).expires <= now:
+	case sh.isOpen(victim):
 		sh.evictedOpen++
-	} else {
+	default:
 		sh.evictedShut++
 	}
 	sh.remove(victim)
@@ -106,5 +154,3 @@ func (sh *shard) precedes(n, m uint32) bool {
 	}
 	return sh.at(n).rank < sh.at(m).rank
 }
-
-func (sh *shard) isOpen(n uint32) bool { return int(sh.at(n).position) < sh.open }

@@ -12,7 +12,9 @@ import (
 	"context"
 	"fmt"
 	"math/bits"
+	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ratelimitd/ratelimitd/internal/store"
@@ -23,15 +25,18 @@ const (
 	// DefaultShards is far above the cores of any machine, so that two of
 	// them rarely want one lock.
 	DefaultShards = 256
-	// DefaultMaxKeys keeps the store at about 90 MB.
+	// DefaultMaxKeys keeps the store at about 90 MB, and logs at 64 MB more.
 	DefaultMaxKeys = 1_000_000
 
 	maxShards = 1 << 16
 	// minShardKeys leaves an eviction something to choose from, whatever the
 	// limits of the request that it makes room for.
 	minShardKeys = evictSample
-	// maxShardKeys bounds what a shard's index can number.
-	maxShardKeys = 1 << 31
+	// maxShardKeys leaves a bit of a counter's number (see ranking).
+	maxShardKeys = 1<<31 - 1
+
+	// entriesPerKey is how many log entries take as much memory as a counter.
+	entriesPerKey = 4
 
 	// Once in sweepInterval, each shard looks for expired counters among
 	// sweepCounters of its own: a few microseconds under its lock.
@@ -45,9 +50,16 @@ type Options struct {
 	// DefaultShards, or fewer if they would hold fewer than minShardKeys each.
 	Shards int
 	// MaxKeys bounds the counters held, each shard having an equal share of
-	// them. Beyond it, counters are evicted. Four entries of a
-	// SLIDING_WINDOW_LOG count as one key, being as large. 0 is DefaultMaxKeys.
+	// them. Beyond it, counters are evicted. 0 is DefaultMaxKeys.
+	//
+	// Logs of SLIDING_WINDOW_LOG counters may have four entries for each of
+	// MaxKeys, as large as another counter, wherever they are. Beyond that,
+	// counters with logs are evicted.
 	MaxKeys int
+	// MaxLogCount is the greatest count of a SLIDING_WINDOW_LOG that the store
+	// is asked about: there is always room for the logs of one request. 0 is
+	// strategy.DefaultMaxLogCount.
+	MaxLogCount int64
 	// Now is the clock. nil is the wall clock at the time the store is made,
 	// carried on by the monotonic clock: it is not disturbed when the wall
 	// clock is set.
@@ -60,6 +72,9 @@ type Store struct {
 	hash   hasher
 	shards []shard
 	shift  int // an identity's stripe is its hash's bits above shift
+
+	logEntries    atomic.Int64 // the room of all shards' logs
+	maxLogEntries int64
 
 	close  sync.Once
 	closed chan struct{}
@@ -106,6 +121,11 @@ func New(o Options) (*Store, error) {
 		shift:  64 - bits.TrailingZeros(uint(o.Shards)),
 		closed: make(chan struct{}),
 	}
+	if o.MaxLogCount == 0 {
+		o.MaxLogCount = strategy.DefaultMaxLogCount
+	}
+	oneRequest := int64(strategy.MaxLimits) << bits.Len64(uint64(o.MaxLogCount-1))
+	s.maxLogEntries = max(entriesPerKey*int64(o.MaxKeys), oneRequest)
 	for i := range s.shards {
 		s.shards[i].share = share
 	}
@@ -132,7 +152,28 @@ func (s *Store) decide(r *store.Request, res *store.Result, now strategy.Instant
 	sh := s.shard(identity)
 	sh.lock()
 	sh.decide(r, keys[:len(r.Limits)], &res.Decision, now)
-	sh.mu.Unlock()
+	sh.unlock(&s.logEntries)
+	if s.logEntries.Load() > s.maxLogEntries {
+		s.evictLogs(now)
+	}
+}
+
+// evictLogs evicts counters with logs, from one shard after the other, until
+// the logs are within their bound: first such as are not denied at present.
+func (s *Store) evictLogs(now strategy.Instant) {
+	start := rand.IntN(len(s.shards))
+	for _, shutToo := range []bool{false, true} {
+		for i := range s.shards {
+			sh := &s.shards[(start+i)%len(s.shards)]
+			sh.lock()
+			for s.logEntries.Load()+int64(sh.entries-sh.counted) > s.maxLogEntries && sh.evictLog(shutToo, now) {
+			}
+			sh.unlock(&s.logEntries)
+			if s.logEntries.Load() <= s.maxLogEntries {
+				return
+			}
+		}
+	}
 }
 
 // Reset forgets the counters of r.
@@ -140,7 +181,7 @@ func (s *Store) Reset(_ context.Context, r *store.Request) error {
 	identity := s.hash.identity(r.Namespace, r.Identifier)
 	sh := s.shard(identity)
 	sh.lock()
-	defer sh.mu.Unlock()
+	defer sh.unlock(&s.logEntries)
 	for i := range r.Limits {
 		if n, found := sh.find(s.hash.counter(identity, &r.Limits[i])); found {
 			sh.remove(n)
@@ -176,8 +217,8 @@ func (s *Store) sweep() {
 		for i := range s.shards {
 			sh := &s.shards[i]
 			sh.lock()
-			sh.expire(sweepCounters, now)
-			sh.mu.Unlock()
+			sh.expire(sweepCounters, nil, now)
+			sh.unlock(&s.logEntries)
 		}
 	}
 }

@@ -2,6 +2,7 @@ package memory
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"runtime"
 	"strings"
 	"sync"
@@ -148,15 +149,15 @@ func TestExpiredCountersAreDropped(t *testing.T) {
 	set(10_000) // 1 token of 10/100ms is back after 10 ms
 	sh := &s.shards[0]
 	for range 2 {
-		sh.expire(sweepCounters, s.now())
+		sh.expire(sweepCounters, nil, s.now())
 	}
 	if held(s) != 100 || sh.entries != 100*4 {
 		t.Errorf("the store holds %d counters and room for %d log entries, want the 100 live ones and 400", held(s), sh.entries)
 	}
 	set(strategy.Instant(time.Hour / time.Microsecond))
-	sh.expire(sweepCounters, s.now())
-	if held(s) != 0 || sh.entries != 0 || sh.open != 0 {
-		t.Errorf("after an hour the store holds %d counters, %d of them open, and room for %d log entries", held(s), sh.open, sh.entries)
+	sh.expire(sweepCounters, nil, s.now())
+	if held(s) != 0 || sh.entries != 0 {
+		t.Errorf("after an hour the store holds %d counters and room for %d log entries", held(s), sh.entries)
 	}
 }
 
@@ -296,60 +297,165 @@ func TestARequestKeepsItsOwnCounters(t *testing.T) {
 	}
 }
 
-func TestLogsCountAgainstTheBound(t *testing.T) {
-	s, set := newStore(t, Options{MaxKeys: 1000, Shards: 1})
-	l := limit(t, "10000/h", strategy.SlidingWindowLog)
+// TestShutCountersThatTimeHasOpenedGoFirst has many counters denied for long,
+// among them some that were for a short time.
+func TestShutCountersThatTimeHasOpenedGoFirst(t *testing.T) {
+	s, set := newStore(t, Options{MaxKeys: 4000, Shards: 1})
+	strict, bucket := limit(t, "1/d", strategy.FixedWindow), limit(t, "10/10s", strategy.TokenBucket)
+	for i := range 4000 {
+		if i%10 == 0 {
+			ask(s, fmt.Sprint("opened ", i), 10, bucket)
+		} else {
+			ask(s, fmt.Sprint("denied ", i), 1, strict)
+		}
+	}
+	set(2_000_000)
+	for i := range 400 {
+		ask(s, fmt.Sprint("new ", i), 1, strict)
+	}
+	for i := range 4000 {
+		if i%10 == 0 {
+			continue
+		}
+		if d := ask(s, fmt.Sprint("denied ", i), 0, strict); d.Statuses[0].Remaining != 0 {
+			t.Fatalf("identifier %d, which was denied, was evicted", i)
+		}
+	}
+	if sh := &s.shards[0]; sh.evictedOpen != 400 || sh.evictedShut != 0 {
+		t.Errorf("%d open and %d shut counters were evicted, want 400 and 0", sh.evictedOpen, sh.evictedShut)
+	}
+}
+
+func TestLogsAreBounded(t *testing.T) {
+	s, set := newStore(t, Options{MaxKeys: 1000, MaxLogCount: 200})
+	log, strict := limit(t, "200/h", strategy.SlidingWindowLog), limit(t, "1/h", strategy.FixedWindow)
+	for i := range 100 {
+		ask(s, fmt.Sprint("denied ", i), 1, strict)
+	}
 	for i := range 20_000 {
 		set(strategy.Instant(i))
-		ask(s, fmt.Sprint(i%10), 1, l) // ten logs, which would grow to 2,048 entries each
-		if size := s.shards[0].size(); size > 1000 {
-			t.Fatalf("after %d requests the store holds as much as %d keys, more than 1000", i+1, size)
+		ask(s, fmt.Sprint(i%100), 1, log) // a hundred logs, which would grow to 256 entries each
+		entries := 0
+		for j := range s.shards {
+			entries += s.shards[j].entries
 		}
+		if total := s.logEntries.Load(); total > s.maxLogEntries || total != int64(entries) {
+			t.Fatalf("after %d requests the logs have room for %d entries, counted as %d; want at most %d", i+1, entries, total, s.maxLogEntries)
+		}
+	}
+	for i := range 100 {
+		if d := ask(s, fmt.Sprint("denied ", i), 1, strict); d.Allowed {
+			t.Errorf("identifier %d, which was denied by a counter without a log, was evicted for logs", i)
+		}
+	}
+}
+
+// TestLargestRequestFits fills all logs that one request can have.
+func TestLargestRequestFits(t *testing.T) {
+	s, set := newStore(t, Options{MaxKeys: 16, MaxLogCount: 1000})
+	var limits []strategy.Limit
+	for i := range strategy.MaxLimits {
+		l := limit(t, "1000/h", strategy.SlidingWindowLog)
+		l.Name = fmt.Sprint(i)
+		limits = append(limits, l)
+	}
+	for i := range 1100 {
+		set(strategy.Instant(i))
+		if d := ask(s, "alice", 1, limits...); d.Allowed != (i < 1000) {
+			t.Fatalf("request %d: allowed %t", i, d.Allowed)
+		}
+	}
+}
+
+// TestAFullLogIsExact has one identifier fill the largest log, with the default
+// options, while others come and go.
+func TestAFullLogIsExact(t *testing.T) {
+	s, set := newStore(t, Options{})
+	log, other := limit(t, "10000/h", strategy.SlidingWindowLog), limit(t, "1/h", strategy.FixedWindow)
+	allowed := 0
+	for i := range 30_000 {
+		set(strategy.Instant(i))
+		if d := ask(s, "alice", 1, log); d.Allowed {
+			allowed++
+		}
+		ask(s, fmt.Sprint(i), 1, other)
+	}
+	if allowed != 10_000 {
+		t.Errorf("%d requests got through a limit of 10000", allowed)
 	}
 }
 
 // TestTableAgreesWithAMap compares the table with a map, through growth,
 // removal and the opening and shutting of counters.
 func TestTableAgreesWithAMap(t *testing.T) {
-	var tab table
-	want := map[key]bool{} // whether it is open
-	numbers := map[key]uint32{}
-	x := uint64(1)
-	random := func() uint64 { // xorshift: the same sequence every time
-		x ^= x << 13
-		x ^= x >> 7
-		x ^= x << 17
-		return x
+	type known struct {
+		number uint32
+		open   bool
+		rank   int64
 	}
+	var tab table
+	want := map[key]known{}
+	random := rand.New(rand.NewPCG(1, 2))
 	for step := range 100_000 {
 		// Few distinct low halves, so that probes collide and wrap around.
-		k := key{hi: random() % 16, lo: random() % 512}
+		k := key{hi: random.Uint64N(16), lo: random.Uint64N(512)}
 		n, found := tab.find(k)
-		if open, held := want[k]; found != held || (held && (n != numbers[k] || int(tab.at(n).position) < tab.open != open)) {
-			t.Fatalf("step %d: find(%v) = %d, %t; want %d, %t", step, k, n, found, numbers[k], held)
+		w, held := want[k]
+		if found != held || (held && (n != w.number || tab.isOpen(n) != w.open || tab.at(n).rank != w.rank)) {
+			t.Fatalf("step %d: find(%v) = %d, %t; want %+v, %t", step, k, n, found, w, held)
 		}
-		switch {
+		rank := random.Int64N(1000)
+		switch action := random.IntN(4); {
 		case !found && len(want) < 600:
-			numbers[k], want[k] = tab.insert(k), true
-		case found && random()%3 == 0:
-			tab.setOpen(n, !want[k])
-			want[k] = !want[k]
-		case found:
+			want[k] = known{number: tab.insert(k), open: true}
+		case found && action == 0:
 			tab.remove(n)
 			delete(want, k)
+		case found && action == 1:
+			tab.rankOpen(n, rank)
+			want[k] = known{n, true, rank}
+		case found:
+			tab.rankShut(n, strategy.Instant(rank))
+			want[k] = known{n, false, rank}
+		}
+		if step%1000 == 0 {
+			checkRanking(t, &tab, len(want))
+		}
+		if step%100 == 0 {
+			now := random.Int64N(100)
+			soonest := int64(1 << 62)
+			for k, w := range want {
+				switch {
+				case !w.open && w.rank <= now:
+					want[k] = known{w.number, true, maxShare}
+				case !w.open:
+					soonest = min(soonest, w.rank)
+				}
+			}
+			first, ok := tab.firstShut(strategy.Instant(now))
+			if ok != (soonest < 1<<62) || (ok && tab.at(first).rank != soonest) {
+				t.Fatalf("step %d: the first of the shut opens at %d, want %d", step, tab.at(first).rank, soonest)
+			}
 		}
 	}
-	open := 0
-	for k, isOpen := range want {
-		if isOpen {
-			open++
-		}
-		if n, found := tab.find(k); !found || tab.at(n).key != k || tab.order[tab.at(n).position] != n {
-			t.Errorf("find(%v) = %d, %t", k, n, found)
+}
+
+// checkRanking checks that each of so many counters is where its position
+// says, and that the shut are a heap.
+func checkRanking(t *testing.T, tab *table, held int) {
+	t.Helper()
+	if tab.held() != held {
+		t.Fatalf("the table holds %d counters, want %d", tab.held(), held)
+	}
+	for i, n := range tab.open {
+		if tab.at(n).position != uint32(i) {
+			t.Fatalf("open counter %d is at %d and says %d", n, i, tab.at(n).position)
 		}
 	}
-	if tab.held() != len(want) || tab.open != open {
-		t.Errorf("the table holds %d counters, %d of them open; want %d, %d", tab.held(), tab.open, len(want), open)
+	for i, slot := range tab.shut {
+		if tab.at(slot.number).position != uint32(i)|shutBit || slot.opens > tab.at(slot.number).rank || tab.shut[(i+1)/2-min(1, (i+1)/2)].opens > slot.opens {
+			t.Fatalf("slot %d of the shut, %+v, is out of place", i, slot)
+		}
 	}
 }
 
@@ -387,11 +493,11 @@ func TestCollector(t *testing.T) {
 	want := `
 # HELP ratelimitd_memory_evictions_total Live counters dropped to make room, by whether they were open (would have allowed more) or shut (denied).
 # TYPE ratelimitd_memory_evictions_total counter
-ratelimitd_memory_evictions_total{state="open"} 6
+ratelimitd_memory_evictions_total{state="open"} 5
 ratelimitd_memory_evictions_total{state="shut"} 0
 # HELP ratelimitd_memory_keys Counters held in memory; those that have expired are counted until they are swept.
 # TYPE ratelimitd_memory_keys gauge
-ratelimitd_memory_keys 15
+ratelimitd_memory_keys 16
 # HELP ratelimitd_memory_log_entries Room of all sliding window logs in memory, in entries of 16 bytes.
 # TYPE ratelimitd_memory_log_entries gauge
 ratelimitd_memory_log_entries 4

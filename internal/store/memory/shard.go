@@ -2,6 +2,7 @@ package memory
 
 import (
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ratelimitd/ratelimitd/internal/store"
@@ -13,8 +14,9 @@ type shard struct {
 	mu sync.Mutex // protects the following
 
 	table
-	share int // how many keys it may hold
-	hand  int // the place in order that expire looks at next
+	share   int    // how many counters it may hold
+	hand    uint32 // the number that expire looks at next
+	counted int    // of entries, those that are counted in the store's
 
 	// Of mu itself, and of evictions: for the metrics.
 	acquired, contended uint64
@@ -39,8 +41,17 @@ func (sh *shard) lock() {
 	sh.waited += time.Since(start)
 }
 
+// unlock unlocks mu, and counts in total what became of the logs.
+func (sh *shard) unlock(total *atomic.Int64) {
+	if d := sh.entries - sh.counted; d != 0 {
+		total.Add(int64(d))
+		sh.counted = sh.entries
+	}
+	sh.mu.Unlock()
+}
+
 // none is the number of a counter that is not held.
-const none = ^uint32(0)
+const none = notHeld
 
 // decide decides r, the counters of whose limits are known by keys, at now.
 // mu is held.
@@ -56,7 +67,7 @@ func (sh *shard) decide(r *store.Request, keys []key, d *strategy.Decision, now 
 		c := sh.at(n)
 		numbers[i], states[i] = n, c.state
 		if c.log != 0 {
-			states[i] = sh.log(c).View(&r.Limits[i], r.Cost, now)
+			states[i] = sh.log(n).View(&r.Limits[i], r.Cost, now)
 		}
 	}
 	if !d.Decide(r.Limits, states, r.Cost, now, r.DryRun) {
@@ -68,24 +79,20 @@ func (sh *shard) decide(r *store.Request, keys []key, d *strategy.Decision, now 
 			continue
 		}
 		if numbers[i] == none {
-			sh.makeRoom(1, numbers[:len(keys)], now)
+			sh.makeRoom(numbers[:len(keys)], now)
 			numbers[i] = sh.insert(keys[i])
 		}
-		c := sh.at(numbers[i])
-		c.state = states[i]
+		sh.at(numbers[i]).state = states[i]
 		if l.Strategy == strategy.SlidingWindowLog {
-			sh.addToLog(c, l, r.Cost, now)
+			sh.addToLog(numbers[i], l, r.Cost, now)
 		}
 		sh.classify(numbers[i], l, &d.Statuses[i], now)
 	}
-	if sh.size() > sh.share { // a log has grown
-		sh.makeRoom(0, numbers[:len(keys)], now)
-	}
 }
 
-// addToLog adds what was consumed to c's log.
-func (sh *shard) addToLog(c *counter, l *strategy.Limit, cost uint64, now strategy.Instant) {
-	log := sh.log(c)
+// addToLog adds what was consumed to the log of the counter with number n.
+func (sh *shard) addToLog(n uint32, l *strategy.Limit, cost uint64, now strategy.Instant) {
+	log := sh.log(n)
 	sh.entries -= log.Size()
 	log.Add(l, cost, now)
 	sh.entries += log.Size()
@@ -98,16 +105,14 @@ func (sh *shard) classify(n uint32, l *strategy.Limit, st *strategy.Status, now 
 	now = max(now, c.state.Last)
 	c.expires = now + instants(st.ResetAfter)
 	if st.Remaining > 0 {
-		c.rank = int64((st.Limit - st.Remaining) * maxShare / st.Limit)
-		sh.setOpen(n, true)
+		sh.rankOpen(n, int64((st.Limit-st.Remaining)*maxShare/st.Limit))
 		return
 	}
 	state := c.state
 	if l.Strategy == strategy.SlidingWindowLog {
-		state = sh.log(c).View(l, 1, now)
+		state = sh.log(n).View(l, 1, now)
 	}
-	c.rank = int64(now + instants(strategy.RetryAfter(l, state, 1, now)))
-	sh.setOpen(n, false)
+	sh.rankShut(n, now+instants(strategy.RetryAfter(l, state, 1, now)))
 }
 
 // instants returns d in the unit of Instants. (The greatest Duration is 292

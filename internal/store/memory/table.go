@@ -5,22 +5,16 @@ import "github.com/ratelimitd/ratelimitd/internal/strategy"
 // A counter is one counter's memory: a cache line without pointers, so that
 // the garbage collector has nothing to look at.
 type counter struct {
-	key     key
-	state   strategy.State
-	expires strategy.Instant // when it is wholly unused, and need not be held
-	// rank says what the loss of the counter would give away. Of an open
-	// counter, how much of its capacity was used when it last consumed, 0 to
-	// maxShare. Of a shut one, the instant when it is open again.
-	rank     int64
-	position uint32 // where in order it stands
-	log      uint32 // where in logs its Log is; for SLIDING_WINDOW_LOG
+	key      key
+	state    strategy.State
+	expires  strategy.Instant // when it is wholly unused, and need not be held
+	rank     int64            // see ranking
+	position uint32           // see ranking; or notHeld
+	log      uint32           // where in logs its Log is; for SLIDING_WINDOW_LOG
 }
 
 // A table holds counters by key. They lie in chunks that never move, numbered
 // from 0; an open-addressed index finds them.
-//
-// A counter is open if it would have allowed one more unit when it last
-// consumed, and otherwise shut: at present denied, unless time has opened it.
 type table struct {
 	chunks []*[chunkSize]counter
 	used   uint32   // numbers below it have been given out at some time
@@ -31,10 +25,10 @@ type table struct {
 	// the index grows without a look at the counters.
 	index []uint64
 
-	order []uint32 // the numbers of all counters held: first the open, then the shut
-	open  int      // how many are open
+	ranking
 
 	logs     []strategy.Log
+	logOwner []uint32 // of each log, the number of its counter; or notHeld
 	freeLogs []uint32
 	entries  int // the room of all logs, in entries
 }
@@ -42,12 +36,16 @@ type table struct {
 const (
 	chunkSize = 256 // 16 kB
 	minIndex  = 16
+
+	// notHeld is the position of a counter that was given back, and the owner
+	// of a log that was.
+	notHeld = ^uint32(0)
 )
 
 func (t *table) at(n uint32) *counter { return &t.chunks[n/chunkSize][n%chunkSize] }
 
 // held returns how many counters the table holds.
-func (t *table) held() int { return len(t.order) }
+func (t *table) held() int { return len(t.open) + len(t.shut) }
 
 // find returns the number of the counter known by k.
 func (t *table) find(k key) (n uint32, found bool) {
@@ -69,14 +67,13 @@ func (t *table) find(k key) (n uint32, found bool) {
 // insert adds a counter, wholly unused and open, for k, which it does not
 // hold.
 func (t *table) insert(k key) uint32 {
-	if len(t.order)+1 > len(t.index)/8*7 {
+	if t.held()+1 > len(t.index)/8*7 {
 		t.growIndex()
 	}
 	n := t.number()
-	*t.at(n) = counter{key: k, position: uint32(len(t.order))}
-	t.order = append(t.order, n)
+	*t.at(n) = counter{key: k, position: notHeld}
 	t.place(k.lo<<32 | uint64(n+1))
-	t.setOpen(n, true)
+	t.addOpen(n)
 	return n
 }
 
@@ -98,11 +95,13 @@ func (t *table) number() uint32 {
 func (t *table) remove(n uint32) {
 	c := t.at(n)
 	t.unplace(c.key.lo<<32 | uint64(n+1))
-	t.setOpen(n, false)
-	t.swap(c.position, uint32(len(t.order)-1))
-	t.order = t.order[:len(t.order)-1]
-	t.dropLog(c)
-	*c = counter{}
+	t.dropRank(n)
+	if c.log != 0 {
+		t.entries -= t.logs[c.log].Size()
+		t.logs[c.log], t.logOwner[c.log] = strategy.Log{}, notHeld
+		t.freeLogs = append(t.freeLogs, c.log)
+	}
+	*c = counter{position: notHeld}
 	t.free = append(t.free, n)
 }
 
@@ -144,49 +143,22 @@ func (t *table) growIndex() {
 	}
 }
 
-// setOpen moves the counter with number n to the open or to the shut.
-func (t *table) setOpen(n uint32, open bool) {
-	position := t.at(n).position
-	switch isOpen := int(position) < t.open; {
-	case open && !isOpen:
-		t.swap(position, uint32(t.open))
-		t.open++
-	case !open && isOpen:
-		t.open--
-		t.swap(position, uint32(t.open))
-	}
-}
-
-// swap exchanges two places of order.
-func (t *table) swap(i, j uint32) {
-	t.order[i], t.order[j] = t.order[j], t.order[i]
-	t.at(t.order[i]).position = i
-	t.at(t.order[j]).position = j
-}
-
-// dropLog takes from c the log that it may have.
-func (t *table) dropLog(c *counter) {
-	if c.log != 0 {
-		t.entries -= t.logs[c.log].Size()
-		t.logs[c.log] = strategy.Log{}
-		t.freeLogs = append(t.freeLogs, c.log)
-		c.log = 0
-	}
-}
-
-// log returns the log of c, and gives it one if it has none.
-func (t *table) log(c *counter) *strategy.Log {
+// log returns the log of the counter with number n, and gives it one if it has
+// none.
+func (t *table) log(n uint32) *strategy.Log {
+	c := t.at(n)
 	if c.log == 0 {
 		if last := len(t.freeLogs) - 1; last >= 0 {
 			c.log = t.freeLogs[last]
 			t.freeLogs = t.freeLogs[:last]
 		} else {
-			if len(t.logs) == 0 {
-				t.logs = append(t.logs, strategy.Log{}) // 0 is no log
+			if len(t.logs) == 0 { // 0 is no log
+				t.logs, t.logOwner = append(t.logs, strategy.Log{}), append(t.logOwner, notHeld)
 			}
 			c.log = uint32(len(t.logs))
-			t.logs = append(t.logs, strategy.Log{})
+			t.logs, t.logOwner = append(t.logs, strategy.Log{}), append(t.logOwner, n)
 		}
+		t.logOwner[c.log] = n
 	}
 	return &t.logs[c.log]
 }

@@ -113,7 +113,7 @@ end
 -- does; its length; and the index of the first entry younger than the period.
 local function log_view(key, cost, period, capacity)
   local n = redis.call('STRLEN', key) / 16
-  if n < 2 then return 0, 0, 0, 0, 0 end
+  if n < 2 or n % 1 ~= 0 then return 0, 0, 0, 0, 0 end -- none, or not a log
   local last, total = log_entry(key, n - 1)
   local oldest = math.max(now, last) - period
   local first = log_search(key, n, function(at) return at > oldest end)

@@ -330,13 +330,14 @@ type ShouldAllowResponse struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Allowed bool                   `protobuf:"varint,1,opt,name=allowed,proto3" json:"allowed,omitempty"`
 	Reason  Reason                 `protobuf:"varint,2,opt,name=reason,proto3,enum=ratelimit.v1.Reason" json:"reason,omitempty"`
-	// When denied: the soonest this same request can succeed. Absent where it
+	// When OVER_LIMIT: the soonest this same request can succeed. Absent where it
 	// never can, as when its cost is above a limit's capacity.
 	RetryAfter *durationpb.Duration `protobuf:"bytes,3,opt,name=retry_after,json=retryAfter,proto3" json:"retry_after,omitempty"`
 	// LEAKY_BUCKET: how long to hold the allowed request so that requests leave
 	// evenly. Absent where there is nothing to wait for.
 	Delay *durationpb.Duration `protobuf:"bytes,4,opt,name=delay,proto3" json:"delay,omitempty"`
-	// One for each limit, in the order of the request or of the policy.
+	// One for each limit, in the order of the request or of the policy. None where
+	// the reason is STORE_FAILURE and nothing was counted.
 	Statuses      []*LimitStatus `protobuf:"bytes,5,rep,name=statuses,proto3" json:"statuses,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

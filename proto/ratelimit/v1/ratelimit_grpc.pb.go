@@ -47,7 +47,8 @@ type RateLimitServiceClient interface {
 	ShouldAllowBatch(ctx context.Context, in *ShouldAllowBatchRequest, opts ...grpc.CallOption) (*ShouldAllowBatchResponse, error)
 	// ShouldAllowStream answers each message as ShouldAllowBatch would, in order.
 	// A message that is itself invalid (no requests, or too many) is answered
-	// with a single result that holds the error, and the stream goes on.
+	// with a single result that holds the error, and the stream goes on. One that
+	// can not be decoded ends the stream.
 	ShouldAllowStream(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ShouldAllowBatchRequest, ShouldAllowBatchResponse], error)
 	// Reset forgets what an identifier has consumed from the limits named.
 	Reset(ctx context.Context, in *ResetRequest, opts ...grpc.CallOption) (*ResetResponse, error)
@@ -124,7 +125,8 @@ type RateLimitServiceServer interface {
 	ShouldAllowBatch(context.Context, *ShouldAllowBatchRequest) (*ShouldAllowBatchResponse, error)
 	// ShouldAllowStream answers each message as ShouldAllowBatch would, in order.
 	// A message that is itself invalid (no requests, or too many) is answered
-	// with a single result that holds the error, and the stream goes on.
+	// with a single result that holds the error, and the stream goes on. One that
+	// can not be decoded ends the stream.
 	ShouldAllowStream(grpc.BidiStreamingServer[ShouldAllowBatchRequest, ShouldAllowBatchResponse]) error
 	// Reset forgets what an identifier has consumed from the limits named.
 	Reset(context.Context, *ResetRequest) (*ResetResponse, error)
