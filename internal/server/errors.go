@@ -9,6 +9,8 @@ import (
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"github.com/ratelimitd/ratelimitd/internal/store"
 )
 
 // This file holds all there is of the mapping from errors to gRPC codes.
@@ -73,7 +75,7 @@ func unknownPolicy(namespace, policy string) error {
 // callerGone returns the status for a context of the caller's that has ended,
 // or nil.
 func callerGone(ctx context.Context) error {
-	switch err := ctx.Err(); {
+	switch err := store.CallerGone(ctx); {
 	case err == nil:
 		return nil
 	case errors.Is(err, context.DeadlineExceeded):

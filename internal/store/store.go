@@ -5,6 +5,7 @@ package store
 
 import (
 	"context"
+	"time"
 
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 )
@@ -37,6 +38,15 @@ type Store interface {
 	// Close releases what the store holds. It waits for what the store
 	// started, and may be called again. No other call may follow it.
 	Close() error
+}
+
+// CallerGone returns the error with which ctx has ended, or is about to as its
+// deadline has passed: what failed by then says nothing of the store.
+func CallerGone(ctx context.Context) error {
+	if deadline, ok := ctx.Deadline(); ok && !time.Now().Before(deadline) {
+		return context.DeadlineExceeded
+	}
+	return ctx.Err()
 }
 
 // A Request asks whether an identifier may consume Cost units from each of

@@ -83,7 +83,7 @@ func outcome(ctx context.Context, results []store.Result) error {
 			first = results[i].Err
 		}
 	}
-	if first != nil && ctx.Err() != nil {
+	if first != nil && store.CallerGone(ctx) != nil {
 		return errCallerGone
 	}
 	return first

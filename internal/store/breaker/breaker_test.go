@@ -101,6 +101,8 @@ func TestOpensWhenHalfFail(t *testing.T) {
 func TestWhatIsNoFailure(t *testing.T) {
 	cancelled, cancel := context.WithCancel(t.Context())
 	cancel()
+	late, cancel := context.WithDeadline(context.WithoutCancel(t.Context()), time.Now())
+	defer cancel()
 	for name, tt := range map[string]struct {
 		ctx      context.Context
 		requests int
@@ -108,6 +110,7 @@ func TestWhatIsNoFailure(t *testing.T) {
 	}{
 		"a batch that fails in part":    {t.Context(), 3, 2},
 		"callers that are gone":         {cancelled, 1, 1},
+		"callers whose time is up":      {late, 1, 1},
 		"calls that ask nothing at all": {cancelled, 2, 0},
 	} {
 		b := New(&flakyStore{fails: tt.fails})
