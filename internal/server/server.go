@@ -165,9 +165,11 @@ func (s *Server) Serve(ctx context.Context) error {
 	}
 	s.stop()
 	for range running {
-		if stopErr := <-failed; !errors.Is(stopErr, http.ErrServerClosed) {
-			err = errors.Join(err, stopErr)
+		stopErr := <-failed
+		if errors.Is(stopErr, http.ErrServerClosed) || errors.Is(stopErr, grpc.ErrServerStopped) {
+			continue // the latter if it was stopped before it had begun
 		}
+		err = errors.Join(err, stopErr)
 	}
 	err = errors.Join(err, s.closeStores())
 	s.logger.Info("stopped")
