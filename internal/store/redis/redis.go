@@ -5,7 +5,6 @@ package redis
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math"
 	"strconv"
@@ -20,25 +19,6 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/store"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 )
-
-const (
-	// DefaultURL is where a Redis listens if nobody says otherwise.
-	DefaultURL = "redis://127.0.0.1:6379"
-	// DefaultTimeout is many times a round trip within a data centre, and
-	// still a delay that a caller can bear.
-	DefaultTimeout = 50 * time.Millisecond
-)
-
-// Options say how to make a Store. The zero Options are the defaults.
-type Options struct {
-	// URLs are the servers: redis://[user[:password]@]host[:port][/database],
-	// or rediss:// for TLS. Several are the nodes of one cluster, and the
-	// first says the user, the password and the rest for all. None is
-	// DefaultURL.
-	URLs []string
-	// Timeout bounds each call. 0 is DefaultTimeout.
-	Timeout time.Duration
-}
 
 // A Store is a store.Store in Redis. New makes it.
 type Store struct {
@@ -55,12 +35,13 @@ var _ store.Store = (*Store)(nil)
 // New returns a store that connects when it is first used. The error says
 // which option is wrong.
 func New(o Options) (*Store, error) {
-	options, err := universalOptions(o)
+	o, err := o.withDefaults()
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("redis store: %w", err)
 	}
-	if o.Timeout == 0 {
-		o.Timeout = DefaultTimeout
+	options, err := o.universal()
+	if err != nil {
+		return nil, fmt.Errorf("redis store: %w", err)
 	}
 	// The client would print a line for each failed dial. What matters of it
 	// is in the errors it returns.
@@ -70,45 +51,6 @@ func New(o Options) (*Store, error) {
 		script:  newScript(serverClock),
 		timeout: o.Timeout,
 	}, nil
-}
-
-func universalOptions(o Options) (*redis.UniversalOptions, error) {
-	if len(o.URLs) == 0 {
-		o.URLs = []string{DefaultURL}
-	}
-	var first *redis.Options
-	var addrs []string
-	for _, url := range o.URLs {
-		parsed, err := redis.ParseURL(url)
-		if err != nil {
-			// Not the URL itself: it may hold a password.
-			return nil, fmt.Errorf("redis store: %w; write a URL such as %q", redactURL(err, url), DefaultURL)
-		}
-		if first == nil {
-			first = parsed
-		}
-		addrs = append(addrs, parsed.Addr)
-	}
-	return &redis.UniversalOptions{
-		Addrs:      addrs,
-		DB:         first.DB,
-		Username:   first.Username,
-		Password:   first.Password,
-		TLSConfig:  first.TLSConfig,
-		ClientName: "ratelimitd",
-		// A decision that is sent again may consume twice.
-		MaxRetries:            -1,
-		DialerRetries:         1,
-		ContextTimeoutEnabled: true,
-	}, nil
-}
-
-// redactURL returns err without url in its text.
-func redactURL(err error, url string) error {
-	if !strings.Contains(err.Error(), url) {
-		return err
-	}
-	return errors.New(strings.ReplaceAll(err.Error(), url, "..."))
 }
 
 // Decide sends all requests in one pipeline.
