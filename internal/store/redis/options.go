@@ -23,8 +23,9 @@ const (
 	DefaultTimeout = 50 * time.Millisecond
 	// DefaultDialTimeout leaves time for a TLS handshake across a data centre.
 	DefaultDialTimeout = time.Second
-	// DefaultPoolSize is more than a server with one thread can keep busy.
-	DefaultPoolSize = 8
+	// DefaultPoolSize leaves as many connections as the senders of a lane use
+	// for resets, health checks, and connections that are being replaced.
+	DefaultPoolSize = 2 * maxSenders
 )
 
 // Options say how to make a Store. The zero Options are the defaults.
