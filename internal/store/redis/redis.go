@@ -5,44 +5,24 @@ package redis
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"math"
-	"strconv"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/logging"
 
-	"github.com/ratelimitd/ratelimitd/internal/rate"
 	"github.com/ratelimitd/ratelimitd/internal/store"
-	"github.com/ratelimitd/ratelimitd/internal/strategy"
 )
 
-const (
-	// DefaultURL is where a Redis listens if nobody says otherwise.
-	DefaultURL = "redis://127.0.0.1:6379"
-	// DefaultTimeout is many times a round trip within a data centre, and
-	// still a delay that a caller can bear.
-	DefaultTimeout = 50 * time.Millisecond
-)
-
-// Options say how to make a Store. The zero Options are the defaults.
-type Options struct {
-	// URLs are the servers: redis://[user[:password]@]host[:port][/database],
-	// or rediss:// for TLS. Several are the nodes of one cluster, and the
-	// first says the user, the password and the rest for all. None is
-	// DefaultURL.
-	URLs []string
-	// Timeout bounds each call. 0 is DefaultTimeout.
-	Timeout time.Duration
-}
+// firstPause is how long a decision waits before it asks again, the first time
+// that Redis tells it to. It is doubled each time.
+const firstPause = time.Millisecond
 
 // A Store is a store.Store in Redis. New makes it.
 type Store struct {
 	client  redis.UniversalClient
+	pipes   *pipeliner
 	script  script
 	timeout time.Duration
 
@@ -55,178 +35,122 @@ var _ store.Store = (*Store)(nil)
 // New returns a store that connects when it is first used. The error says
 // which option is wrong.
 func New(o Options) (*Store, error) {
-	options, err := universalOptions(o)
+	o, err := o.withDefaults()
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("redis store: %w", err)
 	}
-	if o.Timeout == 0 {
-		o.Timeout = DefaultTimeout
+	options, err := o.universal()
+	if err != nil {
+		return nil, fmt.Errorf("redis store: %w", err)
 	}
 	// The client would print a line for each failed dial. What matters of it
 	// is in the errors it returns.
 	logging.Disable()
+	client := redis.NewUniversalClient(options)
 	return &Store{
-		client:  redis.NewUniversalClient(options),
+		client:  client,
+		pipes:   newPipeliner(client),
 		script:  newScript(serverClock),
 		timeout: o.Timeout,
 	}, nil
 }
 
-func universalOptions(o Options) (*redis.UniversalOptions, error) {
-	if len(o.URLs) == 0 {
-		o.URLs = []string{DefaultURL}
-	}
-	var first *redis.Options
-	var addrs []string
-	for _, url := range o.URLs {
-		parsed, err := redis.ParseURL(url)
-		if err != nil {
-			// Not the URL itself: it may hold a password.
-			return nil, fmt.Errorf("redis store: %w; write a URL such as %q", redactURL(err, url), DefaultURL)
-		}
-		if first == nil {
-			first = parsed
-		}
-		addrs = append(addrs, parsed.Addr)
-	}
-	return &redis.UniversalOptions{
-		Addrs:      addrs,
-		DB:         first.DB,
-		Username:   first.Username,
-		Password:   first.Password,
-		TLSConfig:  first.TLSConfig,
-		ClientName: "ratelimitd",
-		// A decision that is sent again may consume twice.
-		MaxRetries:            -1,
-		DialerRetries:         1,
-		ContextTimeoutEnabled: true,
-	}, nil
-}
-
-// redactURL returns err without url in its text.
-func redactURL(err error, url string) error {
-	if !strings.Contains(err.Error(), url) {
-		return err
-	}
-	return errors.New(strings.ReplaceAll(err.Error(), url, "..."))
-}
-
-// Decide sends all requests in one pipeline.
+// Decide sends all requests together, and along with those of other callers.
 func (s *Store) Decide(ctx context.Context, requests []store.Request, results []store.Result) {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
 
 	calls := make([]call, len(requests))
-	pipe := s.client.Pipeline()
 	for i := range requests {
-		if calls[i] = newCall(&requests[i]); len(calls[i].keys) > 0 {
-			calls[i].reply = pipe.EvalSha(ctx, s.script.hash, calls[i].keys, calls[i].args...)
+		calls[i] = newCall(s.script.hash, &requests[i])
+	}
+	for pause := firstPause; ; {
+		s.ask(ctx, calls)
+		again, wait := false, false
+		for i := range calls {
+			wait = calls[i].again(s.script.source) || wait
+			again = calls[i].pending || again
+		}
+		if !again {
+			break
+		}
+		if wait {
+			if !sleep(ctx, pause) {
+				break // the errors they have are more to the point than that of ctx
+			}
+			pause *= 2
 		}
 	}
-	_, _ = pipe.Exec(ctx) // each reply has its error
-
-	// A server that does not know the script has not run it.
-	pipe = s.client.Pipeline()
-	for i := range calls {
-		if reply := calls[i].reply; reply != nil && redis.HasErrorPrefix(reply.Err(), "NOSCRIPT") {
-			calls[i].reply = pipe.Eval(ctx, s.script.source, calls[i].keys, calls[i].args...)
-		}
-	}
-	if pipe.Len() > 0 {
-		_, _ = pipe.Exec(ctx)
-	}
-
 	for i := range calls {
 		results[i].Err = calls[i].decide(&requests[i], &results[i].Decision)
 	}
 }
 
-// A call is one request on its way through Redis.
-type call struct {
-	keys  []string
-	args  []any
-	reply *redis.Cmd // nil if there is nothing to ask
-}
-
-func newCall(r *store.Request) call {
-	c := call{
-		keys: make([]string, 0, len(r.Limits)),
-		args: append(make([]any, 0, 2+4*len(r.Limits)), min(r.Cost, rate.MaxCount+1), consumes(r)),
+// ask sends the calls that are pending, and waits for their replies.
+func (s *Store) ask(ctx context.Context, calls []call) {
+	type destination struct {
+		lane     string
+		shipment *shipment
 	}
-	for i := range r.Limits {
-		l := &r.Limits[i]
-		if l.Rate.IsUnlimited() {
+	var known [4]destination
+	to := known[:0]
+	for i := range calls {
+		c := &calls[i]
+		if !c.pending {
+			c.shipment = nil
 			continue
 		}
-		c.keys = append(c.keys, string(appendKey(nil, r.Namespace, r.Identifier, l)))
-		c.args = append(c.args, uint8(l.Strategy), l.Rate.Count, int64(l.Rate.Period/time.Microsecond), l.Capacity)
-	}
-	return c
-}
-
-// consumes returns 1 if r consumes when it is allowed, and otherwise 0.
-func consumes(r *store.Request) int {
-	if r.Cost > 0 && !r.DryRun {
-		return 1
-	}
-	return 0
-}
-
-// decide sets d to the answer that the reply implies.
-func (c *call) decide(r *store.Request, d *strategy.Decision) error {
-	var states [strategy.MaxLimits]strategy.State
-	var now strategy.Instant
-	var consumed bool
-	if c.reply != nil {
-		reply, err := c.reply.Slice()
-		if err != nil {
-			return fmt.Errorf("redis: %w", err)
-		}
-		if len(reply) < 2 {
-			return fmt.Errorf("redis: script replied %v", reply)
-		}
-		micros, _ := reply[0].(int64)
-		now, consumed = strategy.Instant(micros), reply[1] == int64(1)
-		next := reply[2:]
-		for i := range r.Limits {
-			if r.Limits[i].Rate.IsUnlimited() {
-				continue
-			}
-			if len(next) > 0 {
-				states[i], next = parseState(next[0]), next[1:]
+		lane := s.pipes.laneOf(ctx, c.key())
+		c.shipment = nil
+		for _, d := range to {
+			if d.lane == lane {
+				c.shipment = d.shipment
 			}
 		}
+		if c.shipment == nil {
+			c.shipment = &shipment{ctx: ctx, done: make(chan struct{})}
+			to = append(to, destination{lane, c.shipment})
+		}
+		c.pending, c.reply = false, c.command(ctx)
+		c.shipment.commands = append(c.shipment.commands, c.reply)
 	}
-	if d.Decide(r.Limits, states[:len(r.Limits)], r.Cost, now, r.DryRun) != consumed && c.reply != nil {
-		return fmt.Errorf("redis: script and strategy disagree on %v at %d: %+v", c.args, now, states[:len(r.Limits)])
+	for _, d := range to {
+		s.pipes.send(d.lane, d.shipment)
 	}
-	return nil
-}
-
-// parseState reads a state as decide.lua writes it. What is not one is that of
-// a counter wholly unused, to the script too.
-func parseState(reply any) strategy.State {
-	text, _ := reply.(string)
-	last, rest, _ := strings.Cut(text, " ")
-	used, part, _ := strings.Cut(rest, " ")
-	var n [3]int64
-	for i, field := range [3]string{last, used, part} {
-		var err error
-		if n[i], err = strconv.ParseInt(field, 10, 64); err != nil || n[i] < 0 {
-			return strategy.State{}
+	for i := range calls {
+		if c := &calls[i]; c.shipment != nil && !c.shipment.wait() {
+			c.reply, c.cut = nil, ctx.Err()
 		}
 	}
-	return strategy.State{Last: strategy.Instant(n[0]), Used: uint32(min(n[1], math.MaxUint32)), Part: n[2]}
+}
+
+// sleep waits for d, and reports whether ctx let it.
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
 }
 
 // Reset deletes the counters of r, in one command.
 func (s *Store) Reset(ctx context.Context, r *store.Request) error {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
-	if c := newCall(r); len(c.keys) > 0 {
-		if err := s.client.Del(ctx, c.keys...).Err(); err != nil {
-			return fmt.Errorf("redis: %w", err)
+	var keys []string
+	for i := range r.Limits {
+		if l := &r.Limits[i]; !l.Rate.IsUnlimited() {
+			keys = append(keys, string(appendKey(nil, r.Namespace, r.Identifier, l)))
 		}
+	}
+	if len(keys) == 0 {
+		return nil
+	}
+	if err := s.client.Del(ctx, keys...).Err(); err != nil {
+		return fmt.Errorf("redis: %w", err)
 	}
 	return nil
 }
@@ -241,8 +165,11 @@ func (s *Store) Health(ctx context.Context) error {
 	return nil
 }
 
-// Close closes all connections.
+// Close waits for what is under way, and closes all connections.
 func (s *Store) Close() error {
-	s.close.Do(func() { s.closeErr = s.client.Close() })
+	s.close.Do(func() {
+		s.pipes.close()
+		s.closeErr = s.client.Close()
+	})
 	return s.closeErr
 }

@@ -526,12 +526,17 @@ func counterOf(l strategy.Limit) strategy.Limit {
 	return l
 }
 
-// changedRates returns limits with other rates for those that are named.
+// changedRates returns limits with other rates for those that are named. A
+// log keeps its period: how much of what a short one forgets is still there
+// for a longer one depends on when the store tidies up.
 func changedRates(rt *rapid.T, tb testing.TB, limits []strategy.Limit) []strategy.Limit {
 	changed := slices.Clone(limits)
 	for i, l := range limits {
 		if l.Name != "" {
 			other := drawLimit(tb).Filter(func(m strategy.Limit) bool { return m.Strategy == l.Strategy }).Draw(rt, "changed")
+			if l.Strategy == strategy.SlidingWindowLog {
+				other.Rate.Period = l.Rate.Period
+			}
 			changed[i].Rate, changed[i].Capacity = other.Rate, other.Capacity
 		}
 	}

@@ -1,90 +1,185 @@
-// Package redistest starts real Redis servers for tests.
+// Package redistest starts real Redis servers for tests, alone and in groups,
+// and kills, pauses and restarts them.
 package redistest
 
 import (
 	"bytes"
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net"
+	"os"
 	"os/exec"
+	"strconv"
+	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 )
 
-// A Server is a running redis-server with nothing on disk.
+// patience is how long servers may take for whatever is waited for, on a
+// loaded machine.
+const patience = 30 * time.Second
+
+// A Server is a redis-server with nothing on disk that matters. Its methods
+// are for one goroutine.
 type Server struct {
 	Addr string
 	URL  string
+
+	options *redis.Options
+	command []string
+	process *os.Process
+	exited  chan struct{}
+	output  *bytes.Buffer // to be read once the process has exited
 }
 
 // Start starts a redis-server on a free port of the loopback interface, and
 // stops it when the test ends. Without the program the test fails.
 func Start(tb testing.TB) *Server {
 	tb.Helper()
+	return start(tb, &redis.Options{}, func(port string) []string {
+		return []string{"--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", tb.TempDir()}
+	})
+}
+
+// start starts the program with the arguments for a port, on a port that is
+// free.
+func start(tb testing.TB, options *redis.Options, args func(port string) []string) *Server {
+	tb.Helper()
 	program, err := exec.LookPath("redis-server")
 	if err != nil {
 		tb.Fatal("this test needs the program redis-server, which is not installed: run scripts/install-test-deps.sh, or apt-get install redis-server")
 	}
-	var output bytes.Buffer
-	for range 3 { // another program may take the port before Redis does
-		addr := freeAddr(tb)
-		_, port, _ := net.SplitHostPort(addr)
-		output.Reset()
-		cmd := exec.Command(program, "--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", tb.TempDir())
-		cmd.Stdout, cmd.Stderr = &output, &output
-		if err := cmd.Start(); err != nil {
-			tb.Fatalf("start redis-server: %v", err)
+	for range 3 { // another program may take a port before Redis does
+		port := freePort(tb)
+		addr := net.JoinHostPort("127.0.0.1", port)
+		options := *options
+		options.Addr = addr
+		s := &Server{Addr: addr, URL: "redis://" + addr, options: &options, command: append([]string{program}, args(port)...)}
+		if err = s.run(tb); err == nil {
+			tb.Cleanup(s.kill)
+			return s
 		}
-		exited := make(chan struct{})
-		go func() { _ = cmd.Wait(); close(exited) }()
-		if err := await(tb, addr, exited); err == nil {
-			tb.Cleanup(func() { _ = cmd.Process.Kill(); <-exited })
-			return &Server{Addr: addr, URL: "redis://" + addr}
-		}
-		_ = cmd.Process.Kill()
-		<-exited
 	}
-	tb.Fatalf("redis-server does not start:\n%s", output.String())
+	tb.Fatal(err)
 	return nil
 }
 
-// Client returns a client of the server, closed when the test ends.
-func (s *Server) Client(tb testing.TB) *redis.Client {
-	client := redis.NewClient(&redis.Options{Addr: s.Addr})
-	tb.Cleanup(func() { _ = client.Close() })
-	return client
-}
+// run starts the process and waits until it answers.
+func (s *Server) run(tb testing.TB) error {
+	s.output = new(bytes.Buffer)
+	cmd := exec.Command(s.command[0], s.command[1:]...)
+	cmd.Stdout, cmd.Stderr = s.output, s.output
+	if err := cmd.Start(); err != nil {
+		tb.Fatalf("start redis-server: %v", err)
+	}
+	exited := make(chan struct{})
+	go func() { _ = cmd.Wait(); close(exited) }()
+	s.process, s.exited = cmd.Process, exited
 
-// await waits until the server at addr answers.
-func await(tb testing.TB, addr string, exited <-chan struct{}) error {
-	ctx, cancel := context.WithTimeout(tb.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(tb.Context(), patience)
 	defer cancel()
-	client := redis.NewClient(&redis.Options{Addr: addr})
+	client := redis.NewClient(s.options)
 	defer client.Close()
-	for tick := time.NewTicker(5 * time.Millisecond); ; {
-		err := client.Ping(ctx).Err()
-		if err == nil {
-			tick.Stop()
+	for {
+		// Another server may have been faster, on the same port.
+		info, err := client.Info(ctx, "server").Result()
+		if err == nil && strings.Contains(info, fmt.Sprintf("process_id:%d\r", s.process.Pid)) {
 			return nil
 		}
 		select {
 		case <-exited:
-			return fmt.Errorf("it exited: %w", err)
+			return fmt.Errorf("redis-server exits:\n%s", s.output)
 		case <-ctx.Done():
-			return fmt.Errorf("no answer from %s: %w", addr, err)
-		case <-tick.C:
+			s.kill()
+			return fmt.Errorf("redis-server at %s does not answer: %w\n%s", s.Addr, err, s.output)
+		case <-time.After(5 * time.Millisecond):
 		}
 	}
 }
 
-func freeAddr(tb testing.TB) string {
+func (s *Server) kill() {
+	_ = s.process.Kill() // it may have exited
+	<-s.exited
+}
+
+// Kill kills the server, as kill -9 does. Connections to it are reset.
+func (s *Server) Kill() { s.kill() }
+
+// Stop has the server shut down in order.
+func (s *Server) Stop(tb testing.TB) {
 	tb.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
+	s.signal(tb, syscall.SIGTERM)
+	select {
+	case <-s.exited:
+	case <-time.After(patience):
+		tb.Fatalf("redis-server at %s does not stop within %v", s.Addr, patience)
+	}
+}
+
+// Pause stops the process where it is: connections stay open, and the system
+// accepts more of them, but nothing is answered.
+func (s *Server) Pause(tb testing.TB) { tb.Helper(); s.signal(tb, syscall.SIGSTOP) }
+
+// Resume has a paused server go on.
+func (s *Server) Resume(tb testing.TB) { tb.Helper(); s.signal(tb, syscall.SIGCONT) }
+
+func (s *Server) signal(tb testing.TB, signal syscall.Signal) {
+	tb.Helper()
+	if err := s.process.Signal(signal); err != nil {
+		tb.Fatalf("send %v to redis-server at %s: %v", signal, s.Addr, err)
+	}
+}
+
+// Restart starts a server that was stopped or killed again, at the same
+// address.
+func (s *Server) Restart(tb testing.TB) {
+	tb.Helper()
+	if err := s.run(tb); err != nil {
 		tb.Fatal(err)
 	}
-	defer l.Close()
-	return l.Addr().String()
+}
+
+// Client returns a client of the server, closed when the test ends.
+func (s *Server) Client(tb testing.TB) *redis.Client {
+	options := *s.options
+	client := redis.NewClient(&options)
+	tb.Cleanup(func() { _ = client.Close() })
+	return client
+}
+
+// freePort returns a port that nothing listens on. It is not one that the
+// system gives to outgoing connections: one of those could take it while a
+// server is down.
+func freePort(tb testing.TB) string {
+	tb.Helper()
+	for range 100 {
+		port := strconv.Itoa(10_000 + rand.IntN(20_000))
+		if l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", port)); err == nil {
+			_ = l.Close()
+			return port
+		}
+	}
+	tb.Fatal("no free port from 10000 to 29999")
+	return ""
+}
+
+// Eventually waits until done returns nil, or fails the test with what it
+// returned last.
+func Eventually(tb testing.TB, what string, done func() error) {
+	tb.Helper()
+	deadline := time.Now().Add(patience)
+	for {
+		err := done()
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			tb.Fatalf("%s: not within %v: %v", what, patience, err)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
 }

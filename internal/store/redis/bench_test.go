@@ -1,0 +1,108 @@
+package redis
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	goredis "github.com/redis/go-redis/v9"
+
+	"github.com/ratelimitd/ratelimitd/internal/store"
+	"github.com/ratelimitd/ratelimitd/internal/store/redis/redistest"
+	"github.com/ratelimitd/ratelimitd/internal/strategy"
+)
+
+// BenchmarkPipelining has many callers decide at once, each by one token
+// bucket: as the store does, with a round trip each, and with the client's own
+// autopipelining. Beside the time it reports what a decision costs in CPU,
+// here and in Redis.
+func BenchmarkPipelining(b *testing.B) {
+	server := redistest.Start(b)
+	s, client := open(b, server), server.Client(b)
+	auto, err := s.client.AutoPipeline()
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer auto.Close()
+	alone := func(c goredis.UniversalClient) func(context.Context, []store.Request, []store.Result) {
+		return func(ctx context.Context, requests []store.Request, results []store.Result) {
+			ctx, cancel := context.WithTimeout(ctx, s.timeout)
+			defer cancel()
+			call := newCall(s.script.hash, &requests[0])
+			call.reply = call.command(ctx)
+			_ = c.Process(ctx, call.reply)
+			results[0].Err = call.decide(&requests[0], &results[0].Decision)
+		}
+	}
+	for _, by := range []struct {
+		name   string
+		decide func(context.Context, []store.Request, []store.Result)
+	}{{"store", s.Decide}, {"alone", alone(s.client)}, {"autopipeline", alone(auto)}} {
+		for _, callers := range []int{1, 16, 128} {
+			b.Run(fmt.Sprintf("%s/callers=%d", by.name, callers), func(b *testing.B) {
+				requests := make([]store.Request, 1000)
+				for i := range requests {
+					requests[i] = store.Request{
+						Namespace: "bench", Identifier: strconv.Itoa(i), Cost: 1,
+						Limits: limits(b, strategy.Spec{Rate: "1000/s", Strategy: strategy.TokenBucket}),
+					}
+				}
+				s.Decide(b.Context(), requests, make([]store.Result, len(requests))) // loads the script, and connects
+				here, there := ownCPU(b), redisCPU(b, client)
+				var next atomic.Int64
+				var wg sync.WaitGroup
+				b.ResetTimer()
+				for range callers {
+					wg.Go(func() {
+						results := make([]store.Result, 1)
+						for i := next.Add(1); i <= int64(b.N); i = next.Add(1) {
+							at := i % 1000
+							by.decide(context.Background(), requests[at:at+1], results)
+							if results[0].Err != nil {
+								b.Error(results[0].Err)
+								return
+							}
+						}
+					})
+				}
+				wg.Wait()
+				b.StopTimer()
+				n := float64(b.N)
+				b.ReportMetric(n/b.Elapsed().Seconds(), "decisions/s")
+				b.ReportMetric(float64((ownCPU(b)-here).Nanoseconds())/n/1000, "cpu-µs")
+				b.ReportMetric(float64((redisCPU(b, client)-there).Nanoseconds())/n/1000, "redis-cpu-µs")
+			})
+		}
+	}
+}
+
+// ownCPU returns how long this process has kept a CPU busy.
+func ownCPU(b *testing.B) time.Duration {
+	var usage syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &usage); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
+}
+
+// redisCPU returns the same of a server.
+func redisCPU(b *testing.B, client *goredis.Client) time.Duration {
+	info, err := client.InfoMap(b.Context(), "cpu").Result()
+	if err != nil {
+		b.Fatal(err)
+	}
+	var busy time.Duration
+	for _, field := range []string{"used_cpu_user", "used_cpu_sys"} {
+		seconds, err := strconv.ParseFloat(info["CPU"][field], 64)
+		if err != nil {
+			b.Fatal(err)
+		}
+		busy += time.Duration(seconds * float64(time.Second))
+	}
+	return busy
+}

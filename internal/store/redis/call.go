@@ -1,0 +1,144 @@
+package redis
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/ratelimitd/ratelimitd/internal/rate"
+	"github.com/ratelimitd/ratelimitd/internal/store"
+	"github.com/ratelimitd/ratelimitd/internal/strategy"
+)
+
+// A call is one request on its way through Redis.
+type call struct {
+	keys int
+	args []any // of an EVALSHA; none if there is nothing to ask
+
+	pending  bool       // whether it is to be sent
+	reply    *redis.Cmd // nil if there is none
+	shipment *shipment  // which the reply comes with
+	cut      error      // why the reply did not come in time
+}
+
+// newCall returns the call of r. Its arguments are what decide.lua says.
+func newCall(hash string, r *store.Request) call {
+	c := call{args: append(make([]any, 0, 5+5*len(r.Limits)), "evalsha", hash, 0)}
+	for i := range r.Limits {
+		if l := &r.Limits[i]; !l.Rate.IsUnlimited() {
+			c.args = append(c.args, string(appendKey(nil, r.Namespace, r.Identifier, l)))
+			c.keys++
+		}
+	}
+	if c.keys == 0 {
+		return call{}
+	}
+	c.pending = true
+	c.args[2] = c.keys
+	c.args = append(c.args, min(r.Cost, rate.MaxCount+1), consumes(r))
+	for i := range r.Limits {
+		if l := &r.Limits[i]; !l.Rate.IsUnlimited() {
+			c.args = append(c.args, uint8(l.Strategy), l.Rate.Count, int64(l.Rate.Period/time.Microsecond), l.Capacity)
+		}
+	}
+	return c
+}
+
+// consumes returns 1 if r consumes when it is allowed, and otherwise 0.
+func consumes(r *store.Request) int {
+	if r.Cost > 0 && !r.DryRun {
+		return 1
+	}
+	return 0
+}
+
+// key returns the first key.
+func (c *call) key() string { return c.args[3].(string) }
+
+// command returns what to send. The arguments are never written to again once
+// they have been sent.
+func (c *call) command(ctx context.Context) *redis.Cmd {
+	reply := redis.NewCmd(ctx, c.args...)
+	reply.SetFirstKeyPos(3)
+	return reply
+}
+
+// again makes c pending again if its reply says that the script did not run,
+// and may run soon. It reports whether to wait before.
+//
+// TRYAGAIN is the answer while a slot moves, if some of the keys are already
+// on the other node; READONLY, if the server has become a replica, which was
+// said of the first write, and so before anything was consumed.
+func (c *call) again(source string) (wait bool) {
+	if c.reply == nil {
+		return false
+	}
+	err := c.reply.Err()
+	switch {
+	case err == nil:
+		return false
+	case redis.HasErrorPrefix(err, "NOSCRIPT"): // EVAL loads it
+		c.pending = true
+		c.args = append([]any{"eval", source}, c.args[2:]...)
+		return false
+	case redis.IsTryAgainError(err), redis.IsReadOnlyError(err):
+		c.pending = true
+		return true
+	}
+	return false
+}
+
+// decide sets d to the answer that the reply implies.
+func (c *call) decide(r *store.Request, d *strategy.Decision) error {
+	if c.cut != nil {
+		return fmt.Errorf("redis: no reply in time: %w", c.cut)
+	}
+	var states [strategy.MaxLimits]strategy.State
+	var now strategy.Instant
+	var consumed bool
+	if c.reply != nil {
+		reply, err := c.reply.Slice()
+		if err != nil {
+			return fmt.Errorf("redis: %w", err)
+		}
+		if len(reply) < 2 {
+			return fmt.Errorf("redis: script replied %v", reply)
+		}
+		micros, _ := reply[0].(int64)
+		now, consumed = strategy.Instant(micros), reply[1] == int64(1)
+		next := reply[2:]
+		for i := range r.Limits {
+			if r.Limits[i].Rate.IsUnlimited() {
+				continue
+			}
+			if len(next) > 0 {
+				states[i], next = parseState(next[0]), next[1:]
+			}
+		}
+	}
+	if d.Decide(r.Limits, states[:len(r.Limits)], r.Cost, now, r.DryRun) != consumed && c.reply != nil {
+		return fmt.Errorf("redis: script and strategy disagree on %v at %d: %+v", c.args[2:], now, states[:len(r.Limits)])
+	}
+	return nil
+}
+
+// parseState reads a state as decide.lua writes it. What is not one is that of
+// a counter wholly unused, to the script too.
+func parseState(reply any) strategy.State {
+	text, _ := reply.(string)
+	last, rest, _ := strings.Cut(text, " ")
+	used, part, _ := strings.Cut(rest, " ")
+	var n [3]int64
+	for i, field := range [3]string{last, used, part} {
+		var err error
+		if n[i], err = strconv.ParseInt(field, 10, 64); err != nil || n[i] < 0 {
+			return strategy.State{}
+		}
+	}
+	return strategy.State{Last: strategy.Instant(n[0]), Used: uint32(min(n[1], math.MaxUint32)), Part: n[2]}
+}

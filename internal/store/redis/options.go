@@ -1,0 +1,268 @@
+package redis
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/maintnotifications"
+)
+
+const (
+	// DefaultURL is where a Redis listens if nobody says otherwise.
+	DefaultURL = "redis://127.0.0.1:6379"
+	// DefaultTimeout is many times a round trip within a data centre, and
+	// still a delay that a caller can bear.
+	DefaultTimeout = 50 * time.Millisecond
+	// DefaultDialTimeout leaves time for a TLS handshake across a data centre.
+	DefaultDialTimeout = time.Second
+	// DefaultPoolSize leaves as many connections as the senders of a lane use
+	// for resets, health checks, and connections that are being replaced.
+	DefaultPoolSize = 2 * maxSenders
+)
+
+// Options say how to make a Store. The zero Options are the defaults.
+type Options struct {
+	// URLs are the servers: redis://[user[:password]@]host[:port][/database],
+	// or rediss:// for TLS. Several are nodes of one cluster, which names the
+	// others; or sentinels, if MasterName is set. What one URL says of user,
+	// password, database and TLS holds for all. None is DefaultURL.
+	URLs []string
+	// Cluster says that a single URL is a node of a cluster too.
+	Cluster bool
+
+	// MasterName makes the URLs those of sentinels, and names the group of
+	// servers whose master they know. User, password, database and TLS in a
+	// URL are for those servers; TLS is for the sentinels as well.
+	MasterName                     string
+	SentinelUser, SentinelPassword string
+
+	// User and Password go before those of the URLs, so that a password need
+	// not be in a command line. So does Database, unless it is 0.
+	User, Password string
+	Database       int
+
+	// TLS, for rediss:// URLs. CAFile has the PEM certificates to trust
+	// in place of the system's; CertFile and KeyFile have those by which
+	// the servers know this client; ServerName is what the servers'
+	// certificates say if it is not the host of the address.
+	CAFile, CertFile, KeyFile, ServerName string
+
+	// PoolSize bounds the connections to each server, and MinIdle is how many
+	// of them to have ready. 0 is DefaultPoolSize, and none.
+	PoolSize, MinIdle int
+	// DialTimeout bounds how long it takes to connect. 0 is DefaultDialTimeout.
+	DialTimeout time.Duration
+	// Timeout bounds each call. 0 is DefaultTimeout.
+	Timeout time.Duration
+}
+
+// withDefaults returns o with its defaults in place, or which option is wrong.
+func (o Options) withDefaults() (Options, error) {
+	if len(o.URLs) == 0 {
+		o.URLs = []string{DefaultURL}
+	}
+	if o.Timeout == 0 {
+		o.Timeout = DefaultTimeout
+	}
+	if o.DialTimeout == 0 {
+		o.DialTimeout = DefaultDialTimeout
+	}
+	if o.PoolSize == 0 {
+		o.PoolSize = DefaultPoolSize
+	}
+	var err error
+	switch {
+	case o.Timeout < 0:
+		err = fmt.Errorf("timeout %v: must be above 0, such as %v", o.Timeout, DefaultTimeout)
+	case o.DialTimeout < 0:
+		err = fmt.Errorf("dial timeout %v: must be above 0, such as %v", o.DialTimeout, DefaultDialTimeout)
+	case o.PoolSize < 0:
+		err = fmt.Errorf("pool size %d: must be above 0, such as %d", o.PoolSize, DefaultPoolSize)
+	case o.MinIdle < 0 || o.MinIdle > o.PoolSize:
+		err = fmt.Errorf("min idle %d: must be from 0 to the pool size, %d", o.MinIdle, o.PoolSize)
+	case o.Cluster && o.MasterName != "":
+		err = fmt.Errorf("sentinel master name %q: a cluster has no sentinels; choose one of the two", o.MasterName)
+	case o.MasterName == "" && o.SentinelUser != "":
+		err = fmt.Errorf("sentinel user %q: needs the sentinel master name too, such as \"mymaster\"", o.SentinelUser)
+	case o.MasterName == "" && o.SentinelPassword != "":
+		err = fmt.Errorf("sentinel password: needs the sentinel master name too, such as \"mymaster\"")
+	case o.User != "" && o.Password == "":
+		err = fmt.Errorf("user %q: needs a password too", o.User)
+	}
+	return o, err
+}
+
+// universal returns what the client wants to know of o, whose defaults are in
+// place.
+func (o Options) universal() (*redis.UniversalOptions, error) {
+	server, addrs, err := o.servers()
+	if err != nil {
+		return nil, err
+	}
+	if o.Password != "" {
+		server.user, server.password = o.User, o.Password
+	}
+	if o.Database != 0 {
+		server.database = o.Database
+	}
+	cluster := o.MasterName == "" && (o.Cluster || len(addrs) > 1)
+	switch {
+	case server.database < 0:
+		return nil, fmt.Errorf("database %d: must be a number from 0", server.database)
+	case cluster && server.database != 0:
+		return nil, fmt.Errorf("database %d: a cluster has only database 0", server.database)
+	}
+	secure, err := o.tlsConfig(server.tls)
+	if err != nil {
+		return nil, err
+	}
+	// The client's own questions, such as for the nodes of a cluster, have no
+	// caller whose deadline they could keep.
+	own := max(o.Timeout, o.DialTimeout)
+	return &redis.UniversalOptions{
+		Addrs:            addrs,
+		IsClusterMode:    cluster,
+		MasterName:       o.MasterName,
+		SentinelUsername: o.SentinelUser,
+		SentinelPassword: o.SentinelPassword,
+		Username:         server.user,
+		Password:         server.password,
+		DB:               server.database,
+		TLSConfig:        secure,
+		ClientName:       "ratelimitd",
+		PoolSize:         o.PoolSize,
+		MinIdleConns:     o.MinIdle,
+		PipelinePoolSize: -1, // one pool, so that its size bounds all connections
+		DialTimeout:      o.DialTimeout,
+		ReadTimeout:      own,
+		WriteTimeout:     own,
+		// A decision that is sent again may consume twice: see once. Redirects
+		// and connections that could not be had are followed up to three
+		// times, after pauses that leave room within a caller's deadline.
+		MaxRetries:            -1,
+		MaxRedirects:          3,
+		MinRetryBackoff:       time.Millisecond,
+		MaxRetryBackoff:       4 * time.Millisecond,
+		DialerRetries:         1,
+		ContextTimeoutEnabled: true,
+		// They stretch timeouts while a server is in maintenance.
+		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
+	}, nil
+}
+
+// A server is what URLs say of the servers, beside where they are.
+type server struct {
+	tls            bool
+	user, password string
+	database       int
+}
+
+// servers returns the addresses of the URLs, and what they agree on.
+func (o Options) servers() (server, []string, error) {
+	port, example := "6379", DefaultURL
+	if o.MasterName != "" {
+		port, example = "26379", "redis://127.0.0.1:26379"
+	}
+	var first server
+	var addrs []string
+	for i, text := range o.URLs {
+		s, addr, problem := parseURL(text, port)
+		switch {
+		case problem != "":
+			return server{}, nil, fmt.Errorf("URL %q: %s; write one such as %q", redacted(text), problem, example)
+		case i == 0:
+			first = s
+		case s.tls != first.tls:
+			return server{}, nil, fmt.Errorf("URL %q: some URLs say redis:// and some rediss://, where all must agree", redacted(text))
+		case s != (server{tls: s.tls}) && s != first:
+			return server{}, nil, fmt.Errorf("URL %q: has another user, password or database than the first; write them in the first alone", redacted(text))
+		}
+		addrs = append(addrs, addr)
+	}
+	return first, addrs, nil
+}
+
+// parseURL returns what a URL says, or what is wrong with it, in words that
+// have no part of it: that part could be of a password.
+func parseURL(text, port string) (s server, addr, problem string) {
+	u, err := url.Parse(text)
+	switch {
+	case err != nil:
+		return s, "", "it is no URL (in a password, write %40 for @, %2F for /, %3A for :, %25 for %)"
+	case u.Scheme != "redis" && u.Scheme != "rediss":
+		return s, "", "it begins with neither redis:// nor rediss://"
+	case u.Opaque != "" || u.Hostname() == "":
+		return s, "", "it has no host"
+	case u.RawQuery != "" || u.ForceQuery || u.Fragment != "":
+		return s, "", "it has a part after ? or #, where there is none; options have flags of their own"
+	}
+	if database := strings.Trim(u.Path, "/"); database != "" {
+		if s.database, err = strconv.Atoi(database); err != nil || s.database < 0 {
+			return s, "", "the database is not a number from 0"
+		}
+	}
+	if u.Port() != "" {
+		port = u.Port()
+	}
+	s.tls = u.Scheme == "rediss"
+	s.user = u.User.Username()
+	s.password, _ = u.User.Password()
+	return s, net.JoinHostPort(u.Hostname(), port), ""
+}
+
+// redacted returns a URL without what may be a user and a password.
+func redacted(text string) string {
+	i := strings.LastIndexByte(text, '@')
+	if i < 0 {
+		return text
+	}
+	scheme, _, found := strings.Cut(text[:i], "://")
+	if !found {
+		return "..." + text[i:]
+	}
+	return scheme + "://..." + text[i:]
+}
+
+// tlsConfig returns how to speak TLS, or nil if the URLs do not ask for it.
+func (o Options) tlsConfig(wanted bool) (*tls.Config, error) {
+	if !wanted {
+		for _, option := range [][2]string{
+			{"TLS CA file", o.CAFile}, {"TLS certificate file", o.CertFile}, {"TLS key file", o.KeyFile}, {"TLS server name", o.ServerName},
+		} {
+			if option[1] != "" {
+				return nil, fmt.Errorf("%s %q: is for TLS, which needs URLs such as %q", option[0], option[1], "rediss://10.0.0.5:6379")
+			}
+		}
+		return nil, nil
+	}
+	config := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: o.ServerName}
+	if o.CAFile != "" {
+		pem, err := os.ReadFile(o.CAFile)
+		if err != nil {
+			return nil, fmt.Errorf("TLS CA file %q: %w", o.CAFile, err)
+		}
+		config.RootCAs = x509.NewCertPool()
+		if !config.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("TLS CA file %q: has no certificate in PEM, such as begins with -----BEGIN CERTIFICATE-----", o.CAFile)
+		}
+	}
+	if o.CertFile != "" || o.KeyFile != "" {
+		if o.CertFile == "" || o.KeyFile == "" {
+			return nil, fmt.Errorf("TLS certificate file %q and key file %q: give both or neither", o.CertFile, o.KeyFile)
+		}
+		pair, err := tls.LoadX509KeyPair(o.CertFile, o.KeyFile)
+		if err != nil {
+			return nil, fmt.Errorf("TLS certificate file %q and key file %q: %w", o.CertFile, o.KeyFile, err)
+		}
+		config.Certificates = []tls.Certificate{pair}
+	}
+	return config, nil
+}

@@ -1,0 +1,231 @@
+package redis
+
+import (
+	"context"
+	"errors"
+	"sync"
+
+	"github.com/redis/go-redis/v9"
+)
+
+const (
+	// maxSenders is how many pipelines a lane has under way at most. More make
+	// the pipelines shorter; fewer let one slow pipeline hold up the rest.
+	maxSenders = 4
+	// maxPipeline is how many commands a pipeline has before what else waits
+	// is left to the next.
+	maxPipeline = 256
+)
+
+var errClosed = errors.New("the store is closed")
+
+// A pipeliner has concurrent callers share round trips: what gathers while one
+// pipeline is under way is sent as the next. It waits for nothing: a command
+// that comes while there is no pipeline under way is sent at once.
+//
+// A command is sent once. If the connection fails, whether it ran or not is
+// unknown, and it is an error.
+type pipeliner struct {
+	client  redis.UniversalClient
+	cluster *redis.ClusterClient // the client, if it is that of a cluster
+
+	senders sync.WaitGroup // with mu held, until closed
+	mu      sync.Mutex     // protects the following
+	lanes   map[string]*lane
+	mapped  bool // whether the nodes of the cluster are known
+	closed  bool
+}
+
+// A lane is the way to one server. Each server has its own, so that one which
+// does not answer holds up nothing but what is for it.
+type lane struct {
+	waiting []*shipment
+	senders int
+}
+
+// A shipment is commands of one caller for one lane, in order. It is the
+// sender's until done is closed: a caller that leaves before leaves it alone.
+type shipment struct {
+	ctx      context.Context // the caller's; has a deadline
+	commands []*redis.Cmd
+	done     chan struct{}
+}
+
+func newPipeliner(client redis.UniversalClient) *pipeliner {
+	p := &pipeliner{client: client, lanes: map[string]*lane{}}
+	p.cluster, _ = client.(*redis.ClusterClient)
+	return p
+}
+
+// laneOf returns the name of the lane for key.
+func (p *pipeliner) laneOf(ctx context.Context, key string) string {
+	if p.cluster == nil {
+		return ""
+	}
+	p.mu.Lock()
+	mapped := p.mapped
+	p.mu.Unlock()
+	if !mapped {
+		return "" // asking would wait for the cluster to answer
+	}
+	node, err := p.cluster.MasterForKey(ctx, key)
+	if err != nil {
+		return ""
+	}
+	return node.Options().Addr
+}
+
+// send sends what is in s down a lane, and returns before it is done.
+func (p *pipeliner) send(name string, s *shipment) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		s.fail(errClosed)
+		return
+	}
+	l := p.lanes[name]
+	if l == nil {
+		l = new(lane)
+		p.lanes[name] = l
+	}
+	l.waiting = append(l.waiting, s)
+	if l.senders < maxSenders {
+		l.senders++
+		p.senders.Go(func() { p.run(name, l) })
+	}
+}
+
+// run sends what waits in l until nothing does.
+func (p *pipeliner) run(name string, l *lane) {
+	var load []*shipment
+	for {
+		if load = p.next(name, l, load[:0]); len(load) == 0 {
+			return
+		}
+		p.exec(load)
+		clear(load)
+	}
+}
+
+// next moves what is to be sent together from l to load. If there is nothing,
+// the sender is no longer one.
+func (p *pipeliner) next(name string, l *lane, load []*shipment) []*shipment {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n := 0
+	for commands := 0; n < len(l.waiting) && commands < maxPipeline; n++ {
+		commands += len(l.waiting[n].commands)
+	}
+	load = append(load, l.waiting[:n]...)
+	rest := copy(l.waiting, l.waiting[n:])
+	clear(l.waiting[rest:])
+	l.waiting = l.waiting[:rest]
+	if n == 0 {
+		l.senders--
+		if l.senders == 0 && name != "" { // the server may be gone for good
+			delete(p.lanes, name)
+		}
+	}
+	return load
+}
+
+// exec sends load, but for what nobody waits for any more, as one pipeline.
+func (p *pipeliner) exec(load []*shipment) {
+	pipe := p.client.Pipeline()
+	last := context.Background()
+	for _, s := range load {
+		if err := s.ctx.Err(); err != nil {
+			s.fail(err)
+			continue
+		}
+		for _, c := range s.commands {
+			_ = pipe.Process(s.ctx, once{c}) // only queues it
+		}
+		if before(last, s.ctx) {
+			last = s.ctx
+		}
+	}
+	if pipe.Len() == 0 {
+		return
+	}
+	deadline, _ := last.Deadline()
+	ctx, cancel := context.WithDeadline(context.Background(), deadline)
+	defer cancel()
+	_, err := pipe.Exec(ctx) // each command has its own
+	p.learn(ctx, err)
+	for _, s := range load {
+		s.finish()
+	}
+}
+
+// before reports whether the deadline of a is before that of b; none is before
+// all.
+func before(a, b context.Context) bool {
+	t, _ := a.Deadline()
+	u, _ := b.Deadline()
+	return t.Before(u)
+}
+
+// learn has a cluster's client ask anew which node has which keys if a
+// pipeline failed: a node that is gone redirects nobody.
+func (p *pipeliner) learn(ctx context.Context, err error) {
+	if p.cluster == nil {
+		return
+	}
+	var reply redis.Error
+	if err != nil && !errors.As(err, &reply) {
+		p.cluster.ReloadState(ctx)
+		return
+	}
+	p.mu.Lock()
+	p.mapped = true
+	p.mu.Unlock()
+}
+
+// close waits for what is under way.
+func (p *pipeliner) close() {
+	p.mu.Lock()
+	p.closed = true
+	p.mu.Unlock()
+	p.senders.Wait()
+}
+
+// wait waits for s to be done, and reports whether it was before the caller's
+// ctx ended.
+func (s *shipment) wait() bool {
+	select {
+	case <-s.done:
+		return true
+	default:
+	}
+	select {
+	case <-s.done:
+		return true
+	case <-s.ctx.Done():
+		return false
+	}
+}
+
+// fail finishes s without having sent it.
+func (s *shipment) fail(err error) {
+	for _, c := range s.commands {
+		c.SetErr(err)
+	}
+	s.finish()
+}
+
+func (s *shipment) finish() {
+	select {
+	case <-s.done: // it failed
+	default:
+		close(s.done)
+	}
+}
+
+// once makes a command one that the client never sends a second time after it
+// may have run. Without it a ClusterClient sends all of a pipeline again when
+// its connection fails, or when its first reply is an error such as TRYAGAIN.
+type once struct{ *redis.Cmd }
+
+// NoRetry is what the client asks.
+func (once) NoRetry() bool { return true }
