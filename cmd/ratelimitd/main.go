@@ -45,7 +45,7 @@ type cli struct {
 	Check   checkCmd   `cmd:"" help:"Ask a running service whether a request is allowed. Exits with 0 if it is, 1 if it is denied, 2 after an error."`
 	Version versionCmd `cmd:"" help:"Print the version."`
 
-	PrintVersion kong.VersionFlag `name:"version" help:"Print the version, as the command does."`
+	PrintVersion kong.VersionFlag `name:"version" env:"-" help:"Print the version, as the command does."`
 }
 
 type versionCmd struct{}

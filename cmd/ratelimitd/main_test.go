@@ -169,7 +169,7 @@ func TestErrors(t *testing.T) {
 		{nil, []string{"serve", "--grpc-addr=nowhere"}, `gRPC address "nowhere"`},
 		{nil, []string{"serve", "--grpc-addr=127.0.0.1:0", "--http-addr=127.0.0.1:99999"}, `HTTP address "127.0.0.1:99999"`},
 		{nil, []string{"serve", "--store=mongo"}, `--store must be one of "memory","redis" but got "mongo"`},
-		{nil, []string{"serve", "--store=redis", "--redis-url=localhost:6379"}, `write a URL such as "redis://127.0.0.1:6379"`},
+		{nil, []string{"serve", "--store=redis", "--redis-url=localhost:6379"}, `URL "localhost:6379": it begins with neither redis:// nor rediss://; write one such as "redis://127.0.0.1:6379"`},
 		{nil, []string{"serve", "--memory-shards=3"}, "3 shards: want a power of two"},
 		{nil, []string{"serve", "--memory-max-keys=0"}, "--memory-max-keys 0: must be above 0, such as 1000000"},
 		{nil, []string{"serve", "--memory-max-keys=many"}, "--memory-max-keys"},
