@@ -2,8 +2,10 @@ package redis
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
+	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -103,7 +105,9 @@ func (c *call) decide(r *store.Request, d *strategy.Decision) error {
 	var consumed bool
 	if c.reply != nil {
 		reply, err := c.reply.Slice()
-		if err != nil {
+		if errors.Is(err, os.ErrDeadlineExceeded) { // that of the last caller in the pipeline
+			return fmt.Errorf("redis: %w: %w", context.DeadlineExceeded, err)
+		} else if err != nil {
 			return fmt.Errorf("redis: %w", err)
 		}
 		if len(reply) < 2 {

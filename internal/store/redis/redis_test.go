@@ -14,6 +14,7 @@ import (
 	"time"
 
 	goredis "github.com/redis/go-redis/v9"
+	"github.com/rs/zerolog"
 	"go.uber.org/goleak"
 	"pgregory.net/rapid"
 
@@ -32,6 +33,7 @@ func TestMain(m *testing.M) {
 		race(url)
 		return
 	}
+	zerolog.SetGlobalLevel(zerolog.Disabled) // the proxy's
 	goleak.VerifyTestMain(m)
 }
 
