@@ -33,7 +33,7 @@ func newCall(hash string, r *store.Request) call {
 	c := call{args: append(make([]any, 0, 5+5*len(r.Limits)), "evalsha", hash, 0)}
 	for i := range r.Limits {
 		if l := &r.Limits[i]; !l.Rate.IsUnlimited() {
-			c.args = append(c.args, string(appendKey(nil, r.Namespace, r.Identifier, l)))
+			c.args = append(c.args, counterKey(r.Namespace, r.Identifier, l))
 			c.keys++
 		}
 	}

@@ -75,7 +75,7 @@ func (f *faulty) heal(t *testing.T) {
 // used returns how many units of r's one limit the server has down as used.
 func (f *faulty) used(t *testing.T, r store.Request) int64 {
 	t.Helper()
-	value, err := f.direct.Get(t.Context(), string(appendKey(nil, r.Namespace, r.Identifier, &r.Limits[0]))).Result()
+	value, err := f.direct.Get(t.Context(), counterKey(r.Namespace, r.Identifier, &r.Limits[0])).Result()
 	if err != nil && !errors.Is(err, goredis.Nil) {
 		t.Fatal(err)
 	}
@@ -232,7 +232,7 @@ func TestBatchesStarveNobody(t *testing.T) {
 				case <-stop:
 					return
 				default:
-					s.Decide(context.Background(), requests, results)
+					s.Decide(t.Context(), requests, results)
 				}
 			}
 		})

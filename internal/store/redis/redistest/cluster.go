@@ -100,7 +100,7 @@ func (c *Cluster) Await(tb testing.TB) {
 			if masters != clusterMasters || replicas != clusterNodes-clusterMasters {
 				return fmt.Errorf("%s sees %d masters and %d replicas", node.Addr, masters, replicas)
 			}
-			slots, err := node.client().ClusterSlots(tb.Context()).Result()
+			slots, err := node.client().ClusterSlots(tb.Context()).Result() //nolint:staticcheck // what clients ask
 			if err != nil {
 				return err
 			}
@@ -153,7 +153,7 @@ func (c *Cluster) MasterAndReplica(tb testing.TB, ask *Server, key string) (mast
 	tb.Helper()
 	slot := c.Slot(tb, key)
 	Eventually(tb, "the slot has a master and a replica", func() error {
-		slots, err := ask.client().ClusterSlots(tb.Context()).Result()
+		slots, err := ask.client().ClusterSlots(tb.Context()).Result() //nolint:staticcheck // what clients ask
 		if err != nil {
 			return err
 		}
