@@ -62,7 +62,7 @@ func BenchmarkPipelining(b *testing.B) {
 						results := make([]store.Result, 1)
 						for i := next.Add(1); i <= int64(b.N); i = next.Add(1) {
 							at := i % 1000
-							by.decide(context.Background(), requests[at:at+1], results)
+							by.decide(b.Context(), requests[at:at+1], results)
 							if results[0].Err != nil {
 								b.Error(results[0].Err)
 								return

@@ -2,8 +2,10 @@ package redis
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
+	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -31,7 +33,7 @@ func newCall(hash string, r *store.Request) call {
 	c := call{args: append(make([]any, 0, 5+5*len(r.Limits)), "evalsha", hash, 0)}
 	for i := range r.Limits {
 		if l := &r.Limits[i]; !l.Rate.IsUnlimited() {
-			c.args = append(c.args, string(appendKey(nil, r.Namespace, r.Identifier, l)))
+			c.args = append(c.args, counterKey(r.Namespace, r.Identifier, l))
 			c.keys++
 		}
 	}
@@ -103,7 +105,9 @@ func (c *call) decide(r *store.Request, d *strategy.Decision) error {
 	var consumed bool
 	if c.reply != nil {
 		reply, err := c.reply.Slice()
-		if err != nil {
+		if errors.Is(err, os.ErrDeadlineExceeded) { // that of the last caller in the pipeline
+			return fmt.Errorf("redis: %w: %w", context.DeadlineExceeded, err)
+		} else if err != nil {
 			return fmt.Errorf("redis: %w", err)
 		}
 		if len(reply) < 2 {

@@ -6,7 +6,7 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 )
 
-// appendKey appends the key of the counter of l that belongs to identifier in
+// counterKey returns the key of the counter of l that belongs to identifier in
 // namespace:
 //
 //	rl:{<namespace>:<identifier>}:<name>:<strategy>             a named limit
@@ -16,8 +16,8 @@ import (
 // slot. A byte that is not printable ASCII, or that would be taken for one of
 // the key's own, is written %XX: so no two counters have one key. (A named and
 // an unnamed limit differ in the second part: only a rate has a slash.)
-func appendKey(b []byte, namespace, identifier string, l *strategy.Limit) []byte {
-	b = append(b, "rl:{"...)
+func counterKey(namespace, identifier string, l *strategy.Limit) string {
+	b := append(make([]byte, 0, 128), "rl:{"...) // room for most
 	b = appendEscaped(b, namespace, ':')
 	b = append(b, ':')
 	b = appendEscaped(b, identifier, 0) // the first colon ended the namespace
@@ -25,7 +25,7 @@ func appendKey(b []byte, namespace, identifier string, l *strategy.Limit) []byte
 	if l.Name != "" {
 		b = appendEscaped(b, l.Name, ':')
 		b = append(b, ':')
-		return append(b, l.Strategy.String()...)
+		return string(append(b, l.Strategy.String()...))
 	}
 	b = append(b, l.Strategy.String()...)
 	b = append(b, ':')
@@ -34,7 +34,7 @@ func appendKey(b []byte, namespace, identifier string, l *strategy.Limit) []byte
 		b = append(b, ':')
 		b = strconv.AppendInt(b, l.Capacity, 10)
 	}
-	return b
+	return string(b)
 }
 
 // appendEscaped appends s with separator, and whatever is not safe in any

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -132,7 +133,7 @@ func (p *pipeliner) next(name string, l *lane, load []*shipment) []*shipment {
 // exec sends load, but for what nobody waits for any more, as one pipeline.
 func (p *pipeliner) exec(load []*shipment) {
 	pipe := p.client.Pipeline()
-	last := context.Background()
+	var deadline time.Time // of the last to leave
 	for _, s := range load {
 		if err := s.ctx.Err(); err != nil {
 			s.fail(err)
@@ -141,14 +142,13 @@ func (p *pipeliner) exec(load []*shipment) {
 		for _, c := range s.commands {
 			_ = pipe.Process(s.ctx, once{c}) // only queues it
 		}
-		if before(last, s.ctx) {
-			last = s.ctx
+		if d, _ := s.ctx.Deadline(); d.After(deadline) {
+			deadline = d
 		}
 	}
 	if pipe.Len() == 0 {
 		return
 	}
-	deadline, _ := last.Deadline()
 	ctx, cancel := context.WithDeadline(context.Background(), deadline)
 	defer cancel()
 	_, err := pipe.Exec(ctx) // each command has its own
@@ -156,14 +156,6 @@ func (p *pipeliner) exec(load []*shipment) {
 	for _, s := range load {
 		s.finish()
 	}
-}
-
-// before reports whether the deadline of a is before that of b; none is before
-// all.
-func before(a, b context.Context) bool {
-	t, _ := a.Deadline()
-	u, _ := b.Deadline()
-	return t.Before(u)
 }
 
 // learn has a cluster's client ask anew which node has which keys if a

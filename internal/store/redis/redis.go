@@ -143,7 +143,7 @@ func (s *Store) Reset(ctx context.Context, r *store.Request) error {
 	var keys []string
 	for i := range r.Limits {
 		if l := &r.Limits[i]; !l.Rate.IsUnlimited() {
-			keys = append(keys, string(appendKey(nil, r.Namespace, r.Identifier, l)))
+			keys = append(keys, counterKey(r.Namespace, r.Identifier, l))
 		}
 	}
 	if len(keys) == 0 {

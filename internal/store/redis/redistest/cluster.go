@@ -30,7 +30,8 @@ func StartCluster(tb testing.TB) *Cluster {
 			bus = freePort(tb)
 			return []string{
 				"--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", tb.TempDir(),
-				"--cluster-enabled", "yes", "--cluster-port", bus, "--cluster-node-timeout", "1000", "--repl-diskless-sync-delay", "0",
+				"--cluster-enabled", "yes", "--cluster-port", bus, "--cluster-node-timeout", "1000",
+				"--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1", // a replica counts from its first byte on
 			}
 		})
 		buses[node] = bus
@@ -52,6 +53,28 @@ func StartCluster(tb testing.TB) *Cluster {
 	}
 	c.Await(tb)
 	return c
+}
+
+// StartClusterOfOne starts a cluster of one node, to clients known by the
+// given address: that of a proxy before it.
+func StartClusterOfOne(tb testing.TB, known func(addr string) string) *Server {
+	tb.Helper()
+	s := start(tb, &redis.Options{}, func(port string) []string {
+		return []string{
+			"--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", tb.TempDir(),
+			"--cluster-enabled", "yes", "--cluster-port", freePort(tb), "--cluster-announce-ip", "127.0.0.1",
+		}
+	})
+	_, port, _ := net.SplitHostPort(known(s.Addr))
+	s.do(tb, "CONFIG", "SET", "cluster-announce-port", port)
+	s.do(tb, "CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+	Eventually(tb, "the cluster is whole", func() error {
+		if info := s.do(tb, "CLUSTER", "INFO"); !strings.Contains(info, "cluster_state:ok") {
+			return errors.New(info)
+		}
+		return nil
+	})
+	return s
 }
 
 // Await waits until all nodes of the cluster agree that each slot has a master
@@ -76,6 +99,15 @@ func (c *Cluster) Await(tb testing.TB) {
 			}
 			if masters != clusterMasters || replicas != clusterNodes-clusterMasters {
 				return fmt.Errorf("%s sees %d masters and %d replicas", node.Addr, masters, replicas)
+			}
+			slots, err := node.client().ClusterSlots(tb.Context()).Result() //nolint:staticcheck // what clients ask
+			if err != nil {
+				return err
+			}
+			for _, s := range slots {
+				if len(s.Nodes) != 2 {
+					return fmt.Errorf("%s says %v", node.Addr, slots)
+				}
 			}
 			if info := node.do(tb, "INFO", "replication"); strings.Contains(info, "master_link_status:down") {
 				return fmt.Errorf("%s is not in step:\n%s", node.Addr, info)
@@ -119,18 +151,21 @@ func (c *Cluster) Slot(tb testing.TB, key string) int {
 // that is asked sees it.
 func (c *Cluster) MasterAndReplica(tb testing.TB, ask *Server, key string) (master, replica *Server) {
 	tb.Helper()
-	slots, err := ask.Client(tb).ClusterSlots(tb.Context()).Result()
-	if err != nil {
-		tb.Fatal(err)
-	}
 	slot := c.Slot(tb, key)
-	for _, s := range slots {
-		if s.Start <= slot && slot <= s.End && len(s.Nodes) > 1 {
-			return c.node(tb, s.Nodes[0].Addr), c.node(tb, s.Nodes[1].Addr)
+	Eventually(tb, "the slot has a master and a replica", func() error {
+		slots, err := ask.client().ClusterSlots(tb.Context()).Result() //nolint:staticcheck // what clients ask
+		if err != nil {
+			return err
 		}
-	}
-	tb.Fatalf("slot %d has no master and replica in %v", slot, slots)
-	return nil, nil
+		for _, s := range slots {
+			if s.Start <= slot && slot <= s.End && len(s.Nodes) == 2 {
+				master, replica = c.node(tb, s.Nodes[0].Addr), c.node(tb, s.Nodes[1].Addr)
+				return nil
+			}
+		}
+		return fmt.Errorf("slot %d in %v", slot, slots)
+	})
+	return master, replica
 }
 
 func (c *Cluster) node(tb testing.TB, addr string) *Server {
@@ -148,24 +183,4 @@ func (c *Cluster) node(tb testing.TB, addr string) *Server {
 func (c *Cluster) ID(tb testing.TB, node *Server) string {
 	tb.Helper()
 	return node.do(tb, "CLUSTER", "MYID")
-}
-
-// do runs a command on s, and returns its reply as text.
-func (s *Server) do(tb testing.TB, args ...any) string {
-	tb.Helper()
-	options := *s.options
-	client := redis.NewClient(&options)
-	defer client.Close()
-	reply, err := client.Do(tb.Context(), args...).Result()
-	if err != nil {
-		tb.Fatalf("%s: %v: %v", s.Addr, args, err)
-	}
-	return fmt.Sprint(reply)
-}
-
-func (s *Server) try(tb testing.TB, args ...any) error {
-	options := *s.options
-	client := redis.NewClient(&options)
-	defer client.Close()
-	return client.Do(tb.Context(), args...).Err()
 }

@@ -30,6 +30,7 @@ type Server struct {
 	URL  string
 
 	options *redis.Options
+	asks    *redis.Client // of this package
 	command []string
 	process *os.Process
 	exited  chan struct{}
@@ -60,7 +61,10 @@ func start(tb testing.TB, options *redis.Options, args func(port string) []strin
 		options.Addr = addr
 		s := &Server{Addr: addr, URL: "redis://" + addr, options: &options, command: append([]string{program}, args(port)...)}
 		if err = s.run(tb); err == nil {
-			tb.Cleanup(s.kill)
+			tb.Cleanup(func() {
+				s.kill()
+				_ = s.client().Close()
+			})
 			return s
 		}
 	}
@@ -82,11 +86,9 @@ func (s *Server) run(tb testing.TB) error {
 
 	ctx, cancel := context.WithTimeout(tb.Context(), patience)
 	defer cancel()
-	client := redis.NewClient(s.options)
-	defer client.Close()
 	for {
 		// Another server may have been faster, on the same port.
-		info, err := client.Info(ctx, "server").Result()
+		info, err := s.client().Info(ctx, "server").Result()
 		if err == nil && strings.Contains(info, fmt.Sprintf("process_id:%d\r", s.process.Pid)) {
 			return nil
 		}
@@ -149,6 +151,29 @@ func (s *Server) Client(tb testing.TB) *redis.Client {
 	client := redis.NewClient(&options)
 	tb.Cleanup(func() { _ = client.Close() })
 	return client
+}
+
+// do runs a command on s, and returns its reply as text.
+func (s *Server) do(tb testing.TB, args ...any) string {
+	tb.Helper()
+	reply, err := s.client().Do(tb.Context(), args...).Result()
+	if err != nil {
+		tb.Fatalf("%s: %v: %v", s.Addr, args, err)
+	}
+	return fmt.Sprint(reply)
+}
+
+func (s *Server) try(tb testing.TB, args ...any) error {
+	return s.client().Do(tb.Context(), args...).Err()
+}
+
+// client returns the client that this package itself asks s by.
+func (s *Server) client() *redis.Client {
+	if s.asks == nil {
+		options := *s.options
+		s.asks = redis.NewClient(&options)
+	}
+	return s.asks
 }
 
 // freePort returns a port that nothing listens on. It is not one that the

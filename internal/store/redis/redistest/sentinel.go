@@ -47,6 +47,11 @@ func StartSentinel(tb testing.TB) *SentinelGroup {
 		g.Sentinels = append(g.Sentinels, s)
 	}
 	g.Await(tb)
+	for _, s := range g.Sentinels {
+		// Within four of these periods a new master must be known to all, or
+		// they make it a replica again.
+		s.do(tb, "SENTINEL", "DEBUG", "publish-period", 1000)
+	}
 	return g
 }
 
@@ -63,7 +68,7 @@ sentinel sentinel-pass %[3]s
 sentinel monitor %[4]s %[5]s %[6]s 2
 sentinel auth-pass %[4]s %[7]s
 sentinel down-after-milliseconds %[4]s 500
-sentinel failover-timeout %[4]s 3000
+sentinel failover-timeout %[4]s 1500
 `, port, dir, g.SentinelPassword, g.MasterName, host, masterPort, g.Password)
 	file := filepath.Join(dir, "sentinel.conf")
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {

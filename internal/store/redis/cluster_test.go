@@ -1,0 +1,440 @@
+package redis
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	goredis "github.com/redis/go-redis/v9"
+
+	"github.com/ratelimitd/ratelimitd/internal/store"
+	"github.com/ratelimitd/ratelimitd/internal/store/redis/redistest"
+	"github.com/ratelimitd/ratelimitd/internal/store/storetest"
+	"github.com/ratelimitd/ratelimitd/internal/strategy"
+)
+
+// TestCluster has one cluster go through all that follows, in order.
+func TestCluster(t *testing.T) {
+	c := redistest.StartCluster(t)
+	for _, test := range []struct {
+		name string
+		run  func(*testing.T, *redistest.Cluster)
+	}{
+		{"Conformance", testClusterConformance},
+		{"OneCommandPerDecision", testClusterOneCommandPerDecision},
+		{"Migration", testMigration},
+		{"PausedMaster", testPausedMaster},
+		{"KilledMaster", testKilledMaster},
+		{"RollingRestart", testClusterRollingRestart},
+	} {
+		if !t.Run(test.name, func(t *testing.T) { test.run(t, c) }) {
+			break // who knows what state the cluster is in
+		}
+	}
+}
+
+// testClusterConformance has a clock on each master, which a script can read
+// as it may read all keys of its node: of the three, only one is.
+func testClusterConformance(t *testing.T, c *redistest.Cluster) {
+	var clocks []string
+	for _, name := range namesOnEachMaster(t, c, "clock") {
+		clocks = append(clocks, fmt.Sprintf("test:now:{%s}", name))
+	}
+	clock := fmt.Sprintf(`local now, slack = nil, 3600000
+for _, key in ipairs({'%s'}) do
+  local set = redis.pcall('GET', key)
+  if type(set) == 'string' then now = tonumber(set) end
+end
+`, strings.Join(clocks, "', '"))
+	storetest.Run(t, func(t *testing.T) storetest.Subject {
+		client := c.Client(t)
+		if err := client.ForEachMaster(t.Context(), func(ctx context.Context, master *goredis.Client) error {
+			return master.FlushAll(ctx).Err()
+		}); err != nil {
+			t.Fatal(err)
+		}
+		s := openWith(t, Options{URLs: c.URLs()})
+		s.script = newScript(clock)
+		return storetest.Subject{Store: s, Set: func(now strategy.Instant) {
+			pipe := client.Pipeline()
+			for _, key := range clocks {
+				pipe.Set(t.Context(), key, int64(now), 0)
+			}
+			if _, err := pipe.Exec(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}}
+	})
+}
+
+// testClusterOneCommandPerDecision also shows that a single address is enough.
+func testClusterOneCommandPerDecision(t *testing.T, c *redistest.Cluster) {
+	s := openWith(t, Options{URLs: c.URLs()[4:5], Cluster: true})
+	ls := limits(t, oneOfEach...)
+	var requests []store.Request
+	for i := range 60 {
+		requests = append(requests, store.Request{Namespace: "test", Identifier: fmt.Sprint("one command ", i), Limits: ls, Cost: 1})
+	}
+	results := make([]store.Result, len(requests))
+	s.Decide(t.Context(), requests, results) // loads the script
+	for _, node := range c.Nodes {
+		if err := node.Client(t).ConfigResetStat(t.Context()).Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.Decide(t.Context(), requests, results)
+	for i, res := range results {
+		if res.Err != nil {
+			t.Errorf("%d: %+v", i, res)
+		}
+	}
+	for i := range requests {
+		if err := s.Reset(t.Context(), &requests[i]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	total := map[string]int{}
+	for _, node := range c.Nodes[:3] {
+		for command, n := range commandCalls(t, node.Client(t)) {
+			total[command] += n
+		}
+	}
+	if total["evalsha"] != 60 || total["eval"] != 0 || total["del"] != 60 {
+		t.Errorf("60 decisions and as many resets cost these commands: %v", total)
+	}
+}
+
+// testMigration moves a slot from one node to another while its counters are
+// in use, key by key as redis-cli does.
+func testMigration(t *testing.T, c *redistest.Cluster) {
+	s := openWith(t, Options{URLs: c.URLs()})
+	r := store.Request{Namespace: "test", Identifier: "moves", Cost: 1, Limits: limits(t,
+		strategy.Spec{Rate: "1000000/366d", Name: "a"}, strategy.Spec{Rate: "1000000/366d", Name: "b", Strategy: strategy.TokenBucket})}
+	keys := []string{counterKey(r.Namespace, r.Identifier, &r.Limits[0]), counterKey(r.Namespace, r.Identifier, &r.Limits[1])}
+	slot := c.Slot(t, keys[0])
+	from, _ := c.MasterAndReplica(t, c.Nodes[0], keys[0])
+	to := c.Nodes[0]
+	if to == from {
+		to = c.Nodes[1]
+	}
+	allowed := uint64(0)
+	consume := func(r store.Request, times int) {
+		t.Helper()
+		for range times {
+			if res := decide(t.Context(), s, r); res.Err != nil || !res.Allowed {
+				t.Fatalf("%+v", res)
+			}
+			allowed++
+		}
+	}
+	run := func(node *redistest.Server, args ...any) {
+		t.Helper()
+		if err := node.Client(t).Do(t.Context(), args...).Err(); err != nil {
+			t.Fatalf("%v: %v", args, err)
+		}
+	}
+	migrate := func(key string) {
+		t.Helper()
+		host, port, _ := net.SplitHostPort(to.Addr)
+		run(from, "MIGRATE", host, port, key, 0, 5000)
+	}
+
+	consume(r, 10)
+	run(to, "CLUSTER", "SETSLOT", slot, "IMPORTING", c.ID(t, from))
+	run(from, "CLUSTER", "SETSLOT", slot, "MIGRATING", c.ID(t, to))
+	consume(r, 10) // both keys are where they were
+
+	// One key here and one there: nobody can decide, until both are there.
+	migrate(keys[0])
+	var waiting sync.WaitGroup
+	waiting.Go(func() {
+		if res := decide(t.Context(), s, r); res.Err != nil || !res.Allowed {
+			t.Errorf("with the keys of a request on two nodes: %+v", res)
+		}
+	})
+	redistest.Eventually(t, "it is told to try again", func() error { return errorSeen(t, from, "TRYAGAIN") })
+	migrate(keys[1])
+	waiting.Wait()
+	allowed++
+
+	consume(r, 10) // redirected by ASK
+	fresh := r
+	fresh.Limits = limits(t, strategy.Spec{Rate: "1000000/366d", Name: "c"})
+	consume(fresh, 1) // a counter that there was not before
+	allowed--
+	if err := errorSeen(t, from, "ASK"); err != nil {
+		t.Error(err)
+	}
+	for _, node := range []*redistest.Server{to, from, c.Nodes[0], c.Nodes[1], c.Nodes[2]} {
+		run(node, "CLUSTER", "SETSLOT", slot, "NODE", c.ID(t, to))
+	}
+	consume(r, 10) // redirected by MOVED, at first
+	if err := errorSeen(t, from, "MOVED"); err != nil {
+		t.Error(err)
+	}
+	r.Cost = 0
+	if res := decide(t.Context(), s, r); res.Err != nil || res.Statuses[0].Remaining != 1_000_000-allowed || res.Statuses[1].Remaining < 1_000_000-allowed {
+		t.Errorf("after %d decisions: %+v", allowed, res)
+	}
+}
+
+// errorSeen returns nil if a node has answered with such an error.
+func errorSeen(t *testing.T, node *redistest.Server, code string) error {
+	t.Helper()
+	info, err := node.Client(t).Info(t.Context(), "errorstats").Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(info, "errorstat_"+code+":") {
+		return fmt.Errorf("no %s in %s", code, info)
+	}
+	return nil
+}
+
+// testPausedMaster shows that a node which hangs holds up nothing but what is
+// for it. It hangs for less than it takes the others to replace it.
+func testPausedMaster(t *testing.T, c *redistest.Cluster) {
+	s := openWith(t, Options{URLs: c.URLs()})
+	ls := limits(t, strategy.Spec{Rate: "1000000/366d"})
+	var requests []store.Request // one for each master
+	for _, name := range namesOnEachMaster(t, c, "paused") {
+		requests = append(requests, store.Request{Namespace: "test", Identifier: strings.TrimPrefix(name, "test:"), Limits: ls, Cost: 1})
+	}
+	for _, r := range requests { // connects, and learns which node has what
+		if res := decide(t.Context(), s, r); res.Err != nil {
+			t.Fatal(res.Err)
+		}
+	}
+	master, _ := c.MasterAndReplica(t, c.Nodes[0], counterKey(requests[0].Namespace, requests[0].Identifier, &ls[0]))
+	master.Pause(t)
+	var stuck sync.WaitGroup
+	for range 4 * maxSenders {
+		stuck.Go(func() {
+			if res := decide(t.Context(), s, requests[0]); res.Err != nil {
+				t.Errorf("on the node that was paused: %v", res.Err)
+			}
+		})
+	}
+	start := time.Now()
+	for range 50 {
+		for _, r := range requests[1:] {
+			if res := decide(t.Context(), s, r); res.Err != nil {
+				t.Errorf("on another node: %v", res.Err)
+			}
+		}
+	}
+	took := time.Since(start)
+	master.Resume(t)
+	stuck.Wait()
+	if took > 500*time.Millisecond {
+		t.Errorf("100 decisions by the other nodes took %v", took)
+	}
+	c.Await(t)
+}
+
+// namesOnEachMaster returns a name for each of the masters, such that
+// {<namespace>:<identifier>} test:<name> is in a slot of it.
+func namesOnEachMaster(t *testing.T, c *redistest.Cluster, prefix string) []string {
+	t.Helper()
+	found := map[*redistest.Server]bool{}
+	var names []string
+	for i := 0; len(names) < 3; i++ {
+		name := fmt.Sprintf("test:%s%d", prefix, i)
+		if master, _ := c.MasterAndReplica(t, c.Nodes[0], name); !found[master] {
+			found[master] = true
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// testKilledMaster kills a master under load.
+func testKilledMaster(t *testing.T, c *redistest.Cluster) {
+	s := openWith(t, Options{URLs: c.URLs(), Timeout: 100 * time.Millisecond})
+	load := startLoad(t, s, 12)
+	load.await(t, "decisions are made", func() error { return load.allEvery(200) })
+	victim, _ := c.MasterAndReplica(t, c.Nodes[0], load.keys[0])
+	killed := time.Now()
+	victim.Kill()
+	load.await(t, "decisions fail", func() error { return load.failing() })
+	load.await(t, "decisions go on", func() error { return load.fine() })
+	recovered := time.Since(killed)
+	load.stop()
+	lost := load.lost(t, s)
+	t.Logf("%d decisions, of which %d failed; the last failed %v after the kill; lost with the master: %d of the last second's %d",
+		load.decisions.Load(), load.failed.Load(), recovered.Round(time.Millisecond), lost, load.inSecondBefore(killed))
+	if lost > load.inSecondBefore(killed) {
+		t.Errorf("lost %d units, more than were consumed in the second before the kill", lost)
+	}
+	victim.Restart(t)
+	c.Await(t)
+}
+
+// testClusterRollingRestart restarts all nodes one after the other under load,
+// as an operator does: replicas first, and a master only once its replica has
+// taken over.
+func testClusterRollingRestart(t *testing.T, c *redistest.Cluster) {
+	s := openWith(t, Options{URLs: c.URLs(), Timeout: 100 * time.Millisecond})
+	load := startLoad(t, s, 12)
+	load.await(t, "decisions are made", func() error { return load.allEvery(20) })
+	restart := func(node *redistest.Server) {
+		t.Helper()
+		node.Stop(t)
+		node.Restart(t)
+		c.Await(t)
+	}
+	done := map[*redistest.Server]bool{}
+	for _, key := range load.keys {
+		master, replica := c.MasterAndReplica(t, c.Nodes[0], key)
+		if done[master] {
+			continue
+		}
+		restart(replica)
+		if err := replica.Client(t).ClusterFailover(t.Context()).Err(); err != nil {
+			t.Fatal(err)
+		}
+		redistest.Eventually(t, "the replica takes over", func() error {
+			for _, node := range c.Nodes {
+				if now, _ := c.MasterAndReplica(t, node, key); now != replica {
+					return errors.New("not yet")
+				}
+			}
+			return nil
+		})
+		restart(master)
+		done[master], done[replica] = true, true
+	}
+	load.await(t, "decisions go on", func() error { return load.fine() })
+	load.stop()
+	lost := load.lost(t, s)
+	t.Logf("%d decisions, of which %d failed; lost %d", load.decisions.Load(), load.failed.Load(), lost)
+	if lost != 0 || len(done) != 6 {
+		t.Errorf("after a restart of %d nodes %d units are lost", len(done), lost)
+	}
+}
+
+// A load is callers who consume from counters of their own, a unit every
+// millisecond or as soon as the last decision lets them. No counter denies.
+type load struct {
+	requests  []store.Request
+	keys      []string
+	decisions atomic.Int64
+	failed    atomic.Int64
+
+	mu      sync.Mutex // protects the following, of each request
+	allowed []int
+	errs    []error // of the last decision
+	times   []time.Time
+
+	quit    chan struct{}
+	callers sync.WaitGroup
+}
+
+func startLoad(t *testing.T, s *Store, counters int) *load {
+	l := &load{allowed: make([]int, counters), errs: make([]error, counters), quit: make(chan struct{})}
+	for i := range counters {
+		r := store.Request{
+			Namespace: "load", Identifier: t.Name() + strconv.Itoa(i), Cost: 1,
+			Limits: limits(t, strategy.Spec{Rate: "100000000/366d", Strategy: strategy.FixedWindow}),
+		}
+		l.requests = append(l.requests, r)
+		l.keys = append(l.keys, counterKey(r.Namespace, r.Identifier, &r.Limits[0]))
+	}
+	for i := range l.requests {
+		l.callers.Go(func() {
+			tick := time.NewTicker(time.Millisecond)
+			defer tick.Stop()
+			for {
+				select {
+				case <-l.quit:
+					return
+				case <-tick.C:
+				}
+				l.note(i, decide(t.Context(), s, l.requests[i]))
+			}
+		})
+	}
+	t.Cleanup(l.stop)
+	return l
+}
+
+func (l *load) note(i int, res store.Result) {
+	l.decisions.Add(1)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.errs[i] = res.Err; res.Err != nil {
+		l.failed.Add(1)
+		return
+	}
+	l.allowed[i]++
+	l.times = append(l.times, time.Now())
+}
+
+func (l *load) stop() {
+	select {
+	case <-l.quit:
+	default:
+		close(l.quit)
+	}
+	l.callers.Wait()
+}
+
+func (l *load) await(t *testing.T, what string, done func() error) {
+	t.Helper()
+	redistest.Eventually(t, what, func() error {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return done()
+	})
+}
+
+// allEvery returns nil once n units have been consumed from every counter.
+func (l *load) allEvery(n int) error {
+	for i, allowed := range l.allowed {
+		if allowed < n {
+			return fmt.Errorf("counter %d: %d decisions, the last with %w", i, allowed, l.errs[i])
+		}
+	}
+	return nil
+}
+
+func (l *load) failing() error {
+	if l.fine() == nil {
+		return errors.New("all is well")
+	}
+	return nil
+}
+
+func (l *load) fine() error { return errors.Join(l.errs...) }
+
+// inSecondBefore returns how many units were consumed then.
+func (l *load) inSecondBefore(end time.Time) (n int) {
+	for _, at := range l.times {
+		if at.Before(end) && at.After(end.Add(-time.Second)) {
+			n++
+		}
+	}
+	return n
+}
+
+// lost returns how many units callers were allowed that the counters know
+// nothing of. (They may know of more, from decisions whose reply was lost.)
+func (l *load) lost(t *testing.T, s *Store) (lost int) {
+	t.Helper()
+	for i, r := range l.requests {
+		r.Cost = 0
+		res := decide(t.Context(), s, r)
+		if res.Err != nil {
+			t.Fatal(res.Err)
+		}
+		lost += max(0, l.allowed[i]-int(res.Statuses[0].Limit-res.Statuses[0].Remaining))
+	}
+	return lost
+}

@@ -1,0 +1,254 @@
+package redis
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/Shopify/toxiproxy/v2"
+	goredis "github.com/redis/go-redis/v9"
+	"github.com/rs/zerolog"
+
+	"github.com/ratelimitd/ratelimitd/internal/store"
+	"github.com/ratelimitd/ratelimitd/internal/store/redis/redistest"
+	"github.com/ratelimitd/ratelimitd/internal/strategy"
+)
+
+// A faulty server is one behind a proxy that can be told to do harm.
+type faulty struct {
+	server *redistest.Server
+	proxy  *toxiproxy.Proxy
+	direct *goredis.Client // not by the proxy
+}
+
+func (f *faulty) url() string { return "redis://" + f.proxy.Listen }
+
+func startProxy(t *testing.T, upstream string) *toxiproxy.Proxy {
+	t.Helper()
+	proxy := toxiproxy.NewProxy(toxiproxy.NewServer(toxiproxy.NewMetricsContainer(nil), zerolog.Nop()), "redis", "127.0.0.1:0", upstream)
+	if err := proxy.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(proxy.Stop)
+	return proxy
+}
+
+func startFaulty(t *testing.T) *faulty {
+	t.Helper()
+	server := redistest.Start(t)
+	return &faulty{server, startProxy(t, server.Addr), server.Client(t)}
+}
+
+func startFaultyCluster(t *testing.T) *faulty {
+	t.Helper()
+	f := &faulty{}
+	f.server = redistest.StartClusterOfOne(t, func(addr string) string {
+		f.proxy = startProxy(t, addr)
+		return f.proxy.Listen
+	})
+	f.direct = f.server.Client(t)
+	return f
+}
+
+// do has the proxy do harm: on the way to the server (upstream), or back.
+func (f *faulty) do(t *testing.T, harm, stream, attributes string) {
+	t.Helper()
+	if _, err := f.proxy.Toxics.AddToxicJson(strings.NewReader(fmt.Sprintf(`{"type": %q, "stream": %q, "attributes": {%s}}`, harm, stream, attributes))); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// heal ends all harm, and all connections that it was done to.
+func (f *faulty) heal(t *testing.T) {
+	t.Helper()
+	f.proxy.Stop()
+	f.proxy.Toxics.ResetToxics(t.Context())
+	if err := f.proxy.Start(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// used returns how many units of r's one limit the server has down as used.
+func (f *faulty) used(t *testing.T, r store.Request) int64 {
+	t.Helper()
+	value, err := f.direct.Get(t.Context(), counterKey(r.Namespace, r.Identifier, &r.Limits[0])).Result()
+	if err != nil && !errors.Is(err, goredis.Nil) {
+		t.Fatal(err)
+	}
+	return int64(parseState(value).Used)
+}
+
+// TestFaults does harm to a connection while a decision is on its way. That is
+// an error, in time; the server has run the script once, or not at all where
+// it did not get it; and later decisions need no help.
+func TestFaults(t *testing.T) {
+	for name, start := range map[string]func(*testing.T) *faulty{"one server": startFaulty, "cluster": startFaultyCluster} {
+		t.Run(name, func(t *testing.T) {
+			f := start(t)
+			s := openWith(t, Options{URLs: []string{f.url()}, Cluster: name == "cluster", Timeout: 200 * time.Millisecond})
+			for _, fault := range []struct {
+				name, harm, stream, attributes string
+				used                           int64 // -1: the server may have got it later, whole
+			}{
+				{"latency of the request", "latency", "upstream", `"latency": 2000`, -1},
+				{"latency of the reply", "latency", "downstream", `"latency": 2000`, 1},
+				{"request dropped", "timeout", "upstream", `"timeout": 0`, 0},
+				{"reply dropped", "timeout", "downstream", `"timeout": 0`, 1},
+				{"connection reset", "reset_peer", "downstream", `"timeout": 0`, -1},
+				{"reply cut at its start", "limit_data", "downstream", `"bytes": 0`, 1},
+				{"reply cut in the middle", "limit_data", "downstream", `"bytes": 9`, 1},
+				{"connection closed without a reply", "timeout", "downstream", `"timeout": 50`, 1},
+				{"little bandwidth to the server", "bandwidth", "upstream", `"rate": 0`, 0},
+				{"little bandwidth back", "bandwidth", "downstream", `"rate": 0`, 1},
+			} {
+				t.Run(fault.name, func(t *testing.T) {
+					r := store.Request{Namespace: "test", Identifier: fault.name, Limits: limits(t, strategy.Spec{Rate: "1000/366d"}), Cost: 1}
+					look := r
+					look.Cost = 0
+					redistest.Eventually(t, "all is well before", func() error { return decide(t.Context(), s, look).Err })
+					f.do(t, fault.harm, fault.stream, fault.attributes)
+					start := time.Now()
+					res := decide(t.Context(), s, r)
+					took := time.Since(start)
+					if res.Err == nil || took > time.Second {
+						t.Errorf("%+v after %v, want an error after about 200 ms", res, took)
+					}
+					if fault.used == 1 { // it may still be on its way to the server
+						redistest.Eventually(t, "the script has run", func() error {
+							if f.used(t, r) == 0 {
+								return errors.New("not yet")
+							}
+							return nil
+						})
+					}
+					f.heal(t)
+					redistest.Eventually(t, "all is well again", func() error { return decide(t.Context(), s, look).Err })
+					if used := f.used(t, r); used != fault.used && (fault.used >= 0 || used > 1) {
+						t.Errorf("%d units are used, want %d", used, fault.used)
+					}
+				})
+			}
+			redistest.Eventually(t, "no connection is left over", func() error {
+				clients, err := f.direct.ClientList(t.Context()).Result()
+				if err != nil {
+					t.Fatal(err)
+				}
+				if n := strings.Count(clients, "name=ratelimitd"); n > DefaultPoolSize {
+					return fmt.Errorf("%d connections:\n%s", n, clients)
+				}
+				return nil
+			})
+		})
+	}
+}
+
+// TestPipelineIsCut has many decisions in one pipeline of which the replies
+// are cut: that is an error, and none of them has run twice. (A client of one
+// server gives those an error too that were answered before the cut.)
+func TestPipelineIsCut(t *testing.T) {
+	for name, start := range map[string]func(*testing.T) *faulty{"one server": startFaulty, "cluster": startFaultyCluster} {
+		t.Run(name, func(t *testing.T) {
+			f := start(t)
+			s := openWith(t, Options{URLs: []string{f.url()}, Cluster: name == "cluster", Timeout: time.Second})
+			r := store.Request{Namespace: "test", Identifier: "alice", Limits: limits(t, strategy.Spec{Rate: "1000/366d"}), Cost: 1}
+			if res := decide(t.Context(), s, r); res.Err != nil {
+				t.Fatal(res.Err)
+			}
+			requests := make([]store.Request, 100)
+			for i := range requests {
+				requests[i] = r
+			}
+			results := make([]store.Result, len(requests))
+			f.do(t, "limit_data", "downstream", `"bytes": 2000`)
+			s.Decide(t.Context(), requests, results)
+			f.heal(t)
+			allowed := 0
+			for _, res := range results {
+				if res.Err == nil {
+					allowed++
+				}
+			}
+			if used := f.used(t, r); used != 101 || allowed == 100 {
+				t.Errorf("of 100 decisions %d have an answer, and with the one before %d units are used; want an error, and 101 units", allowed, used)
+			}
+		})
+	}
+}
+
+// TestCallersLeave has callers leave while the pipeline is stuck: by their
+// deadline or cancelled, they leave at once, and their results stay as they
+// were left.
+func TestCallersLeave(t *testing.T) {
+	f := startFaulty(t)
+	s := openWith(t, Options{URLs: []string{f.url()}})
+	requests := []store.Request{{Namespace: "test", Identifier: "alice", Limits: limits(t, strategy.Spec{Rate: "1000/366d"}), Cost: 1}}
+	if res := decide(t.Context(), s, requests[0]); res.Err != nil {
+		t.Fatal(res.Err)
+	}
+	f.do(t, "timeout", "downstream", `"timeout": 0`)
+	var callers sync.WaitGroup
+	for i := range 8 * maxSenders { // some have been sent, some have not
+		callers.Go(func() {
+			ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+			want := context.DeadlineExceeded
+			if i%2 == 0 {
+				cancel()
+				want = context.Canceled
+			}
+			defer cancel()
+			results := make([]store.Result, 1)
+			start := time.Now()
+			s.Decide(ctx, requests, results)
+			if took := time.Since(start); !errors.Is(results[0].Err, want) || took > 2*time.Second {
+				t.Errorf("%v after %v, want %v", results[0].Err, took, want)
+			}
+			results[0] = store.Result{} // the race detector sees who else writes it
+		})
+	}
+	callers.Wait()
+	f.heal(t)
+	redistest.Eventually(t, "all is well again", func() error { return decide(t.Context(), s, requests[0]).Err })
+}
+
+// TestBatchesStarveNobody has a caller decide one request at a time beside
+// others who have a thousand each.
+func TestBatchesStarveNobody(t *testing.T) {
+	s := open(t, redistest.Start(t))
+	r := store.Request{Namespace: "test", Identifier: "alice", Limits: limits(t, strategy.Spec{Rate: "1000/366d"}), Cost: 1}
+	stop := make(chan struct{})
+	var batches sync.WaitGroup
+	for range maxSenders - 1 {
+		batches.Go(func() {
+			requests, results := make([]store.Request, 1000), make([]store.Result, 1000)
+			for i := range requests {
+				requests[i] = store.Request{Namespace: "batch", Identifier: fmt.Sprint(i), Limits: r.Limits, Cost: 1}
+			}
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					s.Decide(t.Context(), requests, results)
+				}
+			}
+		})
+	}
+	var slowest time.Duration
+	for range 50 {
+		start := time.Now()
+		if res := decide(t.Context(), s, r); res.Err != nil {
+			t.Error(res.Err)
+		}
+		slowest = max(slowest, time.Since(start))
+	}
+	close(stop)
+	batches.Wait()
+	t.Logf("the slowest of 50 took %v", slowest)
+	if slowest > 2*time.Second {
+		t.Errorf("beside batches of a thousand, a decision took %v", slowest)
+	}
+}
