@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -250,5 +251,82 @@ func TestBatchesStarveNobody(t *testing.T) {
 	t.Logf("the slowest of 50 took %v", slowest)
 	if slowest > 2*time.Second {
 		t.Errorf("beside batches of a thousand, a decision took %v", slowest)
+	}
+}
+
+// TestShortDeadlines has callers leave before Redis can answer: that is no
+// failure of the store, and costs no connection.
+func TestShortDeadlines(t *testing.T) {
+	server := redistest.Start(t)
+	s := open(t, server)
+	r := store.Request{Namespace: "test", Identifier: "alice", Limits: limits(t, strategy.Spec{Rate: "1000000/h"}), Cost: 1}
+	if res := decide(t.Context(), s, r); res.Err != nil {
+		t.Fatal(res.Err)
+	}
+	var callers sync.WaitGroup
+	for range 16 {
+		callers.Go(func() {
+			for range 200 {
+				ctx, cancel := context.WithTimeout(t.Context(), 200*time.Microsecond)
+				res := decide(ctx, s, r)
+				if res.Err != nil && (!errors.Is(res.Err, context.DeadlineExceeded) || store.CallerGone(ctx) == nil) {
+					t.Errorf("%v, want none or that the deadline passed", res.Err)
+				}
+				cancel()
+			}
+		})
+	}
+	callers.Wait()
+	info, err := server.Client(t).Info(t.Context(), "stats").Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, after, _ := strings.Cut(info, "total_connections_received:")
+	if n, _ := strconv.Atoi(strings.Fields(after)[0]); n > 20 {
+		t.Errorf("Redis got %d connections, want no more than the pool has", n)
+	}
+}
+
+// TestLargestBatch decides as much as one call can ask, in the default time.
+func TestLargestBatch(t *testing.T) {
+	server := redistest.Start(t)
+	s, err := New(Options{URLs: []string{server.URL}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	var specs []strategy.Spec
+	for i := range strategy.MaxLimits {
+		specs = append(specs, strategy.Spec{Rate: "1/h", Name: strconv.Itoa(i)})
+	}
+	requests, results := make([]store.Request, 1000), make([]store.Result, 1000)
+	for i := range requests {
+		requests[i] = store.Request{Namespace: "test", Identifier: strconv.Itoa(i), Limits: limits(t, specs...), Cost: 1}
+	}
+	s.Decide(t.Context(), requests, results)
+	for i, res := range results {
+		if res.Err != nil || !res.Allowed {
+			t.Fatalf("request %d: %+v", i, res)
+		}
+	}
+}
+
+// TestPasswordIsAsked connects without the password that Redis wants.
+func TestPasswordIsAsked(t *testing.T) {
+	server := redistest.Start(t)
+	if err := server.Client(t).ConfigSet(t.Context(), "requirepass", "secret").Err(); err != nil {
+		t.Fatal(err)
+	}
+	r := store.Request{Namespace: "test", Identifier: "alice", Limits: limits(t, strategy.Spec{Rate: "1/h"}), Cost: 1}
+	for password, want := range map[string]string{"": "NOAUTH", "wrong": "WRONGPASS", "secret": ""} {
+		s, err := New(Options{URLs: []string{server.URL}, Password: password, Timeout: patient})
+		if err != nil {
+			t.Fatal(err)
+		}
+		res := decide(t.Context(), s, r)
+		if got := fmt.Sprint(res.Err); (want == "") != (res.Err == nil) || !strings.Contains(got, want) && want != "" {
+			t.Errorf("with password %q: %v, want %s", password, res.Err, want)
+		}
+		_ = s.Close()
 	}
 }

@@ -29,6 +29,7 @@ var errClosed = errors.New("the store is closed")
 type pipeliner struct {
 	client  redis.UniversalClient
 	cluster *redis.ClusterClient // the client, if it is that of a cluster
+	timeout time.Duration
 
 	senders sync.WaitGroup // with mu held, until closed
 	mu      sync.Mutex     // protects the following
@@ -52,8 +53,8 @@ type shipment struct {
 	done     chan struct{}
 }
 
-func newPipeliner(client redis.UniversalClient) *pipeliner {
-	p := &pipeliner{client: client, lanes: map[string]*lane{}}
+func newPipeliner(client redis.UniversalClient, timeout time.Duration) *pipeliner {
+	p := &pipeliner{client: client, timeout: timeout, lanes: map[string]*lane{}}
 	p.cluster, _ = client.(*redis.ClusterClient)
 	return p
 }
@@ -130,10 +131,12 @@ func (p *pipeliner) next(name string, l *lane, load []*shipment) []*shipment {
 	return load
 }
 
-// exec sends load, but for what nobody waits for any more, as one pipeline.
+// exec sends load, but for what nobody waits for any more, as one pipeline. It
+// has as long as the store's timeout, however soon its callers leave: to cut it
+// short would cost a connection. It has longer if a caller has.
 func (p *pipeliner) exec(load []*shipment) {
 	pipe := p.client.Pipeline()
-	var deadline time.Time // of the last to leave
+	deadline := time.Now().Add(p.timeout)
 	for _, s := range load {
 		if err := s.ctx.Err(); err != nil {
 			s.fail(err)
@@ -151,9 +154,14 @@ func (p *pipeliner) exec(load []*shipment) {
 	}
 	ctx, cancel := context.WithDeadline(context.Background(), deadline)
 	defer cancel()
-	_, err := pipe.Exec(ctx) // each command has its own
+	_, err := pipe.Exec(ctx)
 	p.learn(ctx, err)
 	for _, s := range load {
+		for _, c := range s.commands { // each has its own error, unless there was no connection
+			if c.Err() == nil && c.Val() == nil && err != nil {
+				c.SetErr(err)
+			}
+		}
 		s.finish()
 	}
 }

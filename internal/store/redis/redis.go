@@ -19,6 +19,10 @@ import (
 // that Redis tells it to. It is doubled each time.
 const firstPause = time.Millisecond
 
+// perLimit is how much longer than the timeout a call may take for each of its
+// limits: Redis takes a few microseconds for one, and a batch can have 16,000.
+const perLimit = 20 * time.Microsecond
+
 // A Store is a store.Store in Redis. New makes it.
 type Store struct {
 	client  redis.UniversalClient
@@ -49,7 +53,7 @@ func New(o Options) (*Store, error) {
 	client := redis.NewUniversalClient(options)
 	return &Store{
 		client:  client,
-		pipes:   newPipeliner(client),
+		pipes:   newPipeliner(client, o.Timeout),
 		script:  newScript(serverClock),
 		timeout: o.Timeout,
 	}, nil
@@ -57,7 +61,11 @@ func New(o Options) (*Store, error) {
 
 // Decide sends all requests together, and along with those of other callers.
 func (s *Store) Decide(ctx context.Context, requests []store.Request, results []store.Result) {
-	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	limits := 0
+	for i := range requests {
+		limits += len(requests[i].Limits)
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.timeout+time.Duration(limits)*perLimit)
 	defer cancel()
 
 	calls := make([]call, len(requests))
