@@ -27,10 +27,12 @@ type edit struct {
 	key      string
 	server   *server
 	requests []int // indices of those whose counters these are
-	// apply changes what was read, and reports whether there is anything to
+	// change changes what was read, and reports whether there is anything to
 	// write. After a conflict it is called again, on what was read then.
-	apply func(it *item, now strategy.Instant) (changed bool)
+	change func(it *item, now strategy.Instant) (changed bool)
+
 	found *memcache.Item // what was read; nil if there is none
+	next  *memcache.Item // what to write
 	err   error          // why the edit failed
 }
 
@@ -42,10 +44,26 @@ var (
 // run makes edits, of different items: all reads at once, then all writes, and
 // so again with those that met conflicts.
 func (s *Store) run(ctx context.Context, edits []*edit) {
+	alone := len(edits) == 1
 	for attempt := 1; len(edits) > 0; attempt++ {
 		s.read(ctx, edits)
-		edits = s.write(ctx, edits)
-		if len(edits) == 0 {
+		changed := s.apply(edits)
+		// Several could keep others waiting for as long as the slowest of
+		// them takes, or for each other: they take no turns.
+		if alone && len(changed) == 1 && attempt == 1 {
+			e := edits[0]
+			waited, err := s.turns.take(ctx, e.key)
+			if err != nil {
+				e.err = fmt.Errorf("memcached %s: %w, after waiting for other writers of %q", e.server.addr, err, e.key)
+				return
+			}
+			defer s.turns.leave(e.key)
+			if waited { // for what changed the item
+				s.read(ctx, edits)
+				changed = s.apply(edits)
+			}
+		}
+		if edits = s.write(ctx, changed); len(edits) == 0 {
 			return
 		}
 		s.conflicts.Add(uint64(len(edits)))
@@ -108,42 +126,45 @@ func (s *Store) read(ctx context.Context, edits []*edit) {
 	}
 	for i, err := range s.send(ctx, calls) {
 		for _, e := range readings[i].edits {
-			if e.found, e.err = nil, err; err == nil {
+			if e.err = err; err == nil { // or else the items may be still being read
 				e.found = readings[i].items[e.key]
 			}
 		}
 	}
 }
 
-// write applies the edits that could be read, writes what they changed, and
-// returns those that met a conflict.
-func (s *Store) write(ctx context.Context, edits []*edit) (conflicting []*edit) {
+// apply applies the edits whose items could be read, and returns those that
+// have something to write.
+func (s *Store) apply(edits []*edit) (changed []*edit) {
 	now := s.now()
-	var changed []*edit
-	var calls []call
 	for _, e := range edits {
 		if e.err != nil {
 			continue
 		}
-		var it *item
-		if e.found == nil {
-			it = new(item)
-		} else {
-			it = parseItem(e.found.Value, now)
-		}
-		if !e.apply(it, now) {
-			continue
-		}
-		client, next := e.server.client, &memcache.Item{Key: e.key, Value: it.encode(), Expiration: it.expiration(now)}
-		put := client.Add
+		var value []byte
 		if e.found != nil {
-			next.CasID, put = e.found.CasID, client.CompareAndSwap
+			value = e.found.Value
 		}
-		changed = append(changed, e)
-		calls = append(calls, call{e.server, func() error { return writeError(put(next), next) }})
+		if it := parseItem(value, now); e.change(it, now) {
+			e.next = &memcache.Item{Key: e.key, Value: it.encode(), Expiration: it.expiration(now)}
+			changed = append(changed, e)
+		}
+	}
+	return changed
+}
+
+// write writes what edits have changed, and returns those that met a conflict.
+func (s *Store) write(ctx context.Context, edits []*edit) (conflicting []*edit) {
+	calls := make([]call, len(edits))
+	for i, e := range edits {
+		next, put := e.next, e.server.client.Add
+		if e.found != nil {
+			next.CasID, put = e.found.CasID, e.server.client.CompareAndSwap
+		}
+		calls[i] = call{e.server, func() error { return writeError(put(next), next) }}
 	}
 	for i, err := range s.send(ctx, calls) {
-		e := changed[i]
+		e := edits[i]
 		if e.err = err; errors.Is(err, errConflict) {
 			conflicting = append(conflicting, e)
 		}

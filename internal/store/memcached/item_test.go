@@ -54,6 +54,48 @@ func TestItemIsCompact(t *testing.T) {
 	}
 }
 
+func TestOtherVersionsHoldNothing(t *testing.T) {
+	now := strategy.InstantOf(time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC))
+	r := request(t, oneOfEach...)
+	it := new(item)
+	it.decide(&r, new(strategy.Decision), now, 0)
+	value := it.encode()
+	if n := len(parseItem(value, now).counters); n != len(r.Limits) {
+		t.Errorf("%d counters were read, want %d", n, len(r.Limits))
+	}
+	value[0]++
+	if n := len(parseItem(value, now).counters); n != 0 {
+		t.Errorf("of another version, %d counters were read, want none", n)
+	}
+}
+
+func TestUnlimitedHasNoCounter(t *testing.T) {
+	r := request(t, strategy.Spec{Rate: "unlimited"}, strategy.Spec{Rate: "5/s"}, strategy.Spec{Rate: "unlimited", Name: "x"})
+	it, d := new(item), new(strategy.Decision)
+	if changed := it.decide(&r, d, 1, 0); !changed || !d.Allowed || len(it.counters) != 1 {
+		t.Errorf("%+v: changed %t, %d counters; want 1", d, changed, len(it.counters))
+	}
+	r.Limits = r.Limits[:1]
+	if changed := it.decide(&r, d, 1, 0); changed || !d.Allowed || len(it.counters) != 1 {
+		t.Errorf("unlimited alone: %+v: changed %t, %d counters", d, changed, len(it.counters))
+	}
+}
+
+// TestExpiryStandsStillToo has a clock step back: what is consumed then counts
+// from the latest that the clock has shown.
+func TestExpiryStandsStillToo(t *testing.T) {
+	now := strategy.InstantOf(time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC))
+	r := request(t, strategy.Spec{Rate: "5/h", Strategy: strategy.SlidingWindowLog})
+	it, d := new(item), new(strategy.Decision)
+	for range 2 {
+		it.decide(&r, d, now, 0)
+		if got, want := it.counters[0].expires, strategy.InstantOf(time.Date(2026, 1, 1, 1, 0, 0, 0, time.UTC)); got != want {
+			t.Errorf("used at %d, it expires at %d, want %d", now, got, want)
+		}
+		now -= 60_000_000
+	}
+}
+
 // FuzzItem reads items from arbitrary bytes. Whatever they are, decisions by
 // them make sense, and what was written is read as it was.
 func FuzzItem(f *testing.F) {

@@ -65,6 +65,7 @@ type Store struct {
 	now         func() strategy.Instant
 	slack       time.Duration // which counters outlive their last use by
 
+	turns                turns
 	conflicts, exhausted atomic.Uint64 // for the metrics
 
 	closing context.CancelFunc // closes all connections
@@ -95,7 +96,7 @@ func New(o Options) (*Store, error) {
 		o.Now = func() strategy.Instant { return strategy.InstantOf(time.Now()) }
 	}
 	ctx, closing := context.WithCancel(context.Background())
-	s := &Store{timeout: o.Timeout, maxAttempts: o.MaxAttempts, now: o.Now, closing: closing}
+	s := &Store{timeout: o.Timeout, maxAttempts: o.MaxAttempts, now: o.Now, turns: turns{taken: map[string]*turn{}}, closing: closing}
 	for _, addr := range o.Addrs {
 		server, err := newServer(ctx, addr, o)
 		if err != nil {
@@ -136,7 +137,7 @@ func (s *Store) Decide(ctx context.Context, requests []store.Request, results []
 		byKey[e.key] = e
 		edits = append(edits, e)
 		e.requests = []int{i}
-		e.apply = func(it *item, now strategy.Instant) (changed bool) {
+		e.change = func(it *item, now strategy.Instant) (changed bool) {
 			for _, i := range e.requests {
 				if it.decide(&requests[i], &results[i].Decision, now, s.slack) {
 					changed = true
@@ -172,7 +173,7 @@ func (s *Store) Reset(ctx context.Context, r *store.Request) error {
 		return nil
 	}
 	e := s.edit(r)
-	e.apply = func(it *item, _ strategy.Instant) (changed bool) {
+	e.change = func(it *item, _ strategy.Instant) (changed bool) {
 		for i := range r.Limits {
 			if it.remove(&r.Limits[i]) {
 				changed = true
