@@ -7,6 +7,7 @@ set -euo pipefail
 # Each line: the command that the tests run, and the package that has it.
 needed='
 cc            build-essential
+memcached     memcached
 redis-server  redis-server
 '
 

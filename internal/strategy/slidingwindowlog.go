@@ -1,6 +1,11 @@
 package strategy
 
-import "sort"
+import (
+	"encoding/binary"
+	"errors"
+	"math"
+	"sort"
+)
 
 // SLIDING_WINDOW_LOG allows at most N units in any period whatever, exactly.
 // It remembers each request that consumed, as long as it is younger than the
@@ -76,14 +81,39 @@ func (g *Log) Add(l *Limit, cost uint64, now Instant) {
 		g.entry(g.length - 1).total += cost
 		return
 	}
-	switch {
-	case g.length == len(g.ring):
-		g.resize(max(minRing, 2*len(g.ring)))
-	case g.length < len(g.ring)/4 && len(g.ring) > minRing:
-		g.resize(len(g.ring) / 2)
+	g.push(logEntry{at: now, total: total + cost})
+}
+
+// Append appends g to b, in a form that Parse reads: a few bytes an entry.
+func (g *Log) Append(b []byte) []byte {
+	last := logEntry{total: g.before}
+	for i := range g.length {
+		e := g.entry(i)
+		b = binary.AppendUvarint(b, uint64(e.at-last.at))
+		b = binary.AppendUvarint(b, e.total-last.total)
+		last = *e
 	}
-	g.length++
-	*g.entry(g.length - 1) = logEntry{at: now, total: total + cost}
+	return b
+}
+
+var errNoLog = errors.New("strategy: not a log that Append wrote")
+
+// Parse sets g to the log that Append wrote. If b is none, g is left empty.
+func (g *Log) Parse(b []byte) error {
+	*g = Log{}
+	var last logEntry
+	for len(b) > 0 {
+		gap, n := binary.Uvarint(b)
+		units, m := binary.Uvarint(b[max(0, n):])
+		if n <= 0 || m <= 0 || gap > uint64(math.MaxInt64-last.at) {
+			*g = Log{}
+			return errNoLog
+		}
+		last = logEntry{at: last.at + Instant(gap), total: last.total + units}
+		g.push(last)
+		b = b[n+m:]
+	}
+	return nil
 }
 
 // Size returns how many entries the log has room for.
@@ -111,6 +141,18 @@ func (g *Log) totalBefore(i int) uint64 {
 		return g.before
 	}
 	return g.entry(i - 1).total
+}
+
+// push adds e as the youngest entry.
+func (g *Log) push(e logEntry) {
+	switch {
+	case g.length == len(g.ring):
+		g.resize(max(minRing, 2*len(g.ring)))
+	case g.length < len(g.ring)/4 && len(g.ring) > minRing:
+		g.resize(len(g.ring) / 2)
+	}
+	g.length++
+	*g.entry(g.length - 1) = e
 }
 
 // resize gives the log room for n entries, no fewer than it has.

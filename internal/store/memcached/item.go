@@ -1,0 +1,217 @@
+package memcached
+
+import (
+	"bytes"
+	"encoding/binary"
+	"math"
+	"slices"
+	"time"
+
+	"github.com/ratelimitd/ratelimitd/internal/store"
+	"github.com/ratelimitd/ratelimitd/internal/strategy"
+)
+
+// itemVersion begins each item's value, and says how to read the rest. A
+// value that is not of this version is that of no counters.
+const itemVersion = 1
+
+// maxRelative is the longest expiry that the protocol takes for seconds from
+// now: anything more is a Unix time.
+const maxRelative = 30 * 24 * 60 * 60
+
+// An item is what memcached holds of one identifier: its counters. As bytes it
+// is the version, and of each counter its name, the instant it expires and its
+// body: either as long as they say first, and all numbers as varints.
+type item struct {
+	counters []counter
+}
+
+// A counter's body is its state or its log: as read, until they are wanted.
+type counter struct {
+	name    []byte // see appendName
+	expires strategy.Instant
+	body    []byte // nil: in state or log
+	state   strategy.State
+	log     strategy.Log
+}
+
+// parseItem reads the counters in value that have not expired. It keeps value.
+func parseItem(value []byte, now strategy.Instant) *item {
+	it := new(item)
+	if len(value) == 0 || value[0] != itemVersion {
+		return it
+	}
+	for b := value[1:]; len(b) > 0; {
+		var c counter
+		var expires uint64
+		ok := cutBytes(&b, &c.name) && cutNumber(&b, &expires, math.MaxInt64) && cutBytes(&b, &c.body)
+		if !ok || len(c.name) == 0 {
+			return new(item)
+		}
+		if c.expires = strategy.Instant(expires); c.expires > now {
+			it.counters = append(it.counters, c)
+		}
+	}
+	return it
+}
+
+// encode returns the bytes that parseItem reads as it.
+func (it *item) encode() []byte {
+	b := []byte{itemVersion}
+	for i := range it.counters {
+		c := &it.counters[i]
+		b = appendBytes(b, c.name)
+		b = binary.AppendUvarint(b, uint64(c.expires))
+		b = appendBytes(b, c.encodeBody())
+	}
+	return b
+}
+
+// decide decides r by the counters of it, at now, and reports whether it
+// changed them. Counters outlive their last use by slack.
+func (it *item) decide(r *store.Request, d *strategy.Decision, now strategy.Instant, slack time.Duration) (changed bool) {
+	var buf [strategy.MaxNameBytes + 4*binary.MaxVarintLen64]byte
+	var states [strategy.MaxLimits]strategy.State
+	for i := range r.Limits {
+		if l := &r.Limits[i]; !l.Rate.IsUnlimited() {
+			if n := it.find(appendName(buf[:0], l)); n >= 0 {
+				states[i] = it.counters[n].view(l, r.Cost, now)
+			}
+		}
+	}
+	if !d.Decide(r.Limits, states[:len(r.Limits)], r.Cost, now, r.DryRun) {
+		return false
+	}
+	for i := range r.Limits {
+		l := &r.Limits[i]
+		if l.Rate.IsUnlimited() {
+			continue
+		}
+		name := appendName(buf[:0], l)
+		n := it.find(name)
+		if n < 0 {
+			n = len(it.counters)
+			it.counters = append(it.counters, counter{name: bytes.Clone(name)})
+		}
+		c := &it.counters[n]
+		if l.Strategy == strategy.SlidingWindowLog {
+			c.log.Add(l, r.Cost, now)
+		}
+		c.state = states[i]
+		c.expires = max(now, c.state.Last) + instants(d.Statuses[i].ResetAfter) + instants(slack)
+		changed = true
+	}
+	return changed
+}
+
+// remove drops the counter of l, and reports whether there was one.
+func (it *item) remove(l *strategy.Limit) bool {
+	n := it.find(appendName(nil, l))
+	if n < 0 {
+		return false
+	}
+	it.counters = slices.Delete(it.counters, n, n+1)
+	return true
+}
+
+// find returns the index of the counter called name, or -1.
+func (it *item) find(name []byte) int {
+	for i := range it.counters {
+		if bytes.Equal(it.counters[i].name, name) {
+			return i
+		}
+	}
+	return -1
+}
+
+// expiration returns when it may be dropped, as the protocol says it: a second
+// after all its counters have expired. What the protocol can not say, as it is
+// after January 2038, is left to memcached's own eviction.
+func (it *item) expiration(now strategy.Instant) int32 {
+	if len(it.counters) == 0 {
+		return -1 // at once
+	}
+	last := now
+	for i := range it.counters {
+		last = max(last, it.counters[i].expires)
+	}
+	if relative := seconds(last-now) + 1; relative <= maxRelative {
+		return int32(relative)
+	}
+	if absolute := seconds(last) + 1; absolute <= math.MaxInt32 {
+		return int32(absolute)
+	}
+	return 0 // never
+}
+
+// view returns the state of c under l, for a request of cost at now. A body
+// that is none is that of a counter wholly unused.
+func (c *counter) view(l *strategy.Limit, cost uint64, now strategy.Instant) strategy.State {
+	if l.Strategy != strategy.SlidingWindowLog {
+		if c.body != nil {
+			c.state, c.body = parseState(c.body), nil
+		}
+		return c.state
+	}
+	if c.body != nil {
+		_ = c.log.Parse(c.body) // leaves it empty
+		c.body = nil
+	}
+	return c.log.View(l, cost, now)
+}
+
+// encodeBody returns the body of c.
+func (c *counter) encodeBody() []byte {
+	if c.body != nil {
+		return c.body
+	}
+	if strategy.Strategy(c.name[0]) == strategy.SlidingWindowLog {
+		return c.log.Append(nil)
+	}
+	b := binary.AppendUvarint(nil, uint64(c.state.Last))
+	b = binary.AppendUvarint(b, uint64(c.state.Used))
+	return binary.AppendUvarint(b, uint64(c.state.Part))
+}
+
+func parseState(b []byte) strategy.State {
+	var last, used, part uint64
+	if !cutNumber(&b, &last, math.MaxInt64) || !cutNumber(&b, &used, math.MaxUint32) || !cutNumber(&b, &part, math.MaxInt64) || len(b) > 0 {
+		return strategy.State{}
+	}
+	return strategy.State{Last: strategy.Instant(last), Used: uint32(used), Part: int64(part)}
+}
+
+// cutNumber cuts a number up to most off the front of b, or reports that there
+// is none.
+func cutNumber(b *[]byte, number *uint64, most uint64) bool {
+	n, length := binary.Uvarint(*b)
+	if length <= 0 || n > most {
+		return false
+	}
+	*number, *b = n, (*b)[length:]
+	return true
+}
+
+// cutBytes cuts bytes that appendBytes appended off the front of b, or reports
+// that there are none.
+func cutBytes(b, field *[]byte) bool {
+	var length uint64
+	if !cutNumber(b, &length, math.MaxInt64) || length > uint64(len(*b)) {
+		return false
+	}
+	*field, *b = (*b)[:length], (*b)[length:]
+	return true
+}
+
+func appendBytes(b, field []byte) []byte {
+	b = binary.AppendUvarint(b, uint64(len(field)))
+	return append(b, field...)
+}
+
+// instants returns d in the unit of Instants.
+func instants(d time.Duration) strategy.Instant { return strategy.Instant(d / time.Microsecond) }
+
+// seconds returns t in seconds, rounded up.
+func seconds(t strategy.Instant) int64 {
+	return (int64(t) + int64(time.Second/time.Microsecond) - 1) / int64(time.Second/time.Microsecond)
+}

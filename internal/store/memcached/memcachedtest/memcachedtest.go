@@ -1,0 +1,145 @@
+// Package memcachedtest starts real memcached servers for tests.
+package memcachedtest
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+)
+
+// A Server is a running memcached.
+type Server struct {
+	Addr string
+
+	program string
+	process *os.Process
+	exited  chan struct{}
+}
+
+// patience is longer than a loaded machine takes to start a memcached.
+const patience = 10 * time.Second
+
+// Start starts a memcached on a free port of the loopback interface, and stops
+// it when the test ends. Without the program the test fails.
+func Start(tb testing.TB) *Server {
+	tb.Helper()
+	program, err := exec.LookPath("memcached")
+	if err != nil {
+		tb.Fatal("this test needs the program memcached, which is not installed: run scripts/install-test-deps.sh, or apt-get install memcached")
+	}
+	s := &Server{program: program}
+	for range 3 { // another program may take the port before memcached does
+		s.Addr = freeAddr(tb)
+		if err = s.start(); err == nil {
+			tb.Cleanup(s.Stop)
+			return s
+		}
+	}
+	tb.Fatal(err)
+	return nil
+}
+
+// Stop kills the server: its connections break, and its items are gone.
+func (s *Server) Stop() {
+	_ = s.process.Kill()
+	<-s.exited
+}
+
+// Restart stops the server, if it runs, and starts it at the same address.
+func (s *Server) Restart(tb testing.TB) {
+	tb.Helper()
+	s.Stop()
+	if err := s.start(); err != nil {
+		tb.Fatal(err)
+	}
+}
+
+// Ask sends one command to the server and returns the lines of its answer.
+func (s *Server) Ask(tb testing.TB, command string) []string {
+	tb.Helper()
+	lines, err := ask(s.Addr, command)
+	if err != nil {
+		tb.Fatalf("%s: %v", command, err)
+	}
+	return lines
+}
+
+func (s *Server) start() error {
+	_, port, _ := net.SplitHostPort(s.Addr)
+	var output bytes.Buffer
+	// As root it wants to be told to be somebody else; other users it does not ask.
+	cmd := exec.Command(s.program, "-l", "127.0.0.1", "-p", port, "-U", "0", "-u", "nobody")
+	cmd.Stdout, cmd.Stderr = &output, &output
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("start memcached: %w", err)
+	}
+	exited := make(chan struct{})
+	go func() { _ = cmd.Wait(); close(exited) }()
+	s.process, s.exited = cmd.Process, exited
+	if err := await(s.Addr, exited); err != nil {
+		s.Stop()
+		return fmt.Errorf("memcached does not start: %w\n%s", err, output.String())
+	}
+	return nil
+}
+
+// await waits until the server at addr answers.
+func await(addr string, exited <-chan struct{}) error {
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(patience); ; {
+		_, err := ask(addr, "version")
+		if err == nil || time.Now().After(deadline) {
+			return err
+		}
+		select {
+		case <-exited:
+			return errors.New("it exited")
+		case <-tick.C:
+		}
+	}
+}
+
+// ask sends command to addr, and after it a command that does nothing, whose
+// answer marks the end of the first one's.
+func ask(addr, command string) ([]string, error) {
+	c, err := net.Dial("tcp", addr)
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
+		return nil, err
+	}
+	if _, err := fmt.Fprintf(c, "%s\r\nmn\r\n", command); err != nil {
+		return nil, err
+	}
+	var lines []string
+	for r := bufio.NewReader(c); ; {
+		line, err := r.ReadString('\n')
+		if err != nil {
+			return nil, err
+		}
+		if line = strings.TrimSuffix(line, "\r\n"); line == "MN" {
+			return lines, nil
+		}
+		lines = append(lines, line)
+	}
+}
+
+func freeAddr(tb testing.TB) string {
+	tb.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}

@@ -1,0 +1,30 @@
+package memcached
+
+import "github.com/prometheus/client_golang/prometheus"
+
+// A Collector collects a store's metrics.
+type Collector struct{ store *Store }
+
+var _ prometheus.Collector = Collector{}
+
+var (
+	conflictsDesc = prometheus.NewDesc("ratelimitd_memcached_cas_conflicts_total",
+		"Writes that memcached refused because another came between; each was tried again, if attempts were left.", nil, nil)
+	exhaustedDesc = prometheus.NewDesc("ratelimitd_memcached_attempts_exhausted_total",
+		"Times that each attempt to write an identifier's counters met a conflict, until the attempts or the time ran out.", nil, nil)
+)
+
+// Collector returns what collects the metrics of s.
+func (s *Store) Collector() Collector { return Collector{s} }
+
+// Describe implements prometheus.Collector.
+func (Collector) Describe(ch chan<- *prometheus.Desc) {
+	ch <- conflictsDesc
+	ch <- exhaustedDesc
+}
+
+// Collect implements prometheus.Collector.
+func (c Collector) Collect(ch chan<- prometheus.Metric) {
+	ch <- prometheus.MustNewConstMetric(conflictsDesc, prometheus.CounterValue, float64(c.store.conflicts.Load()))
+	ch <- prometheus.MustNewConstMetric(exhaustedDesc, prometheus.CounterValue, float64(c.store.exhausted.Load()))
+}

@@ -1,0 +1,133 @@
+package memcached
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"io"
+	"net"
+	"strconv"
+	"syscall"
+
+	"github.com/bradfitz/gomemcache/memcache"
+)
+
+// A server is one memcached. It is known by its address as it was written:
+// a name is looked up anew for each connection, as what it stands for may move.
+type server struct {
+	addr   string
+	hash   uint64
+	client *memcache.Client
+	slots  chan struct{} // holds one for each connection in use
+}
+
+// A server is the only one that its client knows.
+var (
+	_ memcache.ServerSelector = (*server)(nil)
+	_ net.Addr                = (*server)(nil)
+)
+
+// newServer returns the server at addr. Its connections are closed when ctx
+// ends.
+func newServer(ctx context.Context, addr string, o Options) (*server, error) {
+	host, port, err := net.SplitHostPort(addr)
+	if n, portErr := strconv.ParseUint(port, 10, 16); err != nil || portErr != nil || n == 0 || host == "" {
+		return nil, fmt.Errorf("memcached store: address %q: write it as host:port, such as %q", addr, DefaultAddr)
+	}
+	s := &server{addr: addr, hash: hash(addr), slots: make(chan struct{}, o.MaxConns)}
+	s.client = memcache.NewFromSelector(s)
+	s.client.Timeout, s.client.MaxIdleConns = o.Timeout, o.MaxConns
+	s.client.DialContext = dialer(ctx)
+	return s, nil
+}
+
+// PickServer implements memcache.ServerSelector.
+func (s *server) PickServer(string) (net.Addr, error) { return s, nil }
+
+// Each implements memcache.ServerSelector.
+func (s *server) Each(f func(net.Addr) error) error { return f(s) }
+
+// Network implements net.Addr.
+func (s *server) Network() string { return "tcp" }
+
+func (s *server) String() string { return s.addr }
+
+// get returns the items of those keys that the server has. It may try twice:
+// all idle connections break when a server restarts, and asking consumes
+// nothing.
+func (s *server) get(keys []string) (map[string]*memcache.Item, error) {
+	items, err := s.getOnce(keys)
+	if errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) {
+		_ = s.client.Close() // of the idle connections alone
+		items, err = s.getOnce(keys)
+	}
+	return items, err
+}
+
+func (s *server) getOnce(keys []string) (map[string]*memcache.Item, error) {
+	if len(keys) > 1 {
+		return s.client.GetMulti(keys)
+	}
+	item, err := s.client.Get(keys[0])
+	if errors.Is(err, memcache.ErrCacheMiss) {
+		return nil, nil
+	}
+	return map[string]*memcache.Item{keys[0]: item}, err
+}
+
+// dialer returns what opens connections that are closed when done ends.
+func dialer(done context.Context) func(ctx context.Context, network, addr string) (net.Conn, error) {
+	var d net.Dialer
+	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		defer context.AfterFunc(done, cancel)()
+		c, err := d.DialContext(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		return &conn{c, context.AfterFunc(done, func() { _ = c.Close() })}, nil
+	}
+}
+
+// A conn is a connection, and what keeps it from being closed again.
+type conn struct {
+	net.Conn
+	closed func() bool
+}
+
+func (c *conn) Close() error {
+	c.closed()
+	return c.Conn.Close()
+}
+
+// pick returns the server of key by rendezvous hashing: the one whose address,
+// hashed with the key, gives the most. So every daemon with the same
+// addresses, in any order, picks the same; and when one of n servers comes or
+// goes, only the keys that it wins or had move: one in n.
+func pick(servers []*server, key string) *server {
+	best, most, h := servers[0], uint64(0), hash(key)
+	for _, s := range servers {
+		if score := mix(s.hash ^ h); score > most {
+			best, most = s, score
+		}
+	}
+	return best
+}
+
+func hash(s string) uint64 {
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(s))
+	return mix(h.Sum64())
+}
+
+// mix spreads each bit of h over all: the last steps of MurmurHash3. Without
+// it the scores of two servers would differ by much the same for all keys.
+func mix(h uint64) uint64 {
+	h ^= h >> 33
+	h *= 0xff51afd7ed558ccd
+	h ^= h >> 33
+	h *= 0xc4ceb9fe1a85ec53
+	return h ^ h>>33
+}
