@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ratelimitd/ratelimitd/internal/store/memcached/memcachedtest"
 	"github.com/ratelimitd/ratelimitd/internal/store/redis/redistest"
 )
 
@@ -143,16 +144,20 @@ func TestServeAndCheck(t *testing.T) {
 	}
 }
 
-// TestDaemonsShareRedis has the environment, and not flags, name the store.
-func TestDaemonsShareRedis(t *testing.T) {
-	server := redistest.Start(t)
-	env := []string{"RATELIMITD_STORE=redis", "RATELIMITD_REDIS_URL=" + server.URL, "RATELIMITD_STORE_TIMEOUT=10s"}
-	one, _ := serves(t, env)
-	two, _ := serves(t, env)
-	for i, addr := range []string{one, two, one, two} {
-		stdout, stderr, status := runs(t, nil, "check", "--addr", addr, "--wait=20s", "--namespace=checkout", "--identifier=alice", "--rate=3/366d")
-		if want := i / 3; status != want {
-			t.Errorf("request %d of 3 allowed: exit status %d, want %d: %s%s", i+1, status, want, stdout, stderr)
+// TestDaemonsShareCounters has the environment, and not flags, name the store.
+func TestDaemonsShareCounters(t *testing.T) {
+	for store, address := range map[string]string{
+		"redis":     "RATELIMITD_REDIS_URL=" + redistest.Start(t).URL,
+		"memcached": "RATELIMITD_MEMCACHED_ADDR=" + memcachedtest.Start(t).Addr,
+	} {
+		env := []string{"RATELIMITD_STORE=" + store, address, "RATELIMITD_STORE_TIMEOUT=10s"}
+		one, _ := serves(t, env)
+		two, _ := serves(t, env)
+		for i, addr := range []string{one, two, one, two} {
+			stdout, stderr, status := runs(t, nil, "check", "--addr", addr, "--wait=20s", "--namespace=checkout", "--identifier=alice", "--rate=3/366d")
+			if want := i / 3; status != want {
+				t.Errorf("%s: request %d of 3 allowed: exit status %d, want %d: %s%s", store, i+1, status, want, stdout, stderr)
+			}
 		}
 	}
 }
@@ -168,8 +173,10 @@ func TestErrors(t *testing.T) {
 		{nil, []string{"serve", "--nonsense"}, "unknown flag --nonsense"},
 		{nil, []string{"serve", "--grpc-addr=nowhere"}, `gRPC address "nowhere"`},
 		{nil, []string{"serve", "--grpc-addr=127.0.0.1:0", "--http-addr=127.0.0.1:99999"}, `HTTP address "127.0.0.1:99999"`},
-		{nil, []string{"serve", "--store=mongo"}, `--store must be one of "memory","redis" but got "mongo"`},
+		{nil, []string{"serve", "--store=mongo"}, `--store must be one of "memory","redis","memcached" but got "mongo"`},
 		{nil, []string{"serve", "--store=redis", "--redis-url=localhost:6379"}, `URL "localhost:6379": it begins with neither redis:// nor rediss://; write one such as "redis://127.0.0.1:6379"`},
+		{nil, []string{"serve", "--store=memcached", "--memcached-addr=nowhere"}, `"nowhere"`},
+		{nil, []string{"serve", "--memcached-max-conns=0"}, "--memcached-max-conns 0: must be above 0, such as 64"},
 		{nil, []string{"serve", "--memory-shards=3"}, "3 shards: want a power of two"},
 		{nil, []string{"serve", "--memory-max-keys=0"}, "--memory-max-keys 0: must be above 0, such as 1000000"},
 		{nil, []string{"serve", "--memory-max-keys=many"}, "--memory-max-keys"},

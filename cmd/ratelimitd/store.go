@@ -9,13 +9,14 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/store"
 	"github.com/ratelimitd/ratelimitd/internal/store/breaker"
 	"github.com/ratelimitd/ratelimitd/internal/store/denycache"
+	"github.com/ratelimitd/ratelimitd/internal/store/memcached"
 	"github.com/ratelimitd/ratelimitd/internal/store/memory"
 	"github.com/ratelimitd/ratelimitd/internal/store/redis"
 )
 
 // storeFlags say where the counters are.
 type storeFlags struct {
-	Store   string `enum:"memory,redis" default:"memory" help:"Where the counters are: in this process (memory), or in Redis, where several daemons share them (redis)."`
+	Store   string `enum:"memory,redis,memcached" default:"memory" help:"Where the counters are: in this process (memory), or where several daemons share them (redis, memcached)."`
 	OnError string `enum:"allow,deny,error,local" default:"allow" help:"What to answer when the store has failed: allow (fail open), deny (fail closed), error (UNAVAILABLE), or local (count in this process until the store is back)."`
 
 	StoreTimeout time.Duration `default:"50ms" help:"The longest that a decision waits for the store before the failure policy answers."`
@@ -26,6 +27,9 @@ type storeFlags struct {
 	MemoryMaxKeys int `default:"1000000" help:"How many counters to hold, at about 90 bytes each, before those that matter least are dropped." group:"With --store=memory, or --on-error=local:"`
 
 	Redis redisFlags `embed:"" prefix:"redis-" group:"With --store=redis:"`
+
+	MemcachedAddr     []string `sep:" " default:"127.0.0.1:11211" help:"The server, as host:port. Repeat it, or separate several by spaces, for several that share the identifiers: the same for all daemons." group:"With --store=memcached:"`
+	MemcachedMaxConns int      `default:"64" help:"The most connections to each server." group:"With --store=memcached:"`
 }
 
 // redisFlags are the options of the Redis store.
@@ -58,6 +62,8 @@ func (f *storeFlags) validate() error {
 		return fmt.Errorf("--deny-cache-ttl %v: must be 0 or above, such as 1s", f.DenyCacheTTL)
 	case f.MaxLogCount <= 0 || f.MaxLogCount > maxMaxLogCount:
 		return fmt.Errorf("--max-log-count %d: must be 1 to %d, such as 10000", f.MaxLogCount, maxMaxLogCount)
+	case f.MemcachedMaxConns <= 0:
+		return fmt.Errorf("--memcached-max-conns %d: must be above 0, such as 64", f.MemcachedMaxConns)
 	case f.MemoryMaxKeys <= 0:
 		return fmt.Errorf("--memory-max-keys %d: must be above 0, such as 1000000", f.MemoryMaxKeys)
 	}
@@ -69,7 +75,7 @@ func (f *storeFlags) open(registry *prometheus.Registry) (store.Store, error) {
 	if f.Store == "memory" {
 		return f.openMemory(registry)
 	}
-	remote, err := f.openRedis()
+	remote, err := f.openRemote(registry)
 	if err != nil {
 		return nil, err
 	}
@@ -85,6 +91,18 @@ func (f *storeFlags) open(registry *prometheus.Registry) (store.Store, error) {
 
 func (f *storeFlags) openMemory(registry *prometheus.Registry) (store.Store, error) {
 	s, err := memory.New(memory.Options{Shards: f.MemoryShards, MaxKeys: f.MemoryMaxKeys, MaxLogCount: f.MaxLogCount})
+	if err != nil {
+		return nil, err
+	}
+	registry.MustRegister(s.Collector())
+	return s, nil
+}
+
+func (f *storeFlags) openRemote(registry *prometheus.Registry) (store.Store, error) {
+	if f.Store == "redis" {
+		return f.openRedis()
+	}
+	s, err := memcached.New(memcached.Options{Addrs: f.MemcachedAddr, MaxConns: f.MemcachedMaxConns, Timeout: f.StoreTimeout})
 	if err != nil {
 		return nil, err
 	}
