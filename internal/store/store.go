@@ -5,6 +5,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
@@ -39,6 +40,10 @@ type Store interface {
 	// started, and may be called again. No other call may follow it.
 	Close() error
 }
+
+// ErrContended is, or is wrapped by, the error of a request that a store could
+// not decide because others kept writing its counters. The store is well.
+var ErrContended = errors.New("others keep writing the same counters")
 
 // CallerGone returns the error with which ctx has ended, or is about to as its
 // deadline has passed: what failed by then says nothing of the store.

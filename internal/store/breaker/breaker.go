@@ -32,7 +32,7 @@ const (
 //
 // A call fails if none of its requests could be decided, and its caller is
 // still there: in a cluster, one node that is gone does not take the others'
-// decisions along.
+// decisions along. That others keep writing the same counters says nothing.
 type Breaker struct {
 	store.Store
 	circuit *gobreaker.TwoStepCircuitBreaker[struct{}]
@@ -47,15 +47,15 @@ func New(s store.Store) *Breaker {
 			return c.ConsecutiveFailures >= tripConsecutive ||
 				(c.Requests >= tripRequests && c.TotalFailures*2 >= c.Requests)
 		},
-		IsExcluded: func(err error) bool { return errors.Is(err, errCallerGone) },
+		IsExcluded: func(err error) bool { return errors.Is(err, errSaysNothing) },
 	})}
 }
 
 // IsOpen reports whether decisions fail without the store being asked.
 func (b *Breaker) IsOpen() bool { return b.circuit.State() != gobreaker.StateClosed }
 
-// errCallerGone stands for a call that says nothing of the store.
-var errCallerGone = errors.New("the caller is gone")
+// errSaysNothing stands for a call that says nothing of how the store is.
+var errSaysNothing = errors.New("the call says nothing of the store")
 
 // Decide has the store decide, or fails all requests with ErrOpen.
 func (b *Breaker) Decide(ctx context.Context, requests []store.Request, results []store.Result) {
@@ -66,7 +66,7 @@ func (b *Breaker) Decide(ctx context.Context, requests []store.Request, results 
 		}
 		return
 	}
-	err = errCallerGone // if Decide panics
+	err = errSaysNothing // if Decide panics
 	defer func() { done(err) }()
 	b.Store.Decide(ctx, requests, results)
 	err = outcome(ctx, results)
@@ -83,8 +83,8 @@ func outcome(ctx context.Context, results []store.Result) error {
 			first = results[i].Err
 		}
 	}
-	if first != nil && store.CallerGone(ctx) != nil {
-		return errCallerGone
+	if store.CallerGone(ctx) != nil || errors.Is(first, store.ErrContended) {
+		return errSaysNothing
 	}
 	return first
 }

@@ -1,8 +1,10 @@
 package breaker
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -20,6 +22,7 @@ type flakyStore struct {
 	store.Store
 	calls atomic.Int64
 	fails int
+	err   error // errDown if nil
 }
 
 func (s *flakyStore) Decide(_ context.Context, _ []store.Request, results []store.Result) {
@@ -27,7 +30,7 @@ func (s *flakyStore) Decide(_ context.Context, _ []store.Request, results []stor
 	for i := range results {
 		results[i].Err = nil
 		if i < s.fails {
-			results[i].Err = errDown
+			results[i].Err = cmp.Or(s.err, errDown)
 		}
 	}
 }
@@ -107,13 +110,15 @@ func TestWhatIsNoFailure(t *testing.T) {
 		ctx      context.Context
 		requests int
 		fails    int
+		err      error
 	}{
-		"a batch that fails in part":    {t.Context(), 3, 2},
-		"callers that are gone":         {cancelled, 1, 1},
-		"callers whose time is up":      {late, 1, 1},
-		"calls that ask nothing at all": {cancelled, 2, 0},
+		"a batch that fails in part":    {t.Context(), 3, 2, nil},
+		"callers that are gone":         {cancelled, 1, 1, nil},
+		"callers whose time is up":      {late, 1, 1, nil},
+		"calls that ask nothing at all": {cancelled, 2, 0, nil},
+		"counters that many write":      {t.Context(), 1, 1, fmt.Errorf("a conflict: %w", store.ErrContended)},
 	} {
-		b := New(&flakyStore{fails: tt.fails})
+		b := New(&flakyStore{fails: tt.fails, err: tt.err})
 		for range 10 * tripRequests {
 			_ = call(tt.ctx, b, tt.requests)
 		}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/bradfitz/gomemcache/memcache"
 
+	"github.com/ratelimitd/ratelimitd/internal/store"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 )
 
@@ -37,7 +38,7 @@ type edit struct {
 }
 
 var (
-	errConflict = errors.New("another write came between")
+	errConflict = fmt.Errorf("another write came between: %w", store.ErrContended)
 	errSilent   = errors.New("no answer yet")
 )
 
