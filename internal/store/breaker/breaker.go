@@ -22,13 +22,15 @@ const (
 	// or when at least half of so many calls of the last interval failed.
 	tripRequests = 20
 	interval     = time.Second
-	// Once open, it asks the store one call after so long.
-	probeAfter = time.Second
+	// Once open, it asks the store one call after so long. Each costs one
+	// caller the store's timeout; and a store that only paused, as many do for
+	// 50 ms or so, is used again soon.
+	probeAfter = 250 * time.Millisecond
 )
 
 // A Breaker is a store.Store in front of another. While closed it passes all
 // calls on. When the store keeps failing it opens: decisions then fail with
-// ErrOpen, but for one call a second, whose success closes it again.
+// ErrOpen, but for four calls a second, of which one that succeeds closes it.
 //
 // A call fails if none of its requests could be decided, and its caller is
 // still there: in a cluster, one node that is gone does not take the others'

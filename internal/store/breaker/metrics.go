@@ -6,7 +6,7 @@ import "github.com/prometheus/client_golang/prometheus"
 func (b *Breaker) Collector() prometheus.Collector {
 	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "ratelimitd_store_breaker_open",
-		Help: "1 while the store is not asked because it keeps failing, but for a probe each second; else 0.",
+		Help: "1 while the store is not asked because it keeps failing, but for four probes a second; else 0.",
 	}, func() float64 {
 		if b.IsOpen() {
 			return 1
