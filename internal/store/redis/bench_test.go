@@ -34,7 +34,7 @@ func BenchmarkPipelining(b *testing.B) {
 			ctx, cancel := context.WithTimeout(ctx, s.timeout)
 			defer cancel()
 			call := newCall(s.script.hash, &requests[0])
-			call.reply = call.command(ctx)
+			call.reply = call.command(ctx, false, "")
 			_ = c.Process(ctx, call.reply)
 			results[0].Err = call.decide(&requests[0], &results[0].Decision)
 		}

@@ -23,6 +23,7 @@ type call struct {
 	args []any // of an EVALSHA; none if there is nothing to ask
 
 	pending  bool       // whether it is to be sent
+	load     bool       // whether the server may not know the script
 	reply    *redis.Cmd // nil if there is none
 	shipment *shipment  // which the reply comes with
 	cut      error      // why the reply did not come in time
@@ -62,10 +63,14 @@ func consumes(r *store.Request) int {
 // key returns the first key.
 func (c *call) key() string { return c.args[3].(string) }
 
-// command returns what to send. The arguments are never written to again once
-// they have been sent.
-func (c *call) command(ctx context.Context) *redis.Cmd {
-	reply := redis.NewCmd(ctx, c.args...)
+// command returns what to send, with the script's source if it has to be
+// loaded. The arguments are never written to again once they have been sent.
+func (c *call) command(ctx context.Context, load bool, source string) *redis.Cmd {
+	args := c.args
+	if load {
+		args = append([]any{"eval", source}, args[2:]...)
+	}
+	reply := redis.NewCmd(ctx, args...)
 	reply.SetFirstKeyPos(3)
 	return reply
 }
@@ -76,18 +81,13 @@ func (c *call) command(ctx context.Context) *redis.Cmd {
 // TRYAGAIN is the answer while a slot moves, if some of the keys are already
 // on the other node; READONLY, if the server has become a replica, which was
 // said of the first write, and so before anything was consumed.
-func (c *call) again(source string) (wait bool) {
-	if c.reply == nil {
+func (c *call) again() (wait bool) {
+	if c.reply == nil || c.reply.Err() == nil {
 		return false
 	}
-	err := c.reply.Err()
-	switch {
-	case err == nil:
-		return false
-	case redis.HasErrorPrefix(err, "NOSCRIPT"): // EVAL loads it
-		c.pending = true
-		c.args = append([]any{"eval", source}, c.args[2:]...)
-		return false
+	switch err := c.reply.Err(); {
+	case redis.HasErrorPrefix(err, "NOSCRIPT"):
+		c.pending, c.load = true, true
 	case redis.IsTryAgainError(err), redis.IsReadOnlyError(err):
 		c.pending = true
 		return true

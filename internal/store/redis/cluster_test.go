@@ -5,10 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -318,123 +316,4 @@ func testClusterRollingRestart(t *testing.T, c *redistest.Cluster) {
 	if lost != 0 || len(done) != 6 {
 		t.Errorf("after a restart of %d nodes %d units are lost", len(done), lost)
 	}
-}
-
-// A load is callers who consume from counters of their own, a unit every
-// millisecond or as soon as the last decision lets them. No counter denies.
-type load struct {
-	requests  []store.Request
-	keys      []string
-	decisions atomic.Int64
-	failed    atomic.Int64
-
-	mu      sync.Mutex // protects the following, of each request
-	allowed []int
-	errs    []error // of the last decision
-	times   []time.Time
-
-	quit    chan struct{}
-	callers sync.WaitGroup
-}
-
-func startLoad(t *testing.T, s *Store, counters int) *load {
-	l := &load{allowed: make([]int, counters), errs: make([]error, counters), quit: make(chan struct{})}
-	for i := range counters {
-		r := store.Request{
-			Namespace: "load", Identifier: t.Name() + strconv.Itoa(i), Cost: 1,
-			Limits: limits(t, strategy.Spec{Rate: "100000000/366d", Strategy: strategy.FixedWindow}),
-		}
-		l.requests = append(l.requests, r)
-		l.keys = append(l.keys, counterKey(r.Namespace, r.Identifier, &r.Limits[0]))
-	}
-	for i := range l.requests {
-		l.callers.Go(func() {
-			tick := time.NewTicker(time.Millisecond)
-			defer tick.Stop()
-			for {
-				select {
-				case <-l.quit:
-					return
-				case <-tick.C:
-				}
-				l.note(i, decide(t.Context(), s, l.requests[i]))
-			}
-		})
-	}
-	t.Cleanup(l.stop)
-	return l
-}
-
-func (l *load) note(i int, res store.Result) {
-	l.decisions.Add(1)
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.errs[i] = res.Err; res.Err != nil {
-		l.failed.Add(1)
-		return
-	}
-	l.allowed[i]++
-	l.times = append(l.times, time.Now())
-}
-
-func (l *load) stop() {
-	select {
-	case <-l.quit:
-	default:
-		close(l.quit)
-	}
-	l.callers.Wait()
-}
-
-func (l *load) await(t *testing.T, what string, done func() error) {
-	t.Helper()
-	redistest.Eventually(t, what, func() error {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		return done()
-	})
-}
-
-// allEvery returns nil once n units have been consumed from every counter.
-func (l *load) allEvery(n int) error {
-	for i, allowed := range l.allowed {
-		if allowed < n {
-			return fmt.Errorf("counter %d: %d decisions, the last with %w", i, allowed, l.errs[i])
-		}
-	}
-	return nil
-}
-
-func (l *load) failing() error {
-	if l.fine() == nil {
-		return errors.New("all is well")
-	}
-	return nil
-}
-
-func (l *load) fine() error { return errors.Join(l.errs...) }
-
-// inSecondBefore returns how many units were consumed then.
-func (l *load) inSecondBefore(end time.Time) (n int) {
-	for _, at := range l.times {
-		if at.Before(end) && at.After(end.Add(-time.Second)) {
-			n++
-		}
-	}
-	return n
-}
-
-// lost returns how many units callers were allowed that the counters know
-// nothing of. (They may know of more, from decisions whose reply was lost.)
-func (l *load) lost(t *testing.T, s *Store) (lost int) {
-	t.Helper()
-	for i, r := range l.requests {
-		r.Cost = 0
-		res := decide(t.Context(), s, r)
-		if res.Err != nil {
-			t.Fatal(res.Err)
-		}
-		lost += max(0, l.allowed[i]-int(res.Statuses[0].Limit-res.Statuses[0].Remaining))
-	}
-	return lost
 }

@@ -6,6 +6,7 @@ package redis
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -76,7 +77,7 @@ func (s *Store) Decide(ctx context.Context, requests []store.Request, results []
 		s.ask(ctx, calls)
 		again, wait := false, false
 		for i := range calls {
-			wait = calls[i].again(s.script.source) || wait
+			wait = calls[i].again() || wait
 			again = calls[i].pending || again
 		}
 		if !again {
@@ -96,31 +97,20 @@ func (s *Store) Decide(ctx context.Context, requests []store.Request, results []
 
 // ask sends the calls that are pending, and waits for their replies.
 func (s *Store) ask(ctx context.Context, calls []call) {
-	type destination struct {
-		lane     string
-		shipment *shipment
-	}
 	var known [4]destination
 	to := known[:0]
 	for i := range calls {
 		c := &calls[i]
+		c.shipment = nil
 		if !c.pending {
-			c.shipment = nil
 			continue
 		}
-		lane := s.pipes.laneOf(ctx, c.key())
-		c.shipment = nil
-		for _, d := range to {
-			if d.lane == lane {
-				c.shipment = d.shipment
-			}
-		}
-		if c.shipment == nil {
-			c.shipment = &shipment{ctx: ctx, done: make(chan struct{})}
-			to = append(to, destination{lane, c.shipment})
-		}
-		c.pending, c.reply = false, c.command(ctx)
-		c.shipment.commands = append(c.shipment.commands, c.reply)
+		var d *destination
+		d, to = destinationOf(ctx, s.pipes.laneOf(ctx, c.key()), to)
+		load := c.load && !d.loads // once is enough for what comes after
+		d.loads = d.loads || load
+		c.pending, c.reply, c.shipment = false, c.command(ctx, load, s.script.source), d.shipment
+		d.shipment.commands = append(d.shipment.commands, c.reply)
 	}
 	for _, d := range to {
 		s.pipes.send(d.lane, d.shipment)
@@ -130,6 +120,22 @@ func (s *Store) ask(ctx context.Context, calls []call) {
 			c.reply, c.cut = nil, ctx.Err()
 		}
 	}
+}
+
+// A destination is what one Decide sends down one lane.
+type destination struct {
+	lane     string
+	shipment *shipment
+	loads    bool // whether one of the commands loads the script
+}
+
+// destinationOf returns that of to which is for lane, adding it if need be.
+func destinationOf(ctx context.Context, lane string, to []destination) (*destination, []destination) {
+	i := slices.IndexFunc(to, func(d destination) bool { return d.lane == lane })
+	if i < 0 {
+		i, to = len(to), append(to, destination{lane: lane, shipment: &shipment{ctx: ctx, done: make(chan struct{})}})
+	}
+	return &to[i], to
 }
 
 // sleep waits for d, and reports whether ctx let it.

@@ -255,6 +255,9 @@ func TestScriptIsLoadedAgain(t *testing.T) {
 			}
 		}
 	}
+	if calls := commandCalls(t, client); calls["eval"] != 5 {
+		t.Errorf("5 times the script had to be sent, and it was %d times", calls["eval"])
+	}
 }
 
 // TestServerClockDecides uses real time, as the server's clock is the subject.

@@ -38,9 +38,15 @@ func StartSentinel(tb testing.TB) *SentinelGroup {
 			return args
 		}))
 	}
-	for range 3 {
+	for i := range 3 {
+		// The first notices before the others, and needs no second opinion:
+		// three who notice at once often each vote for themselves.
+		quorum, downAfter := 2, 1500
+		if i == 0 {
+			quorum, downAfter = 1, 500
+		}
 		s := start(tb, &redis.Options{Password: g.SentinelPassword}, func(port string) []string {
-			return []string{g.writeConfig(tb, port), "--sentinel"}
+			return []string{g.writeConfig(tb, port, quorum, downAfter), "--sentinel"}
 		})
 		// So that they know of each other, and of a failure, soon.
 		s.do(tb, "SENTINEL", "DEBUG", "publish-period", 100, "ping-period", 100, "info-period", 100, "ask-period", 100)
@@ -56,7 +62,7 @@ func StartSentinel(tb testing.TB) *SentinelGroup {
 }
 
 // writeConfig writes the file that a sentinel keeps what it knows in.
-func (g *SentinelGroup) writeConfig(tb testing.TB, port string) string {
+func (g *SentinelGroup) writeConfig(tb testing.TB, port string, quorum, downAfter int) string {
 	tb.Helper()
 	dir := tb.TempDir()
 	host, masterPort, _ := net.SplitHostPort(g.Servers[0].Addr)
@@ -65,11 +71,11 @@ bind 127.0.0.1
 dir %[2]q
 requirepass %[3]s
 sentinel sentinel-pass %[3]s
-sentinel monitor %[4]s %[5]s %[6]s 2
+sentinel monitor %[4]s %[5]s %[6]s %[8]d
 sentinel auth-pass %[4]s %[7]s
-sentinel down-after-milliseconds %[4]s 500
+sentinel down-after-milliseconds %[4]s %[9]d
 sentinel failover-timeout %[4]s 1500
-`, port, dir, g.SentinelPassword, g.MasterName, host, masterPort, g.Password)
+`, port, dir, g.SentinelPassword, g.MasterName, host, masterPort, g.Password, quorum, downAfter)
 	file := filepath.Join(dir, "sentinel.conf")
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		tb.Fatal(err)
