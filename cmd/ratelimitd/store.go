@@ -36,7 +36,7 @@ type storeFlags struct {
 type redisFlags struct {
 	URL              []string      `name:"url" sep:" " default:"redis://127.0.0.1:6379" help:"The server, as redis://[user:password@]host:port[/database], or rediss:// for TLS. Repeat it, or separate several by spaces, for the nodes of a cluster or for sentinels."`
 	Cluster          bool          `help:"The one URL is a node of a cluster. Several always are."`
-	MasterName       string        `placeholder:"NAME" help:"The URLs are those of sentinels, which know the master of this name."`
+	SentinelMaster   string        `placeholder:"NAME" help:"The URLs are those of sentinels, which know the master of this name."`
 	SentinelUser     string        `placeholder:"USER" help:"The user that the sentinels know this daemon by."`
 	SentinelPassword string        `placeholder:"PASSWORD" help:"Its password. Better set by the environment than by the flag."`
 	User             string        `placeholder:"USER" help:"The user, if not in the URL."`
@@ -115,7 +115,7 @@ func (f *storeFlags) openRedis() (store.Store, error) {
 	return redis.New(redis.Options{
 		URLs:             r.URL,
 		Cluster:          r.Cluster,
-		MasterName:       r.MasterName,
+		MasterName:       r.SentinelMaster,
 		SentinelUser:     r.SentinelUser,
 		SentinelPassword: r.SentinelPassword,
 		User:             r.User,
