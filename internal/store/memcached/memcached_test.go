@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
-	"os/exec"
 	"strconv"
 	"strings"
 	"sync"
@@ -25,13 +23,10 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 )
 
-// racerAddr, in the environment, makes this test binary one of the processes
-// of TestProcessesShareCounters.
-const racerAddr = "RATELIMITD_TEST_RACER_ADDR"
-
 func TestMain(m *testing.M) {
-	if addr := os.Getenv(racerAddr); addr != "" {
-		race(addr)
+	if storetest.Race(func(addr string) (store.Store, error) {
+		return New(Options{Addrs: []string{addr}, Timeout: patient, MaxAttempts: tireless})
+	}) {
 		return
 	}
 	goleak.VerifyTestMain(m)
@@ -716,71 +711,8 @@ func (w *wire) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// TestProcessesShareCounters has several processes race for one limit of each
-// strategy on one server.
 func TestProcessesShareCounters(t *testing.T) {
-	server := memcachedtest.Start(t)
-	const processes = 4
-	outputs := make([][]byte, processes)
-	var wg sync.WaitGroup
-	for i := range processes {
-		wg.Go(func() {
-			cmd := exec.CommandContext(t.Context(), os.Args[0])
-			cmd.Env = append(os.Environ(), racerAddr+"="+server.Addr)
-			out, err := cmd.CombinedOutput()
-			if err != nil {
-				t.Errorf("process %d: %v\n%s", i, err, out)
-			}
-			outputs[i] = out
-		})
-	}
-	wg.Wait()
-	for i, strat := range strategy.All {
-		allowed := 0
-		for _, out := range outputs {
-			if counts := strings.Fields(string(out)); len(counts) == len(strategy.All) {
-				n, _ := strconv.Atoi(counts[i])
-				allowed += n
-			}
-		}
-		if allowed != racePermits {
-			t.Errorf("%s: %d of %d processes' requests got through, want %d", strat, allowed, processes, racePermits)
-		}
-	}
-}
-
-const racePermits = 100
-
-// race asks for racePermits units of a limit of each strategy, and prints how
-// many it got. The windows are a year, so that none ends on the way.
-func race(addr string) {
-	s, err := New(Options{Addrs: []string{addr}, Timeout: patient, MaxAttempts: tireless})
-	if err != nil {
-		panic(err)
-	}
-	defer s.Close()
-	for _, strat := range strategy.All {
-		spec := strategy.Spec{Rate: fmt.Sprintf("%d/366d", racePermits), Strategy: strat}
-		if strat == strategy.GCRA {
-			spec.Burst = racePermits
-		}
-		l, wrong := strategy.NewLimit(spec, strategy.DefaultMaxLogCount)
-		if wrong != nil {
-			panic(wrong)
-		}
-		r := store.Request{Namespace: "race", Identifier: "all", Limits: []strategy.Limit{l}, Cost: 1}
-		allowed := 0
-		for range racePermits {
-			res := decide(context.Background(), s, r)
-			if res.Err != nil {
-				panic(res.Err)
-			}
-			if res.Allowed {
-				allowed++
-			}
-		}
-		fmt.Println(allowed)
-	}
+	storetest.RaceProcesses(t, memcachedtest.Start(t).Addr)
 }
 
 // BenchmarkDecide times a decision, beside the plain read of a key: the round

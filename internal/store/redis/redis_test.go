@@ -5,16 +5,12 @@ import (
 	"fmt"
 	"math/big"
 	"net"
-	"os"
-	"os/exec"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	goredis "github.com/redis/go-redis/v9"
-	"github.com/rs/zerolog"
 	"go.uber.org/goleak"
 	"pgregory.net/rapid"
 
@@ -24,16 +20,10 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 )
 
-// racerURL, in the environment, makes this test binary one of the processes
-// of TestProcessesShareCounters.
-const racerURL = "RATELIMITD_TEST_RACER_URL"
-
 func TestMain(m *testing.M) {
-	if url := os.Getenv(racerURL); url != "" {
-		race(url)
+	if storetest.Race(func(url string) (store.Store, error) { return New(Options{URLs: []string{url}, Timeout: patient}) }) {
 		return
 	}
-	zerolog.SetGlobalLevel(zerolog.Disabled) // the proxy's
 	goleak.VerifyTestMain(m)
 }
 
@@ -370,72 +360,7 @@ func TestHealth(t *testing.T) {
 	}
 }
 
-// TestProcessesShareCounters has several processes race for one limit of each
-// strategy on one server.
-func TestProcessesShareCounters(t *testing.T) {
-	server := redistest.Start(t)
-	const processes = 4
-	outputs := make([][]byte, processes)
-	var wg sync.WaitGroup
-	for i := range processes {
-		wg.Go(func() {
-			cmd := exec.CommandContext(t.Context(), os.Args[0])
-			cmd.Env = append(os.Environ(), racerURL+"="+server.URL)
-			out, err := cmd.CombinedOutput()
-			if err != nil {
-				t.Errorf("process %d: %v\n%s", i, err, out)
-			}
-			outputs[i] = out
-		})
-	}
-	wg.Wait()
-	for i, strat := range strategy.All {
-		allowed := 0
-		for _, out := range outputs {
-			if counts := strings.Fields(string(out)); len(counts) == len(strategy.All) {
-				n, _ := strconv.Atoi(counts[i])
-				allowed += n
-			}
-		}
-		if allowed != racePermits {
-			t.Errorf("%s: %d of %d processes' requests got through, want %d", strat, allowed, processes, racePermits)
-		}
-	}
-}
-
-const racePermits = 100
-
-// race asks for racePermits units of a limit of each strategy, and prints how
-// many it got. The windows are a year, so that none ends on the way.
-func race(url string) {
-	s, err := New(Options{URLs: []string{url}, Timeout: patient})
-	if err != nil {
-		panic(err)
-	}
-	defer s.Close()
-	for _, strat := range strategy.All {
-		spec := strategy.Spec{Rate: fmt.Sprintf("%d/366d", racePermits), Strategy: strat}
-		if strat == strategy.GCRA {
-			spec.Burst = racePermits
-		}
-		l, wrong := strategy.NewLimit(spec, strategy.DefaultMaxLogCount)
-		if wrong != nil {
-			panic(wrong)
-		}
-		r := store.Request{Namespace: "race", Identifier: "all", Limits: []strategy.Limit{l}, Cost: 1}
-		allowed := 0
-		for range racePermits {
-			res := decide(context.Background(), s, r)
-			if res.Err != nil {
-				panic(res.Err)
-			}
-			if res.Allowed {
-				allowed++
-			}
-		}
-		fmt.Println(allowed)
-	}
-}
+func TestProcessesShareCounters(t *testing.T) { storetest.RaceProcesses(t, redistest.Start(t).URL) }
 
 // BenchmarkDecide times a decision, one at a time and many at once, beside a
 // PING: the round trip that no store can do without.
