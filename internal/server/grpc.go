@@ -42,6 +42,11 @@ func (s *Server) Reset(ctx context.Context, in *ratelimitv1.ResetRequest) (*rate
 		s.metrics.refused.Inc()
 		return nil, err
 	}
+	if s.fallback != nil {
+		if err := s.fallback.Reset(ctx, &r); err != nil {
+			return nil, storeFailed(err)
+		}
+	}
 	if err := s.store.Reset(ctx, &r); err != nil {
 		if gone := callerGone(ctx); gone != nil {
 			return nil, gone

@@ -16,12 +16,15 @@ import (
 var ErrOpen = errors.New("the store has kept failing and is not asked until it had time to recover")
 
 const (
-	// The breaker opens after so many failures in a row, so that even a store
-	// that answers nothing costs few callers their time;
-	tripConsecutive = 5
-	// or when at least half of so many calls of the last interval failed.
-	tripRequests = 20
-	interval     = time.Second
+	// The breaker opens when all of the calls that came back in the last
+	// interval failed, and they are tripAll or more; or when at least three in
+	// four did, tripMost or more. A store that is gone is given up within an
+	// interval. One that pauses for a moment is not; nor is one that has a
+	// third of its servers gone, as long as there is some traffic.
+	tripAll  = 5
+	tripMost = 20
+	interval = 500 * time.Millisecond
+	bucket   = 100 * time.Millisecond // the interval moves on by so much at a time
 	// Once open, it asks the store one call after so long. Each costs one
 	// caller the store's timeout; and a store that only paused, as many do for
 	// 50 ms or so, is used again soon.
@@ -33,8 +36,7 @@ const (
 // ErrOpen, but for four calls a second, of which one that succeeds closes it.
 //
 // A call fails if none of its requests could be decided, and its caller is
-// still there: in a cluster, one node that is gone does not take the others'
-// decisions along. That others keep writing the same counters says nothing.
+// still there. That others keep writing the same counters says nothing.
 type Breaker struct {
 	store.Store
 	circuit *gobreaker.TwoStepCircuitBreaker[struct{}]
@@ -43,11 +45,12 @@ type Breaker struct {
 // New returns a closed breaker in front of s, which it owns.
 func New(s store.Store) *Breaker {
 	return &Breaker{Store: s, circuit: gobreaker.NewTwoStepCircuitBreaker[struct{}](gobreaker.Settings{
-		Interval: interval,
-		Timeout:  probeAfter,
+		Interval:     interval,
+		BucketPeriod: bucket,
+		Timeout:      probeAfter,
 		ReadyToTrip: func(c gobreaker.Counts) bool {
-			return c.ConsecutiveFailures >= tripConsecutive ||
-				(c.Requests >= tripRequests && c.TotalFailures*2 >= c.Requests)
+			return c.TotalFailures >= tripAll && c.TotalSuccesses == 0 ||
+				c.TotalFailures >= tripMost && c.TotalFailures >= 3*c.TotalSuccesses
 		},
 		IsExcluded: func(err error) bool { return errors.Is(err, errSaysNothing) },
 	})}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -46,7 +47,7 @@ func TestOpensProbesAndCloses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &flakyStore{fails: 1}
 		b := New(s)
-		for i := range tripConsecutive {
+		for i := range tripAll {
 			if err := call(t.Context(), b, 1); !errors.Is(err, errDown) {
 				t.Fatalf("call %d: %v, want the store's error", i, err)
 			}
@@ -56,7 +57,7 @@ func TestOpensProbesAndCloses(t *testing.T) {
 				t.Fatalf("while open: %v, want ErrOpen", err)
 			}
 		}
-		if n := s.calls.Load(); n != tripConsecutive || !b.IsOpen() || testutil.ToFloat64(b.Collector()) != 1 {
+		if n := s.calls.Load(); n != tripAll || !b.IsOpen() || testutil.ToFloat64(b.Collector()) != 1 {
 			t.Errorf("the store was asked %d times and the breaker is open: %t", n, b.IsOpen())
 		}
 
@@ -81,21 +82,43 @@ func TestOpensProbesAndCloses(t *testing.T) {
 	})
 }
 
-func TestOpensWhenHalfFail(t *testing.T) {
+func TestOpensWhenMostFail(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &flakyStore{}
 		b := New(s)
-		for i := range tripRequests {
-			if b.IsOpen() {
-				t.Fatalf("open after %d calls", i)
-			}
-			s.fails = (i + 1) % 2 // the last of them succeeds
+		for range 100 {
 			_ = call(t.Context(), b, 1)
 		}
 		s.fails = 1
-		_ = call(t.Context(), b, 1)
+		for i := range 300 {
+			if b.IsOpen() {
+				t.Fatalf("open after %d failures and 100 successes", i)
+			}
+			_ = call(t.Context(), b, 1)
+		}
 		if !b.IsOpen() {
-			t.Error("closed though half of the calls failed")
+			t.Error("closed though three in four calls failed")
+		}
+	})
+}
+
+// TestOneServerOfThree has a third of the calls fail, as when one of three
+// servers is gone.
+func TestOneServerOfThree(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &flakyStore{}
+		b := New(s)
+		random := rand.New(rand.NewPCG(1, 2))
+		for i := range 100_000 {
+			s.fails = 0
+			if i >= 10_000 { // half a second
+				s.fails = max(0, random.IntN(3)-1)
+			}
+			_ = call(t.Context(), b, 1)
+			time.Sleep(50 * time.Microsecond)
+		}
+		if b.IsOpen() || s.calls.Load() != 100_000 {
+			t.Errorf("the store was asked %d times of 100000", s.calls.Load())
 		}
 	})
 }
@@ -119,7 +142,7 @@ func TestWhatIsNoFailure(t *testing.T) {
 		"counters that many write":      {t.Context(), 1, 1, fmt.Errorf("a conflict: %w", store.ErrContended)},
 	} {
 		b := New(&flakyStore{fails: tt.fails, err: tt.err})
-		for range 10 * tripRequests {
+		for range 100 {
 			_ = call(tt.ctx, b, tt.requests)
 		}
 		if b.IsOpen() {
@@ -134,7 +157,7 @@ func (panickingStore) Decide(context.Context, []store.Request, []store.Result) {
 
 func TestPanicIsPassedOn(t *testing.T) {
 	b := New(panickingStore{})
-	for range 2 * tripConsecutive {
+	for range 2 * tripAll {
 		func() {
 			defer func() {
 				if recover() == nil {

@@ -55,7 +55,7 @@ func (s *Store) run(ctx context.Context, edits []*edit) {
 			e := edits[0]
 			waited, err := s.turns.take(ctx, e.key)
 			if err != nil {
-				e.err = fmt.Errorf("memcached %s: %w, after waiting for other writers of %q", e.server.addr, err, e.key)
+				e.err = fmt.Errorf("memcached %s: %w: %w, after waiting for other writers of %q", e.server.addr, store.ErrContended, err, e.key)
 				return
 			}
 			defer s.turns.leave(e.key)

@@ -330,3 +330,17 @@ func TestPasswordIsAsked(t *testing.T) {
 		_ = s.Close()
 	}
 }
+
+// TestConnectingTakesItsTime has a server so far away that setting a connection
+// up takes longer than a decision may, and a decision does not.
+func TestConnectingTakesItsTime(t *testing.T) {
+	f := startFaulty(t)
+	f.do(t, "latency", "downstream", `"latency": 30`)
+	s, err := New(Options{URLs: []string{f.url()}, Timeout: 60 * time.Millisecond, DialTimeout: patient})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	r := store.Request{Namespace: "test", Identifier: "alice", Limits: limits(t, strategy.Spec{Rate: "1000/h"}), Cost: 1}
+	redistest.Eventually(t, "a decision", func() error { return decide(t.Context(), s, r).Err })
+}

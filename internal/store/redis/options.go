@@ -94,8 +94,6 @@ func (o Options) withDefaults() (Options, error) {
 		err = fmt.Errorf("sentinel user %q: needs the sentinel master name too, such as \"mymaster\"", o.SentinelUser)
 	case o.MasterName == "" && o.SentinelPassword != "":
 		err = fmt.Errorf("sentinel password: needs the sentinel master name too, such as \"mymaster\"")
-	case o.User != "" && o.Password == "":
-		err = fmt.Errorf("user %q: needs a password too", o.User)
 	}
 	return o, err
 }
@@ -107,14 +105,19 @@ func (o Options) universal() (*redis.UniversalOptions, error) {
 	if err != nil {
 		return nil, err
 	}
+	if o.User != "" {
+		server.user = o.User
+	}
 	if o.Password != "" {
-		server.user, server.password = o.User, o.Password
+		server.password = o.Password
 	}
 	if o.Database != 0 {
 		server.database = o.Database
 	}
 	cluster := o.MasterName == "" && (o.Cluster || len(addrs) > 1)
 	switch {
+	case server.user != "" && server.password == "":
+		return nil, fmt.Errorf("user %q: needs a password too", server.user)
 	case server.database < 0:
 		return nil, fmt.Errorf("database %d: must be a number from 0", server.database)
 	case cluster && server.database != 0:

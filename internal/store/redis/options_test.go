@@ -122,3 +122,18 @@ func TestTLS(t *testing.T) {
 		}
 	}
 }
+
+// TestUserAndPasswordApart has the user in the URL and the password not.
+func TestUserAndPasswordApart(t *testing.T) {
+	o, err := Options{URLs: []string{"redis://ratelimitd@localhost"}, Password: "secret"}.withDefaults()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if u, err := o.universal(); err != nil || u.Username != "ratelimitd" || u.Password != "secret" {
+		t.Errorf("%+v, %v; want the user of the URL with the password", u, err)
+	}
+	o.Password = ""
+	if _, err := o.universal(); err == nil || !strings.Contains(err.Error(), `user "ratelimitd": needs a password too`) {
+		t.Errorf("without a password: %v", err)
+	}
+}

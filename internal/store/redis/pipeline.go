@@ -132,8 +132,10 @@ func (p *pipeliner) next(name string, l *lane, load []*shipment) []*shipment {
 }
 
 // exec sends load, but for what nobody waits for any more, as one pipeline. It
-// has as long as the store's timeout, however soon its callers leave: to cut it
-// short would cost a connection. It has longer if a caller has.
+// has as long as connecting and the store's timeout take, however soon its
+// callers leave: to cut it short would cost the connection, and one that takes
+// longer to set up than a decision may would never be had. It has longer if a
+// caller has.
 func (p *pipeliner) exec(load []*shipment) {
 	pipe := p.client.Pipeline()
 	deadline := time.Now().Add(p.timeout)

@@ -54,7 +54,7 @@ func New(o Options) (*Store, error) {
 	client := redis.NewUniversalClient(options)
 	return &Store{
 		client:  client,
-		pipes:   newPipeliner(client, o.Timeout),
+		pipes:   newPipeliner(client, o.Timeout+o.DialTimeout),
 		script:  newScript(serverClock),
 		timeout: o.Timeout,
 	}, nil
@@ -150,9 +150,15 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
+// own returns a context with the store's timeout and not its caller's: to cut
+// a command short would cost the connection.
+func (s *Store) own(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), s.timeout)
+}
+
 // Reset deletes the counters of r, in one command.
 func (s *Store) Reset(ctx context.Context, r *store.Request) error {
-	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	ctx, cancel := s.own(ctx)
 	defer cancel()
 	var keys []string
 	for i := range r.Limits {
@@ -171,7 +177,7 @@ func (s *Store) Reset(ctx context.Context, r *store.Request) error {
 
 // Health reports whether the server answers.
 func (s *Store) Health(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	ctx, cancel := s.own(ctx)
 	defer cancel()
 	if err := s.client.Ping(ctx).Err(); err != nil {
 		return fmt.Errorf("redis: %w", err)
