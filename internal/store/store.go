@@ -66,6 +66,17 @@ type Request struct {
 	DryRun     bool
 }
 
+// Counts reports whether r has a counter: a request of nothing but unlimited
+// limits has none, and asks a store nothing.
+func (r *Request) Counts() bool {
+	for i := range r.Limits {
+		if !r.Limits[i].Rate.IsUnlimited() {
+			return true
+		}
+	}
+	return false
+}
+
 // A Result is the decision on a Request, or why there is none. Used again, its
 // memory is.
 type Result struct {

@@ -5,6 +5,7 @@ package breaker
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/sony/gobreaker/v2"
@@ -64,23 +65,38 @@ var errSaysNothing = errors.New("the call says nothing of the store")
 
 // Decide has the store decide, or fails all requests with ErrOpen.
 func (b *Breaker) Decide(ctx context.Context, requests []store.Request, results []store.Result) {
+	if !slices.ContainsFunc(requests, counts) {
+		b.Store.Decide(ctx, requests, results)
+		return
+	}
 	done, err := b.circuit.Allow()
 	if err != nil {
-		for i := range results {
-			results[i].Err = ErrOpen
+		for i := range requests {
+			if counts(requests[i]) {
+				results[i].Err = ErrOpen
+			} else {
+				b.Store.Decide(ctx, requests[i:i+1], results[i:i+1])
+			}
 		}
 		return
 	}
 	err = errSaysNothing // if Decide panics
 	defer func() { done(err) }()
 	b.Store.Decide(ctx, requests, results)
-	err = outcome(ctx, results)
+	err = outcome(ctx, requests, results)
 }
 
+// counts reports whether r asks the store anything: what does not says nothing
+// of it, and is decided however it is.
+func counts(r store.Request) bool { return r.Counts() }
+
 // outcome returns the error of a call that failed, or nil.
-func outcome(ctx context.Context, results []store.Result) error {
+func outcome(ctx context.Context, requests []store.Request, results []store.Result) error {
 	var first error
 	for i := range results {
+		if !counts(requests[i]) {
+			continue
+		}
 		if results[i].Err == nil {
 			return nil
 		}

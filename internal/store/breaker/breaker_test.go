@@ -13,7 +13,9 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
+	"github.com/ratelimitd/ratelimitd/internal/rate"
 	"github.com/ratelimitd/ratelimitd/internal/store"
+	"github.com/ratelimitd/ratelimitd/internal/strategy"
 )
 
 var errDown = errors.New("down")
@@ -38,8 +40,11 @@ func (s *flakyStore) Decide(_ context.Context, _ []store.Request, results []stor
 
 // call has b decide n requests and returns the error of the first.
 func call(ctx context.Context, b *Breaker, n int) error {
-	results := make([]store.Result, n)
-	b.Decide(ctx, make([]store.Request, n), results)
+	requests, results := make([]store.Request, n), make([]store.Result, n)
+	for i := range requests {
+		requests[i].Limits = []strategy.Limit{{Rate: rate.Rate{Count: 1, Period: time.Hour}}}
+	}
+	b.Decide(ctx, requests, results)
 	return results[0].Err
 }
 
@@ -100,6 +105,30 @@ func TestOpensWhenMostFail(t *testing.T) {
 			t.Error("closed though three in four calls failed")
 		}
 	})
+}
+
+// TestUnlimited decides, while the breaker is open, what needs no store.
+func TestUnlimited(t *testing.T) {
+	s := &flakyStore{fails: 1}
+	b := New(s)
+	for range tripAll {
+		_ = call(t.Context(), b, 1)
+	}
+	s.fails = 0
+	unlimited := store.Request{Limits: []strategy.Limit{{Rate: rate.Rate{Count: rate.Unlimited}}}}
+	limited := store.Request{Limits: []strategy.Limit{{Rate: rate.Rate{Count: 1, Period: time.Hour}}}}
+	for _, requests := range [][]store.Request{{unlimited}, {unlimited, limited, unlimited}} {
+		results := make([]store.Result, len(requests))
+		b.Decide(t.Context(), requests, results)
+		for i, res := range results {
+			if asks := requests[i].Counts(); asks != errors.Is(res.Err, ErrOpen) || !asks && res.Err != nil {
+				t.Errorf("request %d: %v", i, res.Err)
+			}
+		}
+	}
+	if !b.IsOpen() {
+		t.Error("what says nothing of the store closed the breaker")
+	}
 }
 
 // TestOneServerOfThree has a third of the calls fail, as when one of three

@@ -124,7 +124,7 @@ func (s *Store) Decide(ctx context.Context, requests []store.Request, results []
 	byKey := make(map[string]*edit, 1)
 	for i := range requests {
 		r := &requests[i]
-		if unlimited(r) {
+		if !r.Counts() {
 			results[i].Err = nil
 			new(item).decide(r, &results[i].Decision, s.now(), s.slack)
 			continue
@@ -154,22 +154,12 @@ func (s *Store) Decide(ctx context.Context, requests []store.Request, results []
 	}
 }
 
-// unlimited reports whether r needs no counter.
-func unlimited(r *store.Request) bool {
-	for i := range r.Limits {
-		if !r.Limits[i].Rate.IsUnlimited() {
-			return false
-		}
-	}
-	return true
-}
-
 // Reset drops the counters of r from their item: one round trip to read it,
 // and, if any is there, one to write what remains.
 func (s *Store) Reset(ctx context.Context, r *store.Request) error {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
-	if unlimited(r) {
+	if !r.Counts() {
 		return nil
 	}
 	e := s.edit(r)
