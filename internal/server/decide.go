@@ -31,7 +31,7 @@ func (s *Server) decide(ctx context.Context, in []*ratelimitv1.ShouldAllowReques
 	defer w.free()
 
 	w.refusals = resized(w.refusals, len(in))
-	w.requests = resized(w.requests, len(in))[:0]
+	w.requests = w.requests[:0]
 	for i, request := range in {
 		r := store.Request{Cost: 1, DryRun: request.GetDryRun()}
 		if request != nil && request.Cost != nil {

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 
+	"github.com/ratelimitd/ratelimitd/internal/store"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 )
 
@@ -26,30 +27,15 @@ const (
 func appendKey(b []byte, namespace, identifier string) []byte {
 	start := len(b)
 	b = append(b, "rl:"...)
-	b = appendEscaped(b, namespace, ':')
+	b = store.AppendEscaped(b, namespace, ":")
 	b = append(b, ':')
-	b = appendEscaped(b, identifier, 0) // the first colon ended the namespace
+	b = store.AppendEscaped(b, identifier, "") // the first colon ended the namespace
 	if len(b)-start <= maxKeyBytes {
 		return b
 	}
 	sum := sha256.Sum256(b[start:])
 	b = append(b[:start+maxKeyBytes-len(hashMark)-hex.EncodedLen(len(sum))], hashMark...)
 	return hex.AppendEncode(b, sum[:])
-}
-
-// appendEscaped appends s with separator, and whatever is not safe in any
-// part of a key, as %XX.
-func appendEscaped(b []byte, s string, separator byte) []byte {
-	const hex = "0123456789ABCDEF"
-	for i := range len(s) {
-		switch c := s[i]; {
-		case c <= ' ' || c >= 0x7f || c == '%' || c == separator:
-			b = append(b, '%', hex[c>>4], hex[c&15])
-		default:
-			b = append(b, c)
-		}
-	}
-	return b
 }
 
 // appendName appends the name by which an item knows the counter of l: the

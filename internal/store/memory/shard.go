@@ -50,9 +50,6 @@ func (sh *shard) unlock(total *atomic.Int64) {
 	sh.mu.Unlock()
 }
 
-// none is the number of a counter that is not held.
-const none = notHeld
-
 // decide decides r, the counters of whose limits are known by keys, at now.
 // mu is held.
 func (sh *shard) decide(r *store.Request, keys []key, d *strategy.Decision, now strategy.Instant) {
@@ -61,7 +58,7 @@ func (sh *shard) decide(r *store.Request, keys []key, d *strategy.Decision, now 
 	for i, k := range keys {
 		n, found := sh.find(k)
 		if !found {
-			numbers[i], states[i] = none, strategy.State{}
+			numbers[i], states[i] = notHeld, strategy.State{}
 			continue
 		}
 		c := sh.at(n)
@@ -78,7 +75,7 @@ func (sh *shard) decide(r *store.Request, keys []key, d *strategy.Decision, now 
 		if l.Rate.IsUnlimited() {
 			continue
 		}
-		if numbers[i] == none {
+		if numbers[i] == notHeld {
 			sh.makeRoom(numbers[:len(keys)], now)
 			numbers[i] = sh.insert(keys[i])
 		}

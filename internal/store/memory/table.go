@@ -37,8 +37,8 @@ const (
 	chunkSize = 256 // 16 kB
 	minIndex  = 16
 
-	// notHeld is the position of a counter that was given back, and the owner
-	// of a log that was.
+	// notHeld is the number of no counter, the position of one that was given
+	// back, and the owner of a log that was.
 	notHeld = ^uint32(0)
 )
 

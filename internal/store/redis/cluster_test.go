@@ -259,19 +259,7 @@ func testKilledMaster(t *testing.T, c *redistest.Cluster) {
 	load := startLoad(t, s, 12)
 	load.await(t, "decisions are made", func() error { return load.allEvery(200) })
 	victim, _ := c.MasterAndReplica(t, c.Nodes[0], load.keys[0])
-	killed := time.Now()
-	victim.Kill()
-	load.await(t, "decisions fail", func() error { return load.failing() })
-	load.await(t, "decisions go on", func() error { return load.fine() })
-	recovered := time.Since(killed)
-	load.stop()
-	lost := load.lost(t, s)
-	t.Logf("%d decisions, of which %d failed; the last failed %v after the kill; lost with the master: %d of the last second's %d",
-		load.decisions.Load(), load.failed.Load(), recovered.Round(time.Millisecond), lost, load.inSecondBefore(killed))
-	if lost > load.inSecondBefore(killed) {
-		t.Errorf("lost %d units, more than were consumed in the second before the kill", lost)
-	}
-	victim.Restart(t)
+	load.outlives(t, s, victim)
 	c.Await(t)
 }
 

@@ -3,6 +3,7 @@ package redis
 import (
 	"strconv"
 
+	"github.com/ratelimitd/ratelimitd/internal/store"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 )
 
@@ -18,12 +19,12 @@ import (
 // an unnamed limit differ in the second part: only a rate has a slash.)
 func counterKey(namespace, identifier string, l *strategy.Limit) string {
 	b := append(make([]byte, 0, 128), "rl:{"...) // room for most
-	b = appendEscaped(b, namespace, ':')
+	b = store.AppendEscaped(b, namespace, "{}:")
 	b = append(b, ':')
-	b = appendEscaped(b, identifier, 0) // the first colon ended the namespace
+	b = store.AppendEscaped(b, identifier, "{}") // the first colon ended the namespace
 	b = append(b, "}:"...)
 	if l.Name != "" {
-		b = appendEscaped(b, l.Name, ':')
+		b = store.AppendEscaped(b, l.Name, "{}:")
 		b = append(b, ':')
 		return string(append(b, l.Strategy.String()...))
 	}
@@ -35,19 +36,4 @@ func counterKey(namespace, identifier string, l *strategy.Limit) string {
 		b = strconv.AppendInt(b, l.Capacity, 10)
 	}
 	return string(b)
-}
-
-// appendEscaped appends s with separator, and whatever is not safe in any
-// part of a key, as %XX.
-func appendEscaped(b []byte, s string, separator byte) []byte {
-	const hex = "0123456789ABCDEF"
-	for i := range len(s) {
-		switch c := s[i]; {
-		case c <= ' ' || c >= 0x7f || c == '%' || c == '{' || c == '}' || c == separator:
-			b = append(b, '%', hex[c>>4], hex[c&15])
-		default:
-			b = append(b, c)
-		}
-	}
-	return b
 }

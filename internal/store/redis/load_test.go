@@ -158,6 +158,26 @@ func (l *load) inSecondBefore(end time.Time) (n int) {
 	return n
 }
 
+// outlives kills a master, waits until decisions go on without it, starts it
+// again, and checks that no more was lost with it than asynchronous replication
+// can lose. The load is over then.
+func (l *load) outlives(t *testing.T, s *Store, master *redistest.Server) {
+	t.Helper()
+	killed := time.Now()
+	master.Kill()
+	l.await(t, "decisions fail", func() error { return l.failing() })
+	l.await(t, "decisions go on", func() error { return l.fine() })
+	recovered := time.Since(killed)
+	l.stop()
+	lost := l.lost(t, s)
+	t.Logf("%d decisions, of which %d failed; the last failed %v after the kill; lost with the master: %d of the last second's %d",
+		l.decisions.Load(), l.failed.Load(), recovered.Round(time.Millisecond), lost, l.inSecondBefore(killed))
+	if lost > l.inSecondBefore(killed) {
+		t.Errorf("lost %d units, more than were consumed in the second before the kill", lost)
+	}
+	master.Restart(t)
+}
+
 // lost returns how many units callers were allowed that the counters know
 // nothing of. (They may know of more, from decisions whose reply was lost.)
 func (l *load) lost(t *testing.T, s *Store) (lost int) {

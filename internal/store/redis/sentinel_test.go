@@ -55,20 +55,7 @@ func testSentinelKilledMaster(t *testing.T, g *redistest.SentinelGroup) {
 	s := openWith(t, o)
 	load := startLoad(t, s, 4)
 	load.await(t, "decisions are made", func() error { return load.allEvery(200) })
-	victim := g.Master(t)
-	killed := time.Now()
-	victim.Kill()
-	load.await(t, "decisions fail", func() error { return load.failing() })
-	load.await(t, "decisions go on", func() error { return load.fine() })
-	recovered := time.Since(killed)
-	load.stop()
-	lost := load.lost(t, s)
-	t.Logf("%d decisions, of which %d failed; the last failed %v after the kill; lost with the master: %d of the last second's %d",
-		load.decisions.Load(), load.failed.Load(), recovered.Round(time.Millisecond), lost, load.inSecondBefore(killed))
-	if lost > load.inSecondBefore(killed) {
-		t.Errorf("lost %d units, more than were consumed in the second before the kill", lost)
-	}
-	victim.Restart(t)
+	load.outlives(t, s, g.Master(t))
 	g.Await(t)
 }
 
