@@ -1,0 +1,347 @@
+// Package yamlfile reads configuration from YAML strictly, and says all that is
+// wrong with a file at once, each with its place and the line it is on.
+//
+// A reader walks the file from its root by Mapping, Pairs and Items, and takes
+// scalars by Text, Bool and Uint. Whatever does not fit is noted as a problem
+// and read as its zero value, so that the walk goes on to find the next; the
+// values mean nothing unless File.Err is nil in the end.
+package yamlfile
+
+import (
+	"bytes"
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	"go.yaml.in/yaml/v4"
+)
+
+// A File is a file that is being read. It is for one goroutine.
+type File struct {
+	name     string
+	lines    []string
+	problems Problems
+	visits   int // how many nodes may still be looked at
+}
+
+// Parse parses the one document that data holds, and returns its root. A file
+// that is not YAML has its problem noted, and a root that is null.
+func Parse(name string, data []byte) (*File, Node) {
+	f := &File{
+		name:  name,
+		lines: strings.Split(string(data), "\n"),
+		// Aliases of aliases make a small file mean a huge one.
+		visits: 20*len(data) + 10_000,
+	}
+	if i := invalidUTF8(data); i >= 0 {
+		line := bytes.Count(data[:i], []byte("\n"))
+		f.add(line+1, i-bytes.LastIndexByte(data[:i], '\n'), fmt.Sprintf("byte 0x%02x is not valid UTF-8", data[i]))
+		return f, Node{file: f}
+	}
+	loader, err := yaml.NewLoader(bytes.NewReader(data), yaml.WithUniqueKeys(false)) // Pairs finds all of those
+	if err != nil {
+		panic(err) // the option is wrong
+	}
+	var document, another yaml.Node
+	if err := loader.Load(&document); err != nil && !errors.Is(err, io.EOF) {
+		f.unreadable(err)
+		return f, Node{file: f}
+	}
+	switch err := loader.Load(&another); {
+	case err == nil:
+		Node{f, &another}.Problem("a second document begins here; a file holds one")
+	case !errors.Is(err, io.EOF):
+		f.unreadable(err)
+	}
+	if len(document.Content) == 0 { // nothing but comments
+		return f, Node{file: f}
+	}
+	return f, Node{f, document.Content[0]}
+}
+
+func invalidUTF8(data []byte) int {
+	for i := 0; i < len(data); {
+		r, size := utf8.DecodeRune(data[i:])
+		if r == utf8.RuneError && size == 1 {
+			return i
+		}
+		i += size
+	}
+	return -1
+}
+
+// unreadable notes why the file is not YAML.
+func (f *File) unreadable(err error) {
+	var at *yaml.LoadError
+	if !errors.As(err, &at) {
+		f.add(1, 1, "not YAML: "+err.Error())
+		return
+	}
+	hint := ""
+	if strings.Contains(at.Message, "unknown anchor") || strings.Contains(at.Message, "alphabetic or numeric") {
+		hint = `; if it is a pattern that begins with *, put it in quotes`
+	}
+	f.add(at.Mark.Line, at.Mark.Column, "not YAML: "+at.Message+hint)
+}
+
+// add notes a problem. Lines and columns count from 1.
+func (f *File) add(line, column int, text string) {
+	p := Problem{File: f.name, Line: max(line, 1), Column: max(column, 1), Text: text}
+	if p.Line <= len(f.lines) {
+		p.Source = strings.TrimRight(f.lines[p.Line-1], "\r")
+	}
+	f.problems = append(f.problems, p)
+}
+
+// Err returns the Problems noted so far, in the order of the file, or nil.
+func (f *File) Err() error {
+	if len(f.problems) == 0 {
+		return nil
+	}
+	slices.SortStableFunc(f.problems, func(a, b Problem) int {
+		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))
+	})
+	return slices.Compact(f.problems) // what an alias repeats is told once
+}
+
+// A Problem is one thing that is wrong with a file.
+type Problem struct {
+	File         string
+	Line, Column int    // from 1; 0 if it concerns no line
+	Text         string // what is wrong, and what would be right
+	Source       string // the line
+}
+
+// maxSource is how much of a line is shown, in characters.
+const maxSource = 160
+
+// String returns the problem as file:line:column, what is wrong, and the line
+// with the place marked.
+func (p Problem) String() string {
+	if p.Line == 0 {
+		return p.File + ": " + p.Text
+	}
+	at := fmt.Sprintf("%s:%d:%d: %s", p.File, p.Line, p.Column, p.Text)
+	source := []rune(strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f {
+			return ' ' // one column each, as the mark below counts them
+		}
+		return r
+	}, p.Source))
+	if p.Column > maxSource || len(source) == 0 {
+		return at
+	}
+	source = source[:min(len(source), maxSource)]
+	return fmt.Sprintf("%s\n%6d | %s\n       | %*s", at, p.Line, string(source), p.Column, "^")
+}
+
+// Problems are an error: all that is wrong with some files.
+type Problems []Problem
+
+// Error returns all problems, each as Problem.String does.
+func (p Problems) Error() string {
+	all := make([]string, len(p))
+	for i := range p {
+		all[i] = p[i].String()
+	}
+	return strings.Join(all, "\n")
+}
+
+// A Node is a value in a file.
+type Node struct {
+	file *File
+	yaml *yaml.Node // nil: there is nothing
+}
+
+// Problem notes what is wrong with n.
+func (n Node) Problem(format string, args ...any) {
+	line, column := 1, 1
+	if n.yaml != nil {
+		line, column = n.yaml.Line, n.yaml.Column
+	}
+	n.file.add(line, column, fmt.Sprintf(format, args...))
+}
+
+// Line returns the line n is on.
+func (n Node) Line() int {
+	if n.yaml == nil {
+		return 1
+	}
+	return n.yaml.Line
+}
+
+// resolved returns what n stands for, past aliases. It returns nil for null and
+// for nothing.
+func (n Node) resolved() *yaml.Node {
+	y := n.yaml
+	if y != nil && y.Kind == yaml.AliasNode {
+		y = y.Alias
+	}
+	if n.file.visits--; n.file.visits <= 0 {
+		if n.file.visits == 0 {
+			n.Problem("aliases make the file too large; write out less of it by aliases")
+		}
+		return nil
+	}
+	if y == nil || y.Kind == yaml.ScalarNode && y.ShortTag() == "!!null" {
+		return nil
+	}
+	return y
+}
+
+// IsNull reports whether n is null, or nothing.
+func (n Node) IsNull() bool { return n.resolved() == nil }
+
+// what describes y in a message.
+func what(y *yaml.Node) string {
+	switch y.Kind {
+	case yaml.MappingNode:
+		return "a mapping"
+	case yaml.SequenceNode:
+		return "a list"
+	default:
+		return quote(y.Value)
+	}
+}
+
+// quote quotes a value, cut to what a message can bear.
+func quote(s string) string {
+	const most = 64
+	if len(s) > most {
+		return fmt.Sprintf("%.*q...", most, s)
+	}
+	return strconv.Quote(s)
+}
+
+// Mapping calls, for each key of the mapping n, the function of that name with
+// its value. A key that has none is a problem. Null is an empty mapping.
+func (n Node) Mapping(keys map[string]func(Node)) {
+	n.Pairs(func(key, value Node) {
+		name := key.Text()
+		if read := keys[name]; read != nil {
+			read(value)
+			return
+		}
+		known := make([]string, 0, len(keys))
+		for k := range keys {
+			known = append(known, k)
+		}
+		slices.Sort(known)
+		key.Problem("unknown key %s; known here: %s", quote(name), strings.Join(known, ", "))
+	})
+}
+
+// Pairs calls f for each key and value of the mapping n, in the file's order,
+// with those it merges in (<<) last. A key that is there twice is a problem.
+// Null is an empty mapping.
+func (n Node) Pairs(f func(key, value Node)) { n.pairs(f, map[string]int{}) }
+
+// pairs is Pairs but for the keys that have been seen, with their lines.
+func (n Node) pairs(f func(key, value Node), seen map[string]int) {
+	y := n.resolved()
+	if y == nil {
+		return
+	}
+	if y.Kind != yaml.MappingNode {
+		n.Problem("%s, where a mapping is wanted, as in \"key: value\"", what(y))
+		return
+	}
+	var merges []Node
+	own := map[string]bool{}
+	for i := 0; i < len(y.Content); i += 2 {
+		key, value := Node{n.file, y.Content[i]}, Node{n.file, y.Content[i+1]}
+		if key.yaml.ShortTag() == "!!merge" {
+			merges = append(merges, value)
+			continue
+		}
+		name := key.Text()
+		if first, ok := seen[name]; ok {
+			if own[name] { // and is not of a mapping that merges this one in
+				key.Problem("key %s is already on line %d", quote(name), first)
+			}
+			continue
+		}
+		seen[name], own[name] = key.yaml.Line, true
+		f(key, value)
+	}
+	for _, m := range merges {
+		if y := m.resolved(); y != nil && y.Kind == yaml.SequenceNode {
+			m.Items(func(item Node) { item.pairs(f, seen) })
+			continue
+		}
+		m.pairs(f, seen)
+	}
+}
+
+// Items calls f for each item of the list n. Null is an empty list.
+func (n Node) Items(f func(item Node)) {
+	y := n.resolved()
+	if y == nil {
+		return
+	}
+	if y.Kind != yaml.SequenceNode {
+		n.Problem("%s, where a list is wanted, as in \"- item\" or [item, item]", what(y))
+		return
+	}
+	for _, item := range y.Content {
+		f(Node{n.file, item})
+	}
+}
+
+// Text returns the text of the scalar n, as it is written, whatever its type.
+// Null is "".
+func (n Node) Text() string {
+	y := n.resolved()
+	if y == nil {
+		return ""
+	}
+	if y.Kind != yaml.ScalarNode {
+		n.Problem("%s, where a single value is wanted", what(y))
+		return ""
+	}
+	return y.Value
+}
+
+// Texts returns the texts of the list n, or of the one value n.
+func (n Node) Texts() []string {
+	y := n.resolved()
+	if y != nil && y.Kind == yaml.ScalarNode {
+		return []string{y.Value}
+	}
+	var all []string
+	n.Items(func(item Node) { all = append(all, item.Text()) })
+	return all
+}
+
+// Bool returns the boolean n.
+func (n Node) Bool() bool {
+	switch text := n.Text(); strings.ToLower(text) {
+	case "true", "yes", "on": // as YAML 1.1, which much of this field's configuration is written in
+		return true
+	case "false", "no", "off":
+		return false
+	default:
+		n.Problem("%s is neither true nor false", quote(text))
+		return false
+	}
+}
+
+// Uint returns the whole number n, which may be most at the most.
+func (n Node) Uint(most uint64) uint64 {
+	text := n.Text()
+	number, err := strconv.ParseUint(strings.ReplaceAll(text, "_", ""), 10, 64)
+	if err != nil && !errors.Is(err, strconv.ErrRange) {
+		n.Problem("%s is not a whole number of 0 to %d", quote(text), most)
+		return 0
+	}
+	if number > most {
+		n.Problem("%s is over %d", quote(text), most)
+		return 0
+	}
+	return number
+}

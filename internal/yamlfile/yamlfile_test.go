@@ -1,0 +1,150 @@
+package yamlfile_test
+
+import (
+	"errors"
+	"fmt"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/ratelimitd/ratelimitd/internal/yamlfile"
+)
+
+// read reads a file as a reader of configuration would.
+func read(data string) (got map[string]string, err error) {
+	f, root := yamlfile.Parse("x.yaml", []byte(data))
+	got = map[string]string{}
+	root.Mapping(map[string]func(yamlfile.Node){
+		"name": func(n yamlfile.Node) { got["name"] = n.Text() },
+		"on":   func(n yamlfile.Node) { got["on"] = fmt.Sprint(n.Bool()) },
+		"n":    func(n yamlfile.Node) { got["n"] = fmt.Sprint(n.Uint(1000)) },
+		"list": func(n yamlfile.Node) { got["list"] = strings.Join(n.Texts(), " ") },
+		"map": func(n yamlfile.Node) {
+			n.Pairs(func(key, value yamlfile.Node) { got["map"] += key.Text() + "=" + value.Text() + " " })
+		},
+		"anchors": func(yamlfile.Node) {},
+	})
+	return got, f.Err()
+}
+
+func TestRead(t *testing.T) {
+	for data, want := range map[string]map[string]string{
+		"":                              {},
+		"# nothing\n":                   {},
+		"---\n...\n":                    {},
+		"null":                          {},
+		"name: a\non: true\nn: 1_000\n": {"name": "a", "on": "true", "n": "1000"},
+		"name: 404\non: No":             {"name": "404", "on": "false"}, // as it is written
+		"name: 012":                     {"name": "012"},
+		"name: ~\nlist: ~\nmap:":        {"name": "", "list": ""},
+		"list: [a, \"b\"]":              {"list": "a b"},
+		"list:\n- a\n- b\r\n":           {"list": "a b"},
+		"list: a":                       {"list": "a"},
+		"map: {b: 1, a: 2}":             {"map": "b=1 a=2 "},
+		"anchors: &x {a: 1}\nmap: *x":   {"map": "a=1 "},
+		"name: &n b\nlist: [*n, *n]":    {"name": "b", "list": "b b"},
+		"anchors: &x {a: 1, b: 2}\nmap: {b: 3, <<: *x}":                       {"map": "b=3 a=1 "},
+		"anchors: [&x {a: 1}, &y {a: 2, b: 2}]\nmap:\n  <<: [*x, *y]\n  c: 3": {"map": "c=3 a=1 b=2 "},
+	} {
+		if got, err := read(data); err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("%q: got %q, %v, want %q", data, got, err, want)
+		}
+	}
+}
+
+func TestProblems(t *testing.T) {
+	for name, c := range map[string]struct {
+		data string
+		want string
+	}{
+		"all at once, in order": {
+			"name: {a: 1}\nm: 1\non: maybe\nn: -5\nn: 6\nlist: {}\nmap: [1]\n",
+			`x.yaml:1:7: a mapping, where a single value is wanted
+     1 | name: {a: 1}
+       |       ^
+x.yaml:2:1: unknown key "m"; known here: anchors, list, map, n, name, on
+     2 | m: 1
+       | ^
+x.yaml:3:5: "maybe" is neither true nor false
+     3 | on: maybe
+       |     ^
+x.yaml:4:4: "-5" is not a whole number of 0 to 1000
+     4 | n: -5
+       |    ^
+x.yaml:5:1: key "n" is already on line 4
+     5 | n: 6
+       | ^
+x.yaml:6:7: a mapping, where a list is wanted, as in "- item" or [item, item]
+     6 | list: {}
+       |       ^
+x.yaml:7:6: a list, where a mapping is wanted, as in "key: value"
+     7 | map: [1]
+       |      ^`,
+		},
+		"not a mapping":     {"- a", "x.yaml:1:1: a list, where a mapping is wanted, as in \"key: value\"\n     1 | - a\n       | ^"},
+		"number too large":  {"n: 1001", "x.yaml:1:4: \"1001\" is over 1000\n     1 | n: 1001\n       |    ^"},
+		"number far larger": {"n: 99999999999999999999", "x.yaml:1:4: \"99999999999999999999\" is over 1000\n     1 | n: 99999999999999999999\n       |    ^"},
+		"a pattern without quotes": {"name: *.example.com",
+			"x.yaml:1:7: not YAML: unknown anchor '.example.com' referenced; if it is a pattern that begins with *, put it in quotes\n     1 | name: *.example.com\n       |       ^"},
+		"not YAML":           {"a: 1\n b: 2", "x.yaml:2:3: not YAML: mapping values are not allowed in this context\n     2 |  b: 2\n       |   ^"},
+		"a tab":              {"map:\n\ta: 1", "x.yaml:2:1: not YAML: found character that cannot start any token\n     2 |  a: 1\n       | ^"},
+		"two documents":      {"name: a\n---\nname: b", "x.yaml:2:1: a second document begins here; a file holds one\n     2 | ---\n       | ^"},
+		"not UTF-8":          {"name: a\nname: \xff", "x.yaml:2:7: byte 0xff is not valid UTF-8\n     2 | name: \ufffd\n       |       ^"},
+		"wide characters":    {"map: {é: 1, é: 2}", "x.yaml:1:13: key \"é\" is already on line 1\n     1 | map: {é: 1, é: 2}\n       |             ^"},
+		"a key of no scalar": {"map: {[1]: 2}", "x.yaml:1:7: a list, where a single value is wanted\n     1 | map: {[1]: 2}\n       |       ^"},
+		"told once":          {"anchors: &x {a: [1]}\nmap: {<<: [*x, *x]}", "x.yaml:1:17: a list, where a single value is wanted\n     1 | anchors: &x {a: [1]}\n       |                 ^"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := read(c.data)
+			var problems yamlfile.Problems
+			if !errors.As(err, &problems) || err.Error() != c.want {
+				t.Errorf("%q: got\n%v\nwant\n%s", c.data, err, c.want)
+			}
+		})
+	}
+}
+
+// TestAliasBomb reads a file whose aliases would make it 10^9 values.
+func TestAliasBomb(t *testing.T) {
+	data := "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n"
+	for i := 1; i < 9; i++ {
+		data += fmt.Sprintf("a%d: &a%[1]d [%s]\n", i, strings.TrimSuffix(strings.Repeat(fmt.Sprintf("*a%d, ", i-1), 10), ", "))
+	}
+	f, root := yamlfile.Parse("bomb.yaml", []byte(data))
+	var walk func(n yamlfile.Node)
+	walk = func(n yamlfile.Node) { n.Items(walk) }
+	root.Pairs(func(_, value yamlfile.Node) { walk(value) })
+	var problems yamlfile.Problems
+	if !errors.As(f.Err(), &problems) || !strings.Contains(f.Err().Error(), "aliases make the file too large") {
+		t.Errorf("got %v", f.Err())
+	}
+}
+
+// TestAliasOfItself reads a list that holds itself.
+func TestAliasOfItself(t *testing.T) {
+	f, root := yamlfile.Parse("x.yaml", []byte("&x [*x]"))
+	var walk func(n yamlfile.Node)
+	walk = func(n yamlfile.Node) { n.Items(walk) }
+	walk(root)
+	if f.Err() == nil {
+		t.Error("it was read to its end")
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	for _, seed := range []string{"", "name: a", "map: {<<: *x}", "a: &a [*a]", "\t", "- ? x", "name: \xff", "\"\\", "name: |\n  x\n y"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, data string) {
+		_, err := read(data)
+		var problems yamlfile.Problems
+		if err != nil && !errors.As(err, &problems) {
+			t.Fatalf("got a %T", err)
+		}
+		for _, p := range problems {
+			if p.Line < 1 || p.Column < 1 || p.Text == "" {
+				t.Errorf("%q: a problem without a place or a text: %+v", data, p)
+			}
+		}
+	})
+}
