@@ -64,11 +64,10 @@ func (c *counters) decide(now strategy.Instant, cost uint64, dryRun bool) *strat
 			c.states[i] = c.logs[i].View(&c.limits[i], cost, now)
 		}
 	}
-	if c.decision.Decide(c.limits, c.states, cost, now, dryRun) {
-		for i := range c.limits {
-			if c.isLog(i) && !c.limits[i].Rate.IsUnlimited() {
-				c.logs[i].Add(&c.limits[i], cost, now)
-			}
+	consumed := c.decision.Decide(c.limits, c.states, cost, now, dryRun)
+	for i := range c.limits {
+		if consumed.From(&c.limits[i]) && c.isLog(i) && !c.limits[i].Rate.IsUnlimited() {
+			c.logs[i].Add(&c.limits[i], cost, now)
 		}
 	}
 	return &c.decision

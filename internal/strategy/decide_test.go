@@ -482,13 +482,13 @@ func TestDecideReportsWhetherItConsumed(t *testing.T) {
 		cost   uint64
 		dryRun bool
 		used   uint32 // before, from each
-		want   bool
+		want   strategy.Consumed
 	}{
-		{"allowed", 1, false, 0, true},
-		{"a dry run", 1, true, 0, false},
-		{"cost 0", 0, false, 0, false},
-		{"denied by one", 1, false, 1, false},
-		{"denied for ever", 9, false, 0, false},
+		{"allowed", 1, false, 0, strategy.ConsumedAll},
+		{"a dry run", 1, true, 0, strategy.ConsumedNone},
+		{"cost 0", 0, false, 0, strategy.ConsumedNone},
+		{"denied by one", 1, false, 1, strategy.ConsumedNone},
+		{"denied for ever", 9, false, 0, strategy.ConsumedNone},
 	}
 	for _, tt := range tests {
 		states := []strategy.State{{Last: start, Used: tt.used}, {Last: start, Used: tt.used}}
@@ -498,8 +498,42 @@ func TestDecideReportsWhetherItConsumed(t *testing.T) {
 			t.Errorf("%s: consumed = %v, want %v", tt.name, got, tt.want)
 		}
 		for i := range states {
-			if changed := states[i] != before[i]; changed != tt.want {
+			if changed := states[i] != before[i]; changed != (tt.want == strategy.ConsumedAll) {
 				t.Errorf("%s: limit %d: state %+v became %+v", tt.name, i, before[i], states[i])
+			}
+		}
+	}
+}
+
+// TestShadow holds limits of which some are in shadow mode to those same limits
+// without the mode: those that are enforced alone decide, and the others count
+// as if all were enforced.
+func TestShadow(t *testing.T) {
+	limit := func(rate string, shadow bool) strategy.Limit {
+		l := newLimit(t, strategy.Spec{Name: rate, Rate: rate, Strategy: strategy.LeakyBucket})
+		l.Shadow = shadow
+		return l
+	}
+	c := newCounters(limit("3/s", false), limit("1/s", true), limit("2/s", true))
+	for i, want := range []struct {
+		allowed    bool
+		retryAfter time.Duration
+		delay      time.Duration
+		statuses   [3]bool
+		remaining  [3]uint64
+	}{
+		{true, 0, 0, [3]bool{true, true, true}, [3]uint64{2, 0, 1}},
+		{true, 0, time.Second / 3, [3]bool{true, false, true}, [3]uint64{1, 0, 1}}, // enforced, the second would have kept the third from consuming
+		{true, 0, 2 * time.Second / 3, [3]bool{true, false, true}, [3]uint64{0, 0, 1}},
+		{false, time.Second / 3, 0, [3]bool{false, false, true}, [3]uint64{0, 0, 1}},
+	} {
+		d := c.take(start, 1)
+		if d.Allowed != want.allowed || (d.RetryAfter-want.retryAfter).Abs() > us || (d.Delay-want.delay).Abs() > us {
+			t.Errorf("request %d: allowed %v, retry after %v, delay %v, want %+v", i, d.Allowed, d.RetryAfter, d.Delay, want)
+		}
+		for j, st := range d.Statuses {
+			if st.Allowed != want.statuses[j] || st.Remaining != want.remaining[j] {
+				t.Errorf("request %d: limit %d: %+v, want %+v", i, j, st, want)
 			}
 		}
 	}

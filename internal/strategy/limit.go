@@ -28,15 +28,17 @@ type Limit struct {
 	Strategy Strategy
 	Rate     rate.Rate
 	Capacity int64 // the largest cost ever allowed: the burst, or the count of a window; 0 if unlimited
+	Shadow   bool  // evaluated, but denies nothing: see Decide
 }
 
 // SameCounter reports whether l and m are limits of one counter: named alike
-// and of one strategy; or without a name, and alike in all else.
+// and of one strategy; or without a name, and alike in all else but in being in
+// shadow mode.
 func (l *Limit) SameCounter(m *Limit) bool {
 	if l.Name != "" {
 		return l.Name == m.Name && l.Strategy == m.Strategy
 	}
-	return *l == *m
+	return m.Name == "" && l.Strategy == m.Strategy && l.Rate == m.Rate && l.Capacity == m.Capacity
 }
 
 // A Spec is a limit as its author wrote it.

@@ -93,6 +93,19 @@ type Status struct {
 	Allowed    bool          // by this limit alone
 }
 
+// Consumed says from which limits a request has consumed.
+type Consumed uint8
+
+// All is more than Enforced, which is more than None.
+const (
+	ConsumedNone     Consumed = iota
+	ConsumedEnforced          // from those that are not in shadow mode
+	ConsumedAll
+)
+
+// From reports whether the request consumed from l.
+func (c Consumed) From(l *Limit) bool { return c == ConsumedAll || c == ConsumedEnforced && !l.Shadow }
+
 // A Decision answers a request. The zero Decision is ready for use, and one
 // may be used again: its Statuses are then overwritten in place.
 type Decision struct {
@@ -104,16 +117,27 @@ type Decision struct {
 
 // Decide sets d to the answer to a request for cost units at now from all of
 // limits. states[i] is the state of the counter of limits[i]: a SLIDING_WINDOW_LOG
-// counter's is its Log's View. Decide reports whether the request consumed: if
-// so it has replaced every state by the one to remember, and if not it has
-// left them alone. A request consumes only if every limit allows it, its cost
-// is above 0 and it is no dry run.
-func (d *Decision) Decide(limits []Limit, states []State, cost uint64, now Instant, dryRun bool) (consumed bool) {
+// counter's is its Log's View. Decide reports from which limits the request
+// consumed: their states it has replaced by those to remember, and left the
+// others alone. A request consumes only if every limit allows it, its cost is
+// above 0 and it is no dry run.
+//
+// Limits in shadow mode have no say in that, in the answer's RetryAfter or in
+// its Delay. From them a request consumes if they too all allow it: so they
+// count, and each status says, just what they would if they were enforced.
+func (d *Decision) Decide(limits []Limit, states []State, cost uint64, now Instant, dryRun bool) Consumed {
 	*d = Decision{Allowed: true, Statuses: d.Statuses[:0]}
 	var next [MaxLimits]State
+	consumed := ConsumedAll
 	for i := range limits {
 		verdict := take(&limits[i], states[i], cost, now, &next[i])
 		d.Statuses = append(d.Statuses, Status{Allowed: verdict.allowed, RetryAfter: verdict.retryAfter})
+		if limits[i].Shadow {
+			if !verdict.allowed {
+				consumed = ConsumedEnforced
+			}
+			continue
+		}
 		if !verdict.allowed {
 			d.Allowed = false
 			if d.RetryAfter != Never && (verdict.retryAfter == Never || verdict.retryAfter > d.RetryAfter) {
@@ -125,11 +149,13 @@ func (d *Decision) Decide(limits []Limit, states []State, cost uint64, now Insta
 	if !d.Allowed {
 		d.Delay = 0
 	}
-	consumed = d.Allowed && cost > 0 && !dryRun
-	if consumed {
-		copy(states, next[:len(limits)])
+	if !d.Allowed || cost == 0 || dryRun {
+		consumed = ConsumedNone
 	}
 	for i := range limits {
+		if consumed.From(&limits[i]) {
+			states[i] = next[i]
+		}
 		report(&limits[i], states[i], now, &d.Statuses[i])
 	}
 	return consumed

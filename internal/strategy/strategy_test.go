@@ -75,7 +75,7 @@ func ExampleDecision_Decide() {
 	var d strategy.Decision
 	for range 3 {
 		consumed := d.Decide(limits, states, 2, now, false)
-		fmt.Println(consumed, d.Allowed, d.Statuses[0].Remaining, d.RetryAfter)
+		fmt.Println(consumed == strategy.ConsumedAll, d.Allowed, d.Statuses[0].Remaining, d.RetryAfter)
 	}
 	// Output:
 	// true true 2 0s

@@ -79,12 +79,10 @@ func (it *item) decide(r *store.Request, d *strategy.Decision, now strategy.Inst
 			}
 		}
 	}
-	if !d.Decide(r.Limits, states[:len(r.Limits)], r.Cost, now, r.DryRun) {
-		return false
-	}
+	consumed := d.Decide(r.Limits, states[:len(r.Limits)], r.Cost, now, r.DryRun)
 	for i := range r.Limits {
 		l := &r.Limits[i]
-		if l.Rate.IsUnlimited() {
+		if l.Rate.IsUnlimited() || !consumed.From(l) {
 			continue
 		}
 		name := appendName(buf[:0], l)

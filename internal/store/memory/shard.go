@@ -67,12 +67,13 @@ func (sh *shard) decide(r *store.Request, keys []key, d *strategy.Decision, now 
 			states[i] = sh.log(n).View(&r.Limits[i], r.Cost, now)
 		}
 	}
-	if !d.Decide(r.Limits, states, r.Cost, now, r.DryRun) {
+	consumed := d.Decide(r.Limits, states, r.Cost, now, r.DryRun)
+	if consumed == strategy.ConsumedNone {
 		return
 	}
 	for i := range keys {
 		l := &r.Limits[i]
-		if l.Rate.IsUnlimited() {
+		if l.Rate.IsUnlimited() || !consumed.From(l) {
 			continue
 		}
 		if numbers[i] == notHeld {

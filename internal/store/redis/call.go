@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -49,7 +50,26 @@ func newCall(hash string, r *store.Request) call {
 			c.args = append(c.args, uint8(l.Strategy), l.Rate.Count, int64(l.Rate.Period/time.Microsecond), l.Capacity)
 		}
 	}
+	if slices.ContainsFunc(r.Limits, func(l strategy.Limit) bool { return l.Shadow }) {
+		c.args = append(c.args, shadows(r.Limits))
+	}
 	return c
+}
+
+// shadows returns a digit for each limit that has a counter: 1 if it is in
+// shadow mode, and otherwise 0.
+func shadows(limits []strategy.Limit) string {
+	digits := make([]byte, 0, strategy.MaxLimits)
+	for i := range limits {
+		switch l := &limits[i]; {
+		case l.Rate.IsUnlimited():
+		case l.Shadow:
+			digits = append(digits, '1')
+		default:
+			digits = append(digits, '0')
+		}
+	}
+	return string(digits)
 }
 
 // consumes returns 1 if r consumes when it is allowed, and otherwise 0.
@@ -102,7 +122,7 @@ func (c *call) decide(r *store.Request, d *strategy.Decision) error {
 	}
 	var states [strategy.MaxLimits]strategy.State
 	var now strategy.Instant
-	var consumed bool
+	var consumed strategy.Consumed
 	if c.reply != nil {
 		reply, err := c.reply.Slice()
 		if errors.Is(err, os.ErrDeadlineExceeded) { // that of the last caller in the pipeline
@@ -114,7 +134,8 @@ func (c *call) decide(r *store.Request, d *strategy.Decision) error {
 			return fmt.Errorf("redis: script replied %v", reply)
 		}
 		micros, _ := reply[0].(int64)
-		now, consumed = strategy.Instant(micros), reply[1] == int64(1)
+		from, _ := reply[1].(int64)
+		now, consumed = strategy.Instant(micros), strategy.Consumed(from)
 		next := reply[2:]
 		for i := range r.Limits {
 			if r.Limits[i].Rate.IsUnlimited() {

@@ -6,11 +6,13 @@
 --
 -- KEYS      the limits' counters, all in one slot
 -- ARGV      cost (at most 1e9 + 1), 1 to consume or 0 to look, and of each limit:
---           strategy number, count, period in microseconds, capacity
+--           strategy number, count, period in microseconds, capacity; last, if
+--           any limit is in shadow mode, a digit for each limit: 1 if it is
 -- before    now, in microseconds since the Unix epoch; slack, in milliseconds,
 --           which keys outlive their last use by. (The lines that set them
 --           come first: see script.go.)
--- returns   now, 1 if it consumed or else 0, and the states before, in order
+-- returns   now; from which limits it consumed: 0 none, 1 those that are not in
+--           shadow mode, 2 all; and the states before, in order
 --
 -- A state is text: "last used part". A sliding window log is a string of
 -- 16-byte entries, each a pair of doubles: the instant, and the total of units
@@ -145,7 +147,15 @@ local function log_add(key, cost, period, n, first)
 end
 
 local cost, consume = tonumber(ARGV[1]), ARGV[2] == '1'
-local reply, pending = {now, 0}, {}
+local shadows = ARGV[#KEYS * 4 + 3]
+local reply, pending, all = {now, 0}, {}, true
+
+-- deny notes that limit i does not allow the request.
+local function deny(i)
+  if not shadows or string.byte(shadows, i) ~= 49 then consume = false end
+  all = false
+end
+
 for i = 1, #KEYS do
   local key, strategy = KEYS[i], ARGV[i * 4 - 1]
   local count, period, capacity = tonumber(ARGV[i * 4]), tonumber(ARGV[i * 4 + 1]), tonumber(ARGV[i * 4 + 2])
@@ -153,7 +163,7 @@ for i = 1, #KEYS do
     local last, used, free, n, first = log_view(key, cost, period, capacity)
     reply[i + 2] = text(last, used, free)
     if used + cost > capacity then
-      consume = false
+      deny(i)
     else
       pending[i] = function() log_add(key, cost, period, n, first) end
     end
@@ -172,13 +182,15 @@ for i = 1, #KEYS do
       if used then
         pending[i] = function() redis.call('SET', key, text(at, used, part), 'PX', expiry(micros)) end
       else
-        consume = false
+        deny(i)
       end
     end
   end
 end
 if consume then
-  for i = 1, #KEYS do pending[i]() end
-  reply[2] = 1
+  for i = 1, #KEYS do
+    if all or string.byte(shadows, i) ~= 49 then pending[i]() end
+  end
+  reply[2] = all and 2 or 1
 end
 return reply

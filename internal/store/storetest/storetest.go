@@ -514,7 +514,9 @@ func drawLimit(tb testing.TB) *rapid.Generator[strategy.Limit] {
 		case strategy.TokenBucket, strategy.LeakyBucket, strategy.GCRA:
 			spec.Burst = rapid.SampledFrom([]uint64{0, 1, 2, 5, 100, 999_999_937, 1_000_000_000}).Draw(rt, "burst")
 		}
-		return Limit(tb, spec)
+		l := Limit(tb, spec)
+		l.Shadow = rapid.IntRange(0, 4).Draw(rt, "shadow") == 0
+		return l
 	})
 }
 
@@ -523,6 +525,7 @@ func counterOf(l strategy.Limit) strategy.Limit {
 	if l.Name != "" {
 		return strategy.Limit{Name: l.Name, Strategy: l.Strategy}
 	}
+	l.Shadow = false
 	return l
 }
 
@@ -590,12 +593,15 @@ func (m *model) decide(r store.Request, now strategy.Instant) strategy.Decision 
 		}
 	}
 	var d strategy.Decision
-	if d.Decide(r.Limits, states, r.Cost, now, r.DryRun) {
-		for i := range r.Limits {
-			counters[i].state = states[i]
-			if l := &r.Limits[i]; l.Strategy == strategy.SlidingWindowLog && !l.Rate.IsUnlimited() {
-				counters[i].log.Add(l, r.Cost, now)
-			}
+	consumed := d.Decide(r.Limits, states, r.Cost, now, r.DryRun)
+	for i := range r.Limits {
+		l := &r.Limits[i]
+		if !consumed.From(l) {
+			continue
+		}
+		counters[i].state = states[i]
+		if l.Strategy == strategy.SlidingWindowLog && !l.Rate.IsUnlimited() {
+			counters[i].log.Add(l, r.Cost, now)
 		}
 	}
 	return d
