@@ -152,7 +152,8 @@ func (p Problems) Error() string {
 	return strings.Join(all, "\n")
 }
 
-// A Node is a value in a file.
+// A Node is a value in a file. The zero Node is one that no file has: it is null,
+// and nothing can be wrong with it.
 type Node struct {
 	file *File
 	yaml *yaml.Node // nil: there is nothing
@@ -167,6 +168,9 @@ func (n Node) Problem(format string, args ...any) {
 	n.file.add(line, column, fmt.Sprintf(format, args...))
 }
 
+// Given reports whether n is not the zero Node: null, too, is given.
+func (n Node) Given() bool { return n.file != nil }
+
 // Line returns the line n is on.
 func (n Node) Line() int {
 	if n.yaml == nil {
@@ -178,6 +182,9 @@ func (n Node) Line() int {
 // resolved returns what n stands for, past aliases. It returns nil for null and
 // for nothing.
 func (n Node) resolved() *yaml.Node {
+	if !n.Given() {
+		return nil
+	}
 	y := n.yaml
 	if y != nil && y.Kind == yaml.AliasNode {
 		y = y.Alias

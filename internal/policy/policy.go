@@ -1,0 +1,104 @@
+// Package policy holds what operators configure on the server's side: for each
+// namespace its policies, who is exempt, and what happens when the store fails.
+// A Config never changes once it is read, and so is safe for concurrent use.
+package policy
+
+import (
+	"github.com/ratelimitd/ratelimitd/internal/strategy"
+)
+
+// A Config is the configuration of all namespaces. The nil Config has none.
+type Config struct {
+	namespaces map[string]*Namespace
+}
+
+// Namespace returns the configuration of a namespace, or nil if it has none.
+func (c *Config) Namespace(name string) *Namespace {
+	if c == nil {
+		return nil
+	}
+	return c.namespaces[name]
+}
+
+// Namespaces returns the configuration of every namespace by its name, which
+// is for reading alone.
+func (c *Config) Namespaces() map[string]*Namespace {
+	if c == nil {
+		return nil
+	}
+	return c.namespaces
+}
+
+// A Namespace is the configuration of one namespace. The nil Namespace has no
+// policies, and exempts nobody.
+type Namespace struct {
+	onError      OnError
+	policiesOnly bool
+	exempt       patterns[struct{}]
+	policies     map[string]*Policy
+}
+
+// OnError is the failure policy: what is answered when the store has failed.
+type OnError string
+
+// The failure policies.
+const (
+	FailAllow OnError = "allow" // fail open
+	FailDeny  OnError = "deny"  // fail closed
+	FailError OnError = "error" // UNAVAILABLE
+	FailLocal OnError = "local" // count in this process until the store is back
+)
+
+// OnErrors lists the failure policies.
+var OnErrors = []OnError{FailAllow, FailDeny, FailError, FailLocal}
+
+// OnError returns the failure policy of n, or otherwise if n has none of its own.
+func (n *Namespace) OnError(otherwise OnError) OnError {
+	if n == nil || n.onError == "" {
+		return otherwise
+	}
+	return n.onError
+}
+
+// PoliciesOnly reports whether callers may not send limits of their own.
+func (n *Namespace) PoliciesOnly() bool { return n != nil && n.policiesOnly }
+
+// IsExempt reports whether identifier is held to nothing at all.
+func (n *Namespace) IsExempt(identifier string) bool {
+	if n == nil {
+		return false
+	}
+	_, exempt := n.exempt.match(identifier)
+	return exempt
+}
+
+// Policy returns the policy of that name, or nil if there is none.
+func (n *Namespace) Policy(name string) *Policy {
+	if n == nil {
+		return nil
+	}
+	return n.policies[name]
+}
+
+// Policies returns every policy by its name, for reading alone.
+func (n *Namespace) Policies() map[string]*Policy {
+	if n == nil {
+		return nil
+	}
+	return n.policies
+}
+
+// A Policy is a list of limits that has a name.
+type Policy struct {
+	limits    []strategy.Limit
+	overrides patterns[[]strategy.Limit]
+}
+
+// Limits returns the limits that p holds identifier to: those of the override
+// that matches it best, or else the policy's own. They are for reading alone.
+func (p *Policy) Limits(identifier string) []strategy.Limit {
+	if limits, ok := p.overrides.match(identifier); ok {
+		return limits
+	}
+	return p.limits
+}

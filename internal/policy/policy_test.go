@@ -1,0 +1,223 @@
+package policy_test
+
+import (
+	"fmt"
+	"math"
+	"strings"
+	"testing"
+
+	"github.com/ratelimitd/ratelimitd/internal/policy"
+	"github.com/ratelimitd/ratelimitd/internal/strategy"
+	"github.com/ratelimitd/ratelimitd/internal/yamlfile"
+)
+
+func read(data string) (*policy.Config, error) {
+	f, root := yamlfile.Parse("p.yaml", []byte(data))
+	c := policy.Read(root, strategy.DefaultMaxLogCount)
+	return c, f.Err()
+}
+
+func mustRead(tb testing.TB, data string) *policy.Config {
+	tb.Helper()
+	c, err := read(data)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return c
+}
+
+const example = `
+checkout:
+  on_error: deny
+  exempt: ["internal-*", "10.0.0.0/8", root]
+  policies:
+    default:
+      limits:
+        - {name: burst, rate: 50/s, strategy: token_bucket, burst: 100}
+        - {name: daily, rate: 100_000/day}
+      overrides:
+        - {identifiers: ["partner-*"], limits: [{name: burst, rate: 500/s, strategy: token_bucket}]}
+        - identifiers: ["partner-7", 192.168.0.0/16]
+          shadow: true
+          limits: [{rate: unlimited}]
+    search:
+      shadow: true
+      limits: [{rate: 10/s, strategy: SLIDING_WINDOW_COUNTER}, {rate: 5/min, shadow: false}]
+governed:
+  policies_only: true
+`
+
+// describe lists limits in short.
+func describe(limits []strategy.Limit) string {
+	var all []string
+	for _, l := range limits {
+		text := fmt.Sprintf("%s%s %s %d", l.Name, l.Strategy, l.Rate, l.Capacity)
+		if l.Name != "" {
+			text = fmt.Sprintf("%s=%s %s %d", l.Name, l.Strategy, l.Rate, l.Capacity)
+		}
+		if l.Shadow {
+			text += " shadow"
+		}
+		all = append(all, text)
+	}
+	return strings.Join(all, ", ")
+}
+
+func TestRead(t *testing.T) {
+	c := mustRead(t, example)
+	checkout, governed := c.Namespace("checkout"), c.Namespace("governed")
+	if checkout.OnError(policy.FailAllow) != policy.FailDeny || governed.OnError(policy.FailError) != policy.FailError {
+		t.Error("on_error is not each namespace's own, or else the server's")
+	}
+	if checkout.PoliciesOnly() || !governed.PoliciesOnly() {
+		t.Error("policies_only is not each namespace's own")
+	}
+	for identifier, want := range map[string]bool{"internal-": true, "internal-cron": true, "10.1.2.3": true, "::ffff:10.1.2.3": true, "root": true, "11.0.0.1": false, "alice": false, "": false} {
+		if checkout.IsExempt(identifier) != want {
+			t.Errorf("%q: exempt %v", identifier, !want)
+		}
+	}
+	for _, q := range []struct{ policy, identifier, want string }{
+		{"default", "alice", "burst=token_bucket 50/1s 100, daily=fixed_window 100000/1d 100000"},
+		{"default", "partner-1", "burst=token_bucket 500/1s 500"},
+		{"default", "partner-7", "fixed_window unlimited 0 shadow"},
+		{"default", "192.168.255.1", "fixed_window unlimited 0 shadow"},
+		{"search", "alice", "sliding_window_counter 10/1s 10 shadow, fixed_window 5/1m 5"},
+	} {
+		if got := describe(checkout.Policy(q.policy).Limits(q.identifier)); got != q.want {
+			t.Errorf("policy %s, %s: got %s, want %s", q.policy, q.identifier, got, q.want)
+		}
+	}
+	if checkout.Policy("Default") != nil || governed.Policy("default") != nil {
+		t.Error("a policy that is not there was found")
+	}
+}
+
+func TestNoConfiguration(t *testing.T) {
+	var c *policy.Config
+	ns := c.Namespace("checkout")
+	if ns != nil || ns.IsExempt("alice") || ns.PoliciesOnly() || ns.Policy("default") != nil || ns.OnError(policy.FailLocal) != policy.FailLocal || len(c.Namespaces())+len(ns.Policies()) > 0 {
+		t.Error("no configuration configures something")
+	}
+}
+
+// TestProblems lists all that a configuration can have wrong, each with its
+// place. What YAML itself allows is tested where it is read.
+func TestProblems(t *testing.T) {
+	limits := func(text string) string { return "a: {policies: {p: {limits: " + text + "}}}" }
+	for data, want := range map[string]string{
+		"- a":                                  "1:1: a list, where a mapping is wanted",
+		"a: b":                                 `1:4: "b", where a mapping is wanted`,
+		`"": {}`:                               `1:1: "" is no name of a namespace: it has 0 bytes; give it 1 to 128, as in "checkout"`,
+		strings.Repeat("n", 129) + ": {}":      "it has 129 bytes",
+		"a: {}\na: {}":                         `2:1: key "a" is already on line 1`,
+		"a: {limits: []}":                      `1:5: unknown key "limits"; known here: exempt, on_error, policies, policies_only`,
+		"a: {on_error: maybe}":                 `1:15: on_error "maybe" is not known; use allow, deny, error or local`,
+		"a: {on_error: }":                      `on_error "" is not known`,
+		"a: {policies_only: 1}":                `1:20: "1" is neither true nor false`,
+		"a: {exempt: {b: c}}":                  "1:13: a mapping, where a list is wanted",
+		"a: {exempt: [b, b]}":                  `1:17: "b" is already on line 1; leave one out`,
+		"a: {exempt: ['b**', 'b*']}":           `"b*" is already on line 1`,
+		"a: {exempt: [10.0.0.7, 10.0.0.7/32]}": `"10.0.0.7/32" is already on line 1`,
+		"a: {exempt: [10.0.0.7/8]}":            `1:14: "10.0.0.7/8" has bits beyond its 8: write "10.0.0.0/8"`,
+		"a: {exempt: ['']}":                    `1:14: "" matches no identifier; give one, or a pattern such as "partner-*" or "10.0.0.0/8"`,
+		"a: {exempt: ['b\\c']}":                `"b\\c": a \ stands before a * or a \ that is meant as such; write \\`,
+		"a: {exempt: [" + strings.Repeat("x", 1025) + "]}":                             "is longer than an identifier may be, which is 1024 bytes",
+		"a: {policies: {'': {limits: [{rate: 1/s}]}}}":                                 `"" is no name of a policy`,
+		"a: {policies: {p: }}":                                                         `1:19: a policy has limits, as in "limits: [{rate: 100/min}]"; this one has none`,
+		"a: {policies: {p: {limit: []}}}":                                              `unknown key "limit"; known here: limits, overrides, shadow`,
+		limits("[]"):                                                                   "1:28: no limits; give 1 to 16, as in [{rate: 100/min}]",
+		limits("{rate: 1/s}"):                                                          "1:28: a mapping, where a list is wanted",
+		limits("[1/s]"):                                                                `1:29: "1/s", where a mapping is wanted`,
+		limits("[{}]"):                                                                 "1:29: a limit has a rate, as in {rate: 100/min}; this one has none",
+		limits("[{rate: 1/fortnight}]"):                                                `1:36: rate "1/fortnight": unknown unit "fortnight"`,
+		limits("[{rate: 1/s, strategy: fixed}]"):                                       `1:51: unknown strategy "fixed"; use fixed_window, sliding_window_counter`,
+		limits("[{rate: 1/s, burst: 5}]"):                                              "1:48: burst 5: fixed_window has none; leave it out",
+		limits("[{rate: 1/s, strategy: gcra, burst: -1}]"):                             `"-1" is not a whole number of 0 to 1000000000`,
+		limits("[{rate: 1/s, strategy: gcra, burst: 1000000001}]"):                     `"1000000001" is over 1000000000`,
+		limits("[{rate: 10001/s, strategy: sliding_window_log}]"):                      "this server caps its count at 10000",
+		limits("[{name: " + strings.Repeat("n", 129) + ", rate: 1/s}]"):                "has 129 bytes; a name has at most 128",
+		limits("[{rate: 1/s}, {rate: 1/sec}]"):                                         "1:42: the same limit as another of this list",
+		limits("[{name: x, rate: 1/s}, {name: x, rate: 2/s}]"):                         "the same limit as another of this list",
+		limits("[" + strings.Repeat("{rate: 1/s}, ", 17) + "]"):                        "1:28: 17 limits; give at most 16",
+		limits("[{rate: 1/s, cost: 1}]"):                                               `unknown key "cost"; known here: burst, name, rate, shadow, strategy`,
+		limits("[{rate: 1/s}], overrides: [{}]"):                                       "an override has identifiers and limits",
+		limits("[{rate: 1/s}], overrides: [{identifiers: [], limits: [{rate: 1/s}]}]"): `no identifiers; give some, as in ["alice", "partner-*", "10.0.0.0/8"]`,
+		limits("[{rate: 1/s}], overrides: [{identifiers: [x], limits: [{rate: 1/s}]}, {identifiers: [y, x], limits: [{rate: 2/s}]}]"): `"x" is already on line 1`,
+		limits("[{rate: 1/s}], overrides: [{identifiers: [x], limits: [{rate: 1/x}]}]"):                                               `unknown unit "x"`,
+	} {
+		_, err := read(data)
+		if err == nil || !strings.Contains(err.Error(), want) || !strings.HasPrefix(err.Error(), "p.yaml:1:") && !strings.HasPrefix(err.Error(), "p.yaml:2:") {
+			t.Errorf("%.80s: got %v, want %s", data, err, want)
+		}
+	}
+}
+
+// TestAllProblemsAtOnce reads a file with several, in several namespaces.
+func TestAllProblemsAtOnce(t *testing.T) {
+	_, err := read(`
+a:
+  on_eror: deny
+  policies:
+    p:
+      limits:
+        - {rate: 10/sec, strategy: gcar, burst: 3}
+        - {rate: -1/s, burst: 3}
+b:
+  exempt: ["10.0.0.1/8"]
+`)
+	want := []string{"p.yaml:3:3: unknown key", "p.yaml:7:36: unknown strategy", "p.yaml:8:18: rate", "p.yaml:8:31: burst 3: fixed_window has none", "p.yaml:10:12: "}
+	if err == nil || strings.Count(err.Error(), "p.yaml:") != len(want) {
+		t.Fatalf("got\n%v\nwant %d problems", err, len(want))
+	}
+	for _, w := range want {
+		if !strings.Contains(err.Error(), w) {
+			t.Errorf("got\n%v\nwant %s", err, w)
+		}
+	}
+}
+
+func FuzzRead(f *testing.F) {
+	f.Add(example)
+	f.Add("a: {exempt: ['*\\*', '\\']}")
+	f.Fuzz(func(t *testing.T, data string) {
+		c, err := read(data)
+		if err != nil {
+			return
+		}
+		for name, ns := range c.Namespaces() { // whatever is accepted can be used
+			ns.IsExempt(data)
+			for _, p := range ns.Policies() {
+				limits := p.Limits(data)
+				if len(limits) == 0 || len(limits) > strategy.MaxLimits {
+					t.Errorf("namespace %q: %d limits", name, len(limits))
+				}
+				var d strategy.Decision
+				d.Decide(limits, make([]strategy.State, len(limits)), math.MaxUint64, 1, false)
+			}
+		}
+	})
+}
+
+// BenchmarkExempt and BenchmarkLimits find their way through 1,000 patterns of
+// each kind.
+func many(tb testing.TB) *policy.Namespace {
+	var b strings.Builder
+	b.WriteString("a:\n  exempt:\n")
+	for i := range 1000 {
+		fmt.Fprintf(&b, "  - user-%d\n  - team-%d-*\n  - 10.%d.%d.0/24\n", i, i, i/256, i%256)
+	}
+	return mustRead(tb, b.String()).Namespace("a")
+}
+
+func BenchmarkExempt(b *testing.B) {
+	ns := many(b)
+	for name, identifier := range map[string]string{"exact": "user-500", "prefix": "team-500-x", "CIDR": "10.2.2.9", "none": "somebody else", "none, an address": "2001:db8::1"} {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				ns.IsExempt(identifier)
+			}
+		})
+	}
+}

@@ -1,0 +1,175 @@
+package policy
+
+import (
+	"slices"
+
+	"github.com/ratelimitd/ratelimitd/internal/strategy"
+	"github.com/ratelimitd/ratelimitd/internal/yamlfile"
+)
+
+// maxNameBytes is how long the name of a namespace or a policy may be.
+const maxNameBytes = 128
+
+// Read reads the namespaces of a configuration: a mapping from their names.
+// What is wrong is noted in the file that n is of. A SLIDING_WINDOW_LOG with a
+// count over maxLogCount is refused.
+func Read(n yamlfile.Node, maxLogCount int64) *Config {
+	r := reader{maxLogCount}
+	c := &Config{namespaces: map[string]*Namespace{}}
+	n.Pairs(func(key, value yamlfile.Node) {
+		c.namespaces[name(key, "namespace", "checkout")] = r.namespace(value)
+	})
+	return c
+}
+
+// name returns the name that key gives to what.
+func name(key yamlfile.Node, what, example string) string {
+	text := key.Text()
+	if text == "" || len(text) > maxNameBytes {
+		key.Problem("%.32q is no name of a %s: it has %d bytes; give it 1 to %d, as in %q", text, what, len(text), maxNameBytes, example)
+	}
+	return text
+}
+
+type reader struct{ maxLogCount int64 }
+
+func (r reader) namespace(n yamlfile.Node) *Namespace {
+	ns := &Namespace{policies: map[string]*Policy{}}
+	n.Mapping(map[string]func(yamlfile.Node){
+		"on_error":      func(v yamlfile.Node) { ns.onError = onError(v) },
+		"policies_only": func(v yamlfile.Node) { ns.policiesOnly = v.Bool() },
+		"exempt": func(v yamlfile.Node) {
+			seen := map[string]int{}
+			v.Items(func(item yamlfile.Node) { addPattern(&ns.exempt, item, struct{}{}, seen) })
+		},
+		"policies": func(v yamlfile.Node) {
+			v.Pairs(func(key, value yamlfile.Node) {
+				ns.policies[name(key, "policy", "default")] = r.policy(value)
+			})
+		},
+	})
+	return ns
+}
+
+func onError(n yamlfile.Node) OnError {
+	text := n.Text()
+	if !slices.Contains(OnErrors, OnError(text)) {
+		n.Problem("on_error %.32q is not known; use allow, deny, error or local", text)
+	}
+	return OnError(text)
+}
+
+// addPattern adds the pattern that n is to p, unless seen, which has the line
+// of each that was added, has it.
+func addPattern[T any](p *patterns[T], n yamlfile.Node, value T, seen map[string]int) {
+	pattern := n.Text()
+	same := canonical(pattern)
+	if line, ok := seen[same]; ok {
+		n.Problem("%.64q is already on line %d; leave one out", pattern, line)
+		return
+	}
+	seen[same] = n.Line()
+	if err := p.add(pattern, value); err != nil {
+		n.Problem("%v", err)
+	}
+}
+
+func (r reader) policy(n yamlfile.Node) *Policy {
+	p := &Policy{}
+	var limits, overrides yamlfile.Node
+	shadow := false
+	n.Mapping(map[string]func(yamlfile.Node){
+		"shadow":    func(v yamlfile.Node) { shadow = v.Bool() },
+		"limits":    func(v yamlfile.Node) { limits = v },
+		"overrides": func(v yamlfile.Node) { overrides = v },
+	})
+	if !limits.Given() {
+		n.Problem(`a policy has limits, as in "limits: [{rate: 100/min}]"; this one has none`)
+		return p
+	}
+	p.limits = r.limits(limits, shadow)
+	seen := map[string]int{}
+	overrides.Items(func(item yamlfile.Node) { r.override(p, item, shadow, seen) })
+	return p
+}
+
+func (r reader) override(p *Policy, n yamlfile.Node, shadow bool, seen map[string]int) {
+	var identifiers, limits yamlfile.Node
+	n.Mapping(map[string]func(yamlfile.Node){
+		"identifiers": func(v yamlfile.Node) { identifiers = v },
+		"limits":      func(v yamlfile.Node) { limits = v },
+		"shadow":      func(v yamlfile.Node) { shadow = v.Bool() },
+	})
+	if !identifiers.Given() || !limits.Given() {
+		n.Problem(`an override has identifiers and limits, as in {identifiers: ["partner-*"], limits: [{rate: 500/min}]}`)
+		return
+	}
+	own := r.limits(limits, shadow)
+	items := 0
+	identifiers.Items(func(item yamlfile.Node) { items++; addPattern(&p.overrides, item, own, seen) })
+	if items == 0 {
+		identifiers.Problem(`no identifiers; give some, as in ["alice", "partner-*", "10.0.0.0/8"]`)
+	}
+}
+
+func (r reader) limits(n yamlfile.Node, shadow bool) []strategy.Limit {
+	var limits []strategy.Limit
+	items := 0
+	n.Items(func(item yamlfile.Node) {
+		items++
+		l, ok := r.limit(item, shadow)
+		if !ok {
+			return
+		}
+		if slices.ContainsFunc(limits, func(m strategy.Limit) bool { return m.SameCounter(&l) }) {
+			item.Problem("the same limit as another of this list; leave one out, or give them different names")
+			return
+		}
+		limits = append(limits, l)
+	})
+	switch {
+	case items == 0:
+		n.Problem(`no limits; give 1 to %d, as in [{rate: 100/min}]`, strategy.MaxLimits)
+	case items > strategy.MaxLimits:
+		n.Problem("%d limits; give at most %d", items, strategy.MaxLimits)
+	}
+	return limits
+}
+
+func (r reader) limit(n yamlfile.Node, shadow bool) (l strategy.Limit, ok bool) {
+	var spec strategy.Spec
+	ok = true
+	var name, rate, burst yamlfile.Node
+	n.Mapping(map[string]func(yamlfile.Node){
+		"name": func(v yamlfile.Node) { name, spec.Name = v, v.Text() },
+		"rate": func(v yamlfile.Node) { rate, spec.Rate = v, v.Text() },
+		"strategy": func(v yamlfile.Node) {
+			var err error
+			if spec.Strategy, err = strategy.Parse(v.Text()); err != nil {
+				v.Problem("%v", err)
+				ok = false
+			}
+		},
+		"burst":  func(v yamlfile.Node) { burst, spec.Burst = v, v.Uint(strategy.MaxBurst) },
+		"shadow": func(v yamlfile.Node) { shadow = v.Bool() },
+	})
+	if !rate.Given() {
+		n.Problem(`a limit has a rate, as in {rate: 100/min}; this one has none`)
+		return l, false
+	}
+	l, wrong := strategy.NewLimit(spec, r.maxLogCount)
+	for _, w := range wrong {
+		switch w.Field {
+		case "name":
+			name.Problem("%s", w.Problem)
+		case "rate":
+			rate.Problem("%s", w.Problem)
+		case "burst":
+			if ok { // or else which strategy it is for is not known
+				burst.Problem("%s", w.Problem)
+			}
+		}
+	}
+	l.Shadow = shadow
+	return l, ok && wrong == nil
+}
