@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
+	"github.com/ratelimitd/ratelimitd/internal/policy"
 	"github.com/ratelimitd/ratelimitd/internal/server"
 	"github.com/ratelimitd/ratelimitd/internal/store"
 )
@@ -53,7 +54,7 @@ func (c *serveCmd) Run(ctx context.Context, logTo stderrWriter) error {
 		return err
 	}
 	var fallback store.Store
-	if c.OnError == string(server.FailLocal) && c.Store != "memory" {
+	if c.Store != "memory" {
 		if fallback, err = c.openMemory(registry); err != nil {
 			return errors.Join(err, counters.Close())
 		}
@@ -63,7 +64,7 @@ func (c *serveCmd) Run(ctx context.Context, logTo stderrWriter) error {
 		HTTPAddr:     c.HTTPAddr,
 		Store:        counters,
 		StoreName:    c.Store,
-		OnError:      server.OnError(c.OnError),
+		OnError:      policy.OnError(c.OnError),
 		Fallback:     fallback,
 		MaxLogCount:  c.MaxLogCount,
 		DrainTimeout: c.DrainTimeout,

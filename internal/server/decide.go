@@ -8,6 +8,7 @@ import (
 
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/ratelimitd/ratelimitd/internal/policy"
 	"github.com/ratelimitd/ratelimitd/internal/store"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 	ratelimitv1 "github.com/ratelimitd/ratelimitd/proto/ratelimit/v1"
@@ -18,8 +19,15 @@ import (
 type work struct {
 	requests []store.Request
 	results  []store.Result
-	limits   []strategy.Limit // the requests' limits, one after the other
-	refusals []error          // of each request of the call, or nil
+	limits   []strategy.Limit // those that the requests brought, one after the other
+	routes   []route          // of each request of the call
+}
+
+// A route is which way a request goes.
+type route struct {
+	namespace *policy.Namespace
+	exempt    bool  // it is held to nothing
+	refusal   error // it is refused
 }
 
 var works = sync.Pool{New: func() any { return new(work) }}
@@ -30,15 +38,23 @@ func (s *Server) decide(ctx context.Context, in []*ratelimitv1.ShouldAllowReques
 	w := works.Get().(*work)
 	defer w.free()
 
-	w.refusals = resized(w.refusals, len(in))
+	config := s.config.Load()
+	w.routes = resized(w.routes, len(in))
 	w.requests = w.requests[:0]
 	for i, request := range in {
+		ns := config.Policies.Namespace(request.GetNamespace())
+		to := &w.routes[i]
+		*to = route{namespace: ns}
+		if ns.IsExempt(request.GetIdentifier()) && s.check(request, ns) == nil {
+			to.exempt = true
+			continue
+		}
 		r := store.Request{Cost: 1, DryRun: request.GetDryRun()}
 		if request != nil && request.Cost != nil {
 			r.Cost = *request.Cost
 		}
-		w.limits, w.refusals[i] = s.resolve(request, &r, w.limits)
-		if w.refusals[i] == nil {
+		w.limits, to.refusal = s.resolve(request, ns, &r, w.limits)
+		if to.refusal == nil {
 			w.requests = append(w.requests, r)
 		}
 	}
@@ -51,15 +67,19 @@ func (s *Server) decide(ctx context.Context, in []*ratelimitv1.ShouldAllowReques
 	}
 
 	decided := 0
-	for i := range in {
-		if err := w.refusals[i]; err != nil {
+	for i, request := range in {
+		switch to := &w.routes[i]; {
+		case to.refusal != nil:
 			s.metrics.refused.Inc()
-			out(i, nil, err)
-			continue
+			out(i, nil, to.refusal)
+		case to.exempt:
+			s.metrics.decided(request.GetNamespace(), outcomeExempt)
+			out(i, &ratelimitv1.ShouldAllowResponse{Allowed: true, Reason: ratelimitv1.Reason_EXEMPT}, nil)
+		default:
+			response, err := s.answer(ctx, to.namespace, &w.requests[decided], &w.results[decided])
+			decided++
+			out(i, response, err)
 		}
-		response, err := s.answer(ctx, &w.requests[decided], &w.results[decided])
-		decided++
-		out(i, response, err)
 	}
 }
 
@@ -67,7 +87,7 @@ func (s *Server) decide(ctx context.Context, in []*ratelimitv1.ShouldAllowReques
 func (w *work) free() {
 	clear(w.requests)
 	clear(w.limits)
-	clear(w.refusals)
+	clear(w.routes)
 	w.limits = w.limits[:0]
 	works.Put(w)
 }
@@ -81,9 +101,9 @@ func resized[T any](s []T, n int) []T {
 }
 
 // answer turns what the store said of a request into what its caller is told.
-func (s *Server) answer(ctx context.Context, r *store.Request, res *store.Result) (*ratelimitv1.ShouldAllowResponse, error) {
+func (s *Server) answer(ctx context.Context, ns *policy.Namespace, r *store.Request, res *store.Result) (*ratelimitv1.ShouldAllowResponse, error) {
 	if res.Err != nil {
-		return s.answerFailure(ctx, r, res.Err)
+		return s.answerFailure(ctx, ns, r, res.Err)
 	}
 	s.failure.recovered(s.logger)
 	s.metrics.checked(r.Limits, res.Statuses)
@@ -93,6 +113,8 @@ func (s *Server) answer(ctx context.Context, r *store.Request, res *store.Result
 		s.metrics.decided(r.Namespace, outcomeDenied)
 	case ratelimitv1.Reason_UNLIMITED:
 		s.metrics.decided(r.Namespace, outcomeUnlimited)
+	case ratelimitv1.Reason_SHADOW:
+		s.metrics.decided(r.Namespace, outcomeShadow)
 	default:
 		s.metrics.decided(r.Namespace, outcomeAllowed)
 	}
@@ -102,7 +124,7 @@ func (s *Server) answer(ctx context.Context, r *store.Request, res *store.Result
 // newResponse returns the response that says what d does.
 func newResponse(r *store.Request, d *strategy.Decision) *ratelimitv1.ShouldAllowResponse {
 	response := &ratelimitv1.ShouldAllowResponse{Allowed: d.Allowed, Statuses: make([]*ratelimitv1.LimitStatus, len(d.Statuses))}
-	unlimited := true
+	unlimited, shadow := true, false
 	statuses := make([]ratelimitv1.LimitStatus, len(d.Statuses))
 	for i := range d.Statuses {
 		from, to := &d.Statuses[i], &statuses[i]
@@ -115,6 +137,7 @@ func newResponse(r *store.Request, d *strategy.Decision) *ratelimitv1.ShouldAllo
 		}
 		response.Statuses[i] = to
 		unlimited = unlimited && from.Limit == math.MaxUint64
+		shadow = shadow || r.Limits[i].Shadow && !from.Allowed
 	}
 	switch {
 	case !d.Allowed:
@@ -124,11 +147,13 @@ func newResponse(r *store.Request, d *strategy.Decision) *ratelimitv1.ShouldAllo
 		}
 	case unlimited:
 		response.Reason = ratelimitv1.Reason_UNLIMITED
+	case shadow:
+		response.Reason = ratelimitv1.Reason_SHADOW
 	default:
 		response.Reason = ratelimitv1.Reason_WITHIN_LIMIT
-		if d.Delay > 0 {
-			response.Delay = durationpb.New(d.Delay)
-		}
+	}
+	if d.Allowed && d.Delay > 0 {
+		response.Delay = durationpb.New(d.Delay)
 	}
 	return response
 }

@@ -4,12 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/ratelimitd/ratelimitd/internal/policy"
 	"github.com/ratelimitd/ratelimitd/internal/store"
 )
 
@@ -67,9 +70,18 @@ func invalid(field, description string) error {
 	return v.err()
 }
 
-// unknownPolicy returns the status for a policy that no configuration has.
-func unknownPolicy(namespace, policy string) error {
-	return status.Errorf(codes.NotFound, "unknown policy %q in namespace %q: the server's configuration has none of that name; name one it has, or send limits", policy, namespace)
+// unknownPolicy returns the status for a policy that ns, which is called
+// namespace, does not have.
+func unknownPolicy(namespace, name string, ns *policy.Namespace) error {
+	known := slices.Sorted(maps.Keys(ns.Policies()))
+	if len(known) == 0 {
+		return status.Errorf(codes.NotFound, "unknown policy %q in namespace %q, for which the server's configuration has none; configure it, or send limits", name, namespace)
+	}
+	more := ""
+	if n := len(known) - maxShown; n > 0 {
+		known, more = known[:maxShown], fmt.Sprintf(" and %d more", n)
+	}
+	return status.Errorf(codes.NotFound, "unknown policy %q in namespace %q, for which the server's configuration has %s%s", name, namespace, strings.Join(known, ", "), more)
 }
 
 // callerGone returns the status for a context of the caller's that has ended,

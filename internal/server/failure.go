@@ -3,42 +3,39 @@ package server
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"sync/atomic"
 	"time"
 
+	"github.com/ratelimitd/ratelimitd/internal/policy"
 	"github.com/ratelimitd/ratelimitd/internal/store"
+	"github.com/ratelimitd/ratelimitd/internal/strategy"
 	ratelimitv1 "github.com/ratelimitd/ratelimitd/proto/ratelimit/v1"
 )
 
-// OnError is the failure policy: what is answered when the store has failed.
-type OnError string
-
-// The failure policies.
-const (
-	FailAllow OnError = "allow" // fail open
-	FailDeny  OnError = "deny"  // fail closed
-	FailError OnError = "error" // UNAVAILABLE
-	FailLocal OnError = "local" // count in this process until the store is back
-)
-
 // answerFailure answers a request that the store could not decide, as the
-// failure policy says. A caller that is gone is told so: that is no failure of
-// the store.
-func (s *Server) answerFailure(ctx context.Context, r *store.Request, err error) (*ratelimitv1.ShouldAllowResponse, error) {
+// failure policy of its namespace says; but nothing is denied to it if all its
+// limits are in shadow mode. A caller that is gone is told so: that is no
+// failure of the store.
+func (s *Server) answerFailure(ctx context.Context, ns *policy.Namespace, r *store.Request, err error) (*ratelimitv1.ShouldAllowResponse, error) {
 	if gone := callerGone(ctx); gone != nil {
 		s.metrics.decided(r.Namespace, outcomeError)
 		return nil, gone
 	}
 	s.metrics.storeErrors.Inc()
-	s.failure.failed(s.logger, s.onError, err, 1)
+	onError := ns.OnError(s.onError)
+	s.failure.failed(s.logger, onError, err, 1)
+	if onError != policy.FailLocal && !slices.ContainsFunc(r.Limits, func(l strategy.Limit) bool { return !l.Shadow }) {
+		onError = policy.FailAllow
+	}
 	response := &ratelimitv1.ShouldAllowResponse{}
-	switch s.onError {
-	case FailError:
+	switch onError {
+	case policy.FailError:
 		s.metrics.decided(r.Namespace, outcomeError)
 		return nil, storeFailed(err)
-	case FailDeny:
+	case policy.FailDeny:
 		s.metrics.decided(r.Namespace, outcomeFailedClosed)
-	case FailLocal:
+	case policy.FailLocal:
 		results := make([]store.Result, 1)
 		s.fallback.Decide(ctx, []store.Request{*r}, results)
 		response = newResponse(r, &results[0].Decision)
@@ -72,7 +69,7 @@ type failure struct {
 }
 
 // failed notes that the store failed to make so many decisions.
-func (f *failure) failed(log *slog.Logger, policy OnError, err error, decisions int) {
+func (f *failure) failed(log *slog.Logger, onError policy.OnError, err error, decisions int) {
 	now := time.Now().UnixNano()
 	f.last.Store(now)
 	f.unlogged.Add(int64(decisions))
@@ -82,7 +79,7 @@ func (f *failure) failed(log *slog.Logger, policy OnError, err error, decisions 
 	}
 	f.failing.Store(true)
 	log.Error("the store fails: what it can not decide is answered by the failure policy; check that it runs and can be reached",
-		"error", err, "on_error", string(policy), "decisions", f.unlogged.Swap(0))
+		"error", err, "on_error", string(onError), "decisions", f.unlogged.Swap(0))
 }
 
 // recovered notes that the store made a decision.

@@ -38,7 +38,8 @@ func (s *Server) ShouldAllowBatch(ctx context.Context, in *ratelimitv1.ShouldAll
 // Reset implements ratelimitv1.RateLimitServiceServer.
 func (s *Server) Reset(ctx context.Context, in *ratelimitv1.ResetRequest) (*ratelimitv1.ResetResponse, error) {
 	var r store.Request
-	if _, err := s.resolve(in, &r, nil); err != nil {
+	ns := s.config.Load().Policies.Namespace(in.GetNamespace())
+	if _, err := s.resolve(in, ns, &r, nil); err != nil {
 		s.metrics.refused.Inc()
 		return nil, err
 	}

@@ -7,6 +7,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+
+	"github.com/ratelimitd/ratelimitd/internal/policy"
 )
 
 // httpHandler returns the handler of the HTTP port.
@@ -29,7 +31,7 @@ func (s *Server) ready(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "stopping", http.StatusServiceUnavailable)
 		return
 	}
-	if s.onError == FailError {
+	if s.onError == policy.FailError {
 		if err := s.store.Health(r.Context()); err != nil {
 			http.Error(w, fmt.Sprintf("the store fails: %v", err), http.StatusServiceUnavailable)
 			return

@@ -23,6 +23,8 @@ const (
 	outcomeAllowed outcome = iota
 	outcomeDenied
 	outcomeUnlimited
+	outcomeShadow
+	outcomeExempt
 	outcomeFailedOpen
 	outcomeFailedClosed
 	outcomeLocalAllowed
@@ -31,7 +33,7 @@ const (
 	outcomes
 )
 
-var outcomeNames = [outcomes]string{"allowed", "denied", "unlimited", "failed_open", "failed_closed", "local_allowed", "local_denied", "error"}
+var outcomeNames = [outcomes]string{"allowed", "denied", "unlimited", "shadow", "exempt", "failed_open", "failed_closed", "local_allowed", "local_denied", "error"}
 
 // metrics are what the server counts. Counters of labels known beforehand are
 // looked up once, so that counting neither locks nor allocates.
@@ -60,7 +62,7 @@ func newMetrics(reg prometheus.Registerer, storeName string) *metrics {
 	m := &metrics{namespaces: map[string]*namespaceCounters{}, latency: map[string]prometheus.Observer{}}
 	m.decisions = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "ratelimitd_decisions_total",
-		Help: "Requests decided, by namespace and outcome. failed_open and failed_closed are those that the failure policy allowed and denied because the store had failed, local_allowed and local_denied those it had counted in this process; error are those that got no decision.",
+		Help: "Requests decided, by namespace and outcome. shadow are those that a limit in shadow mode would have denied; exempt those held to nothing; failed_open and failed_closed are those that the failure policy allowed and denied because the store had failed, local_allowed and local_denied those it had counted in this process; error are those that got no decision.",
 	}, []string{"namespace", "outcome"})
 	checks := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "ratelimitd_limit_checks_total",

@@ -5,6 +5,7 @@ import (
 
 	ratelimitv1 "github.com/ratelimitd/ratelimitd/proto/ratelimit/v1"
 
+	"github.com/ratelimitd/ratelimitd/internal/policy"
 	"github.com/ratelimitd/ratelimitd/internal/store"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 )
@@ -25,10 +26,8 @@ type subject interface {
 	GetPolicy() string
 }
 
-// resolve validates in and sets the names and the limits of r to what it asks
-// about. The limits are appended to arena, which is returned.
-func (s *Server) resolve(in subject, r *store.Request, arena []strategy.Limit) ([]strategy.Limit, error) {
-	var wrong violations
+// check returns what is wrong with in, but for its limits.
+func (s *Server) check(in subject, ns *policy.Namespace) (wrong violations) {
 	checkName(&wrong, "namespace", in.GetNamespace(), maxNamespaceBytes, "checkout")
 	checkName(&wrong, "identifier", in.GetIdentifier(), maxIdentifierBytes, "user:42")
 
@@ -37,16 +36,37 @@ func (s *Server) resolve(in subject, r *store.Request, arena []strategy.Limit) (
 		wrong.add("policy", fmt.Sprintf("%.32q... has %d bytes; give 1 to %d, such as \"default\"", in.GetPolicy(), n, maxPolicyBytes))
 	}
 	switch {
+	case len(limits) > 0 && (s.policiesOnly || ns.PoliciesOnly()):
+		wrong.add("limits", "this server decides by policies of its own alone; leave limits out, and name a policy")
 	case len(limits) > 0 && in.GetPolicy() != "":
 		wrong.add("policy", fmt.Sprintf("both policy %.64q and %d limits are given; give one of the two", in.GetPolicy(), len(limits)))
 	case len(limits) == 0 && in.GetPolicy() == "":
 		wrong.add("limits", `no limits and no policy; give 1 to 16 limits, such as {rate: "100/min"}, or the name of a policy`)
 	case len(limits) > strategy.MaxLimits:
 		wrong.add("limits", fmt.Sprintf("%d limits; give at most %d", len(limits), strategy.MaxLimits))
-		limits = nil
+	}
+	return wrong
+}
+
+// resolve validates in, which is of namespace ns, and sets the names and the
+// limits of r to what it asks about. Limits that the caller sent are appended
+// to arena, which is returned.
+func (s *Server) resolve(in subject, ns *policy.Namespace, r *store.Request, arena []strategy.Limit) ([]strategy.Limit, error) {
+	wrong := s.check(in, ns)
+	r.Namespace, r.Identifier = in.GetNamespace(), in.GetIdentifier()
+	if name := in.GetPolicy(); name != "" && wrong == nil {
+		p := ns.Policy(name)
+		if p == nil {
+			return arena, unknownPolicy(r.Namespace, name, ns)
+		}
+		r.Limits = p.Limits(r.Identifier)
+		return arena, nil
 	}
 	start := len(arena)
-	for i, l := range limits {
+	for i, l := range in.GetLimits() {
+		if i == strategy.MaxLimits {
+			break
+		}
 		limit, problems := strategy.NewLimit(strategy.Spec{
 			Name:     l.GetName(),
 			Rate:     l.GetRate(),
@@ -72,10 +92,7 @@ func (s *Server) resolve(in subject, r *store.Request, arena []strategy.Limit) (
 	if wrong != nil {
 		return arena[:start], wrong.err()
 	}
-	if policy := in.GetPolicy(); policy != "" {
-		return arena[:start], unknownPolicy(in.GetNamespace(), policy)
-	}
-	r.Namespace, r.Identifier, r.Limits = in.GetNamespace(), in.GetIdentifier(), arena[start:]
+	r.Limits = arena[start:]
 	return arena, nil
 }
 

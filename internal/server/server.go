@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -18,6 +19,7 @@ import (
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/reflection"
 
+	"github.com/ratelimitd/ratelimitd/internal/policy"
 	"github.com/ratelimitd/ratelimitd/internal/store"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 	ratelimitv1 "github.com/ratelimitd/ratelimitd/proto/ratelimit/v1"
@@ -36,12 +38,15 @@ type Options struct {
 	GRPCAddr string // host:port; port 0 picks a free one
 	HTTPAddr string
 
-	Store     store.Store // closed by the Server
-	StoreName string      // as metrics show it
-	OnError   OnError     // "": FailAllow
-	// Fallback counts what Store can not, under FailLocal. It is closed by the
-	// Server, and must not fail.
+	Store     store.Store    // closed by the Server
+	StoreName string         // as metrics show it
+	OnError   policy.OnError // of namespaces that configure none; "": policy.FailAllow
+	// Fallback counts what Store can not, under policy.FailLocal. It is closed
+	// by the Server, and must not fail. A Store that never fails needs none.
 	Fallback store.Store
+
+	Config       *Config // nil: nothing is configured
+	PoliciesOnly bool    // callers may not send limits of their own, in no namespace
 
 	// MaxLogCount caps the count of SLIDING_WINDOW_LOG limits. 0 is
 	// strategy.DefaultMaxLogCount.
@@ -58,14 +63,16 @@ type Options struct {
 type Server struct {
 	ratelimitv1.UnimplementedRateLimitServiceServer
 
-	store       store.Store
-	fallback    store.Store
-	onError     OnError
-	maxLogCount int64
-	drain       time.Duration
-	logger      *slog.Logger
-	metrics     *metrics
-	failure     failure
+	store        store.Store
+	fallback     store.Store
+	onError      policy.OnError
+	policiesOnly bool
+	config       atomic.Pointer[Config]
+	maxLogCount  int64
+	drain        time.Duration
+	logger       *slog.Logger
+	metrics      *metrics
+	failure      failure
 
 	health *health.Server
 	grpc   *grpc.Server
@@ -81,19 +88,24 @@ type Server struct {
 // then the store is closed, as it is when Serve returns.
 func New(o Options) (*Server, error) {
 	s := &Server{
-		store:       o.Store,
-		fallback:    o.Fallback,
-		onError:     o.OnError,
-		maxLogCount: o.MaxLogCount,
-		drain:       o.DrainTimeout,
-		logger:      o.Logger,
-		metrics:     newMetrics(o.Registry, o.StoreName),
-		health:      health.NewServer(),
-		draining:    make(chan struct{}),
+		store:        o.Store,
+		fallback:     o.Fallback,
+		onError:      o.OnError,
+		policiesOnly: o.PoliciesOnly,
+		maxLogCount:  o.MaxLogCount,
+		drain:        o.DrainTimeout,
+		logger:       o.Logger,
+		metrics:      newMetrics(o.Registry, o.StoreName),
+		health:       health.NewServer(),
+		draining:     make(chan struct{}),
 	}
 	if s.onError == "" {
-		s.onError = FailAllow
+		s.onError = policy.FailAllow
 	}
+	if o.Config == nil {
+		o.Config = new(Config)
+	}
+	s.SetConfig(o.Config)
 	if s.maxLogCount == 0 {
 		s.maxLogCount = strategy.DefaultMaxLogCount
 	}
@@ -135,6 +147,16 @@ func (s *Server) listen(o Options) error {
 	}
 	return nil
 }
+
+// A Config is what may change while the server runs. The zero Config configures
+// nothing. What is in force is not to be changed: SetConfig replaces it.
+type Config struct {
+	Policies *policy.Config
+}
+
+// SetConfig puts c in force: each call that begins from now on is decided by
+// it, and those under way by what was in force when they began.
+func (s *Server) SetConfig(c *Config) { s.config.Store(c) }
 
 // GRPCAddr returns the address that gRPC is served on.
 func (s *Server) GRPCAddr() string { return s.grpcListener.Addr().String() }

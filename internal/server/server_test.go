@@ -29,6 +29,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/ratelimitd/ratelimitd/internal/policy"
 	"github.com/ratelimitd/ratelimitd/internal/store"
 	"github.com/ratelimitd/ratelimitd/internal/store/memory"
 	"github.com/ratelimitd/ratelimitd/internal/store/redis"
@@ -314,14 +315,6 @@ func TestUndecodable(t *testing.T) {
 	}
 }
 
-func TestUnknownPolicy(t *testing.T) {
-	d := start(t, Options{})
-	_, err := d.client.ShouldAllow(t.Context(), &ratelimitv1.ShouldAllowRequest{Namespace: "checkout", Identifier: "alice", Policy: "gold"})
-	if status.Code(err) != codes.NotFound || !strings.Contains(err.Error(), `unknown policy "gold" in namespace "checkout"`) {
-		t.Errorf("%v, want NOT_FOUND", err)
-	}
-}
-
 func TestBatch(t *testing.T) {
 	d := start(t, Options{})
 	reply, err := d.client.ShouldAllowBatch(t.Context(), &ratelimitv1.ShouldAllowBatchRequest{Requests: []*ratelimitv1.ShouldAllowRequest{
@@ -443,18 +436,18 @@ func noRedis(t *testing.T) store.Store {
 }
 
 func TestFailurePolicy(t *testing.T) {
-	for policy, want := range map[OnError]struct {
+	for onError, want := range map[policy.OnError]struct {
 		allowed bool
 		code    codes.Code
 		outcome string
 	}{
-		"":        {allowed: true, outcome: "failed_open"},
-		FailAllow: {allowed: true, outcome: "failed_open"},
-		FailDeny:  {allowed: false, outcome: "failed_closed"},
-		FailError: {code: codes.Unavailable, outcome: "error"},
+		"":               {allowed: true, outcome: "failed_open"},
+		policy.FailAllow: {allowed: true, outcome: "failed_open"},
+		policy.FailDeny:  {allowed: false, outcome: "failed_closed"},
+		policy.FailError: {code: codes.Unavailable, outcome: "error"},
 	} {
-		t.Run("policy "+string(policy), func(t *testing.T) {
-			d := start(t, Options{Store: noRedis(t), StoreName: "redis", OnError: policy})
+		t.Run("on_error "+string(onError), func(t *testing.T) {
+			d := start(t, Options{Store: noRedis(t), StoreName: "redis", OnError: onError})
 			for range 3 {
 				reply, err := d.client.ShouldAllow(t.Context(), ask("alice", limit("1/min")))
 				if status.Code(err) != want.code || reply.GetAllowed() != want.allowed {
@@ -486,7 +479,7 @@ func TestFailLocal(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := start(t, Options{Store: noRedis(t), StoreName: "redis", OnError: FailLocal, Fallback: local})
+	d := start(t, Options{Store: noRedis(t), StoreName: "redis", OnError: policy.FailLocal, Fallback: local})
 	for _, want := range []bool{true, true, false, false} {
 		reply, err := d.client.ShouldAllow(t.Context(), ask("alice", limit("2/366d")))
 		if err != nil || reply.GetAllowed() != want || reply.GetReason() != ratelimitv1.Reason_STORE_FAILURE {
@@ -505,10 +498,10 @@ func TestFailLocal(t *testing.T) {
 
 // TestReadyWithoutStore asks for readiness while the store is not there.
 func TestReadyWithoutStore(t *testing.T) {
-	for policy, want := range map[OnError]int{FailAllow: 200, FailDeny: 200, FailError: 503} {
-		d := start(t, Options{Store: noRedis(t), StoreName: "redis", OnError: policy})
+	for onError, want := range map[policy.OnError]int{policy.FailAllow: 200, policy.FailDeny: 200, policy.FailError: 503} {
+		d := start(t, Options{Store: noRedis(t), StoreName: "redis", OnError: onError})
 		if code, body := d.get(t, "/readyz"); code != want {
-			t.Errorf("on_error %s: /readyz: %d %q, want %d", policy, code, body, want)
+			t.Errorf("on_error %s: /readyz: %d %q, want %d", onError, code, body, want)
 		}
 	}
 }
@@ -520,7 +513,7 @@ func TestFailureIsLoggedOnce(t *testing.T) {
 		logger := slog.New(slog.NewJSONHandler(&log, nil))
 		var f failure
 		for range 100 {
-			f.failed(logger, FailAllow, errors.New("gone"), 1)
+			f.failed(logger, policy.FailAllow, errors.New("gone"), 1)
 			f.recovered(logger) // one of many requests got through
 			time.Sleep(50 * time.Millisecond)
 		}
@@ -528,7 +521,7 @@ func TestFailureIsLoggedOnce(t *testing.T) {
 			t.Errorf("in 5 s of failures the log says %d times that the store fails and %d times that it is back; want 1 and 0", failed, back)
 		}
 		for range 60 {
-			f.failed(logger, FailAllow, errors.New("gone"), 1)
+			f.failed(logger, policy.FailAllow, errors.New("gone"), 1)
 			time.Sleep(time.Second)
 		}
 		if failed := log.lines("the store fails"); failed != 7 {
