@@ -45,7 +45,7 @@ func (checkCmd) Help() string {
   ratelimitd check --namespace deploys --identifier prod --rate 1/h && ./deploy`
 }
 
-// Run asks, prints the answer, and returns errDenied if that is no.
+// Run asks, prints the answer, and returns errNo if that is no.
 func (c *checkCmd) Run(ctx context.Context, out io.Writer) error {
 	in, err := c.request()
 	if err != nil {
@@ -74,7 +74,7 @@ func (c *checkCmd) Run(ctx context.Context, out io.Writer) error {
 		c.print(out, answer)
 	}
 	if !answer.GetAllowed() {
-		return errDenied
+		return errNo
 	}
 	return nil
 }

@@ -2,6 +2,7 @@
 // this caller do this now?
 //
 //	ratelimitd serve      run the service; needs nothing but a free port
+//	ratelimitd validate   check configuration files
 //	ratelimitd check      ask a running service, from a shell
 //	ratelimitd version    say which version this is
 //
@@ -9,7 +10,8 @@
 // RATELIMITD_GRPC_ADDR, and so on. A flag wins over the environment.
 //
 // The exit status is 0 when all went well (check: the request is allowed), 1
-// when check's request is denied, and 2 after an error.
+// when check's request is denied or a file that validate checks can not be used,
+// and 2 after an error.
 package main
 
 import (
@@ -33,17 +35,21 @@ var version string
 
 const (
 	exitOK = iota
-	exitDenied
+	exitNo // denied, invalid
 	exitError
 )
 
-// errDenied is what check returns when the request is denied.
-var errDenied = errors.New("denied")
+// errNo is what a command returns whose answer, already printed, is no.
+var errNo = errors.New("no")
+
+// envPrefix is what the environment variables of flags begin with.
+const envPrefix = "RATELIMITD"
 
 type cli struct {
-	Serve   serveCmd   `cmd:"" help:"Run the service. With no flags it keeps its counters in memory and needs nothing installed."`
-	Check   checkCmd   `cmd:"" help:"Ask a running service whether a request is allowed. Exits with 0 if it is, 1 if it is denied, 2 after an error."`
-	Version versionCmd `cmd:"" help:"Print the version."`
+	Serve    serveCmd    `cmd:"" help:"Run the service. With no flags it keeps its counters in memory and needs nothing installed."`
+	Validate validateCmd `cmd:"" help:"Check configuration files. Exits with 1, and says all that is wrong, if they can not be used."`
+	Check    checkCmd    `cmd:"" help:"Ask a running service whether a request is allowed. Exits with 0 if it is, 1 if it is denied, 2 after an error."`
+	Version  versionCmd  `cmd:"" help:"Print the version."`
 
 	PrintVersion kong.VersionFlag `name:"version" env:"-" help:"Print the version, as the command does."`
 }
@@ -86,11 +92,31 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (status i
 			panic(p)
 		}
 	}()
-	var c cli
-	parser, err := kong.New(&c,
+	command, err := newParser(ctx, stdout, stderr, new(cli)).Parse(args)
+	if err == nil {
+		err = command.Run(stderrWriter{stderr})
+	}
+	switch {
+	case err == nil:
+		return exitOK
+	case errors.Is(err, errNo):
+		return exitNo
+	default:
+		separator := " "
+		if strings.Contains(err.Error(), "\n") { // the first of several lines is not to look other than the rest
+			separator = "\n"
+		}
+		fmt.Fprintf(stderr, "ratelimitd:%s%v\n", separator, err)
+		return exitError
+	}
+}
+
+// newParser returns a parser that sets c to what the arguments say.
+func newParser(ctx context.Context, stdout, stderr io.Writer, c *cli) *kong.Kong {
+	parser, err := kong.New(c,
 		kong.Name("ratelimitd"),
 		kong.Description("A rate-limit service: may this caller do this now?"),
-		kong.DefaultEnvars("RATELIMITD"),
+		kong.DefaultEnvars(envPrefix),
 		kong.Vars{"strategies": strategyNames(), "version": "ratelimitd " + versionString()},
 		kong.Writers(stdout, stderr),
 		kong.Exit(func(code int) { panic(exited(code)) }),
@@ -100,19 +126,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (status i
 	if err != nil {
 		panic(err) // the cli type is wrong
 	}
-	command, err := parser.Parse(args)
-	if err == nil {
-		err = command.Run(stderrWriter{stderr})
-	}
-	switch {
-	case err == nil:
-		return exitOK
-	case errors.Is(err, errDenied):
-		return exitDenied
-	default:
-		fmt.Fprintf(stderr, "ratelimitd: %v\n", err)
-		return exitError
-	}
+	return parser
 }
 
 // strategyNames lists the strategies for the help.

@@ -18,7 +18,7 @@ import (
 )
 
 // asMain, in the environment, makes this test binary be ratelimitd.
-const asMain = "RATELIMITD_TEST_AS_MAIN"
+const asMain = "TEST_AS_RATELIMITD"
 
 func TestMain(m *testing.M) {
 	if os.Getenv(asMain) != "" {
@@ -168,7 +168,7 @@ func TestErrors(t *testing.T) {
 		args []string
 		says string
 	}{
-		{nil, nil, `expected one of "serve", "check", "version"`},
+		{nil, nil, `expected one of "serve", "validate", "check", "version"`},
 		{nil, []string{"srve"}, `unexpected argument srve`},
 		{nil, []string{"serve", "--nonsense"}, "unknown flag --nonsense"},
 		{nil, []string{"serve", "--grpc-addr=nowhere"}, `gRPC address "nowhere"`},
@@ -189,6 +189,10 @@ func TestErrors(t *testing.T) {
 		{nil, []string{"serve", "--log-level=loud"}, `--log-level must be one of "debug","info","warn","error" but got "loud"`},
 		{[]string{"RATELIMITD_LOG_FORMAT=xml"}, []string{"serve"}, `--log-format must be one of "text","json" but got "xml"`},
 		{[]string{"RATELIMITD_GRPC_ADDR=nowhere"}, []string{"serve"}, `gRPC address "nowhere"`},
+		{[]string{"RATELIMITD_REDIS_URL="}, []string{"serve", "--store=redis"}, `--redis-url []: must be one or several URLs, such as redis://127.0.0.1:6379`},
+		{nil, []string{"serve", "--store=memcached", "--memcached-addr=a:1", "--memcached-addr=a:1"}, `--memcached-addr [a:1 a:1]: must be different addresses`},
+		{nil, []string{"serve", "--config=/nowhere.yaml"}, `--config: open /nowhere.yaml: no such file or directory`},
+		{nil, []string{"validate"}, `expected "<file> ..."`},
 	} {
 		stdout, stderr, status := runs(t, tt.env, tt.args...)
 		if status != exitError || stdout != "" || !strings.HasPrefix(stderr, "ratelimitd: ") || !strings.Contains(stderr, tt.says) || strings.Count(stderr, "\n") != 1 {

@@ -5,12 +5,19 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"sync"
+	"syscall"
 	"time"
 
+	"github.com/alecthomas/kong"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/ratelimitd/ratelimitd/internal/policy"
+	"github.com/ratelimitd/ratelimitd/internal/reload"
 	"github.com/ratelimitd/ratelimitd/internal/server"
 	"github.com/ratelimitd/ratelimitd/internal/store"
 )
@@ -19,11 +26,18 @@ type serveCmd struct {
 	GRPCAddr string `name:"grpc-addr" default:":8081" help:"Where to serve gRPC, as host:port."`
 	HTTPAddr string `name:"http-addr" default:":8080" help:"Where to serve HTTP, as host:port: health, readiness and metrics."`
 
+	Config       string `type:"path" placeholder:"FILE" help:"A YAML file of namespaces and their policies, which are read anew when it changes or on SIGHUP. It may also set these flags, under their names with _ for -; the command line and the environment win over it."`
+	PoliciesOnly bool   `help:"Refuse requests that bring limits of their own: only the policies of the configuration decide."`
+
 	storeFlags `embed:""`
 
 	DrainTimeout time.Duration `default:"10s" help:"The longest that a shutdown waits for calls under way."`
 	LogLevel     string        `enum:"debug,info,warn,error" default:"info" help:"Log what is of this level or above: debug, info, warn or error."`
 	LogFormat    string        `enum:"text,json" default:"text" help:"Log lines for people (text) or for machines (json)."`
+
+	file  *configFile  `kong:"-"` // what Config names, or nil
+	flags []*kong.Flag `kong:"-"` // all of the above
+	given []string     `kong:"-"` // the names of those that were set somewhere
 }
 
 // Help is shown by "ratelimitd serve --help".
@@ -35,17 +49,21 @@ func (serveCmd) Help() string {
 
   ratelimitd serve --store=redis --redis-url=redis://10.0.0.5:6379 --on-error=deny
       Counters in Redis, shared by all daemons that use it; deny what can not be decided.
+  ratelimitd serve --config=ratelimitd.yaml
+      Policies from a file; ratelimitd validate checks it beforehand.
 
 SIGTERM or SIGINT stops it: health turns NOT_SERVING, calls under way are
-answered, and it exits with 0.`
+answered, and it exits with 0. SIGHUP has it read its configuration anew.`
 }
 
 // Run serves until ctx ends.
 func (c *serveCmd) Run(ctx context.Context, logTo stderrWriter) error {
-	if err := c.validate(); err != nil {
+	policies, err := c.policies()
+	if err != nil {
 		return err
 	}
 	logger := c.logger(logTo)
+	c.warnOfIdle(logger)
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 
@@ -66,6 +84,8 @@ func (c *serveCmd) Run(ctx context.Context, logTo stderrWriter) error {
 		StoreName:    c.Store,
 		OnError:      policy.OnError(c.OnError),
 		Fallback:     fallback,
+		Config:       &server.Config{Policies: policies},
+		PoliciesOnly: c.PoliciesOnly,
 		MaxLogCount:  c.MaxLogCount,
 		DrainTimeout: c.DrainTimeout,
 		Logger:       logger,
@@ -75,14 +95,33 @@ func (c *serveCmd) Run(ctx context.Context, logTo stderrWriter) error {
 		return err
 	}
 	logger.Info("starting", "version", versionString(), "store", c.Store, "on_error", c.OnError)
+	var watching sync.WaitGroup
+	defer watching.Wait()
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
+	defer signal.Stop(hangups)
+	if c.file != nil {
+		logger.Info("the configuration is in force", "file", c.Config, "version", c.file.version)
+		w := reload.New(reload.Options{
+			Dirs:     []string{filepath.Dir(c.Config)},
+			Load:     func(seen string) (string, func(), error) { return c.reload(seen, s, logger) },
+			Version:  c.file.version,
+			Logger:   logger,
+			Registry: registry,
+		})
+		watching.Go(func() { w.Run(ctx, hangups) })
+	}
 	return s.Serve(ctx)
 }
 
-func (c *serveCmd) validate() error {
+func (c *serveCmd) validate() []flagError {
+	wrong := c.storeFlags.validate()
 	if c.DrainTimeout <= 0 {
-		return fmt.Errorf("--drain-timeout %v: must be above 0, such as 10s", c.DrainTimeout)
+		wrong = append(wrong, flagError{"drain-timeout", fmt.Sprintf("%v: must be above 0, such as 10s", c.DrainTimeout)})
 	}
-	return c.storeFlags.validate()
+	return wrong
 }
 
 func (c *serveCmd) logger(to stderrWriter) *slog.Logger {

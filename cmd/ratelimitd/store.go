@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -54,20 +55,22 @@ type redisFlags struct {
 // maxMaxLogCount keeps the log of one counter to 16 MB.
 const maxMaxLogCount = 1_000_000
 
-func (f *storeFlags) validate() error {
-	switch {
-	case f.StoreTimeout <= 0:
-		return fmt.Errorf("--store-timeout %v: must be above 0, such as 50ms", f.StoreTimeout)
-	case f.DenyCacheTTL < 0:
-		return fmt.Errorf("--deny-cache-ttl %v: must be 0 or above, such as 1s", f.DenyCacheTTL)
-	case f.MaxLogCount <= 0 || f.MaxLogCount > maxMaxLogCount:
-		return fmt.Errorf("--max-log-count %d: must be 1 to %d, such as 10000", f.MaxLogCount, maxMaxLogCount)
-	case f.MemcachedMaxConns <= 0:
-		return fmt.Errorf("--memcached-max-conns %d: must be above 0, such as 64", f.MemcachedMaxConns)
-	case f.MemoryMaxKeys <= 0:
-		return fmt.Errorf("--memory-max-keys %d: must be above 0, such as 1000000", f.MemoryMaxKeys)
+func (f *storeFlags) validate() (wrong []flagError) {
+	must := func(ok bool, flag string, value any, be string) {
+		if !ok {
+			wrong = append(wrong, flagError{flag, fmt.Sprintf("%v: must be %s", value, be)})
+		}
 	}
-	return nil
+	must(f.StoreTimeout > 0, "store-timeout", f.StoreTimeout, "above 0, such as 50ms")
+	must(f.DenyCacheTTL >= 0, "deny-cache-ttl", f.DenyCacheTTL, "0 or above, such as 1s")
+	must(f.MaxLogCount > 0 && f.MaxLogCount <= maxMaxLogCount, "max-log-count", f.MaxLogCount, fmt.Sprintf("1 to %d, such as 10000", maxMaxLogCount))
+	must(f.MemcachedMaxConns > 0, "memcached-max-conns", f.MemcachedMaxConns, "above 0, such as 64")
+	must(f.MemoryMaxKeys > 0, "memory-max-keys", f.MemoryMaxKeys, "above 0, such as 1000000")
+	must(f.Store != "redis" || !slices.Contains(f.Redis.URL, "") && len(f.Redis.URL) > 0, "redis-url", f.Redis.URL, "one or several URLs, such as redis://127.0.0.1:6379")
+	must(f.Store != "memcached" || !slices.Contains(f.MemcachedAddr, "") && len(f.MemcachedAddr) > 0, "memcached-addr", f.MemcachedAddr, "one or several addresses, such as 127.0.0.1:11211")
+	distinct := slices.Compact(slices.Sorted(slices.Values(f.MemcachedAddr)))
+	must(len(distinct) == len(f.MemcachedAddr), "memcached-addr", f.MemcachedAddr, "different addresses: each server is named once")
+	return wrong
 }
 
 // open opens the store, with what stands in front of it.
