@@ -169,7 +169,7 @@ func (c *serveCmd) reload(seen string, s *server.Server, logger *slog.Logger) (v
 
 // AfterApply notes which flags were set: on the command line, in the
 // environment or in the file.
-func (c *serveCmd) AfterApply(ctx *kong.Context) error {
+func (c *serveCmd) AfterApply(ctx *kong.Context) error { //nolint:unparam // kong wants an error
 	for _, p := range ctx.Path {
 		if p.Flag != nil {
 			c.given = append(c.given, p.Flag.Name)

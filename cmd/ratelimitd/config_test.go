@@ -36,6 +36,9 @@ max_log_count: many
 config: other.yaml
 namespaces: {checkout: {policies: {default: {limits: [{rate: 10/s}, {rate: 10/sec}]}}}}
 `)
+	if stdout, stderr, status := runs(t, nil, "validate", "../../deploy/ratelimitd.yaml"); status != 0 {
+		t.Errorf("the example: exit status %d, %q, %q", status, stdout, stderr)
+	}
 	stdout, stderr, status := runs(t, nil, "validate", good)
 	if status != 0 || stdout != good+": ok\n" || stderr != "" {
 		t.Errorf("a good file: exit status %d, %q, %q", status, stdout, stderr)

@@ -133,13 +133,13 @@ func cut(pattern string) ([]string, error) {
 	var parts []string
 	var part strings.Builder
 	for i := 0; i < len(pattern); i++ {
-		switch c := pattern[i]; {
-		case c == '*':
+		switch c := pattern[i]; c {
+		case '*':
 			if i == 0 || pattern[i-1] != '*' || part.Len() > 0 { // ** is *
 				parts = append(parts, part.String())
 				part.Reset()
 			}
-		case c == '\\':
+		case '\\':
 			if i++; i == len(pattern) || pattern[i] != '*' && pattern[i] != '\\' {
 				return nil, fmt.Errorf(`%.64q: a \ stands before a * or a \ that is meant as such; write \\`, pattern)
 			}
