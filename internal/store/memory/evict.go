@@ -9,8 +9,10 @@ import (
 
 const (
 	// sweepPerInsert is how many counters are looked at for being expired
-	// when one is added: more than one, so that the dead are found faster
-	// than they are made.
+	// when one is added to a shard that is half full: more than one, so that
+	// the dead are found faster than they are made. While there is room they are
+	// left to the sweeper: with short windows each counter would else be dropped
+	// and made anew, at two thirds more time a decision.
 	sweepPerInsert = 2
 
 	// evictSample is how many counters an eviction chooses from: enough that
@@ -21,7 +23,9 @@ const (
 // makeRoom evicts until one more key fits in the shard's share, or nothing is
 // left but the pinned.
 func (sh *shard) makeRoom(pinned []uint32, now strategy.Instant) {
-	sh.expire(sweepPerInsert, pinned, now)
+	if 2*sh.held() >= sh.share {
+		sh.expire(sweepPerInsert, pinned, now)
+	}
 	for sh.held() >= sh.share && sh.evict(pinned, now) {
 	}
 }
