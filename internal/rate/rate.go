@@ -208,7 +208,11 @@ func (p *parser) word() string {
 	return w
 }
 
-func (p *parser) skipSpace() { p.rest = strings.TrimLeft(p.rest, " \t") }
+func (p *parser) skipSpace() {
+	for p.rest != "" && (p.rest[0] == ' ' || p.rest[0] == '\t') {
+		p.rest = p.rest[1:]
+	}
+}
 
 func isLetter(c byte) bool { return 'a' <= c|0x20 && c|0x20 <= 'z' }
 func isDigit(c byte) bool  { return '0' <= c && c <= '9' }

@@ -2,11 +2,9 @@ package server
 
 import (
 	"context"
-	"math"
 	"sync"
 	"time"
 
-	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/ratelimitd/ratelimitd/internal/policy"
 	"github.com/ratelimitd/ratelimitd/internal/store"
@@ -39,6 +37,7 @@ func (s *Server) decide(ctx context.Context, in []*ratelimitv1.ShouldAllowReques
 	defer w.free()
 
 	config := s.config.Load()
+	limits := 0
 	w.routes = resized(w.routes, len(in))
 	w.requests = w.requests[:0]
 	for i, request := range in {
@@ -56,6 +55,7 @@ func (s *Server) decide(ctx context.Context, in []*ratelimitv1.ShouldAllowReques
 		w.limits, to.refusal = s.resolve(request, ns, &r, w.limits)
 		if to.refusal == nil {
 			w.requests = append(w.requests, r)
+			limits += len(r.Limits)
 		}
 	}
 
@@ -66,6 +66,7 @@ func (s *Server) decide(ctx context.Context, in []*ratelimitv1.ShouldAllowReques
 		since(start, s.metrics.storeLatency)
 	}
 
+	made := newResponses(len(in), limits)
 	decided := 0
 	for i, request := range in {
 		switch to := &w.routes[i]; {
@@ -74,9 +75,11 @@ func (s *Server) decide(ctx context.Context, in []*ratelimitv1.ShouldAllowReques
 			out(i, nil, to.refusal)
 		case to.exempt:
 			s.metrics.decided(request.GetNamespace(), outcomeExempt)
-			out(i, &ratelimitv1.ShouldAllowResponse{Allowed: true, Reason: ratelimitv1.Reason_EXEMPT}, nil)
+			response := made.empty()
+			response.Allowed, response.Reason = true, ratelimitv1.Reason_EXEMPT
+			out(i, response, nil)
 		default:
-			response, err := s.answer(ctx, to.namespace, &w.requests[decided], &w.results[decided])
+			response, err := s.answer(ctx, to.namespace, &w.requests[decided], &w.results[decided], &made)
 			decided++
 			out(i, response, err)
 		}
@@ -101,13 +104,13 @@ func resized[T any](s []T, n int) []T {
 }
 
 // answer turns what the store said of a request into what its caller is told.
-func (s *Server) answer(ctx context.Context, ns *policy.Namespace, r *store.Request, res *store.Result) (*ratelimitv1.ShouldAllowResponse, error) {
+func (s *Server) answer(ctx context.Context, ns *policy.Namespace, r *store.Request, res *store.Result, made *responses) (*ratelimitv1.ShouldAllowResponse, error) {
 	if res.Err != nil {
-		return s.answerFailure(ctx, ns, r, res.Err)
+		return s.answerFailure(ctx, ns, r, res.Err, made)
 	}
 	s.failure.recovered(s.logger)
 	s.metrics.checked(r.Limits, res.Statuses)
-	response := newResponse(r, &res.Decision)
+	response := made.to(r, &res.Decision)
 	switch response.GetReason() {
 	case ratelimitv1.Reason_OVER_LIMIT:
 		s.metrics.decided(r.Namespace, outcomeDenied)
@@ -119,41 +122,4 @@ func (s *Server) answer(ctx context.Context, ns *policy.Namespace, r *store.Requ
 		s.metrics.decided(r.Namespace, outcomeAllowed)
 	}
 	return response, nil
-}
-
-// newResponse returns the response that says what d does.
-func newResponse(r *store.Request, d *strategy.Decision) *ratelimitv1.ShouldAllowResponse {
-	response := &ratelimitv1.ShouldAllowResponse{Allowed: d.Allowed, Statuses: make([]*ratelimitv1.LimitStatus, len(d.Statuses))}
-	unlimited, shadow := true, false
-	statuses := make([]ratelimitv1.LimitStatus, len(d.Statuses))
-	for i := range d.Statuses {
-		from, to := &d.Statuses[i], &statuses[i]
-		to.Name = r.Limits[i].Name
-		to.Limit, to.Remaining = from.Limit, from.Remaining
-		to.ResetAfter = durationpb.New(from.ResetAfter)
-		to.Allowed = from.Allowed
-		if !from.Allowed && from.RetryAfter != strategy.Never {
-			to.RetryAfter = durationpb.New(from.RetryAfter)
-		}
-		response.Statuses[i] = to
-		unlimited = unlimited && from.Limit == math.MaxUint64
-		shadow = shadow || r.Limits[i].Shadow && !from.Allowed
-	}
-	switch {
-	case !d.Allowed:
-		response.Reason = ratelimitv1.Reason_OVER_LIMIT
-		if d.RetryAfter != strategy.Never {
-			response.RetryAfter = durationpb.New(d.RetryAfter)
-		}
-	case unlimited:
-		response.Reason = ratelimitv1.Reason_UNLIMITED
-	case shadow:
-		response.Reason = ratelimitv1.Reason_SHADOW
-	default:
-		response.Reason = ratelimitv1.Reason_WITHIN_LIMIT
-	}
-	if d.Allowed && d.Delay > 0 {
-		response.Delay = durationpb.New(d.Delay)
-	}
-	return response
 }

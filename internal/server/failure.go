@@ -17,7 +17,7 @@ import (
 // failure policy of its namespace says; but nothing is denied to it if all its
 // limits are in shadow mode. A caller that is gone is told so: that is no
 // failure of the store.
-func (s *Server) answerFailure(ctx context.Context, ns *policy.Namespace, r *store.Request, err error) (*ratelimitv1.ShouldAllowResponse, error) {
+func (s *Server) answerFailure(ctx context.Context, ns *policy.Namespace, r *store.Request, err error, made *responses) (*ratelimitv1.ShouldAllowResponse, error) {
 	if gone := callerGone(ctx); gone != nil {
 		s.metrics.decided(r.Namespace, outcomeError)
 		return nil, gone
@@ -28,23 +28,25 @@ func (s *Server) answerFailure(ctx context.Context, ns *policy.Namespace, r *sto
 	if onError != policy.FailLocal && !slices.ContainsFunc(r.Limits, func(l strategy.Limit) bool { return !l.Shadow }) {
 		onError = policy.FailAllow
 	}
-	response := &ratelimitv1.ShouldAllowResponse{}
+	var response *ratelimitv1.ShouldAllowResponse
 	switch onError {
 	case policy.FailError:
 		s.metrics.decided(r.Namespace, outcomeError)
 		return nil, storeFailed(err)
 	case policy.FailDeny:
+		response = made.empty()
 		s.metrics.decided(r.Namespace, outcomeFailedClosed)
 	case policy.FailLocal:
 		results := make([]store.Result, 1)
 		s.fallback.Decide(ctx, []store.Request{*r}, results)
-		response = newResponse(r, &results[0].Decision)
+		response = made.to(r, &results[0].Decision)
 		if response.GetAllowed() {
 			s.metrics.decided(r.Namespace, outcomeLocalAllowed)
 		} else {
 			s.metrics.decided(r.Namespace, outcomeLocalDenied)
 		}
 	default:
+		response = made.empty()
 		response.Allowed = true
 		s.metrics.decided(r.Namespace, outcomeFailedOpen)
 	}

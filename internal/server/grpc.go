@@ -66,15 +66,19 @@ func (s *Server) batch(ctx context.Context, in *ratelimitv1.ShouldAllowBatchRequ
 		s.metrics.refused.Inc()
 		return nil, invalid("requests", fmt.Sprintf("%d requests; send 1 to %d in a message", n, maxBatch))
 	}
-	results := make([]*ratelimitv1.ShouldAllowResult, n)
+	pointers := make([]*ratelimitv1.ShouldAllowResult, n)
+	results := make([]ratelimitv1.ShouldAllowResult, n)
+	answers := make([]ratelimitv1.ShouldAllowResult_Response, n)
 	s.decide(ctx, in.GetRequests(), func(i int, response *ratelimitv1.ShouldAllowResponse, err error) {
 		if err != nil {
-			results[i] = failedResult(err)
+			pointers[i] = failedResult(err)
 			return
 		}
-		results[i] = &ratelimitv1.ShouldAllowResult{Result: &ratelimitv1.ShouldAllowResult_Response{Response: response}}
+		answers[i].Response = response
+		results[i].Result = &answers[i]
+		pointers[i] = &results[i]
 	})
-	return &ratelimitv1.ShouldAllowBatchResponse{Results: results}, nil
+	return &ratelimitv1.ShouldAllowBatchResponse{Results: pointers}, nil
 }
 
 func failedResult(err error) *ratelimitv1.ShouldAllowResult {
