@@ -13,14 +13,31 @@ import (
 	ratelimitv1 "github.com/ratelimitd/ratelimitd/proto/ratelimit/v1"
 )
 
-// answerFailure answers a request that the store could not decide, as the
-// failure policy of its namespace says; but nothing is denied to it if all its
-// limits are in shadow mode. A caller that is gone is told so: that is no
-// failure of the store.
+// answerFailure answers a request that the store could not decide.
 func (s *Server) answerFailure(ctx context.Context, ns *policy.Namespace, r *store.Request, err error, made *responses) (*ratelimitv1.ShouldAllowResponse, error) {
+	d, counted, err := s.failedDecision(ctx, ns, r, err)
+	if err != nil {
+		return nil, err
+	}
+	var response *ratelimitv1.ShouldAllowResponse
+	if counted {
+		response = made.to(r, d)
+	} else {
+		response = made.empty()
+		response.Allowed = d.Allowed
+	}
+	response.Reason = ratelimitv1.Reason_STORE_FAILURE
+	return response, nil
+}
+
+// failedDecision decides a request that the store could not decide, as the
+// failure policy of its namespace says; but nothing is denied to it if all its
+// limits are in shadow mode. Only what was counted has statuses. A caller that
+// is gone is told so: that is no failure of the store.
+func (s *Server) failedDecision(ctx context.Context, ns *policy.Namespace, r *store.Request, err error) (d *strategy.Decision, counted bool, _ error) {
 	if gone := callerGone(ctx); gone != nil {
 		s.metrics.decided(r.Namespace, outcomeError)
-		return nil, gone
+		return nil, false, gone
 	}
 	s.metrics.storeErrors.Inc()
 	onError := ns.OnError(s.onError)
@@ -28,30 +45,26 @@ func (s *Server) answerFailure(ctx context.Context, ns *policy.Namespace, r *sto
 	if onError != policy.FailLocal && !slices.ContainsFunc(r.Limits, func(l strategy.Limit) bool { return !l.Shadow }) {
 		onError = policy.FailAllow
 	}
-	var response *ratelimitv1.ShouldAllowResponse
 	switch onError {
 	case policy.FailError:
 		s.metrics.decided(r.Namespace, outcomeError)
-		return nil, storeFailed(err)
+		return nil, false, storeFailed(err)
 	case policy.FailDeny:
-		response = made.empty()
 		s.metrics.decided(r.Namespace, outcomeFailedClosed)
+		return &strategy.Decision{}, false, nil
 	case policy.FailLocal:
 		results := make([]store.Result, 1)
 		s.fallback.Decide(ctx, []store.Request{*r}, results)
-		response = made.to(r, &results[0].Decision)
-		if response.GetAllowed() {
+		if results[0].Allowed {
 			s.metrics.decided(r.Namespace, outcomeLocalAllowed)
 		} else {
 			s.metrics.decided(r.Namespace, outcomeLocalDenied)
 		}
+		return &results[0].Decision, true, nil
 	default:
-		response = made.empty()
-		response.Allowed = true
 		s.metrics.decided(r.Namespace, outcomeFailedOpen)
+		return &strategy.Decision{Allowed: true}, false, nil
 	}
-	response.Reason = ratelimitv1.Reason_STORE_FAILURE
-	return response, nil
 }
 
 const (

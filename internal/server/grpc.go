@@ -18,6 +18,7 @@ const (
 	methodUnary  = "ShouldAllow"
 	methodBatch  = "ShouldAllowBatch"
 	methodStream = "ShouldAllowStream"
+	methodEnvoy  = "ShouldRateLimit"
 )
 
 // ShouldAllow implements ratelimitv1.RateLimitServiceServer.

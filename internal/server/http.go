@@ -15,10 +15,13 @@ import (
 func (s *Server) httpHandler(registry *prometheus.Registry) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
-		fmt.Fprint(w, "ratelimitd\n\n/healthz  is the process alive\n/readyz   should it be sent requests\n/metrics  Prometheus metrics\n")
+		fmt.Fprint(w, "ratelimitd\n\n/healthz  is the process alive\n/readyz   should it be sent requests\n/metrics  Prometheus metrics\n/rlconfig the configuration in force\n/json, /healthcheck  as envoyproxy/ratelimit\n")
 	})
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", s.ready)
+	mux.HandleFunc("POST /json", s.envoyJSON)
+	mux.HandleFunc("GET /healthcheck", s.healthcheck)
+	mux.HandleFunc("GET /rlconfig", s.showConfig)
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{Registry: registry, ErrorLog: errorLog{s}}))
 	return mux
 }

@@ -95,7 +95,7 @@ func newMetrics(reg prometheus.Registerer, storeName string) *metrics {
 	for _, s := range strategy.All {
 		m.checks[s] = [2]prometheus.Counter{checks.WithLabelValues(s.String(), "denied"), checks.WithLabelValues(s.String(), "allowed")}
 	}
-	for _, method := range []string{methodUnary, methodBatch, methodStream} {
+	for _, method := range []string{methodUnary, methodBatch, methodStream, methodEnvoy} {
 		m.latency[method] = latency.WithLabelValues(method)
 	}
 	m.others = m.newNamespace(otherNamespaces)

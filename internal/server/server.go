@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	rlsv3 "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/health"
@@ -20,6 +21,7 @@ import (
 	"google.golang.org/grpc/reflection"
 
 	"github.com/ratelimitd/ratelimitd/internal/policy"
+	"github.com/ratelimitd/ratelimitd/internal/policy/envoy"
 	"github.com/ratelimitd/ratelimitd/internal/store"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 	ratelimitv1 "github.com/ratelimitd/ratelimitd/proto/ratelimit/v1"
@@ -46,7 +48,8 @@ type Options struct {
 	Fallback store.Store
 
 	Config       *Config // nil: nothing is configured
-	PoliciesOnly bool    // callers may not send limits of their own, in no namespace
+	Envoy        EnvoyOptions
+	PoliciesOnly bool // callers may not send limits of their own, in no namespace
 
 	// MaxLogCount caps the count of SLIDING_WINDOW_LOG limits. 0 is
 	// strategy.DefaultMaxLogCount.
@@ -67,6 +70,7 @@ type Server struct {
 	fallback     store.Store
 	onError      policy.OnError
 	policiesOnly bool
+	envoy        EnvoyOptions
 	config       atomic.Pointer[Config]
 	maxLogCount  int64
 	drain        time.Duration
@@ -92,6 +96,7 @@ func New(o Options) (*Server, error) {
 		fallback:     o.Fallback,
 		onError:      o.OnError,
 		policiesOnly: o.PoliciesOnly,
+		envoy:        o.Envoy,
 		maxLogCount:  o.MaxLogCount,
 		drain:        o.DrainTimeout,
 		logger:       o.Logger,
@@ -121,8 +126,11 @@ func New(o Options) (*Server, error) {
 		grpc.StreamInterceptor(s.endStreams),
 	)
 	ratelimitv1.RegisterRateLimitServiceServer(s.grpc, s)
+	rlsv3.RegisterRateLimitServiceServer(s.grpc, envoyService{Server: s})
 	healthpb.RegisterHealthServer(s.grpc, s.health)
-	s.health.SetServingStatus(ratelimitv1.RateLimitService_ServiceDesc.ServiceName, healthpb.HealthCheckResponse_SERVING)
+	for _, name := range []string{ratelimitv1.RateLimitService_ServiceDesc.ServiceName, rlsv3.RateLimitService_ServiceDesc.ServiceName, "ratelimit"} {
+		s.health.SetServingStatus(name, healthpb.HealthCheckResponse_SERVING) // the last is what Envoy's service calls itself
+	}
 	reflection.Register(s.grpc)
 
 	s.http = &http.Server{
@@ -152,6 +160,8 @@ func (s *Server) listen(o Options) error {
 // nothing. What is in force is not to be changed: SetConfig replaces it.
 type Config struct {
 	Policies *policy.Config
+	Envoy    *envoy.Config
+	Text     string // what people are shown of it, besides Envoy's
 }
 
 // SetConfig puts c in force: each call that begins from now on is decided by

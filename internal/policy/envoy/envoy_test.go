@@ -1,0 +1,318 @@
+package envoy_test
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/ratelimitd/ratelimitd/internal/policy/envoy"
+	"github.com/ratelimitd/ratelimitd/internal/yamlfile"
+)
+
+// read reads files called 0.yaml, 1.yaml and so on.
+func read(merge bool, files ...string) (*envoy.Reader, error) {
+	r := envoy.NewReader(envoy.Options{Merge: merge, MaxLogCount: 1000})
+	var all []error
+	for i, data := range files {
+		name := fmt.Sprintf("%d.yaml", i)
+		f, root := yamlfile.Parse(name, []byte(data))
+		r.Read(name, root)
+		all = append(all, f.Err())
+	}
+	return r, errors.Join(all...)
+}
+
+func mustRead(tb testing.TB, files ...string) *envoy.Config {
+	tb.Helper()
+	r, err := read(false, files...)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return r.Config
+}
+
+// entries reads "key=value,key=value".
+func entries(text string) []envoy.Entry {
+	var all []envoy.Entry
+	for pair := range strings.SplitSeq(text, ",") {
+		key, value, _ := strings.Cut(pair, "=")
+		all = append(all, envoy.Entry{Key: key, Value: value})
+	}
+	return all
+}
+
+const edge = `
+domain: edge
+descriptors:
+  - key: remote_address
+    rate_limit: {unit: second, requests_per_unit: 10}
+  - key: remote_address
+    value: 50.0.0.5
+    rate_limit: {unit: SECOND, requests_per_unit: 0}
+  - key: path
+    value: /v1/*
+    rate_limit: {unit: minute, requests_per_unit: 5}
+  - key: path
+    value: /v1/long/*
+    rate_limit: {unit: minute, requests_per_unit: 6}
+  - key: path
+    value: /v2/*
+    share_threshold: true
+    rate_limit: {unit: minute, requests_per_unit: 7}
+  - key: path
+    rate_limit: {unit: minute, requests_per_unit: 8}
+  - key: message_type
+    value: marketing
+    rate_limit: {unit: hour, requests_per_unit: 3}
+    descriptors:
+      - key: to_number
+        rate_limit: {unit: day, requests_per_unit: 5}
+      - key: to_number
+        value: "+1*"
+        descriptors:
+          - key: carrier
+            rate_limit: {unit: week, requests_per_unit: 9}
+  - key: ldap
+    rate_limit: {unlimited: true}
+  - key: nothing
+  - key: bucket
+    rate_limit: {unit: minute, unit_multiplier: 5, requests_per_unit: 100, strategy: token_bucket, burst: 20}
+  - key: much
+    rate_limit: {unit: year, requests_per_unit: 4294967295}
+  - key: any
+    value: "*"
+    rate_limit: {unit: month, requests_per_unit: 1}
+`
+
+func TestMatch(t *testing.T) {
+	c := mustRead(t, edge)
+	for _, tt := range []struct{ entries, rate, identifier, metric string }{
+		{"remote_address=1.2.3.4", "10/1s", "remote_address=1.2.3.4", "edge.remote_address"},
+		{"remote_address=", "10/1s", "remote_address=", "edge.remote_address"},
+		{"remote_address=50.0.0.5", "0/1s", "remote_address=50.0.0.5", "edge.remote_address_50.0.0.5"},
+		{"path=/v1/a", "5/1m", "path=/v1/a", "edge.path_/v1/*"},
+		{"path=/v1/long/a", "5/1m", "path=/v1/long/a", "edge.path_/v1/*"}, // the first in the file
+		{"path=/v2/a", "7/1m", "path=/v2/*", "edge.path_/v2/*"},
+		{"path=/v2/b", "7/1m", "path=/v2/*", "edge.path_/v2/*"},
+		{"path=/v3", "8/1m", "path=/v3", "edge.path"},
+		{"message_type=marketing", "3/1h", "message_type=marketing", "edge.message_type_marketing"},
+		{"message_type=other", "", "", ""},
+		{"message_type=marketing,to_number=49", "5/1d", "message_type=marketing,to_number=49", "edge.message_type_marketing.to_number"},
+		{"message_type=marketing,to_number=+1", "", "", ""}, // the best match has no limit
+		{"message_type=marketing,to_number=+1,carrier=x", "9/1w", "message_type=marketing,to_number=+1,carrier=x", "edge.message_type_marketing.to_number_+1*.carrier"},
+		{"message_type=marketing,to_number=49,carrier=x", "", "", ""}, // deeper than the configuration
+		{"to_number=49", "", "", ""},
+		{"remote_address=1.2.3.4,path=/v1/a", "", "", ""},
+		{"nothing=x", "", "", ""},
+		{"ldap=x", "unlimited", "ldap=x", "edge.ldap"},
+		{"bucket=x", "100/5m", "bucket=x", "edge.bucket"},
+		{"much=x", "1000000000/365d", "much=x", "edge.much"},
+		{"any=", "1/30d", "any=", "edge.any_*"},
+	} {
+		m := c.Match("edge", entries(tt.entries))
+		rate := ""
+		if m.Limit != nil {
+			rate = m.Rate.String()
+			if m.Unlimited {
+				rate = "unlimited"
+			}
+		}
+		if rate != tt.rate || m.Identifier != tt.identifier || m.Metric != tt.metric {
+			t.Errorf("%s: got %q, %q, %q, want %q", tt.entries, rate, m.Identifier, m.Metric, tt)
+		}
+	}
+	if m := c.Match("unknown", entries("remote_address=1.2.3.4")); m.Limit != nil {
+		t.Errorf("unknown domain: %+v", m)
+	}
+	if m := c.Match("edge", nil); m.Limit != nil {
+		t.Errorf("no entries: %+v", m)
+	}
+	bucket := c.Match("edge", entries("bucket=x"))
+	if bucket.Capacity != 20 || bucket.Strategy.String() != "token_bucket" || bucket.Name != "5minute" || bucket.RequestsPerUnit != 100 || bucket.Unit != envoy.Minute || bucket.Multiplier != 5 {
+		t.Errorf("extensions: %+v", bucket.Limit)
+	}
+}
+
+func TestNoConfiguration(t *testing.T) {
+	var c *envoy.Config
+	if c.Knows("edge") || c.Match("edge", entries("a=b")).Limit != nil || c.String() != "" {
+		t.Error("no configuration configures something")
+	}
+}
+
+func TestMetricsOfValues(t *testing.T) {
+	c := mustRead(t, `
+domain: d
+descriptors:
+  - key: route
+    value_to_metric: true
+    descriptors:
+      - key: method
+        value: "G*"
+        descriptors:
+          - key: user
+            rate_limit: {unit: minute, requests_per_unit: 60}
+          - key: detailed
+            detailed_metric: true
+            rate_limit: {unit: minute, requests_per_unit: 60}
+`)
+	for text, want := range map[string]string{
+		"route=api,method=GET,user=1":     "d.route_api.method_G*.user",
+		"route=api,method=GET,detailed=1": "d.route_api.method_GET.detailed_1",
+	} {
+		if m := c.Match("d", entries(text)); m.Metric != want {
+			t.Errorf("%s: %q, want %q", text, m.Metric, want)
+		}
+	}
+}
+
+// TestIdentifiersAreApart holds that different descriptors have different
+// identifiers, whatever bytes they hold.
+func TestIdentifiersAreApart(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		draw := func(name string) []envoy.Entry {
+			return rapid.SliceOfN(rapid.Custom(func(rt *rapid.T) envoy.Entry {
+				text := rapid.StringOfN(rapid.SampledFrom([]rune("ab=,%:é")), 0, 3, -1)
+				return envoy.Entry{Key: text.Draw(rt, "key"), Value: text.Draw(rt, "value")}
+			}), 1, 3).Draw(rt, name)
+		}
+		l, err := envoy.NewLimit(1, envoy.Second)
+		if err != nil {
+			rt.Fatal(err)
+		}
+		a, b := draw("a"), draw("b")
+		same := fmt.Sprint(a) == fmt.Sprint(b) && len(a) == len(b)
+		if !same {
+			for i := range min(len(a), len(b)) {
+				same = len(a) == len(b) && a[i] == b[i]
+				if !same {
+					break
+				}
+			}
+		}
+		if got := envoy.Override("d", a, l).Identifier == envoy.Override("d", b, l).Identifier; got != same {
+			rt.Fatalf("%q and %q: same identifier %v, want %v", a, b, got, same)
+		}
+	})
+	l, _ := envoy.NewLimit(1, envoy.Second)
+	long := envoy.Override("d", entries("k="+strings.Repeat("x", 100_000)), l).Identifier
+	if other := envoy.Override("d", entries("k="+strings.Repeat("x", 100_001)), l).Identifier; long == other || len(long) > 1024 {
+		t.Errorf("long values: %q and %q", long, other)
+	}
+}
+
+func TestReplaced(t *testing.T) {
+	c := mustRead(t, `
+domain: d
+descriptors:
+  - {key: a, rate_limit: {unit: second, requests_per_unit: 1, name: general}}
+  - {key: b, rate_limit: {unit: second, requests_per_unit: 2, replaces: [{name: general}, {name: other}]}}
+`)
+	got := envoy.Replaced([]envoy.Match{c.Match("d", entries("a=1")), {}, c.Match("d", entries("b=1"))})
+	if fmt.Sprint(got) != "[general other]" {
+		t.Errorf("replaced: %v", got)
+	}
+}
+
+func TestString(t *testing.T) {
+	got := mustRead(t, `
+domain: d
+descriptors:
+  - {key: b, value: c, shadow_mode: true, rate_limit: {unit: minute, requests_per_unit: 2}}
+  - {key: a, rate_limit: {unlimited: true}, descriptors: [{key: x, rate_limit: {unit: day, unit_multiplier: 2, requests_per_unit: 3, strategy: gcra, burst: 2}}]}
+`).String()
+	want := `d.a.x: unit=DAY requests_per_unit=3, shadow_mode: false, strategy: gcra, rate: 3/2d, burst: 2
+d.a: unit=UNKNOWN requests_per_unit=0, shadow_mode: false, unlimited: true
+d.b_c: unit=MINUTE requests_per_unit=2, shadow_mode: true
+`
+	if got != want {
+		t.Errorf("got\n%swant\n%s", got, want)
+	}
+}
+
+func TestProblems(t *testing.T) {
+	limit := func(text string) string { return "domain: d\ndescriptors: [{key: a, rate_limit: " + text + "}]" }
+	for data, want := range map[string]string{
+		"":                                     "0.yaml:1:1: no domain; give one",
+		"domain: ''":                           `0.yaml:1:9: no domain; give one, as in "domain: edge"`,
+		"domain: d\nfoo: 1":                    `0.yaml:2:1: unknown key "foo"`,
+		"domain: d\ndescriptors: {}":           "0.yaml:2:14: a mapping, where a list is wanted",
+		"domain: d\ndescriptors: [a]":          `0.yaml:2:15: "a", where a mapping is wanted`,
+		"domain: d\ndescriptors: [{value: x}]": "0.yaml:2:15: a descriptor has a key; this one has none",
+		"domain: d\ndescriptors: [{key: ''}]":  "0.yaml:2:21: a descriptor has a key; this one has none",
+		"domain: d\ndescriptors: [{key: a}, {key: a}]":                     `0.yaml:2:31: descriptor "d.a" is there twice`,
+		"domain: d\ndescriptors: [{key: a, value: b}, {key: a, value: b}]": `descriptor "d.a_b" is there twice`,
+		"domain: d\ndescriptors: [{key: a, share_threshold: true}]":        `share_threshold is for a value that ends with *; this one is ""`,
+		"domain: d\ndescriptors: [{key: a, shadow_mode: 5}]":               `"5" is neither true nor false`,
+		limit("{}"): `unit "" is not known; use second, minute, hour, day, week, month, year`,
+		limit("{unit: fortnight, requests_per_unit: 1}"):                                                       `0.yaml:2:43: unit "fortnight" is not known`,
+		limit("{unit: unknown, requests_per_unit: 1}"):                                                         `unit "unknown" is not known`,
+		limit("{unit: day, requests_per_unit: -1}"):                                                            `"-1" is not a whole number of 0 to 4294967295`,
+		limit("{unit: day, requests_per_unit: 4294967296}"):                                                    `"4294967296" is over 4294967295`,
+		limit("{unlimited: true, unit: day}"):                                                                  `unlimited, with a unit of "day": leave one of them out`,
+		limit("{unit: day, replaces: [{}]}"):                                                                   "what is replaced has a name",
+		limit("{unit: day, name: x, replaces: [{name: x}]}"):                                                   `"x" replaces itself`,
+		limit("{unit: day, unit_multiplier: 0}"):                                                               "unit_multiplier 0 makes a period of more than 366 days, or none; use 1 to 366 with this unit",
+		limit("{unit: year, unit_multiplier: 4294967295}"):                                                     "use 1 to 1 with this unit",
+		limit("{unit: day, strategy: x}"):                                                                      `unknown strategy "x"`,
+		limit("{unit: day, burst: 5}"):                                                                         "burst 5: fixed_window has none",
+		limit("{unit: day, requests_per_unit: 5000, strategy: sliding_window_log}"):                            "caps its count at 1000",
+		"domain: d\ndescriptors:" + strings.Repeat(" [{key: a, descriptors:", 120) + strings.Repeat("}]", 120): "nested more than 100 deep",
+	} {
+		if _, err := read(false, data); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%.80s: got %v, want %s", data, err, want)
+		}
+	}
+}
+
+func TestSeveralFiles(t *testing.T) {
+	one, two := "domain: d\ndescriptors: [{key: a, rate_limit: {unit: day, requests_per_unit: 1}}]", "domain: d\ndescriptors: [{key: b, rate_limit: {unit: day, requests_per_unit: 2}}]"
+	if _, err := read(false, one, two); err == nil || !strings.Contains(err.Error(), `1.yaml:1:9: domain "d" is also that of 0.yaml`) {
+		t.Errorf("one domain in two files: %v", err)
+	}
+	r, err := read(true, one, two)
+	if err != nil || r.Config.Match("d", entries("a=")).Limit == nil || r.Config.Match("d", entries("b=")).Limit == nil {
+		t.Errorf("merged: %v, %s", err, r.Config)
+	}
+	if _, err := read(true, one, one); err == nil || !strings.Contains(err.Error(), `descriptor "d.a" is there twice`) {
+		t.Errorf("merged with itself: %v", err)
+	}
+}
+
+// TestMisplacedKeys reads keys where they have no effect, which the service
+// whose format this is accepts.
+func TestMisplacedKeys(t *testing.T) {
+	r, err := read(false, "domain: d\nunit: day\ndescriptors:\n  - {key: a, unit: day, rate_limit: {unit: day, requests_per_unit: 1, shadow_mode: true}}")
+	if err != nil || fmt.Sprint(r.Warnings) != "[0.yaml:2: unit has no effect here 0.yaml:4: unit has no effect here 0.yaml:4: shadow_mode has no effect here]" {
+		t.Errorf("%v, %q", err, r.Warnings)
+	}
+}
+
+func FuzzRead(f *testing.F) {
+	f.Add(edge)
+	f.Fuzz(func(t *testing.T, data string) {
+		r, err := read(false, data)
+		if err != nil {
+			return
+		}
+		for _, e := range []string{"remote_address=1.2.3.4", "path=/v1/a", "message_type=marketing,to_number=+1,carrier=x", data} {
+			m := r.Config.Match("edge", entries(e))
+			if m.Limit != nil && !m.Unlimited && (m.Identifier == "" || m.Metric == "" || m.Rate.Period == 0) {
+				t.Errorf("%q: %+v", e, m)
+			}
+		}
+		_ = r.Config.String()
+	})
+}
+
+func BenchmarkMatch(b *testing.B) {
+	c := mustRead(b, edge)
+	e := entries("message_type=marketing,to_number=+12061234567,carrier=x")
+	b.ReportAllocs()
+	for b.Loop() {
+		c.Match("edge", e)
+	}
+}

@@ -1,0 +1,224 @@
+package envoy
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/ratelimitd/ratelimitd/internal/strategy"
+	"github.com/ratelimitd/ratelimitd/internal/yamlfile"
+)
+
+// Options say how to read files.
+type Options struct {
+	Merge       bool  // several files may configure one domain
+	MaxLogCount int64 // the greatest count of a sliding_window_log
+}
+
+// A Reader reads files into one configuration.
+type Reader struct {
+	Config   *Config
+	Warnings []string // what has no effect, where
+
+	o     Options
+	files map[string]string // of each domain, the file it is in
+}
+
+// NewReader returns a Reader that has read nothing yet.
+func NewReader(o Options) *Reader {
+	return &Reader{Config: &Config{domains: map[string]*node{}}, o: o, files: map[string]string{}}
+}
+
+// maxDepth is how deep descriptors may be nested.
+const maxDepth = 100
+
+// The keys of each place. As the service whose format this is knows all keys in
+// all places, one in another's place is a warning and no problem.
+var (
+	rootKeys       = []string{"domain", "descriptors"}
+	descriptorKeys = []string{"key", "value", "rate_limit", "descriptors", "shadow_mode", "detailed_metric", "value_to_metric", "share_threshold", "quota_mode", "metadata"}
+	limitKeys      = []string{"unit", "requests_per_unit", "unlimited", "name", "replaces", "unit_multiplier", "strategy", "burst"}
+	elsewhere      = slices.Concat(rootKeys, descriptorKeys, limitKeys)
+)
+
+// Read reads the file that n is the root of, and notes in it what is wrong.
+func (r *Reader) Read(name string, n yamlfile.Node) {
+	var domain, descriptors yamlfile.Node
+	r.mapping(name, n, map[string]func(yamlfile.Node){
+		"domain":      func(v yamlfile.Node) { domain = v },
+		"descriptors": func(v yamlfile.Node) { descriptors = v },
+	})
+	text := domain.Text()
+	if text == "" {
+		at := domain
+		if !at.Given() {
+			at = n
+		}
+		at.Problem(`no domain; give one, as in "domain: edge"`)
+		return
+	}
+	tree := r.Config.domains[text]
+	if other, ok := r.files[text]; ok && !r.o.Merge {
+		domain.Problem("domain %.64q is also that of %s; have one file for each, or allow to merge them", text, other)
+		tree = nil // so that what is wrong with the rest is found all the same
+	} else if !ok {
+		r.files[text] = name
+	}
+	if tree == nil {
+		tree = &node{}
+		if _, ok := r.Config.domains[text]; !ok {
+			r.Config.domains[text] = tree
+		}
+	}
+	r.descriptors(name, descriptors, tree, text, 0)
+}
+
+// mapping reads a mapping as n.Mapping does, and warns of keys that belong
+// elsewhere.
+func (r *Reader) mapping(name string, n yamlfile.Node, keys map[string]func(yamlfile.Node)) {
+	for _, k := range elsewhere {
+		if keys[k] == nil {
+			keys[k] = func(v yamlfile.Node) {
+				r.Warnings = append(r.Warnings, fmt.Sprintf("%s:%d: %s has no effect here", name, v.Line(), k))
+			}
+		}
+	}
+	n.Mapping(keys)
+}
+
+// descriptors reads a list of descriptors into tree, which is at path.
+func (r *Reader) descriptors(name string, n yamlfile.Node, tree *node, path string, depth int) {
+	if depth == maxDepth {
+		n.Problem("descriptors are nested more than %d deep", maxDepth)
+		return
+	}
+	n.Items(func(item yamlfile.Node) { r.descriptor(name, item, tree, path, depth) })
+}
+
+func (r *Reader) descriptor(name string, n yamlfile.Node, tree *node, path string, depth int) {
+	d := &descriptor{}
+	var key, limit, below, share yamlfile.Node
+	var shadow, quota, detailed bool
+	r.mapping(name, n, map[string]func(yamlfile.Node){
+		"key":             func(v yamlfile.Node) { key, d.Key = v, v.Text() },
+		"value":           func(v yamlfile.Node) { d.Value = v.Text() },
+		"rate_limit":      func(v yamlfile.Node) { limit = v },
+		"descriptors":     func(v yamlfile.Node) { below = v },
+		"shadow_mode":     func(v yamlfile.Node) { shadow = v.Bool() },
+		"quota_mode":      func(v yamlfile.Node) { quota = v.Bool() },
+		"detailed_metric": func(v yamlfile.Node) { detailed = v.Bool() },
+		"value_to_metric": func(v yamlfile.Node) { d.valueToMetric = v.Bool() },
+		"share_threshold": func(v yamlfile.Node) { share, d.shareThreshold = v, v.Bool() },
+		"metadata":        func(yamlfile.Node) {}, // notes for people and other programs
+	})
+	if d.Key == "" {
+		at := key
+		if !at.Given() {
+			at = n
+		}
+		at.Problem("a descriptor has a key; this one has none")
+		return
+	}
+	var b strings.Builder
+	b.WriteString(path)
+	appendMetric(&b, d.Key, d.Value)
+	path = b.String()
+
+	wildcard := strings.HasSuffix(d.Value, "*")
+	if d.shareThreshold && !wildcard {
+		share.Problem("share_threshold is for a value that ends with *; this one is %.64q", d.Value)
+	}
+	if tree.children[d.Entry] != nil {
+		key.Problem("descriptor %.128q is there twice", path)
+	}
+	if !limit.IsNull() {
+		if d.limit = r.limit(name, limit); d.limit != nil {
+			d.limit.metric, d.limit.detailed, d.limit.ShadowMode, d.limit.QuotaMode = path, detailed, shadow, quota
+		}
+	}
+	r.descriptors(name, below, &d.below, path, depth+1)
+	if tree.children == nil {
+		tree.children = map[Entry]*descriptor{}
+	}
+	tree.children[d.Entry] = d
+	if wildcard {
+		tree.wildcards = append(tree.wildcards, d)
+	}
+}
+
+func (r *Reader) limit(name string, n yamlfile.Node) *Limit {
+	var unit, unlimited, multiplier, algorithm, burst yamlfile.Node
+	var requests uint64
+	var ruleName string
+	var replaces []string
+	r.mapping(name, n, map[string]func(yamlfile.Node){
+		"unit":              func(v yamlfile.Node) { unit = v },
+		"requests_per_unit": func(v yamlfile.Node) { requests = v.Uint(1<<32 - 1) },
+		"unlimited":         func(v yamlfile.Node) { unlimited = v },
+		"name":              func(v yamlfile.Node) { ruleName = v.Text() },
+		"replaces": func(v yamlfile.Node) {
+			v.Items(func(item yamlfile.Node) { replaces = append(replaces, r.replaced(name, item)) })
+		},
+		"unit_multiplier": func(v yamlfile.Node) { multiplier = v },
+		"strategy":        func(v yamlfile.Node) { algorithm = v },
+		"burst":           func(v yamlfile.Node) { burst = v },
+	})
+	if slices.Contains(replaces, ruleName) && ruleName != "" {
+		n.Problem("%.64q replaces itself; name another in replaces", ruleName)
+	}
+	number := unitCalled(unit.Text())
+	if unlimited.Given() && unlimited.Bool() {
+		if number != 0 {
+			unit.Problem("unlimited, with a unit of %.32q: leave one of them out", unit.Text())
+		}
+		return &Limit{Unlimited: true, RuleName: ruleName, Replaces: replaces, Multiplier: 1}
+	}
+	if number == 0 {
+		at := unit
+		if !at.Given() {
+			at = n
+		}
+		at.Problem("unit %.32q is not known; use %s", unit.Text(), unitNames())
+		return nil
+	}
+	times, chosen, size := uint64(1), strategy.FixedWindow, uint64(0)
+	if !multiplier.IsNull() {
+		times = multiplier.Uint(1<<32 - 1)
+	}
+	if !algorithm.IsNull() {
+		var err error
+		if chosen, err = strategy.Parse(algorithm.Text()); err != nil {
+			algorithm.Problem("%v", err)
+			return nil
+		}
+	}
+	if !burst.IsNull() {
+		size = burst.Uint(strategy.MaxBurst)
+	}
+	l, err := newLimit(uint32(requests), number, uint32(times), chosen, size, r.o.MaxLogCount)
+	if err != nil {
+		n.Problem("%v", err)
+		return nil
+	}
+	l.RuleName, l.Replaces = ruleName, replaces
+	return l
+}
+
+// replaced returns the name that an item of replaces has.
+func (r *Reader) replaced(name string, n yamlfile.Node) (rule string) {
+	r.mapping(name, n, map[string]func(yamlfile.Node){"name": func(v yamlfile.Node) { rule = v.Text() }})
+	if rule == "" {
+		n.Problem(`what is replaced has a name, as in "- name: other"; this one has none`)
+	}
+	return rule
+}
+
+// unitCalled returns the unit of that name, in either case, or 0.
+func unitCalled(name string) Unit {
+	for u := range units {
+		if strings.EqualFold(units[u].name, name) {
+			return u
+		}
+	}
+	return 0
+}
