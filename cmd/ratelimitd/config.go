@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"reflect"
 	"regexp"
 	"slices"
@@ -24,7 +25,7 @@ import (
 // serve under their names with _ for -.
 type configFile struct {
 	file       *yamlfile.File
-	version    string // tells its contents from others
+	data       []byte
 	namespaces yamlfile.Node
 	flags      map[string]flagValue // by the flag's name
 }
@@ -43,8 +44,7 @@ func readConfigFile(name string, flags []*kong.Flag) (*configFile, error) {
 		return nil, fmt.Errorf("--config: %w", err)
 	}
 	file, root := yamlfile.Parse(name, data)
-	sum := sha256.Sum256(data)
-	f := &configFile{file: file, version: hex.EncodeToString(sum[:6]), flags: map[string]flagValue{}}
+	f := &configFile{file: file, data: data, flags: map[string]flagValue{}}
 	keys := map[string]func(yamlfile.Node){"namespaces": func(n yamlfile.Node) { f.namespaces = n }}
 	for _, flag := range flags {
 		if flag.Name == "config" || flag.Name == "help" {
@@ -65,9 +65,6 @@ func readConfigFile(name string, flags []*kong.Flag) (*configFile, error) {
 		}
 	}
 	root.Mapping(keys)
-	if len(bytes.TrimSpace(data)) == 0 {
-		f.version = "" // whoever writes it may have got no further yet
-	}
 	return f, nil
 }
 
@@ -84,24 +81,40 @@ func accepts(flag *kong.Flag, text string) error {
 }
 
 // BeforeResolve reads the file of --config, so that flags that are set neither
-// on the command line nor in the environment have their values from it.
+// on the command line nor in the environment have their values from it; and
+// those it does not set from the variables of Envoy's service, if they count.
 func (c *serveCmd) BeforeResolve(ctx *kong.Context, trace *kong.Path) error {
 	c.flags = trace.Command.Flags
-	at := slices.IndexFunc(c.flags, func(f *kong.Flag) bool { return f.Name == "config" })
-	name, _ := ctx.FlagValue(c.flags[at]).(string)
-	if name == "" {
-		return nil
+	value := func(name string) string {
+		at := slices.IndexFunc(c.flags, func(f *kong.Flag) bool { return f.Name == name })
+		text, _ := ctx.FlagValue(c.flags[at]).(string)
+		return text
 	}
-	var err error
-	if c.file, err = readConfigFile(name, c.flags); err != nil {
-		return err
+	if name := value("config"); name != "" {
+		var err error
+		if c.file, err = readConfigFile(name, c.flags); err != nil {
+			return err
+		}
+	}
+	_, ofEnvoy := os.LookupEnv("RUNTIME_ROOT")
+	if ofEnvoy || value("envoy-config-dir") != "" || c.file != nil && c.file.flags["envoy-config-dir"].text != "" {
+		c.envoy = readEnvoyEnvironment(os.LookupEnv)
 	}
 	ctx.AddResolver(kong.ResolverFunc(func(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, error) {
-		v, ok := c.file.flags[flag.Name]
-		if !ok || inEnvironment(flag) {
+		if inEnvironment(flag) {
 			return nil, nil //nolint:nilnil // that is how a resolver says that it has none
 		}
-		return v.text, nil
+		if c.file != nil {
+			if v, ok := c.file.flags[flag.Name]; ok {
+				return v.text, nil
+			}
+		}
+		if c.envoy != nil {
+			if text, ok := c.envoy.flags[flag.Name]; ok {
+				return text, nil
+			}
+		}
+		return nil, nil //nolint:nilnil // likewise
 	}))
 	return nil
 }
@@ -119,9 +132,23 @@ type flagError struct {
 // Error names the flag as on the command line.
 func (e flagError) Error() string { return "--" + e.flag + " " + e.problem }
 
-// policies returns the policies of the file, if there is one, and says all that
-// is wrong: with the flags, each where its value is from, and with the file.
-func (c *serveCmd) policies() (*policy.Config, error) {
+// A configuration is what may change while the daemon runs.
+type configuration struct {
+	server   *server.Config
+	version  string
+	warnings []string
+}
+
+// warn logs what has no effect.
+func (c *configuration) warn(logger *slog.Logger) {
+	for _, w := range c.warnings {
+		logger.Warn("in the configuration", "warning", w)
+	}
+}
+
+// configuration returns what the files configure, and says all that is wrong:
+// with the flags, each where its value is from, and with the files.
+func (c *serveCmd) configuration() (*configuration, error) {
 	var wrong []error
 	for _, e := range c.validate() {
 		if c.file != nil {
@@ -132,35 +159,79 @@ func (c *serveCmd) policies() (*policy.Config, error) {
 		}
 		wrong = append(wrong, e)
 	}
-	if c.file == nil {
-		return nil, errors.Join(wrong...)
+	config := &configuration{server: &server.Config{}}
+	versions := sha256.New()
+	if c.file != nil {
+		config.server.Policies = policy.Read(c.file.namespaces, c.MaxLogCount)
+		config.server.Text = string(c.file.data)
+		versions.Write(c.file.data)
+		wrong = append(wrong, c.file.file.Err())
 	}
-	policies := policy.Read(c.file.namespaces, c.MaxLogCount)
-	return policies, errors.Join(append(wrong, c.file.file.Err())...)
+	if c.envoy != nil {
+		wrong = append(wrong, c.envoy.wrong...)
+		for _, w := range c.envoy.warnings {
+			config.warnings = append(config.warnings, "the environment variable "+w+" has no effect here")
+		}
+	}
+	if c.Envoy.ConfigDir != "" {
+		files, err := readEnvoyFiles(c.Envoy.ConfigDir)
+		wrong = append(wrong, err)
+		reader := c.envoyReader()
+		for _, f := range files {
+			fmt.Fprintf(versions, "%s %d ", f.name, len(f.data))
+			versions.Write(f.data)
+			file, root := yamlfile.Parse(f.name, f.data)
+			reader.Read(f.name, root)
+			wrong = append(wrong, file.Err())
+		}
+		if err == nil && len(files) == 0 {
+			config.warnings = append(config.warnings, "there is no *.yaml file in "+c.Envoy.ConfigDir)
+		}
+		config.server.Envoy = reader.Config
+		config.warnings = append(config.warnings, reader.Warnings...)
+	}
+	config.version = hex.EncodeToString(versions.Sum(nil)[:6])
+	return config, errors.Join(wrong...)
 }
 
-// reload reads the file anew, and returns its version and, unless that is seen,
-// what puts it in force on s.
+// configDirs lists the directories where a change may be one of configuration.
+// There are none if nothing is configured by files.
+func (c *serveCmd) configDirs() []string {
+	var dirs []string
+	if c.Config != "" {
+		dirs = append(dirs, filepath.Dir(c.Config))
+	}
+	if dir := c.Envoy.ConfigDir; dir != "" {
+		dirs = append(dirs, dir, filepath.Dir(dir))
+		if root := os.Getenv("RUNTIME_ROOT"); root != "" {
+			dirs = append(dirs, filepath.Dir(filepath.Clean(root))) // where a link to another version is put
+		}
+	}
+	slices.Sort(dirs)
+	return slices.Compact(dirs)
+}
+
+// reload reads the files anew, and returns their version and, unless that is
+// seen, what puts them in force on s.
 func (c *serveCmd) reload(seen string, s *server.Server, logger *slog.Logger) (version string, apply func(), err error) {
 	now := *c
-	if now.file, err = readConfigFile(c.Config, c.flags); err != nil {
-		return "", nil, err
+	if c.Config != "" {
+		if now.file, err = readConfigFile(c.Config, c.flags); err != nil {
+			return "", nil, err
+		}
+		if len(bytes.TrimSpace(now.file.data)) == 0 { // whoever writes it may have got no further yet
+			return "", nil, fmt.Errorf("%s is empty; to configure nothing, have it say \"namespaces: {}\"", c.Config)
+		}
 	}
-	version = now.file.version
-	if version == "" {
-		return "", nil, fmt.Errorf("%s is empty; to configure nothing, have it say \"namespaces: {}\"", c.Config)
+	config, err := now.configuration()
+	if err != nil || config.version == seen {
+		return config.version, nil, err
 	}
-	if version == seen {
-		return version, nil, nil
-	}
-	policies, err := now.policies()
-	if err != nil {
-		return version, nil, err
-	}
-	return version, func() {
-		s.SetConfig(&server.Config{Policies: policies})
+	return config.version, func() {
+		s.SetConfig(config.server)
+		config.warn(logger)
 		for _, flag := range c.flags {
-			if c.file.flags[flag.Name].text != now.file.flags[flag.Name].text {
+			if c.file != nil && c.file.flags[flag.Name].text != now.file.flags[flag.Name].text {
 				logger.Warn("this change of the configuration needs a restart", "key", keyOf(flag.Name))
 			}
 		}

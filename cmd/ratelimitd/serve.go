@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"sync"
 	"syscall"
 	"time"
@@ -29,15 +28,18 @@ type serveCmd struct {
 	Config       string `type:"path" placeholder:"FILE" help:"A YAML file of namespaces and their policies, which are read anew when it changes or on SIGHUP. It may also set these flags, under their names with _ for -; the command line and the environment win over it."`
 	PoliciesOnly bool   `help:"Refuse requests that bring limits of their own: only the policies of the configuration decide."`
 
+	Envoy envoyFlags `embed:"" prefix:"envoy-" group:"Envoy's rate limit service:"`
+
 	storeFlags `embed:""`
 
 	DrainTimeout time.Duration `default:"10s" help:"The longest that a shutdown waits for calls under way."`
 	LogLevel     string        `enum:"debug,info,warn,error" default:"info" help:"Log what is of this level or above: debug, info, warn or error."`
 	LogFormat    string        `enum:"text,json" default:"text" help:"Log lines for people (text) or for machines (json)."`
 
-	file  *configFile  `kong:"-"` // what Config names, or nil
-	flags []*kong.Flag `kong:"-"` // all of the above
-	given []string     `kong:"-"` // the names of those that were set somewhere
+	file  *configFile       `kong:"-"` // what Config names, or nil
+	envoy *envoyEnvironment `kong:"-"` // nil: its variables do not count
+	flags []*kong.Flag      `kong:"-"` // all of the above
+	given []string          `kong:"-"` // the names of those that were set somewhere
 }
 
 // Help is shown by "ratelimitd serve --help".
@@ -58,7 +60,7 @@ answered, and it exits with 0. SIGHUP has it read its configuration anew.`
 
 // Run serves until ctx ends.
 func (c *serveCmd) Run(ctx context.Context, logTo stderrWriter) error {
-	policies, err := c.policies()
+	config, err := c.configuration()
 	if err != nil {
 		return err
 	}
@@ -84,7 +86,8 @@ func (c *serveCmd) Run(ctx context.Context, logTo stderrWriter) error {
 		StoreName:    c.Store,
 		OnError:      policy.OnError(c.OnError),
 		Fallback:     fallback,
-		Config:       &server.Config{Policies: policies},
+		Config:       config.server,
+		Envoy:        c.Envoy.options(),
 		PoliciesOnly: c.PoliciesOnly,
 		MaxLogCount:  c.MaxLogCount,
 		DrainTimeout: c.DrainTimeout,
@@ -102,12 +105,13 @@ func (c *serveCmd) Run(ctx context.Context, logTo stderrWriter) error {
 	hangups := make(chan os.Signal, 1)
 	signal.Notify(hangups, syscall.SIGHUP)
 	defer signal.Stop(hangups)
-	if c.file != nil {
-		logger.Info("the configuration is in force", "file", c.Config, "version", c.file.version)
+	if dirs := c.configDirs(); dirs != nil {
+		config.warn(logger)
+		logger.Info("the configuration is in force", "version", config.version)
 		w := reload.New(reload.Options{
-			Dirs:     []string{filepath.Dir(c.Config)},
+			Dirs:     dirs,
 			Load:     func(seen string) (string, func(), error) { return c.reload(seen, s, logger) },
-			Version:  c.file.version,
+			Version:  config.version,
 			Logger:   logger,
 			Registry: registry,
 		})

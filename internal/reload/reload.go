@@ -79,6 +79,8 @@ func New(o Options) *Watcher {
 func (w *Watcher) Run(ctx context.Context, told <-chan os.Signal) {
 	events, failures, stop := w.notices()
 	defer stop()
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
 	settled := time.NewTimer(lookEvery)
 	defer settled.Stop()
 	for {
@@ -89,13 +91,13 @@ func (w *Watcher) Run(ctx context.Context, told <-chan os.Signal) {
 			w.look(true)
 		case <-events:
 			settled.Reset(quiet)
-			continue
 		case err := <-failures: // some notices may be lost
 			w.o.Logger.Warn("watching the configuration's files", "error", err)
 		case <-settled.C:
 			w.look(false)
+		case <-tick.C: // also where it never settles
+			w.look(false)
 		}
-		settled.Reset(lookEvery)
 	}
 }
 

@@ -243,6 +243,20 @@ func (n Node) Mapping(keys map[string]func(Node)) {
 	})
 }
 
+// Has reports whether n is a mapping that has a key.
+func (n Node) Has(key string) bool {
+	y := n.resolved()
+	if y == nil || y.Kind != yaml.MappingNode {
+		return false
+	}
+	for i := 0; i < len(y.Content); i += 2 {
+		if y.Content[i].Value == key {
+			return true
+		}
+	}
+	return false
+}
+
 // Pairs calls f for each key and value of the mapping n, in the file's order,
 // with those it merges in (<<) last. A key that is there twice is a problem.
 // Null is an empty mapping.
