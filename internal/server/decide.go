@@ -85,7 +85,9 @@ func (s *Server) answer(ctx context.Context, r *store.Request, res *store.Result
 	if res.Err != nil {
 		return s.answerFailure(ctx, r, res.Err)
 	}
-	s.failure.recovered(s.logger)
+	if !res.Repeated && r.Counts() {
+		s.failure.recovered(s.logger)
+	}
 	s.metrics.checked(r.Limits, res.Statuses)
 	response := newResponse(r, &res.Decision)
 	switch response.GetReason() {
