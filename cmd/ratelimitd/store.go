@@ -101,7 +101,7 @@ func (f *storeFlags) openMemory(registry *prometheus.Registry) (store.Store, err
 	return s, nil
 }
 
-func (f *storeFlags) openRemote(registry *prometheus.Registry) (store.Store, error) {
+func (f *storeFlags) openRemote(registry *prometheus.Registry) (breaker.Store, error) {
 	if f.Store == "redis" {
 		return f.openRedis()
 	}
@@ -113,7 +113,7 @@ func (f *storeFlags) openRemote(registry *prometheus.Registry) (store.Store, err
 	return s, nil
 }
 
-func (f *storeFlags) openRedis() (store.Store, error) {
+func (f *storeFlags) openRedis() (breaker.Store, error) {
 	r := &f.Redis
 	return redis.New(redis.Options{
 		URLs:             r.URL,

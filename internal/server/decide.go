@@ -107,7 +107,9 @@ func (s *Server) answer(ctx context.Context, ns *policy.Namespace, r *store.Requ
 	if res.Err != nil {
 		return s.answerFailure(ctx, ns, r, res.Err, made)
 	}
-	s.failure.recovered(s.logger)
+	if !res.Repeated && r.Counts() {
+		s.failure.recovered(s.logger)
+	}
 	s.metrics.checked(r.Limits, res.Statuses)
 	response := made.to(r, &res.Decision)
 	switch response.GetReason() {

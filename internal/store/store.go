@@ -41,9 +41,10 @@ type Store interface {
 	Close() error
 }
 
-// ErrContended is, or is wrapped by, the error of a request that a store could
-// not decide because others kept writing its counters. The store is well.
-var ErrContended = errors.New("others keep writing the same counters")
+// ErrCounters is wrapped by the error of a request that a store could not
+// decide because of the counters themselves: others keep writing them, or what
+// is there is something else. The store may be well.
+var ErrCounters = errors.New("these counters can not be used now")
 
 // CallerGone returns the error with which ctx has ended, or is about to as its
 // deadline has passed: what failed by then says nothing of the store.
@@ -82,4 +83,8 @@ func (r *Request) Counts() bool {
 type Result struct {
 	strategy.Decision
 	Err error // if not nil, the decision means nothing
+
+	// Repeated is whether the decision is one made before, for which the store
+	// was not asked again: it says nothing of how the store is.
+	Repeated bool
 }

@@ -1,11 +1,15 @@
-// Package breaker stops asking a store that keeps failing, so that its callers
-// get their answer at once and the store gets room to recover.
+// Package breaker stops asking a server that keeps failing, so that its callers
+// get their answer at once and the server gets room to recover. Each server of
+// a store has a circuit of its own: one that is gone costs the keys of the
+// others nothing.
 package breaker
 
 import (
 	"context"
 	"errors"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sony/gobreaker/v2"
@@ -14,38 +18,63 @@ import (
 )
 
 // ErrOpen is the error of requests that the store was not asked.
-var ErrOpen = errors.New("the store has kept failing and is not asked until it had time to recover")
+var ErrOpen = errors.New("the server has kept failing and is not asked until it had time to recover")
 
 const (
-	// The breaker opens when all of the calls that came back in the last
+	// A circuit opens when all of the calls that came back in the last
 	// interval failed, and they are tripAll or more; or when at least three in
-	// four did, tripMost or more. A store that is gone is given up within an
-	// interval. One that pauses for a moment is not; nor is one that has a
-	// third of its servers gone, as long as there is some traffic.
+	// four did, tripMost or more. A server that is gone is given up within an
+	// interval. One that pauses for a moment is not, as long as there is some
+	// traffic.
 	tripAll  = 5
 	tripMost = 20
 	interval = 500 * time.Millisecond
 	bucket   = 100 * time.Millisecond // the interval moves on by so much at a time
-	// Once open, it asks the store one call after so long. Each costs one
-	// caller the store's timeout; and a store that only paused, as many do for
-	// 50 ms or so, is used again soon.
+	// Once open, it lets one call through after so long. Each costs one caller
+	// the store's timeout; and a server that only paused, as many do for 50 ms
+	// or so, is used again soon.
 	probeAfter = 250 * time.Millisecond
+	// forgetAfter is when an open circuit is dropped that no call has probed:
+	// the server may have left the cluster for good.
+	forgetAfter = 10 * time.Second
+	// maxCircuits is more servers than a cluster has. Those that it had before
+	// are forgotten when there are as many.
+	maxCircuits = 1000
 )
 
-// A Breaker is a store.Store in front of another. While closed it passes all
-// calls on. When the store keeps failing it opens: decisions then fail with
-// ErrOpen, but for four calls a second, of which one that succeeds closes it.
-//
-// A call fails if none of its requests could be decided, and its caller is
-// still there. That others keep writing the same counters says nothing.
-type Breaker struct {
+// A Store is a store whose servers may fail each on its own.
+type Store interface {
 	store.Store
-	circuit *gobreaker.TwoStepCircuitBreaker[struct{}]
+
+	// ServerOf names the server that r, which counts, would be asked of.
+	ServerOf(ctx context.Context, r *store.Request) string
 }
 
-// New returns a closed breaker in front of s, which it owns.
-func New(s store.Store) *Breaker {
-	return &Breaker{Store: s, circuit: gobreaker.NewTwoStepCircuitBreaker[struct{}](gobreaker.Settings{
+// A Breaker is a store.Store in front of another. While the circuit of a server
+// is closed, it passes on what is for the server. When the server keeps
+// failing the circuit opens: decisions then fail with ErrOpen, but for four
+// calls a second, of which one that succeeds closes it.
+//
+// A call fails at a server if none of its requests could be decided there, and
+// its caller is still there. What fails for its counters alone says nothing.
+type Breaker struct {
+	Store
+
+	mu       sync.Mutex // protects the following
+	circuits map[string]*circuit
+}
+
+// New returns a Breaker in front of s, which it owns. All circuits are closed.
+func New(s Store) *Breaker { return &Breaker{Store: s, circuits: map[string]*circuit{}} }
+
+// A circuit is that of one server.
+type circuit struct {
+	*gobreaker.TwoStepCircuitBreaker[struct{}]
+	failed atomic.Int64 // when a call last failed, in nanoseconds since the Unix epoch
+}
+
+func newCircuit() *circuit {
+	return &circuit{TwoStepCircuitBreaker: gobreaker.NewTwoStepCircuitBreaker[struct{}](gobreaker.Settings{
 		Interval:     interval,
 		BucketPeriod: bucket,
 		Timeout:      probeAfter,
@@ -57,55 +86,142 @@ func New(s store.Store) *Breaker {
 	})}
 }
 
-// IsOpen reports whether decisions fail without the store being asked.
-func (b *Breaker) IsOpen() bool { return b.circuit.State() != gobreaker.StateClosed }
+func (b *Breaker) circuitOf(server string) *circuit {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	c := b.circuits[server]
+	if c == nil {
+		if len(b.circuits) >= maxCircuits {
+			clear(b.circuits)
+		}
+		c = newCircuit()
+		b.circuits[server] = c
+	}
+	return c
+}
 
-// errSaysNothing stands for a call that says nothing of how the store is.
-var errSaysNothing = errors.New("the call says nothing of the store")
+// Open returns how many servers are not asked.
+func (b *Breaker) Open() (n int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for server, c := range b.circuits {
+		switch {
+		case c.State() == gobreaker.StateClosed:
+		case time.Now().UnixNano()-c.failed.Load() > int64(forgetAfter):
+			delete(b.circuits, server)
+		default:
+			n++
+		}
+	}
+	return n
+}
 
-// Decide has the store decide, or fails all requests with ErrOpen.
+// errSaysNothing stands for a call that says nothing of how the server is.
+var errSaysNothing = errors.New("the call says nothing of the server")
+
+// A part is what one call has for one server.
+type part struct {
+	server  string
+	circuit *circuit
+	done    func(error) // nil if the circuit is open
+	decided bool        // whether a request was
+	err     error       // why another was not
+}
+
+// Decide has the store decide, but fails with ErrOpen what is for a server
+// whose circuit is open.
 func (b *Breaker) Decide(ctx context.Context, requests []store.Request, results []store.Result) {
-	if !slices.ContainsFunc(requests, counts) {
+	parts, of := b.split(ctx, requests)
+	answered := false // or else Decide panics
+	defer func() {
+		gone := store.CallerGone(ctx) != nil
+		for i := range parts {
+			parts[i].finish(answered, gone)
+		}
+	}()
+	b.decide(ctx, requests, results, func(i int) bool { return of[i] >= 0 && parts[of[i]].done == nil })
+	answered = true
+	for i := range results {
+		if of[i] >= 0 {
+			parts[of[i]].note(results[i].Err)
+		}
+	}
+}
+
+// split returns the parts that requests have, and which of them each is of: -1
+// is none. What asks the store nothing is decided however it is.
+func (b *Breaker) split(ctx context.Context, requests []store.Request) (parts []part, of []int) {
+	of = make([]int, len(requests))
+	for i := range requests {
+		if of[i] = -1; !requests[i].Counts() {
+			continue
+		}
+		server := b.ServerOf(ctx, &requests[i])
+		of[i] = slices.IndexFunc(parts, func(p part) bool { return p.server == server })
+		if of[i] < 0 {
+			of[i] = len(parts)
+			p := part{server: server, circuit: b.circuitOf(server)}
+			p.done, _ = p.circuit.Allow()
+			parts = append(parts, p)
+		}
+	}
+	return parts, of
+}
+
+// decide has the store decide the requests that are not refused.
+func (b *Breaker) decide(ctx context.Context, requests []store.Request, results []store.Result, refused func(int) bool) {
+	var rest []int // nil: all
+	for i := range requests {
+		switch {
+		case refused(i):
+			results[i].Err = ErrOpen
+			if rest == nil {
+				rest = make([]int, i, len(requests))
+				for j := range rest {
+					rest[j] = j
+				}
+			}
+		case rest != nil:
+			rest = append(rest, i)
+		}
+	}
+	if rest == nil {
 		b.Store.Decide(ctx, requests, results)
 		return
 	}
-	done, err := b.circuit.Allow()
-	if err != nil {
-		for i := range requests {
-			if counts(requests[i]) {
-				results[i].Err = ErrOpen
-			} else {
-				b.Store.Decide(ctx, requests[i:i+1], results[i:i+1])
-			}
-		}
+	if len(rest) == 0 {
 		return
 	}
-	err = errSaysNothing // if Decide panics
-	defer func() { done(err) }()
-	b.Store.Decide(ctx, requests, results)
-	err = outcome(ctx, requests, results)
+	some, someResults := make([]store.Request, len(rest)), make([]store.Result, len(rest))
+	for j, i := range rest {
+		some[j], someResults[j] = requests[i], results[i]
+	}
+	b.Store.Decide(ctx, some, someResults)
+	for j, i := range rest {
+		results[i] = someResults[j]
+	}
 }
 
-// counts reports whether r asks the store anything: what does not says nothing
-// of it, and is decided however it is.
-func counts(r store.Request) bool { return r.Counts() }
+// note takes notice of a result.
+func (p *part) note(err error) {
+	switch {
+	case err == nil:
+		p.decided = true
+	case !errors.Is(err, store.ErrCounters):
+		p.err = err
+	}
+}
 
-// outcome returns the error of a call that failed, or nil.
-func outcome(ctx context.Context, requests []store.Request, results []store.Result) error {
-	var first error
-	for i := range results {
-		if !counts(requests[i]) {
-			continue
-		}
-		if results[i].Err == nil {
-			return nil
-		}
-		if first == nil {
-			first = results[i].Err
-		}
+// finish tells the circuit how its server did.
+func (p *part) finish(answered, callerGone bool) {
+	switch {
+	case p.done == nil:
+	case answered && p.decided:
+		p.done(nil)
+	case !answered || callerGone || p.err == nil:
+		p.done(errSaysNothing)
+	default:
+		p.circuit.failed.Store(time.Now().UnixNano())
+		p.done(p.err)
 	}
-	if store.CallerGone(ctx) != nil || errors.Is(first, store.ErrContended) {
-		return errSaysNothing
-	}
-	return first
 }

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -27,6 +26,9 @@ type flakyStore struct {
 	fails int
 	err   error // errDown if nil
 }
+
+// ServerOf takes the identifier for the server.
+func (*flakyStore) ServerOf(_ context.Context, r *store.Request) string { return r.Identifier }
 
 func (s *flakyStore) Decide(_ context.Context, _ []store.Request, results []store.Result) {
 	s.calls.Add(1)
@@ -62,8 +64,8 @@ func TestOpensProbesAndCloses(t *testing.T) {
 				t.Fatalf("while open: %v, want ErrOpen", err)
 			}
 		}
-		if n := s.calls.Load(); n != tripAll || !b.IsOpen() || testutil.ToFloat64(b.Collector()) != 1 {
-			t.Errorf("the store was asked %d times and the breaker is open: %t", n, b.IsOpen())
+		if n := s.calls.Load(); n != tripAll || b.Open() == 0 || testutil.ToFloat64(b.Collector()) != 1 {
+			t.Errorf("the store was asked %d times and the breaker is open: %t", n, b.Open() > 0)
 		}
 
 		time.Sleep(probeAfter + time.Millisecond)
@@ -81,7 +83,7 @@ func TestOpensProbesAndCloses(t *testing.T) {
 				t.Errorf("after the store came back: %v", err)
 			}
 		}
-		if b.IsOpen() || testutil.ToFloat64(b.Collector()) != 0 {
+		if b.Open() > 0 || testutil.ToFloat64(b.Collector()) != 0 {
 			t.Error("the breaker is still open")
 		}
 	})
@@ -96,12 +98,12 @@ func TestOpensWhenMostFail(t *testing.T) {
 		}
 		s.fails = 1
 		for i := range 300 {
-			if b.IsOpen() {
+			if b.Open() > 0 {
 				t.Fatalf("open after %d failures and 100 successes", i)
 			}
 			_ = call(t.Context(), b, 1)
 		}
-		if !b.IsOpen() {
+		if b.Open() == 0 {
 			t.Error("closed though three in four calls failed")
 		}
 	})
@@ -126,30 +128,69 @@ func TestUnlimited(t *testing.T) {
 			}
 		}
 	}
-	if !b.IsOpen() {
+	if b.Open() == 0 {
 		t.Error("what says nothing of the store closed the breaker")
 	}
 }
 
-// TestOneServerOfThree has a third of the calls fail, as when one of three
-// servers is gone.
+// threeServers is a store of which one server, b, is down.
+type threeServers struct {
+	flakyStore
+	asked map[string]int
+}
+
+func (s *threeServers) Decide(_ context.Context, requests []store.Request, results []store.Result) {
+	for i := range requests {
+		s.asked[requests[i].Identifier]++
+		if results[i].Err = nil; requests[i].Identifier == "b" {
+			results[i].Err = errDown
+		}
+	}
+}
+
+// TestOneServerOfThree has one of three servers gone: what is for the others,
+// in the same call or another, is decided as ever.
 func TestOneServerOfThree(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := &flakyStore{}
+		s := &threeServers{asked: map[string]int{}}
 		b := New(s)
-		random := rand.New(rand.NewPCG(1, 2))
-		for i := range 100_000 {
-			s.fails = 0
-			if i >= 10_000 { // half a second
-				s.fails = max(0, random.IntN(3)-1)
+		limits := []strategy.Limit{{Rate: rate.Rate{Count: 1, Period: time.Hour}}}
+		for i := range 1000 {
+			requests := []store.Request{
+				{Identifier: "a", Limits: limits}, {Identifier: "b", Limits: limits}, {Limits: []strategy.Limit{{Rate: rate.Rate{Count: rate.Unlimited}}}},
+				{Identifier: "c", Limits: limits}, {Identifier: "b", Limits: limits},
 			}
-			_ = call(t.Context(), b, 1)
-			time.Sleep(50 * time.Microsecond)
+			results := make([]store.Result, len(requests))
+			b.Decide(t.Context(), requests, results)
+			want := errDown
+			if i >= tripAll {
+				want = ErrOpen
+			}
+			for j, want := range []error{nil, want, nil, nil, want} {
+				if !errors.Is(results[j].Err, want) {
+					t.Fatalf("call %d, request %d: %v, want %v", i, j, results[j].Err, want)
+				}
+			}
 		}
-		if b.IsOpen() || s.calls.Load() != 100_000 {
-			t.Errorf("the store was asked %d times of 100000", s.calls.Load())
+		if s.asked["a"] != 1000 || s.asked["b"] != 2*tripAll || s.asked["c"] != 1000 || b.Open() != 1 {
+			t.Errorf("the servers were asked %v times, and %d circuits are open", s.asked, b.Open())
+		}
+		time.Sleep(forgetAfter + time.Second)
+		if b.Open() != 0 {
+			t.Error("a server that nobody asks any more is still counted")
 		}
 	})
+}
+
+// TestCircuitsAreBounded has far more servers than a cluster has.
+func TestCircuitsAreBounded(t *testing.T) {
+	b := New(&flakyStore{})
+	for i := range 3 * maxCircuits {
+		b.Decide(t.Context(), []store.Request{{Identifier: fmt.Sprint(i), Limits: []strategy.Limit{{Rate: rate.Rate{Count: 1, Period: time.Hour}}}}}, make([]store.Result, 1))
+	}
+	if n := len(b.circuits); n > maxCircuits {
+		t.Errorf("%d circuits", n)
+	}
 }
 
 // TestWhatIsNoFailure calls a breaker often in ways that must not open it.
@@ -168,19 +209,19 @@ func TestWhatIsNoFailure(t *testing.T) {
 		"callers that are gone":         {cancelled, 1, 1, nil},
 		"callers whose time is up":      {late, 1, 1, nil},
 		"calls that ask nothing at all": {cancelled, 2, 0, nil},
-		"counters that many write":      {t.Context(), 1, 1, fmt.Errorf("a conflict: %w", store.ErrContended)},
+		"counters that many write":      {t.Context(), 1, 1, fmt.Errorf("a conflict: %w", store.ErrCounters)},
 	} {
 		b := New(&flakyStore{fails: tt.fails, err: tt.err})
 		for range 100 {
 			_ = call(tt.ctx, b, tt.requests)
 		}
-		if b.IsOpen() {
+		if b.Open() > 0 {
 			t.Errorf("%s open the breaker", name)
 		}
 	}
 }
 
-type panickingStore struct{ store.Store }
+type panickingStore struct{ *flakyStore }
 
 func (panickingStore) Decide(context.Context, []store.Request, []store.Result) { panic("a defect") }
 

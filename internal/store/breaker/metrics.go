@@ -6,11 +6,6 @@ import "github.com/prometheus/client_golang/prometheus"
 func (b *Breaker) Collector() prometheus.Collector {
 	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "ratelimitd_store_breaker_open",
-		Help: "1 while the store is not asked because it keeps failing, but for four probes a second; else 0.",
-	}, func() float64 {
-		if b.IsOpen() {
-			return 1
-		}
-		return 0
-	})
+		Help: "How many servers of the store are not asked because they keep failing, but for four probes a second each.",
+	}, func() float64 { return float64(b.Open()) })
 }

@@ -48,6 +48,12 @@ type Options struct {
 //
 // What a cached answer says of limits that did not deny is as of when the store
 // was last asked.
+//
+// Named limits that are sent with two rates at once are one counter, which
+// drains at the rate of whoever consumes: so the other rate may bring forward
+// the instant until which this one denies. A denial is dropped when this
+// process consumes so. When another process does, or does while the denial is
+// on its way here, it may stand for the TTL at most.
 type Cache struct {
 	store.Store
 	ttl    time.Duration
@@ -99,6 +105,7 @@ func (c *Cache) Decide(ctx context.Context, requests []store.Request, results []
 	open := make([]int, 0, len(requests)) // the indices that memory does not answer
 	resets := make([]uint64, 0, len(requests))
 	for i := range requests {
+		results[i].Repeated = false
 		known, seen := c.answer(&requests[i], &results[i], now)
 		if !known {
 			open, resets = append(open, i), append(resets, seen)
@@ -120,7 +127,7 @@ func (c *Cache) Decide(ctx context.Context, requests []store.Request, results []
 		}
 	}
 	for j, i := range open {
-		c.learn(&requests[i], &results[i], now, resets[j])
+		c.learn(ctx, &requests[i], &results[i], now, resets[j])
 	}
 }
 
@@ -144,7 +151,7 @@ func (c *Cache) answer(r *store.Request, res *store.Result, now time.Duration) (
 }
 
 // learn takes notice of what the store, asked at an instant, says of r.
-func (c *Cache) learn(r *store.Request, res *store.Result, asked time.Duration, resets uint64) {
+func (c *Cache) learn(ctx context.Context, r *store.Request, res *store.Result, asked time.Duration, resets uint64) {
 	sh := c.shard(r)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
@@ -152,11 +159,14 @@ func (c *Cache) learn(r *store.Request, res *store.Result, asked time.Duration, 
 	switch {
 	case res.Err != nil:
 		if d, now := sh.denials[id], c.now(); d.answers(r, now) {
+			if d.asked < asked && store.CallerGone(ctx) != nil {
+				d.askAgain = now // this caller was to ask, and left: so the next is
+			}
 			sh.hits++
 			d.repeat(res, now)
 		}
 	case res.Allowed:
-		if d := sh.denials[id]; d != nil && r.Cost > 0 && d.sameAs(r) {
+		if d := sh.denials[id]; d != nil && r.Cost > 0 && (d.sameAs(r) || !r.DryRun && d.redefinedBy(r)) {
 			delete(sh.denials, id)
 		}
 	case resets == sh.resets:
@@ -210,10 +220,18 @@ func (d *denial) sameAs(r *store.Request) bool {
 	return d.cost == r.Cost && slices.Equal(d.limits, r.Limits)
 }
 
+// redefinedBy reports whether r has one of d's counters with another rate, and
+// so may have moved the instant until which d denies.
+func (d *denial) redefinedBy(r *store.Request) bool {
+	return slices.ContainsFunc(r.Limits, func(l strategy.Limit) bool {
+		return slices.ContainsFunc(d.limits, func(of strategy.Limit) bool { return l != of && l.SameCounter(&of) })
+	})
+}
+
 // repeat sets res to the denial as it is at now.
 func (d *denial) repeat(res *store.Result, now time.Duration) {
 	age := (now - d.asked).Truncate(time.Microsecond)
-	res.Err = nil
+	res.Err, res.Repeated = nil, true
 	res.Decision = strategy.Decision{RetryAfter: older(d.decision.RetryAfter, age), Statuses: append(res.Statuses[:0], d.decision.Statuses...)}
 	for i := range res.Statuses {
 		st := &res.Statuses[i]

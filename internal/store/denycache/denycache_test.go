@@ -146,6 +146,53 @@ func TestDenialIsRepeated(t *testing.T) {
 	}
 }
 
+// TestTwoRates has one named limit sent with two rates: what one of them
+// consumes may free the other sooner.
+func TestTwoRates(t *testing.T) {
+	c, counting, set := newCache(t, Options{TTL: time.Hour})
+	slow := storetest.Limit(t, strategy.Spec{Rate: "1/h", Name: "api", Strategy: strategy.TokenBucket})
+	fast := storetest.Limit(t, strategy.Spec{Rate: "100/s", Name: "api", Strategy: strategy.TokenBucket})
+	other := storetest.Limit(t, strategy.Spec{Rate: "100/s", Name: "other", Strategy: strategy.TokenBucket})
+	ask(t, c, "alice", 1, slow)
+	set(time.Second)
+	ask(t, c, "alice", 1, slow)
+	counting.asked.Store(0)
+	ask(t, c, "alice", 1, other)
+	if ask(t, c, "alice", 1, slow); counting.asked.Load() != 1 {
+		t.Error("another limit made the denial forgotten")
+	}
+	ask(t, c, "alice", 1, fast) // drains what the slow one had counted
+	if ask(t, c, "alice", 1, slow); counting.asked.Load() != 3 {
+		t.Errorf("the store was asked %d times, want it asked again after the limit's other rate", counting.asked.Load())
+	}
+}
+
+// TestWhoAsksLeaves has the one caller leave who was sent to ask again: the
+// next is sent.
+func TestWhoAsksLeaves(t *testing.T) {
+	c, counting, set := newCache(t, Options{TTL: time.Second})
+	limit := storetest.Limit(t, strategy.Spec{Rate: "1/h"})
+	ask(t, c, "alice", 1, limit)
+	ask(t, c, "alice", 1, limit)
+	set(2 * time.Second)
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	counting.fails.Store(true)
+	results := make([]store.Result, 1)
+	c.Decide(gone, []store.Request{{Namespace: "test", Identifier: "alice", Limits: []strategy.Limit{limit}, Cost: 1}}, results)
+	counting.fails.Store(false)
+	counting.asked.Store(0)
+	if !results[0].Repeated {
+		t.Error("the denial that stands is not said to be repeated")
+	}
+	if ask(t, c, "alice", 1, limit); counting.asked.Load() != 1 {
+		t.Error("the next caller was not sent to ask")
+	}
+	if ask(t, c, "alice", 1, limit); counting.asked.Load() != 1 {
+		t.Error("two were sent to ask")
+	}
+}
+
 func TestStoreIsAskedOnceATTL(t *testing.T) {
 	c, counting, set := newCache(t, Options{TTL: time.Second})
 	l := storetest.Limit(t, strategy.Spec{Rate: "1/h"})

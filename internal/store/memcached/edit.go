@@ -38,7 +38,7 @@ type edit struct {
 }
 
 var (
-	errConflict = fmt.Errorf("another write came between: %w", store.ErrContended)
+	errConflict = fmt.Errorf("%w: another write came between", store.ErrCounters)
 	errSilent   = errors.New("no answer yet")
 )
 
@@ -55,7 +55,7 @@ func (s *Store) run(ctx context.Context, edits []*edit) {
 			e := edits[0]
 			waited, err := s.turns.take(ctx, e.key)
 			if err != nil {
-				e.err = fmt.Errorf("memcached %s: %w: %w, after waiting for other writers of %q", e.server.addr, store.ErrContended, err, e.key)
+				e.err = fmt.Errorf("memcached %s: %w: %w, after waiting for other writers of %q", e.server.addr, store.ErrCounters, err, e.key)
 				return
 			}
 			defer s.turns.leave(e.key)
@@ -179,7 +179,7 @@ func writeError(err error, it *memcache.Item) error {
 	case errors.Is(err, memcache.ErrNotStored), errors.Is(err, memcache.ErrCASConflict), errors.Is(err, memcache.ErrCacheMiss):
 		return errConflict
 	case err != nil && strings.Contains(err.Error(), "too large"):
-		return fmt.Errorf("the counters of %q take %d bytes, more than the server takes in one item: have sliding_window_log limits of lower counts, or run memcached with a greater -I: %w", it.Key, len(it.Value), err)
+		return fmt.Errorf("the counters of %q take %d bytes, more than the server takes in one item: have sliding_window_log limits of lower counts, or run memcached with a greater -I: %w: %w", it.Key, len(it.Value), store.ErrCounters, err)
 	default:
 		return err
 	}

@@ -19,6 +19,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -181,7 +182,16 @@ func (s *Store) edit(r *store.Request) *edit {
 	return &edit{key: key, server: pick(s.servers, key)}
 }
 
-// Health reports which servers do not answer.
+// ServerOf returns the address of the server that has the counters of r.
+func (s *Store) ServerOf(_ context.Context, r *store.Request) string {
+	if len(s.servers) == 1 {
+		return s.servers[0].addr
+	}
+	return s.edit(r).server.addr
+}
+
+// Health reports which servers do not answer, if it is more than half of them:
+// with fewer, most identifiers are still counted.
 func (s *Store) Health(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
@@ -189,7 +199,11 @@ func (s *Store) Health(ctx context.Context) error {
 	for i, server := range s.servers {
 		calls[i] = call{server, server.client.Ping}
 	}
-	return errors.Join(s.send(ctx, calls)...)
+	errs := slices.DeleteFunc(s.send(ctx, calls), func(err error) bool { return err == nil })
+	if 2*len(errs) <= len(s.servers) {
+		return nil
+	}
+	return errors.Join(errs...)
 }
 
 // Close closes all connections.

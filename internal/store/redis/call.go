@@ -127,11 +127,13 @@ func (c *call) decide(r *store.Request, d *strategy.Decision) error {
 		reply, err := c.reply.Slice()
 		if errors.Is(err, os.ErrDeadlineExceeded) { // that of the last caller in the pipeline
 			return fmt.Errorf("redis: %w: %w", context.DeadlineExceeded, err)
+		} else if err != nil && ofCounters(err) {
+			return fmt.Errorf("redis: %w: %w", store.ErrCounters, err)
 		} else if err != nil {
 			return fmt.Errorf("redis: %w", err)
 		}
 		if len(reply) < 2 {
-			return fmt.Errorf("redis: script replied %v", reply)
+			return fmt.Errorf("redis: %w: script replied %v", store.ErrCounters, reply)
 		}
 		micros, _ := reply[0].(int64)
 		from, _ := reply[1].(int64)
@@ -147,9 +149,17 @@ func (c *call) decide(r *store.Request, d *strategy.Decision) error {
 		}
 	}
 	if d.Decide(r.Limits, states[:len(r.Limits)], r.Cost, now, r.DryRun) != consumed && c.reply != nil {
-		return fmt.Errorf("redis: script and strategy disagree on %v at %d: %+v", c.args[2:], now, states[:len(r.Limits)])
+		return fmt.Errorf("redis: %w: script and strategy disagree on %v at %d: %+v", store.ErrCounters, c.args[2:], now, states[:len(r.Limits)])
 	}
 	return nil
+}
+
+// ofCounters reports whether err, which Redis replied, is about the keys of one
+// request: a key that holds something else, or keys that are being moved. (Not
+// all versions begin with the code when a script meets the error.)
+func ofCounters(err error) bool {
+	var reply redis.Error
+	return errors.As(err, &reply) && (strings.Contains(reply.Error(), "WRONGTYPE ") || redis.IsTryAgainError(err))
 }
 
 // parseState reads a state as decide.lua writes it. What is not one is that of

@@ -27,6 +27,7 @@ func TestCluster(t *testing.T) {
 	}{
 		{"Conformance", testClusterConformance},
 		{"OneCommandPerDecision", testClusterOneCommandPerDecision},
+		{"ACL", testClusterACL},
 		{"Migration", testMigration},
 		{"PausedMaster", testPausedMaster},
 		{"KilledMaster", testKilledMaster},
@@ -200,6 +201,8 @@ func errorSeen(t *testing.T, node *redistest.Server, code string) error {
 // for it. It hangs for less than it takes the others to replace it.
 func testPausedMaster(t *testing.T, c *redistest.Cluster) {
 	s := openWith(t, Options{URLs: c.URLs()})
+	hasty := openWith(t, Options{URLs: c.URLs(), Timeout: 50 * time.Millisecond})
+	redistest.Eventually(t, "all masters answer", func() error { return hasty.Health(t.Context()) })
 	ls := limits(t, strategy.Spec{Rate: "1000000/366d"})
 	var requests []store.Request // one for each master
 	for _, name := range namesOnEachMaster(t, c, "paused") {
@@ -220,6 +223,9 @@ func testPausedMaster(t *testing.T, c *redistest.Cluster) {
 			}
 		})
 	}
+	if a, b := s.ServerOf(t.Context(), &requests[0]), s.ServerOf(t.Context(), &requests[1]); a != master.Addr || b == a || b == "" {
+		t.Errorf("the keys of the node that hangs are at %s, others at %s, want %s and another", a, b, master.Addr)
+	}
 	start := time.Now()
 	for range 50 {
 		for _, r := range requests[1:] {
@@ -229,6 +235,9 @@ func testPausedMaster(t *testing.T, c *redistest.Cluster) {
 		}
 	}
 	took := time.Since(start)
+	if err := hasty.Health(t.Context()); err != nil {
+		t.Errorf("with two of three masters: %v", err)
+	}
 	master.Resume(t)
 	stuck.Wait()
 	if took > 500*time.Millisecond {

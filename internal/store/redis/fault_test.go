@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -159,7 +160,7 @@ func TestPipelineIsCut(t *testing.T) {
 			if res := decide(t.Context(), s, r); res.Err != nil {
 				t.Fatal(res.Err)
 			}
-			requests := make([]store.Request, 100)
+			requests := make([]store.Request, maxTurn)
 			for i := range requests {
 				requests[i] = r
 			}
@@ -173,8 +174,8 @@ func TestPipelineIsCut(t *testing.T) {
 					allowed++
 				}
 			}
-			if used := f.used(t, r); used != 101 || allowed == 100 {
-				t.Errorf("of 100 decisions %d have an answer, and with the one before %d units are used; want an error, and 101 units", allowed, used)
+			if used := f.used(t, r); used != 1+maxTurn || allowed == maxTurn {
+				t.Errorf("of %d decisions %d have an answer, and with the one before %d units are used; want an error, and %d units", maxTurn, allowed, used, 1+maxTurn)
 			}
 		})
 	}
@@ -251,6 +252,75 @@ func TestBatchesStarveNobody(t *testing.T) {
 	t.Logf("the slowest of 50 took %v", slowest)
 	if slowest > 2*time.Second {
 		t.Errorf("beside batches of a thousand, a decision took %v", slowest)
+	}
+}
+
+// TestCallersTakeTurns has far more large batches under way than the
+// senders take at once, and callers with one request each beside them: they wait for a turn
+// of each batch, and not for the batches.
+func TestCallersTakeTurns(t *testing.T) {
+	server := redistest.Start(t)
+	s := open(t, server)
+	ls := limits(t, strategy.Spec{Rate: "1000/366d"})
+	unary := store.Request{Namespace: "test", Identifier: "alice", Limits: ls, Cost: 1}
+	if res := decide(t.Context(), s, unary); res.Err != nil {
+		t.Fatal(res.Err)
+	}
+	batch := make([]store.Request, 1000)
+	for i := range batch {
+		batch[i] = store.Request{Namespace: "batch", Identifier: fmt.Sprint(i % 10), Limits: ls, Cost: 1}
+	}
+	server.Pause(t) // until all of them wait
+	var batchesDone atomic.Int64
+	var callers sync.WaitGroup
+	const sent = maxSenders * maxPipeline / maxTurn // have their first turn at once
+	const batches = sent + maxSenders
+	for range batches {
+		callers.Go(func() {
+			results := make([]store.Result, len(batch))
+			s.Decide(t.Context(), batch, results)
+			batchesDone.Add(1)
+			for i, res := range results {
+				if res.Err != nil {
+					t.Errorf("request %d of a batch: %v", i, res.Err)
+					return
+				}
+				if i >= 10 && res.Allowed && res.Statuses[0].Remaining >= results[i-10].Statuses[0].Remaining {
+					t.Errorf("request %d of a batch came before the one that it follows", i)
+					return
+				}
+			}
+		})
+	}
+	redistest.Eventually(t, "batches wait", func() error {
+		s.pipes.mu.Lock()
+		defer s.pipes.mu.Unlock()
+		if n := len(s.pipes.lanes[""].waiting); n < batches-sent {
+			return fmt.Errorf("%d do", n)
+		}
+		return nil
+	})
+	var before int64
+	callers.Go(func() {
+		if res := decide(t.Context(), s, unary); res.Err != nil {
+			t.Error(res.Err)
+		}
+		before = batchesDone.Load()
+	})
+	redistest.Eventually(t, "the caller waits too", func() error {
+		s.pipes.mu.Lock()
+		defer s.pipes.mu.Unlock()
+		for _, waiting := range s.pipes.lanes[""].waiting {
+			if len(waiting.commands) == 1 {
+				return nil
+			}
+		}
+		return errors.New("not yet")
+	})
+	server.Resume(t)
+	callers.Wait()
+	if before != 0 {
+		t.Errorf("%d of %d batches of a thousand were answered before a caller with one request that came last", before, batches)
 	}
 }
 

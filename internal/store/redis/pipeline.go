@@ -3,6 +3,7 @@ package redis
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -16,6 +17,9 @@ const (
 	// maxPipeline is how many commands a pipeline has before what else waits
 	// is left to the next.
 	maxPipeline = 256
+	// maxTurn is how many commands of one caller go together, while others
+	// wait: half a millisecond of Redis.
+	maxTurn = 64
 )
 
 var errClosed = errors.New("the store is closed")
@@ -47,11 +51,17 @@ type lane struct {
 
 // A shipment is commands of one caller for one lane, in order. It is the
 // sender's until done is closed: a caller that leaves before leaves it alone.
+// Many commands are sent in several turns, each when the last is done.
 type shipment struct {
 	ctx      context.Context // the caller's; has a deadline
 	commands []*redis.Cmd
+	sent     int // how many of commands have had their turn
+	turnEnd  int // which of commands the turn ends before
 	done     chan struct{}
 }
+
+// turn returns the commands whose turn it is.
+func (s *shipment) turn() []*redis.Cmd { return s.commands[s.sent:s.turnEnd] }
 
 func newPipeliner(client redis.UniversalClient, timeout time.Duration) *pipeliner {
 	p := &pipeliner{client: client, timeout: timeout, lanes: map[string]*lane{}}
@@ -105,8 +115,21 @@ func (p *pipeliner) run(name string, l *lane) {
 			return
 		}
 		p.exec(load)
+		p.requeue(l, load)
 		clear(load)
 	}
+}
+
+// requeue puts behind the others what has not been sent whole. (The sender
+// goes on, and so what it puts there is seen to.)
+func (p *pipeliner) requeue(l *lane, load []*shipment) {
+	load = slices.DeleteFunc(load, func(s *shipment) bool { return s.sent == len(s.commands) })
+	if len(load) == 0 {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	l.waiting = append(l.waiting, load...)
 }
 
 // next moves what is to be sent together from l to load. If there is nothing,
@@ -114,9 +137,15 @@ func (p *pipeliner) run(name string, l *lane) {
 func (p *pipeliner) next(name string, l *lane, load []*shipment) []*shipment {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	most := maxTurn
+	if len(l.waiting) == 1 {
+		most = maxPipeline
+	}
 	n := 0
 	for commands := 0; n < len(l.waiting) && commands < maxPipeline; n++ {
-		commands += len(l.waiting[n].commands)
+		s := l.waiting[n]
+		s.turnEnd = min(s.sent+most, len(s.commands))
+		commands += len(s.turn())
 	}
 	load = append(load, l.waiting[:n]...)
 	rest := copy(l.waiting, l.waiting[n:])
@@ -144,7 +173,7 @@ func (p *pipeliner) exec(load []*shipment) {
 			s.fail(err)
 			continue
 		}
-		for _, c := range s.commands {
+		for _, c := range s.turn() {
 			_ = pipe.Process(s.ctx, once{c}) // only queues it
 		}
 		if d, _ := s.ctx.Deadline(); d.After(deadline) {
@@ -159,12 +188,22 @@ func (p *pipeliner) exec(load []*shipment) {
 	_, err := pipe.Exec(ctx)
 	p.learn(ctx, err)
 	for _, s := range load {
-		for _, c := range s.commands { // each has its own error, unless there was no connection
+		turn := s.turn()
+		if len(turn) == 0 {
+			continue // it failed already
+		}
+		for _, c := range turn { // each has its own error, unless there was no connection
 			if c.Err() == nil && c.Val() == nil && err != nil {
 				c.SetErr(err)
 			}
 		}
-		s.finish()
+		s.sent += len(turn)
+		switch {
+		case s.sent == len(s.commands):
+			s.finish()
+		case err != nil && !isReply(err): // the rest would only wait for the same
+			s.fail(err)
+		}
 	}
 }
 
@@ -174,14 +213,19 @@ func (p *pipeliner) learn(ctx context.Context, err error) {
 	if p.cluster == nil {
 		return
 	}
-	var reply redis.Error
-	if err != nil && !errors.As(err, &reply) {
+	if err != nil && !isReply(err) {
 		p.cluster.ReloadState(ctx)
 		return
 	}
 	p.mu.Lock()
 	p.mapped = true
 	p.mu.Unlock()
+}
+
+// isReply reports whether err is what a server replied.
+func isReply(err error) bool {
+	var reply redis.Error
+	return errors.As(err, &reply)
 }
 
 // close waits for what is under way.
@@ -208,21 +252,16 @@ func (s *shipment) wait() bool {
 	}
 }
 
-// fail finishes s without having sent it.
+// fail finishes s without having sent what is left of it.
 func (s *shipment) fail(err error) {
-	for _, c := range s.commands {
+	for _, c := range s.commands[s.sent:] {
 		c.SetErr(err)
 	}
+	s.sent, s.turnEnd = len(s.commands), len(s.commands)
 	s.finish()
 }
 
-func (s *shipment) finish() {
-	select {
-	case <-s.done: // it failed
-	default:
-		close(s.done)
-	}
-}
+func (s *shipment) finish() { close(s.done) }
 
 // once makes a command one that the client never sends a second time after it
 // may have run. Without it a ClusterClient sends all of a pipeline again when

@@ -5,8 +5,10 @@ package redis
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -175,12 +177,59 @@ func (s *Store) Reset(ctx context.Context, r *store.Request) error {
 	return nil
 }
 
-// Health reports whether the server answers.
+// ServerOf returns the address of the cluster's node that has the counters of
+// r, or "" if the server is the only one, or not known yet.
+func (s *Store) ServerOf(ctx context.Context, r *store.Request) string {
+	if s.pipes.cluster == nil {
+		return ""
+	}
+	c := newCall(s.script.hash, r)
+	return s.pipes.laneOf(ctx, c.key())
+}
+
+// Health reports whether the server answers; of a cluster, whether the
+// masters of at least half of the keys do.
 func (s *Store) Health(ctx context.Context) error {
 	ctx, cancel := s.own(ctx)
 	defer cancel()
+	if cluster := s.pipes.cluster; cluster != nil {
+		return clusterHealth(ctx, cluster)
+	}
 	if err := s.client.Ping(ctx).Err(); err != nil {
 		return fmt.Errorf("redis: %w", err)
+	}
+	return nil
+}
+
+// clusterHealth asks the masters of sample keys: they are known, where asking
+// for all masters would wait for a node that may hang.
+func clusterHealth(ctx context.Context, cluster *redis.ClusterClient) error {
+	const sample = 64
+	keys := map[*redis.Client]int{} // how many each master has
+	for i := range sample {
+		master, err := cluster.MasterForKey(ctx, strconv.Itoa(i))
+		if err != nil {
+			return fmt.Errorf("redis: %w", err)
+		}
+		keys[master]++
+	}
+	var asking sync.WaitGroup
+	var mu sync.Mutex // protects the following
+	var errs []error
+	lost := 0
+	for master, n := range keys {
+		asking.Go(func() {
+			if err := master.Ping(ctx).Err(); err != nil {
+				mu.Lock()
+				defer mu.Unlock()
+				lost += n
+				errs = append(errs, fmt.Errorf("redis %s: %w", master.Options().Addr, err))
+			}
+		})
+	}
+	asking.Wait()
+	if 2*lost > sample {
+		return errors.Join(errs...)
 	}
 	return nil
 }

@@ -1,0 +1,119 @@
+package redis
+
+import (
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/ratelimitd/ratelimitd/internal/store"
+	"github.com/ratelimitd/ratelimitd/internal/store/redis/redistest"
+	"github.com/ratelimitd/ratelimitd/internal/strategy"
+)
+
+// documentedACL returns the arguments of the ACL SETUSER in docs/redis.md.
+func documentedACL(t *testing.T) []any {
+	t.Helper()
+	page, err := os.ReadFile("../../../docs/redis.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, after, found := strings.Cut(string(page), "redis-cli ACL ")
+	command, _, closed := strings.Cut(after, "```")
+	if !found || !closed {
+		t.Fatal("docs/redis.md has no ACL SETUSER")
+	}
+	args := []any{"ACL"}
+	for word := range strings.FieldsSeq(strings.ReplaceAll(command, "\\\n", " ")) {
+		args = append(args, strings.Trim(word, "'"))
+	}
+	return args
+}
+
+// denied returns what the server has refused users to do.
+func denied(t *testing.T, node *redistest.Server) any {
+	t.Helper()
+	log, err := node.Client(t).Do(t.Context(), "ACL", "LOG").Slice()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(log) > 0 {
+		return log
+	}
+	return nil
+}
+
+// useAll has a store make use of all that it asks of Redis.
+func useAll(t *testing.T, o Options) {
+	t.Helper()
+	o.User, o.Password = "ratelimitd", "secret"
+	s := openWith(t, o)
+	for _, id := range []string{"a", "b", "c", "d", "e", "f"} {
+		r := store.Request{Namespace: "test", Identifier: "acl " + id, Limits: limits(t, oneOfEach...), Cost: 1}
+		for range 3 {
+			if res := decide(t.Context(), s, r); res.Err != nil {
+				t.Error(res.Err)
+			}
+		}
+		if err := s.Reset(t.Context(), &r); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := s.Health(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestACL uses one server with what docs/redis.md says that the daemon needs.
+func TestACL(t *testing.T) {
+	server := redistest.Start(t)
+	if err := server.Client(t).Do(t.Context(), documentedACL(t)...).Err(); err != nil {
+		t.Fatal(err)
+	}
+	useAll(t, Options{URLs: []string{server.URL}})
+	if log := denied(t, server); log != nil {
+		t.Errorf("Redis has refused %v", log)
+	}
+}
+
+// testClusterACL does so with a cluster, and a slot that is moving: the client
+// is sent to the other node by ASK.
+func testClusterACL(t *testing.T, c *redistest.Cluster) {
+	for _, node := range c.Nodes {
+		if err := node.Client(t).Do(t.Context(), documentedACL(t)...).Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	useAll(t, Options{URLs: c.URLs()})
+
+	r := store.Request{Namespace: "test", Identifier: "acl asks", Limits: limits(t, strategy.Spec{Rate: "5/h"}), Cost: 1}
+	key := counterKey(r.Namespace, r.Identifier, &r.Limits[0])
+	from, _ := c.MasterAndReplica(t, c.Nodes[0], key)
+	to := c.Nodes[0]
+	if to == from {
+		to = c.Nodes[1]
+	}
+	slot := c.Slot(t, key)
+	run := func(node *redistest.Server, args ...any) {
+		t.Helper()
+		if err := node.Client(t).Do(t.Context(), args...).Err(); err != nil {
+			t.Fatalf("%v: %v", args, err)
+		}
+	}
+	run(to, "CLUSTER", "SETSLOT", slot, "IMPORTING", c.ID(t, from))
+	run(from, "CLUSTER", "SETSLOT", slot, "MIGRATING", c.ID(t, to))
+	s := openWith(t, Options{URLs: c.URLs(), User: "ratelimitd", Password: "secret"})
+	if res := decide(t.Context(), s, r); res.Err != nil {
+		t.Errorf("while its slot moves: %v", res.Err)
+	}
+	if err := s.Reset(t.Context(), &r); err != nil {
+		t.Errorf("while its slot moves: %v", err)
+	}
+	for _, node := range []*redistest.Server{to, from} {
+		run(node, "CLUSTER", "SETSLOT", slot, "STABLE")
+	}
+	for _, node := range c.Nodes {
+		if log := denied(t, node); log != nil {
+			t.Errorf("%s has refused %v", node.Addr, log)
+		}
+	}
+}
