@@ -91,8 +91,8 @@ func plain(more string) server {
 type benchCmd struct {
 	Matrix   string        `enum:"server,transport" default:"server" help:"What to compare: server (the daemon with the null server) or transport (options of gRPC)."`
 	Out      string        `default:"loadtest/results" placeholder:"DIR" help:"Where to write the results."`
-	Duration time.Duration `default:"1500ms" help:"How long to measure each run."`
-	Warmup   time.Duration `default:"300ms" help:"How long to go before that."`
+	Duration time.Duration `default:"1s" help:"How long to measure each run."`
+	Warmup   time.Duration `default:"200ms" help:"How long to go before that."`
 	Repeat   int           `default:"5" help:"Runs of each case, of baseline and subject in turns."`
 	Only     string        `placeholder:"TEXT" help:"Only the cases whose name has this text."`
 }
@@ -103,10 +103,10 @@ func (c *benchCmd) Run(ctx context.Context, out io.Writer, log stderrWriter) err
 		return fmt.Errorf("--repeat %d: give 1 to 100, such as 5", c.Repeat)
 	}
 	if c.Duration <= 0 || c.Duration > time.Minute {
-		return fmt.Errorf("--duration %s: give more than 0s and at most 1m, such as 1500ms", c.Duration)
+		return fmt.Errorf("--duration %s: give more than 0s and at most 1m, such as 1s", c.Duration)
 	}
 	if c.Warmup < 0 || c.Warmup > time.Minute {
-		return fmt.Errorf("--warmup %s: give 0s to 1m, such as 300ms", c.Warmup)
+		return fmt.Errorf("--warmup %s: give 0s to 1m, such as 200ms", c.Warmup)
 	}
 	b := bench{benchCmd: c, log: log}
 	var err error
@@ -210,24 +210,25 @@ func (b *bench) start(ctx context.Context, s server) (p *process, err error) {
 			p.stop()
 		}
 	}()
-	run := func(command, addr string) error {
+	run := func(addr string, command ...string) error {
 		stop, err := startServer(ctx, command, addr, io.Discard)
-		if err == nil {
-			p.stops = append(p.stops, stop)
+		if err != nil {
+			return fmt.Errorf("%q: %w", command, err)
 		}
-		return err
+		p.stops = append(p.stops, stop)
+		return nil
 	}
 	if s.store != "" {
 		if p.store, err = freeAddr(); err != nil {
 			return p, err
 		}
 		_, port, _ := net.SplitHostPort(p.store)
-		command := "redis-server --appendonly no --bind 127.0.0.1 --dir " + b.dir + " --port " + port
+		command := []string{"redis-server", "--save", "", "--appendonly", "no", "--bind", "127.0.0.1", "--port", port}
 		if s.store == "memcached" {
-			command = "memcached -u nobody -l 127.0.0.1 -p " + port
+			command = []string{"memcached", "-u", "nobody", "-l", "127.0.0.1", "-p", port}
 		}
-		if err := run(command, p.store); err != nil {
-			return p, fmt.Errorf("%s: %w", command, err)
+		if err := run(p.store, command...); err != nil {
+			return p, err
 		}
 	}
 	if p.grpc, err = freeAddr(); err != nil {
@@ -237,10 +238,7 @@ func (b *bench) start(ctx context.Context, s server) (p *process, err error) {
 		return p, err
 	}
 	command := strings.NewReplacer("%[1]s", p.grpc, "%[2]s", p.http, "%[3]s", p.store).Replace(s.command)
-	if err := run(filepath.Join(b.dir, command), p.grpc); err != nil {
-		return p, fmt.Errorf("%s: %w", command, err)
-	}
-	return p, nil
+	return p, run(p.grpc, strings.Fields(filepath.Join(b.dir, command))...)
 }
 
 // freeAddr returns an address of the loopback interface that nobody listens on.

@@ -268,7 +268,7 @@ func (c *runCmd) Run(ctx context.Context, out io.Writer, progress stderrWriter) 
 		return err
 	}
 	if c.Start != "" {
-		stop, err := startServer(ctx, c.Start, c.Addr, progress)
+		stop, err := startServer(ctx, strings.Fields(c.Start), c.Addr, progress)
 		if err != nil {
 			return fmt.Errorf("--start %q: %w", c.Start, err)
 		}
@@ -427,8 +427,7 @@ func (m *meter) perDecision(decisions int64) report.CPU {
 const startPatience = 15 * time.Second
 
 // startServer starts a server and waits until it takes connections.
-func startServer(ctx context.Context, command, addr string, log io.Writer) (stop func(), err error) {
-	words := strings.Fields(command)
+func startServer(ctx context.Context, words []string, addr string, log io.Writer) (stop func(), err error) {
 	if len(words) == 0 {
 		return nil, errors.New("no command; give one, such as \"bin/ratelimitd serve\"")
 	}

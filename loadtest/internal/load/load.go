@@ -33,6 +33,8 @@ type Options struct {
 	Session  func() target.Session
 	Measured func()         // called when the measured part begins, and when it ends
 	Progress func(Progress) // called every second
+
+	sleep func(time.Duration) // tests: under virtual time; nil: precisely
 }
 
 // Progress is how a run goes.
@@ -136,8 +138,11 @@ func Run(ctx context.Context, o Options) Result {
 	var pacing sync.WaitGroup
 	if o.Schedule != nil {
 		arrivals = make(chan arrival)
+		if o.sleep == nil {
+			o.sleep = sleep
+		}
 		pacing.Go(func() {
-			pace(over, o.Schedule, r.start, r.end, arrivals, sleep, func(due arrival) {
+			pace(over, o.Schedule, r.start, r.end, arrivals, o.sleep, func(due arrival) {
 				if time.Duration(due) >= o.Warmup && ctx.Err() == nil && r.callsLeft.Load() >= 0 {
 					unsent++
 					record(late, r.end-time.Duration(due)) // at least that

@@ -86,7 +86,9 @@ func New(title string, settings []string, r *load.Result) *Report {
 // Text writes the report for people.
 func (r *Report) Text(w io.Writer) {
 	fmt.Fprintf(w, "%s\n  %s\n\n", r.Title, strings.Join(r.Settings, " "))
-	line := func(name, format string, args ...any) { fmt.Fprintf(w, "  %-12s "+format+"\n", append([]any{name}, args...)...) }
+	line := func(name, format string, args ...any) {
+		fmt.Fprintf(w, "  %-12s "+format+"\n", append([]any{name}, args...)...)
+	}
 	line("calls", "%s in %.1f s: %s/s", number(float64(r.Calls)), r.Seconds, number(r.CallsPerSecond))
 	line("decisions", "%s: %s/s; %s allowed, %s denied", number(float64(r.Decisions)), number(r.DecisionsPerSecond), number(float64(r.Allowed)), number(float64(r.Denied)))
 	if r.StoreFailures > 0 {
