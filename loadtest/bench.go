@@ -25,21 +25,21 @@ import (
 type benchCase struct {
 	name              string
 	load              runCmd
-	baseline, subject server
+	baseline, subject program
 }
 
-// A server is a command line in which %[1]s stands for its gRPC address, %[2]s
+// A program is a command line in which %[1]s stands for its gRPC address, %[2]s
 // for its HTTP address and %[3]s for that of its store.
-type server struct {
+type program struct {
 	command string
 	store   string // "redis" or "memcached"; empty: none of its own
 }
 
 var (
-	nullServer      = server{command: "loadtest null --grpc-addr=%[1]s --http-addr=%[2]s"}
-	memoryServer    = server{command: "ratelimitd serve --log-level=warn --grpc-addr=%[1]s --http-addr=%[2]s"}
-	redisServer     = server{command: "ratelimitd serve --log-level=warn --grpc-addr=%[1]s --http-addr=%[2]s --store=redis --redis-url=redis://%[3]s --store-timeout=1s", store: "redis"}
-	memcachedServer = server{command: "ratelimitd serve --log-level=warn --grpc-addr=%[1]s --http-addr=%[2]s --store=memcached --memcached-addr=%[3]s --store-timeout=1s", store: "memcached"}
+	nullServer      = program{command: "loadtest null --grpc-addr=%[1]s --http-addr=%[2]s"}
+	memoryServer    = program{command: "ratelimitd serve --log-level=warn --grpc-addr=%[1]s --http-addr=%[2]s"}
+	redisServer     = program{command: "ratelimitd serve --log-level=warn --grpc-addr=%[1]s --http-addr=%[2]s --store=redis --redis-url=redis://%[3]s --store-timeout=1s", store: "redis"}
+	memcachedServer = program{command: "ratelimitd serve --log-level=warn --grpc-addr=%[1]s --http-addr=%[2]s --store=memcached --memcached-addr=%[3]s --store-timeout=1s", store: "memcached"}
 )
 
 // matrices are the published ones. A load's fields that are zero have the
@@ -84,8 +84,8 @@ var matrices = map[string][]benchCase{
 }
 
 // plain is the null server with gRPC's own options and, after those, more.
-func plain(more string) server {
-	return server{command: nullServer.command + " --codec=standard --stream-workers=0 " + more}
+func plain(more string) program {
+	return program{command: nullServer.command + " --codec=standard --stream-workers=0 " + more}
 }
 
 type benchCmd struct {
@@ -151,11 +151,11 @@ type bench struct {
 
 // build builds the programs that are measured.
 func (b *bench) build(ctx context.Context) error {
-	for _, program := range []string{"./cmd/ratelimitd", "./loadtest"} {
-		cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", b.dir+string(filepath.Separator), program)
+	for _, name := range []string{"./cmd/ratelimitd", "./loadtest"} {
+		cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", b.dir+string(filepath.Separator), name)
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if text, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("build %s, which must be run in the repository's root: %w\n%s", program, err, text)
+			return fmt.Errorf("build %s, which must be run in the repository's root: %w\n%s", name, err, text)
 		}
 	}
 	return nil
@@ -203,7 +203,7 @@ func (p *process) stop() {
 	}
 }
 
-func (b *bench) start(ctx context.Context, s server) (p *process, err error) {
+func (b *bench) start(ctx context.Context, s program) (p *process, err error) {
 	p = &process{}
 	defer func() {
 		if err != nil {
