@@ -75,7 +75,6 @@ var matrices = map[string][]benchCase{
 		{"unary, generated code", runCmd{}, plain(""), plain("--codec=generated")},
 		{"unary, read buffer of 64 KiB", runCmd{}, plain(""), plain("--read-buffer=65536")},
 		{"unary, write buffer of 64 KiB", runCmd{}, plain(""), plain("--write-buffer=65536")},
-		{"unary, shared write buffer", runCmd{}, plain(""), plain("--shared-write-buffer")},
 		{"unary, generated code and 64 workers", runCmd{}, plain(""), plain("--codec=generated --stream-workers=64")},
 		{"batches of 100, generated code", runCmd{Target: target.Batch, Batch: 100}, plain(""), plain("--codec=generated")},
 		{"stream, generated code", runCmd{Target: target.Stream, Concurrency: 256}, plain(""), plain("--codec=generated")},
@@ -238,7 +237,7 @@ func (b *bench) start(ctx context.Context, s program) (p *process, err error) {
 		return p, err
 	}
 	command := strings.NewReplacer("%[1]s", p.grpc, "%[2]s", p.http, "%[3]s", p.store).Replace(s.command)
-	return p, run(p.grpc, strings.Fields(filepath.Join(b.dir, command))...)
+	return p, run(p.grpc, strings.Fields(b.dir+string(filepath.Separator)+command)...)
 }
 
 // freeAddr returns an address of the loopback interface that nobody listens on.

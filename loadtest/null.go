@@ -13,11 +13,10 @@ type nullCmd struct {
 	GRPCAddr string `name:"grpc-addr" default:"127.0.0.1:8081" help:"Where to serve gRPC, as host:port."`
 	HTTPAddr string `name:"http-addr" default:"127.0.0.1:8080" help:"Where to serve HTTP, as host:port."`
 
-	StreamWorkers     int    `default:"64" help:"Goroutines that are kept for calls; 0 starts one for each call."`
-	Codec             string `enum:"generated,standard" default:"generated" help:"How messages are encoded: generated code, or by reflection (standard)."`
-	ReadBuffer        int    `default:"0" placeholder:"BYTES" help:"gRPC's read buffer of a connection; 0 for its default."`
-	WriteBuffer       int    `default:"0" placeholder:"BYTES" help:"gRPC's write buffer of a connection; 0 for its default."`
-	SharedWriteBuffer bool   `help:"Give the write buffer back while there is nothing to write."`
+	StreamWorkers int    `default:"64" help:"Goroutines that are kept for calls; 0 starts one for each call."`
+	Codec         string `enum:"generated,standard" default:"generated" help:"How messages are encoded: generated code, or by reflection (standard)."`
+	ReadBuffer    int    `default:"0" placeholder:"BYTES" help:"gRPC's read buffer of a connection; 0 for its default."`
+	WriteBuffer   int    `default:"0" placeholder:"BYTES" help:"gRPC's write buffer of a connection; 0 for its default."`
 }
 
 // Run serves until ctx ends.
@@ -40,6 +39,6 @@ func (c *nullCmd) Run(ctx context.Context, out io.Writer) error {
 	fmt.Fprintf(out, "null server: gRPC %s, HTTP %s\n", g.Addr(), h.Addr())
 	return null.Serve(ctx, null.Options{
 		StreamWorkers: uint(c.StreamWorkers), StandardCodec: c.Codec == "standard",
-		ReadBuffer: c.ReadBuffer, WriteBuffer: c.WriteBuffer, SharedWriteBuffer: c.SharedWriteBuffer,
+		ReadBuffer: c.ReadBuffer, WriteBuffer: c.WriteBuffer,
 	}, g, h)
 }

@@ -12,7 +12,7 @@ func TestOf(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for start := time.Now(); time.Since(start) < 20*time.Millisecond; { //nolint:revive // to use time
+	for start := time.Now(); time.Since(start) < 20*time.Millisecond; {
 	}
 	after, err := Of(os.Getpid())
 	if used := after - before; err != nil || used <= 0 || used > 10*time.Second {

@@ -25,15 +25,14 @@ const maxMessageBytes = 8 << 20 // as the real server's
 
 // Options are the transport's: those that were tried against each other.
 type Options struct {
-	StreamWorkers     uint // goroutines that are kept for calls; 0 starts one for each call
-	StandardCodec     bool // messages by reflection
-	ReadBuffer        int  // bytes; 0 is gRPC's default, 32 KiB
-	WriteBuffer       int  // likewise
-	SharedWriteBuffer bool
+	StreamWorkers uint // goroutines that are kept for calls; 0 starts one for each call
+	StandardCodec bool // messages by reflection
+	ReadBuffer    int  // bytes; 0 is gRPC's default, 32 KiB
+	WriteBuffer   int  // likewise
 }
 
 func (o *Options) server() *grpc.Server {
-	options := []grpc.ServerOption{grpc.MaxRecvMsgSize(maxMessageBytes), grpc.SharedWriteBuffer(o.SharedWriteBuffer)}
+	options := []grpc.ServerOption{grpc.MaxRecvMsgSize(maxMessageBytes)}
 	if o.StreamWorkers > 0 {
 		options = append(options, grpc.NumStreamWorkers(uint32(o.StreamWorkers)))
 	}

@@ -40,7 +40,7 @@ func newCounter(t interface{ Fatal(...any) }, l strategy.Limit) *counter {
 func (c *counter) allows(cost uint64) bool {
 	var result [1]store.Result
 	c.store.Decide(context.Background(), []store.Request{{Namespace: "n", Identifier: "i", Limits: c.limit, Cost: cost}}, result[:])
-	return result[0].Err == nil && result[0].Decision.Allowed
+	return result[0].Err == nil && result[0].Allowed
 }
 
 // TestNeverMore asks at random and holds every interval against the bound.

@@ -28,7 +28,7 @@ func (r *Report) HTML(w io.Writer) error {
 const (
 	plotWidth, plotHeight   = 720.0, 260.0
 	plotLeft, plotBottom    = 70.0, 34.0
-	plotRight, plotTop      = 14.0, 14.0
+	plotRight, plotTop      = 34.0, 14.0
 	gridLines               = 4
 	decadesUnder, decadesUp = -0.1, 0.1
 )
