@@ -46,7 +46,11 @@ fuzz: ## run each fuzz target for FUZZTIME
 	done
 
 .PHONY: bench
-bench: ## run the benchmarks on two processors
+bench: ## measure the daemon against the null server; BENCHFLAGS=--repeat=1 for a short form
+	go run ./loadtest bench $(BENCHFLAGS)
+
+.PHONY: microbench
+microbench: ## run the benchmarks of the packages on two processors
 	go test -run '^$$' -bench . -benchmem -cpu 2 ./...
 
 .PHONY: lint

@@ -35,6 +35,7 @@ import (
 var plugins = []struct{ name, parameter string }{
 	{"protoc-gen-go", "paths=source_relative"},
 	{"protoc-gen-go-grpc", "paths=source_relative"},
+	{"protoc-gen-go-vtproto", "paths=source_relative,features=marshal+unmarshal+size"},
 }
 
 func main() {

@@ -1,0 +1,17 @@
+//go:build !linux
+
+// Package cputime reads how much processor time processes have used: on Linux.
+package cputime
+
+import (
+	"errors"
+	"time"
+)
+
+var errLinux = errors.New("processor times are read on Linux alone")
+
+// Of returns an error.
+func Of(int) (time.Duration, error) { return 0, errLinux }
+
+// Listener returns an error.
+func Listener(int) (int, error) { return 0, errLinux }

@@ -1,0 +1,90 @@
+package load
+
+import (
+	"math"
+	"sync/atomic"
+	"time"
+
+	"github.com/ratelimitd/ratelimitd/internal/strategy"
+	"github.com/ratelimitd/ratelimitd/loadtest/internal/permitted"
+)
+
+// A tally counts what each key was allowed, and when: a decision fell between
+// the start and the end of its call. It is safe for concurrent use.
+type tally struct {
+	limits []strategy.Limit
+	cost   uint64
+	keys   []allowance
+}
+
+type allowance struct {
+	calls       atomic.Uint64
+	first, last atomic.Int64 // start of the first call that was allowed, end of the last, from the start of the run; 0: none
+}
+
+// newTally returns a tally of count keys. Without a known limit, or a bound of
+// keys, there is nothing to count.
+func newTally(limits []strategy.Limit, cost uint64, count int) *tally {
+	if len(limits) == 0 || count == 0 {
+		return nil
+	}
+	return &tally{limits: limits, cost: cost, keys: make([]allowance, count)}
+}
+
+// allowed counts one request. The times are above 0.
+func (t *tally) allowed(key int, start, end time.Duration) {
+	if t == nil {
+		return
+	}
+	a := &t.keys[key]
+	a.calls.Add(1)
+	for first := a.first.Load(); first == 0 || int64(start) < first; first = a.first.Load() {
+		if a.first.CompareAndSwap(first, int64(start)) {
+			break
+		}
+	}
+	for last := a.last.Load(); int64(end) > last; last = a.last.Load() {
+		if a.last.CompareAndSwap(last, int64(end)) {
+			break
+		}
+	}
+}
+
+// Correctness is what was allowed, in units, against what the limits permit.
+type Correctness struct {
+	Checked   bool   `json:"checked"`    // false: the limits are not known, or each key was asked once
+	Keys      int    `json:"keys"`       // that were allowed anything
+	Allowed   uint64 `json:"allowed"`    // in the whole run, warm-up included
+	Permitted uint64 `json:"permitted"`  // at most, to those keys in their times
+	KeysOver  int    `json:"keys_over"`  // that were allowed more than that
+	UnitsOver uint64 `json:"units_over"` // by how much, in sum
+}
+
+func (t *tally) correctness() Correctness {
+	if t == nil {
+		return Correctness{}
+	}
+	c := Correctness{Checked: true}
+	for i := range t.keys {
+		a := &t.keys[i]
+		calls := a.calls.Load()
+		if calls == 0 {
+			continue
+		}
+		c.Keys++
+		most := uint64(math.MaxUint64)
+		for j := range t.limits {
+			most = min(most, permitted.Most(&t.limits[j], time.Duration(a.last.Load()-a.first.Load())))
+		}
+		allowed := calls * t.cost
+		c.Allowed += allowed
+		if c.Permitted += most; c.Permitted < most {
+			c.Permitted = math.MaxUint64
+		}
+		if allowed > most {
+			c.KeysOver++
+			c.UnitsOver += allowed - most
+		}
+	}
+	return c
+}

@@ -1,0 +1,98 @@
+package target
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+
+	envoyv3 "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+)
+
+// maxReply bounds what is read of a reply.
+const maxReply = 1 << 20
+
+// httpSession posts JSON. The text around the identifier is made once.
+type httpSession struct {
+	client        *http.Client
+	url           string
+	before, after string
+	body          bytes.Buffer
+	reply         bytes.Buffer
+	envoy         bool
+}
+
+// placeholder stands for the identifier in the text that is made once.
+const placeholder = "IDENTIFIER-GOES-HERE"
+
+func (t *Target) newHTTP() *httpSession {
+	envoy := t.options.Protocol == EnvoyHTTP
+	var in proto.Message
+	if envoy {
+		request, entry := t.envoyRequest()
+		entry.Value = placeholder
+		in = request
+	} else {
+		request := t.request()
+		request.Identifier = placeholder
+		in = request
+	}
+	text, err := protojson.Marshal(in)
+	if err != nil {
+		panic(err) // the messages are ours, and their text is checked with the flags
+	}
+	before, after, _ := strings.Cut(string(text), placeholder)
+	return &httpSession{client: t.http, url: "http://" + t.options.Addr + t.options.Path, before: before, after: after, envoy: envoy}
+}
+
+func (s *httpSession) Ask(ctx context.Context, identifiers []string, verdicts []Verdict) error {
+	s.body.Reset()
+	s.body.WriteString(s.before)
+	s.body.WriteString(identifiers[0]) // made by the load test: nothing to escape
+	s.body.WriteString(s.after)
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, s.url, bytes.NewReader(s.body.Bytes()))
+	if err != nil {
+		return err
+	}
+	request.Header.Set("Content-Type", "application/json")
+	response, err := s.client.Do(request)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	s.reply.Reset()
+	if _, err := s.reply.ReadFrom(io.LimitReader(response.Body, maxReply)); err != nil {
+		return err
+	}
+	if response.StatusCode != http.StatusOK && response.StatusCode != http.StatusTooManyRequests {
+		return fmt.Errorf("status %s: %.200s", response.Status, strings.TrimSpace(s.reply.String()))
+	}
+	verdicts[0], err = s.verdict()
+	return err
+}
+
+func (s *httpSession) verdict() (Verdict, error) {
+	var reply struct {
+		Allowed     bool   `json:"allowed"`
+		Reason      string `json:"reason"`
+		OverallCode string `json:"overallCode"`
+	}
+	if err := json.Unmarshal(s.reply.Bytes(), &reply); err != nil {
+		return Failed, fmt.Errorf("the reply is not the JSON of an answer: %w: %.200s", err, s.reply.String())
+	}
+	switch {
+	case s.envoy:
+		return envoyVerdict(envoyv3.RateLimitResponse_Code(envoyv3.RateLimitResponse_Code_value[reply.OverallCode])), nil
+	case reply.Reason == "STORE_FAILURE":
+		return StoreFailed, nil
+	case reply.Allowed:
+		return Allowed, nil
+	default:
+		return Denied, nil
+	}
+}

@@ -1,0 +1,152 @@
+// Package target asks servers: by each of the protocols that are measured.
+package target
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+
+	envoycommon "github.com/envoyproxy/go-control-plane/envoy/extensions/common/ratelimit/v3"
+	envoyv3 "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/ratelimitd/ratelimitd/internal/codec"
+	ratelimitv1 "github.com/ratelimitd/ratelimitd/proto/ratelimit/v1"
+)
+
+// The protocols.
+const (
+	Unary     = "unary"      // ratelimit.v1 ShouldAllow
+	Batch     = "batch"      // ratelimit.v1 ShouldAllowBatch
+	Stream    = "stream"     // ratelimit.v1 ShouldAllowStream
+	Envoy     = "envoy"      // Envoy's RateLimitService v3, ShouldRateLimit
+	HTTP      = "http"       // POST of a ShouldAllowRequest as JSON
+	EnvoyHTTP = "envoy-http" // POST of Envoy's RateLimitRequest as JSON
+)
+
+// A Verdict is what a server said of one request.
+type Verdict uint8
+
+// The verdicts.
+const (
+	Denied Verdict = iota
+	Allowed
+	StoreFailed // the server's failure policy answered
+	Failed      // an error
+)
+
+// A Session asks on behalf of one goroutine, one call at a time.
+type Session interface {
+	// Ask asks about each of the identifiers in one call and sets the verdict
+	// of the same index. An error is of the whole call.
+	Ask(ctx context.Context, identifiers []string, verdicts []Verdict) error
+}
+
+// Options say whom to ask, and what.
+type Options struct {
+	Protocol    string
+	Addr        string // host:port
+	Path        string // of HTTP
+	Connections int
+	Streams     int // over all connections
+	Sessions    int // the most that will be open at a time
+
+	Namespace     string // Envoy: the domain
+	Limits        []*ratelimitv1.Limit
+	Policy        string
+	DescriptorKey string // Envoy: of the entry whose value is the identifier
+	Cost          uint64
+}
+
+// A Target is a server to ask. Close it after its sessions' last call.
+type Target struct {
+	options Options
+	conns   []*grpc.ClientConn
+	streams []*stream
+	http    *http.Client
+	opened  int
+}
+
+// Dial returns the target. It opens connections no sooner than they are needed,
+// save those of streams, which live until ctx ends or Close.
+func Dial(ctx context.Context, o Options) (*Target, error) {
+	t := &Target{options: o}
+	if o.Protocol == HTTP || o.Protocol == EnvoyHTTP {
+		t.http = &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: o.Sessions, MaxConnsPerHost: o.Sessions, DisableCompression: true}}
+		return t, nil
+	}
+	for range o.Connections {
+		conn, err := grpc.NewClient("passthrough:///"+o.Addr,
+			grpc.WithTransportCredentials(insecure.NewCredentials()),
+			grpc.WithDefaultCallOptions(grpc.ForceCodecV2(codec.New()), grpc.MaxCallRecvMsgSize(64<<20)))
+		if err != nil {
+			t.Close()
+			return nil, fmt.Errorf("connect to %q: %w", o.Addr, err)
+		}
+		t.conns = append(t.conns, conn)
+	}
+	if o.Protocol == Stream {
+		for i := range o.Streams {
+			s, err := newStream(ctx, t.conns[i%len(t.conns)])
+			if err != nil {
+				t.Close()
+				return nil, err
+			}
+			t.streams = append(t.streams, s)
+		}
+	}
+	return t, nil
+}
+
+// Close closes the connections and waits for what reads from them.
+func (t *Target) Close() {
+	for _, conn := range t.conns {
+		_ = conn.Close()
+	}
+	for _, s := range t.streams {
+		<-s.done
+	}
+	if t.http != nil {
+		t.http.CloseIdleConnections()
+	}
+}
+
+// Session returns a session. Sessions share the connections and streams evenly.
+// It is not safe for concurrent use; the sessions are, among each other.
+func (t *Target) Session() Session {
+	i := t.opened
+	t.opened++
+	switch t.options.Protocol {
+	case Unary:
+		return &unary{client: ratelimitv1.NewRateLimitServiceClient(t.conns[i%len(t.conns)]), request: t.request()}
+	case Batch:
+		return &batch{client: ratelimitv1.NewRateLimitServiceClient(t.conns[i%len(t.conns)]), batchRequest: batchRequest{prototype: t.request()}}
+	case Stream:
+		return &streamSession{stream: t.streams[i%len(t.streams)], batchRequest: batchRequest{prototype: t.request()}, reply: make(chan *ratelimitv1.ShouldAllowBatchResponse, 1)}
+	case Envoy:
+		in, entry := t.envoyRequest()
+		return &envoy{client: envoyv3.NewRateLimitServiceClient(t.conns[i%len(t.conns)]), request: in, entry: entry}
+	default:
+		return t.newHTTP()
+	}
+}
+
+// request returns one that lacks its identifier.
+func (t *Target) request() *ratelimitv1.ShouldAllowRequest {
+	in := &ratelimitv1.ShouldAllowRequest{Namespace: t.options.Namespace, Limits: t.options.Limits, Policy: t.options.Policy}
+	if t.options.Cost != 1 {
+		in.Cost = &t.options.Cost
+	}
+	return in
+}
+
+// envoyRequest returns one whose entry lacks its value.
+func (t *Target) envoyRequest() (*envoyv3.RateLimitRequest, *envoycommon.RateLimitDescriptor_Entry) {
+	entry := &envoycommon.RateLimitDescriptor_Entry{Key: t.options.DescriptorKey}
+	return &envoyv3.RateLimitRequest{
+		Domain:      t.options.Namespace,
+		Descriptors: []*envoycommon.RateLimitDescriptor{{Entries: []*envoycommon.RateLimitDescriptor_Entry{entry}}},
+		HitsAddend:  uint32(t.options.Cost),
+	}, entry
+}

@@ -1,0 +1,98 @@
+// Command loadtest measures rate-limit services, and whether they keep to the
+// limits while they are fast.
+//
+//	loadtest run      put a load on a server and report what it did
+//	loadtest null     serve the same API and decide nothing: the baseline
+//	loadtest bench    run the published matrix, baseline and subject in turns
+//
+// The exit status is 0 when all went well, 1 when the server allowed more than
+// the limits permit, and 2 after an error.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+
+	"github.com/ratelimitd/ratelimitd/internal/strategy"
+)
+
+const (
+	exitOK = iota
+	exitWrong
+	exitError
+)
+
+// errWrong is of a server that allowed more than the limits permit.
+var errWrong = errors.New("the server allowed more than the limits permit")
+
+type cli struct {
+	Run   runCmd   `cmd:"" default:"withargs" help:"Put a load on a server and report what it did."`
+	Null  nullCmd  `cmd:"" help:"Serve the same API and decide nothing: the baseline."`
+	Bench benchCmd `cmd:"" help:"Run the published matrix, baseline and subject in turns, and write the results."`
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second signal does not wait
+	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+// exited is the status with which kong wants the process to exit.
+type exited int
+
+// A stderrWriter is where progress goes.
+type stderrWriter struct{ io.Writer }
+
+// run runs the command that args give and returns its exit status.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) (status int) {
+	defer func() { // kong exits by this panic, after it has printed the help that was asked for
+		switch p := recover().(type) {
+		case nil:
+		case exited:
+			status = int(p)
+		default:
+			panic(p)
+		}
+	}()
+	names := make([]string, len(strategy.All))
+	for i, s := range strategy.All {
+		names[i] = s.String()
+	}
+	var c cli
+	parser, err := kong.New(&c,
+		kong.Name("loadtest"),
+		kong.Description("Measures rate-limit services, and whether they keep to the limits while they are fast."),
+		kong.Vars{"strategies": strings.Join(names, ", ")},
+		kong.Writers(stdout, stderr),
+		kong.Exit(func(code int) { panic(exited(code)) }),
+		kong.BindTo(ctx, (*context.Context)(nil)),
+		kong.BindTo(stdout, (*io.Writer)(nil)),
+	)
+	if err != nil {
+		panic(err) // the cli type is wrong
+	}
+	command, err := parser.Parse(args)
+	if err == nil {
+		err = command.Run(stderrWriter{stderr})
+	}
+	switch {
+	case err == nil:
+		return exitOK
+	case errors.Is(err, errWrong):
+		fmt.Fprintf(stderr, "loadtest: %v\n", err)
+		return exitWrong
+	default:
+		fmt.Fprintf(stderr, "loadtest: %v\n", err)
+		return exitError
+	}
+}

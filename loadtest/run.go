@@ -1,0 +1,474 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/ratelimitd/ratelimitd/internal/strategy"
+	"github.com/ratelimitd/ratelimitd/loadtest/internal/cputime"
+	"github.com/ratelimitd/ratelimitd/loadtest/internal/keys"
+	"github.com/ratelimitd/ratelimitd/loadtest/internal/load"
+	"github.com/ratelimitd/ratelimitd/loadtest/internal/report"
+	"github.com/ratelimitd/ratelimitd/loadtest/internal/target"
+	ratelimitv1 "github.com/ratelimitd/ratelimitd/proto/ratelimit/v1"
+)
+
+type runCmd struct {
+	Target string `enum:"unary,batch,stream,envoy,http,envoy-http" default:"unary" help:"What to ask: unary, batch or stream of ratelimit.v1; envoy (RateLimitService v3); http (JSON of ratelimit.v1) or envoy-http."`
+	Addr   string `placeholder:"HOST:PORT" help:"Where; by default 127.0.0.1:8081, and :8080 for http."`
+	Path   string `placeholder:"/PATH" help:"The path of http targets; by default /v1/should-allow, and /json for envoy-http."`
+
+	Duration    time.Duration `default:"10s" help:"How long to measure."`
+	Warmup      time.Duration `default:"1s" help:"How long to go before that, unmeasured."`
+	Count       int64         `default:"0" placeholder:"N" help:"Stop after so many calls; 0: by time alone."`
+	Concurrency int           `default:"64" help:"Calls under way at a time, at most."`
+	Connections int           `default:"4" help:"gRPC connections."`
+	Streams     int           `default:"4" help:"Streams, over all connections."`
+	Batch       int           `default:"0" placeholder:"N" help:"Requests in a message of batch and stream; by default 100 and 1."`
+	ArrivalRate float64       `default:"0" placeholder:"N" help:"Open loop: so many calls a second, whatever the server does, with latency from when each was due. 0: closed loop, for the maximum."`
+	Poisson     bool          `help:"Open loop: let calls arrive as independent callers do, and not evenly."`
+	Seed        uint64        `default:"1" help:"Of what is random: alike seeds ask alike."`
+
+	KeyDistribution string `enum:"uniform,zipf,hot,flood" default:"uniform" help:"Whom the requests are about: uniform, zipf, hot (one key) or flood (a new one each time)."`
+	Keys            int    `default:"100000" help:"How many keys there are."`
+
+	Scenario string   `enum:"below,at,over,several,boundary" default:"below" help:"The limits, unless --limit says: below, at (of --arrival-rate), far over, several limits, or boundary (windows of 100 ms)."`
+	Strategy string   `placeholder:"NAME" help:"The strategy of the scenario's limit: ${strategies}."`
+	Limit    []string `sep:"none" placeholder:"RATE[,STRATEGY][,burst=N][,name=S]" help:"A limit, such as 100/min or 10/s,token_bucket,burst=20. May be repeated. For envoy and policies: what the server is configured to, for the check of its answers."`
+	Policy   string   `placeholder:"NAME" help:"Ask by a policy of the server's, and not by limits."`
+	Cost     uint64   `default:"1" help:"Units that each request asks for."`
+
+	Namespace     string `placeholder:"NAME" help:"The namespace, or Envoy's domain; by default one that is new."`
+	DescriptorKey string `default:"user" help:"Envoy: the key of the descriptor whose value is the identifier."`
+
+	Start     string `placeholder:"COMMAND" help:"Start the server with this command (words split at spaces), and stop it at the end."`
+	ServerPID int    `name:"server-pid" placeholder:"PID" help:"The server's process, for its processor time; by default who listens on the port, on this machine."`
+	RedisPID  int    `name:"redis-pid" placeholder:"PID" help:"Redis's process, likewise."`
+	RedisPort int    `placeholder:"PORT" help:"Or the port that Redis listens on, on this machine."`
+
+	JSON  bool   `name:"json" help:"Print the report as JSON."`
+	HTML  string `name:"html" placeholder:"FILE" help:"Write the report with plots to a file."`
+	Quiet bool   `help:"No progress."`
+
+	limits []strategy.Limit // that --limit or the scenario says
+}
+
+// Help is shown by "loadtest run --help".
+func (runCmd) Help() string {
+	return `Examples:
+
+  loadtest run --start "bin/ratelimitd serve"
+      How much a server on this machine can do: closed loop, unary, below the limit.
+
+  loadtest run --target stream --batch 100 --addr 10.0.0.5:8081 --arrival-rate 2000 --html report.html
+      200,000 decisions a second, on streams of batches, and the latency they see.
+
+  loadtest run --key-distribution hot --limit 1000/s,token_bucket,burst=50
+      Far over the limit of one key. Exits with 1 if more is allowed than that permits.
+
+  loadtest run --target envoy --namespace mydomain --descriptor-key user --limit 10/s
+      Any server of Envoy's protocol, whose configuration has that limit.`
+}
+
+// Bounds of what may be asked of this process.
+const (
+	maxDuration    = time.Hour
+	maxConcurrency = 10_000
+	maxConnections = 1000
+	maxKeys        = 50_000_000
+	maxBatch       = 1000
+	maxArrivals    = 10_000_000
+)
+
+// validate checks the flags and sets what depends on others.
+func (c *runCmd) validate() error {
+	isHTTP := c.Target == target.HTTP || c.Target == target.EnvoyHTTP
+	isEnvoy := c.Target == target.Envoy || c.Target == target.EnvoyHTTP
+	isBatch := c.Target == target.Batch || c.Target == target.Stream
+	if c.Addr == "" {
+		c.Addr = "127.0.0.1:8081"
+		if isHTTP {
+			c.Addr = "127.0.0.1:8080"
+		}
+	}
+	if host, port, err := net.SplitHostPort(c.Addr); err != nil || host == "" || port == "" {
+		return fmt.Errorf("--addr %q: give host:port, such as 127.0.0.1:8081", c.Addr)
+	}
+	switch {
+	case c.Path != "" && !isHTTP:
+		return fmt.Errorf("--path %q: --target %s has none; leave it out, or use --target http", c.Path, c.Target)
+	case c.Path != "" && c.Path[0] != '/':
+		return fmt.Errorf("--path %q: begin it with a slash, as in /v1/should-allow", c.Path)
+	case c.Path == "" && c.Target == target.HTTP:
+		c.Path = "/v1/should-allow"
+	case c.Path == "":
+		c.Path = "/json"
+	}
+	switch {
+	case c.Batch != 0 && !isBatch:
+		return fmt.Errorf("--batch %d: --target %s asks one at a time; leave it out, or use --target batch", c.Batch, c.Target)
+	case c.Batch == 0 && c.Target == target.Batch:
+		c.Batch = 100
+	case c.Batch == 0:
+		c.Batch = 1
+	}
+	for _, r := range []struct {
+		flag             string
+		value, low, high int64
+	}{
+		{"batch", int64(c.Batch), 1, maxBatch},
+		{"concurrency", int64(c.Concurrency), 1, maxConcurrency},
+		{"connections", int64(c.Connections), 1, maxConnections},
+		{"streams", int64(c.Streams), 1, maxConcurrency},
+		{"keys", int64(c.Keys), 1, maxKeys},
+		{"count", c.Count, 0, 1e12},
+		{"server-pid", int64(c.ServerPID), 0, 1 << 22},
+		{"redis-pid", int64(c.RedisPID), 0, 1 << 22},
+		{"redis-port", int64(c.RedisPort), 0, 65535},
+	} {
+		if r.value < r.low || r.value > r.high {
+			return fmt.Errorf("--%s %d: give %d to %d, such as %d", r.flag, r.value, r.low, r.high, max(r.low, 1))
+		}
+	}
+	switch {
+	case c.Duration <= 0 || c.Duration > maxDuration:
+		return fmt.Errorf("--duration %s: give more than 0 and at most %s, such as 10s", c.Duration, maxDuration)
+	case c.Warmup < 0 || c.Warmup > maxDuration:
+		return fmt.Errorf("--warmup %s: give 0s to %s, such as 1s", c.Warmup, maxDuration)
+	case !(c.ArrivalRate >= 0 && c.ArrivalRate <= maxArrivals):
+		return fmt.Errorf("--arrival-rate %v: give calls a second, up to %d, such as 5000; or 0 for the closed loop", c.ArrivalRate, maxArrivals)
+	case c.Poisson && c.ArrivalRate == 0:
+		return errors.New("--poisson: there is no rate of arrivals; give one, such as --arrival-rate 5000")
+	case c.Cost < 1 || c.Cost > 1e9:
+		return fmt.Errorf("--cost %d: give 1 to 1000000000, such as 1", c.Cost)
+	case c.Policy != "" && isEnvoy:
+		return fmt.Errorf("--policy %q: --target %s has none; its server is configured by domain and descriptor", c.Policy, c.Target)
+	case len(c.Limit) > 0 && c.Strategy != "":
+		return fmt.Errorf("--strategy %q: the limits are given; write it there, as in --limit 100/min,%[1]s", c.Strategy)
+	}
+	specs := c.Limit
+	if len(specs) == 0 && c.Policy == "" && !isEnvoy {
+		var err error
+		if specs, err = c.scenario(); err != nil {
+			return err
+		}
+	}
+	if len(specs) > strategy.MaxLimits {
+		return fmt.Errorf("--limit: %d limits; give at most %d", len(specs), strategy.MaxLimits)
+	}
+	for _, text := range specs {
+		l, err := parseLimit(text)
+		if err != nil {
+			return err
+		}
+		c.limits = append(c.limits, l)
+	}
+	if c.Namespace == "" {
+		c.Namespace = "loadtest-" + strconv.FormatUint(rand.Uint64(), 36)
+	}
+	return nil
+}
+
+// scenario returns the limits that it stands for.
+func (c *runCmd) scenario() ([]string, error) {
+	with := func(rate string) []string {
+		if c.Strategy != "" {
+			rate += "," + c.Strategy
+		}
+		return []string{rate}
+	}
+	few := c.Strategy == strategy.SlidingWindowLog.String() // its count is capped
+	switch c.Scenario {
+	case "at":
+		n := c.Keys
+		if c.KeyDistribution == keys.Hot {
+			n = 1
+		}
+		perKey := c.ArrivalRate * float64(c.Batch) / float64(n)
+		if perKey == 0 || c.KeyDistribution != keys.Uniform && c.KeyDistribution != keys.Hot {
+			return nil, errors.New("--scenario at: the limit is what each key asks for, so it needs --arrival-rate, such as 5000, and --key-distribution uniform or hot")
+		}
+		return with(fmt.Sprintf("%d/m", max(int64(perKey*60*float64(c.Cost)), 1))), nil
+	case "over":
+		return with("10/m"), nil
+	case "several":
+		if c.Strategy != "" {
+			return nil, fmt.Errorf("--strategy %q: --scenario several has one of each kind; leave it out", c.Strategy)
+		}
+		return []string{"1000000/s,token_bucket", "10000000/m,sliding_window_counter", "100000000/h,fixed_window", "1000000000/d,gcra,burst=1000000"}, nil
+	case "boundary":
+		return with("10/100ms"), nil
+	default:
+		if few {
+			return with("10000/s"), nil
+		}
+		return with("1000000000/s"), nil
+	}
+}
+
+// parseLimit reads a limit as --limit has it.
+func parseLimit(text string) (strategy.Limit, error) {
+	refuse := func(format string, args ...any) (strategy.Limit, error) {
+		return strategy.Limit{}, fmt.Errorf("--limit %q: "+format+"; write it as 100/min or 10/s,token_bucket,burst=20,name=a", append([]any{text}, args...)...)
+	}
+	parts := strings.Split(text, ",")
+	spec := strategy.Spec{Rate: parts[0]}
+	for _, part := range parts[1:] {
+		key, value, isPair := strings.Cut(part, "=")
+		var err error
+		switch {
+		case isPair && key == "burst":
+			spec.Burst, err = strconv.ParseUint(value, 10, 64)
+		case isPair && key == "name":
+			spec.Name = value
+		case isPair:
+			return refuse("there is no %q", key)
+		default:
+			spec.Strategy, err = strategy.Parse(part)
+		}
+		if err != nil {
+			return refuse("%v", err)
+		}
+	}
+	l, wrong := strategy.NewLimit(spec, strategy.DefaultMaxLogCount)
+	if wrong != nil {
+		return refuse("%s", wrong[0].Problem)
+	}
+	return l, nil
+}
+
+// asked returns the limits as requests have them.
+func asked(limits []strategy.Limit) []*ratelimitv1.Limit {
+	var out []*ratelimitv1.Limit
+	for _, l := range limits {
+		in := &ratelimitv1.Limit{Name: l.Name, Rate: l.Rate.String(), Strategy: ratelimitv1.Strategy(l.Strategy)}
+		if l.Strategy == strategy.TokenBucket || l.Strategy == strategy.LeakyBucket || l.Strategy == strategy.GCRA {
+			in.Burst = uint64(l.Capacity)
+		}
+		out = append(out, in)
+	}
+	return out
+}
+
+// Run puts the load on, reports, and returns errWrong if the server allowed more
+// than the limits permit.
+func (c *runCmd) Run(ctx context.Context, out io.Writer, progress stderrWriter) error {
+	if err := c.validate(); err != nil {
+		return err
+	}
+	if c.Start != "" {
+		stop, err := startServer(ctx, strings.Fields(c.Start), c.Addr, progress)
+		if err != nil {
+			return fmt.Errorf("--start %q: %w", c.Start, err)
+		}
+		defer stop()
+	}
+	r, err := c.measure(ctx, progress)
+	if err != nil {
+		return err
+	}
+	if c.JSON {
+		encoder := json.NewEncoder(out)
+		encoder.SetIndent("", "  ")
+		err = encoder.Encode(r)
+	} else {
+		r.Text(out)
+	}
+	if err == nil && c.HTML != "" {
+		err = writeHTML(c.HTML, r)
+	}
+	switch {
+	case err != nil:
+		return err
+	case r.Correctness.KeysOver > 0:
+		return errWrong
+	case r.Decisions == 0:
+		return fmt.Errorf("%s at %s: %w: %s", c.Target, c.Addr, load.ErrNothing, r.FirstError)
+	}
+	return nil
+}
+
+func writeHTML(name string, r *report.Report) error {
+	f, err := os.Create(name)
+	if err != nil {
+		return fmt.Errorf("--html: %w; give a file that can be written, such as report.html", err)
+	}
+	return errors.Join(r.HTML(f), f.Close())
+}
+
+// measure puts the load on.
+func (c *runCmd) measure(ctx context.Context, progress io.Writer) (*report.Report, error) {
+	o := target.Options{
+		Protocol: c.Target, Addr: c.Addr, Path: c.Path, Connections: c.Connections, Streams: c.Streams, Sessions: c.Concurrency,
+		Namespace: c.Namespace, Policy: c.Policy, DescriptorKey: c.DescriptorKey, Cost: c.Cost,
+	}
+	if c.Policy == "" {
+		o.Limits = asked(c.limits)
+	}
+	to, err := target.Dial(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	defer to.Close()
+	meter := c.newMeter()
+	l := load.Options{
+		Workers: c.Concurrency, Batch: c.Batch, Warmup: c.Warmup, Duration: c.Duration, MaxCalls: c.Count,
+		Keys: keys.New(c.KeyDistribution, c.Keys), Seed: c.Seed, Limits: c.limits, Cost: c.Cost,
+		Session: to.Session, Measured: meter.read,
+	}
+	if c.ArrivalRate > 0 {
+		l.Schedule = &load.Schedule{Rate: c.ArrivalRate, Poisson: c.Poisson, Seed: c.Seed}
+	}
+	if !c.Quiet {
+		l.Progress = func(p load.Progress) {
+			state := "measuring"
+			if !p.Warm {
+				state = "warming up"
+			}
+			fmt.Fprintf(progress, "%4.0fs  %-10s  %10.0f calls/s  %d decisions, %d allowed, %d errors\n", p.Elapsed.Seconds(), state, p.CallRate, p.Decisions, p.Allowed, p.Failed)
+		}
+	}
+	result := load.Run(ctx, l)
+	r := report.New(c.Target+" at "+c.Addr, c.settings(), &result)
+	r.CPU = meter.perDecision(r.Decisions)
+	return r, nil
+}
+
+// settings are the flags that say what was measured.
+func (c *runCmd) settings() []string {
+	out := []string{"--target=" + c.Target, fmt.Sprintf("--concurrency=%d", c.Concurrency), fmt.Sprintf("--connections=%d", c.Connections), "--key-distribution=" + c.KeyDistribution, fmt.Sprintf("--keys=%d", c.Keys)}
+	if c.Target == target.Stream {
+		out = append(out, fmt.Sprintf("--streams=%d", c.Streams))
+	}
+	if c.Batch > 1 {
+		out = append(out, fmt.Sprintf("--batch=%d", c.Batch))
+	}
+	if c.ArrivalRate > 0 {
+		out = append(out, fmt.Sprintf("--arrival-rate=%v", c.ArrivalRate))
+	}
+	if c.Poisson {
+		out = append(out, "--poisson")
+	}
+	if c.Policy != "" {
+		out = append(out, "--policy="+c.Policy)
+	}
+	for _, l := range c.limits {
+		text := fmt.Sprintf("--limit=%s,%s", l.Rate, l.Strategy)
+		if l.Capacity != l.Rate.Count && !l.Rate.IsUnlimited() {
+			text += fmt.Sprintf(",burst=%d", l.Capacity)
+		}
+		out = append(out, text)
+	}
+	return out
+}
+
+// A meter reads the processor times of those involved.
+type meter struct {
+	pids     [3]int // client, server, Redis; 0: not known
+	readings [][3]time.Duration
+}
+
+func (c *runCmd) newMeter() *meter {
+	m := &meter{pids: [3]int{os.Getpid(), c.ServerPID, c.RedisPID}}
+	host, port, _ := net.SplitHostPort(c.Addr)
+	if ip := net.ParseIP(host); m.pids[1] == 0 && (host == "localhost" || ip != nil && ip.IsLoopback()) {
+		if number, err := strconv.Atoi(port); err == nil {
+			m.pids[1], _ = cputime.Listener(number) // else it is not known
+		}
+	}
+	if m.pids[2] == 0 && c.RedisPort != 0 {
+		m.pids[2], _ = cputime.Listener(c.RedisPort)
+	}
+	return m
+}
+
+func (m *meter) read() {
+	var now [3]time.Duration
+	for i, pid := range m.pids {
+		if pid != 0 {
+			var err error
+			if now[i], err = cputime.Of(pid); err != nil {
+				m.pids[i] = 0
+			}
+		}
+	}
+	m.readings = append(m.readings, now)
+}
+
+// perDecision returns what was used between the first reading and the last.
+func (m *meter) perDecision(decisions int64) report.CPU {
+	var out report.CPU
+	if len(m.readings) < 2 || decisions == 0 {
+		return out
+	}
+	first, last := m.readings[0], m.readings[len(m.readings)-1]
+	for i, to := range []**float64{&out.Client, &out.Server, &out.Redis} {
+		if m.pids[i] != 0 {
+			us := float64(last[i]-first[i]) / 1000 / float64(decisions)
+			*to = &us
+		}
+	}
+	return out
+}
+
+// startPatience is how long a server may take until it can be connected to, and
+// how long it may take to stop.
+const startPatience = 15 * time.Second
+
+// startServer starts a server and waits until it takes connections.
+func startServer(ctx context.Context, words []string, addr string, log io.Writer) (stop func(), err error) {
+	if len(words) == 0 {
+		return nil, errors.New("no command; give one, such as \"bin/ratelimitd serve\"")
+	}
+	if conn, err := net.DialTimeout("tcp", addr, time.Second); err == nil {
+		_ = conn.Close()
+		return nil, fmt.Errorf("something listens on %s already; stop it, or leave --start out", addr)
+	}
+	cmd := exec.Command(words[0], words[1:]...)
+	cmd.Stdout, cmd.Stderr = log, log
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	ended := make(chan struct{})
+	go func() { _ = cmd.Wait(); close(ended) }()
+	stop = func() {
+		_ = cmd.Process.Signal(syscall.SIGTERM) // it may have ended
+		select {
+		case <-ended:
+		case <-time.After(startPatience):
+			_ = cmd.Process.Kill()
+			<-ended
+		}
+	}
+	patience := time.NewTimer(startPatience)
+	defer patience.Stop()
+	for {
+		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", addr)
+		if err == nil {
+			_ = conn.Close()
+			return stop, nil
+		}
+		select {
+		case <-ended:
+			return nil, fmt.Errorf("it exits: %s", cmd.ProcessState)
+		case <-ctx.Done():
+			stop()
+			return nil, ctx.Err()
+		case <-patience.C:
+			stop()
+			return nil, fmt.Errorf("it does not listen on %s within %s", addr, startPatience)
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
