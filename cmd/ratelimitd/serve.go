@@ -46,7 +46,7 @@ func (c *serveCmd) Run(ctx context.Context, logTo stderrWriter) error {
 	}
 	logger := c.logger(logTo)
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo())
 
 	counters, err := c.open(registry)
 	if err != nil {

@@ -86,7 +86,7 @@ func (s *Server) answer(ctx context.Context, r *store.Request, res *store.Result
 		return s.answerFailure(ctx, r, res.Err)
 	}
 	s.failure.recovered(s.logger)
-	s.metrics.checked(r.Limits, res.Statuses)
+	s.metrics.checked(r, "", res.Statuses)
 	response := newResponse(r, &res.Decision)
 	switch response.GetReason() {
 	case ratelimitv1.Reason_OVER_LIMIT:

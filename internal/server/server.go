@@ -43,6 +43,10 @@ type Options struct {
 	// Server, and must not fail.
 	Fallback store.Store
 
+	// Namespaces are those of the configuration: metrics show each under its own
+	// name, whatever namespaces callers make up.
+	Namespaces []string
+
 	// MaxLogCount caps the count of SLIDING_WINDOW_LOG limits. 0 is
 	// strategy.DefaultMaxLogCount.
 	MaxLogCount int64
@@ -91,6 +95,7 @@ func New(o Options) (*Server, error) {
 		health:      health.NewServer(),
 		draining:    make(chan struct{}),
 	}
+	s.metrics.configured(o.Namespaces)
 	if s.onError == "" {
 		s.onError = FailAllow
 	}
@@ -105,8 +110,8 @@ func New(o Options) (*Server, error) {
 		grpc.MaxRecvMsgSize(maxMessageBytes),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: time.Minute}), // finds clients that vanished
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
-		grpc.UnaryInterceptor(s.recoverUnary),
-		grpc.StreamInterceptor(s.endStreams),
+		grpc.ChainUnaryInterceptor(s.metrics.grpc.countUnary, s.recoverUnary),
+		grpc.ChainStreamInterceptor(s.metrics.grpc.countStream, s.endStreams),
 	)
 	ratelimitv1.RegisterRateLimitServiceServer(s.grpc, s)
 	healthpb.RegisterHealthServer(s.grpc, s.health)
