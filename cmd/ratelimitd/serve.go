@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/alecthomas/kong"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
@@ -17,6 +18,8 @@ import (
 type serveCmd struct {
 	GRPCAddr string `name:"grpc-addr" default:":8081" help:"Where to serve gRPC, as host:port."`
 	HTTPAddr string `name:"http-addr" default:":8080" help:"Where to serve HTTP, as host:port: health, readiness and metrics."`
+	// kong takes an empty value for an absent one, so that "off" it is.
+	AdminAddr string `name:"admin-addr" default:"127.0.0.1:6070" help:"Where to serve administration, as host:port: profiles, log level, configuration, hot keys. Whoever reaches it needs no password. off: nowhere."`
 
 	storeFlags `embed:""`
 
@@ -40,14 +43,18 @@ answered, and it exits with 0.`
 }
 
 // Run serves until ctx ends.
-func (c *serveCmd) Run(ctx context.Context, logTo stderrWriter) error {
+func (c *serveCmd) Run(ctx context.Context, logTo stderrWriter, command *kong.Context) error {
 	if err := c.validate(); err != nil {
 		return err
 	}
-	logger := c.logger(logTo)
+	level := new(slog.LevelVar)
+	logger := c.logger(logTo, level)
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo())
 
+	if c.AdminAddr == "off" {
+		c.AdminAddr = ""
+	}
 	counters, err := c.open(registry)
 	if err != nil {
 		return err
@@ -59,16 +66,19 @@ func (c *serveCmd) Run(ctx context.Context, logTo stderrWriter) error {
 		}
 	}
 	s, err := server.New(server.Options{
-		GRPCAddr:     c.GRPCAddr,
-		HTTPAddr:     c.HTTPAddr,
-		Store:        counters,
-		StoreName:    c.Store,
-		OnError:      server.OnError(c.OnError),
-		Fallback:     fallback,
-		MaxLogCount:  c.MaxLogCount,
-		DrainTimeout: c.DrainTimeout,
-		Logger:       logger,
-		Registry:     registry,
+		GRPCAddr:      c.GRPCAddr,
+		HTTPAddr:      c.HTTPAddr,
+		AdminAddr:     c.AdminAddr,
+		LogLevel:      level,
+		Configuration: func() any { return map[string]any{"flags": flagsInForce(command)} },
+		Store:         counters,
+		StoreName:     c.Store,
+		OnError:       server.OnError(c.OnError),
+		Fallback:      fallback,
+		MaxLogCount:   c.MaxLogCount,
+		DrainTimeout:  c.DrainTimeout,
+		Logger:        logger,
+		Registry:      registry,
 	})
 	if err != nil {
 		return err
@@ -84,8 +94,7 @@ func (c *serveCmd) validate() error {
 	return c.storeFlags.validate()
 }
 
-func (c *serveCmd) logger(to stderrWriter) *slog.Logger {
-	var level slog.Level
+func (c *serveCmd) logger(to stderrWriter, level *slog.LevelVar) *slog.Logger {
 	if err := level.UnmarshalText([]byte(c.LogLevel)); err != nil {
 		panic(err) // the flag allows what is no level
 	}

@@ -87,6 +87,7 @@ func (s *Server) answer(ctx context.Context, r *store.Request, res *store.Result
 	}
 	s.failure.recovered(s.logger)
 	s.metrics.checked(r, "", res.Statuses)
+	s.hotKeys.Record(r.Namespace, r.Identifier, !res.Allowed)
 	response := newResponse(r, &res.Decision)
 	switch response.GetReason() {
 	case ratelimitv1.Reason_OVER_LIMIT:
