@@ -122,7 +122,7 @@ func New(o Options) (*Server, error) {
 		grpc.MaxRecvMsgSize(maxMessageBytes),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: time.Minute}), // finds clients that vanished
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
-		grpc.ChainUnaryInterceptor(s.metrics.grpc.countUnary, s.recoverUnary),
+		grpc.UnaryInterceptor(s.unary),
 		grpc.ChainStreamInterceptor(s.metrics.grpc.countStream, s.endStreams),
 	)
 	ratelimitv1.RegisterRateLimitServiceServer(s.grpc, s)
