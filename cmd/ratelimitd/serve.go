@@ -18,7 +18,6 @@ import (
 type serveCmd struct {
 	GRPCAddr string `name:"grpc-addr" default:":8081" help:"Where to serve gRPC, as host:port."`
 	HTTPAddr string `name:"http-addr" default:":8080" help:"Where to serve HTTP, as host:port: health, readiness and metrics."`
-	// kong takes an empty value for an absent one, so that "off" it is.
 	AdminAddr string `name:"admin-addr" default:"127.0.0.1:6070" help:"Where to serve administration, as host:port: profiles, log level, configuration, hot keys. Whoever reaches it needs no password. off: nowhere."`
 
 	storeFlags `embed:""`
