@@ -16,8 +16,8 @@ import (
 )
 
 type serveCmd struct {
-	GRPCAddr string `name:"grpc-addr" default:":8081" help:"Where to serve gRPC, as host:port."`
-	HTTPAddr string `name:"http-addr" default:":8080" help:"Where to serve HTTP, as host:port: health, readiness and metrics."`
+	GRPCAddr  string `name:"grpc-addr" default:":8081" help:"Where to serve gRPC, as host:port."`
+	HTTPAddr  string `name:"http-addr" default:":8080" help:"Where to serve HTTP, as host:port: health, readiness and metrics."`
 	AdminAddr string `name:"admin-addr" default:"127.0.0.1:6070" help:"Where to serve administration, as host:port: profiles, log level, configuration, hot keys. Whoever reaches it needs no password. off: nowhere."`
 
 	storeFlags `embed:""`
