@@ -53,7 +53,7 @@ func runs(t *testing.T, env []string, args ...string) (stdout, stderr string, st
 // its gRPC address and what stops it, which returns its exit status.
 func serves(t *testing.T, env []string) (addr string, stop func() int) {
 	t.Helper()
-	cmd := command(t, env, "serve", "--grpc-addr=127.0.0.1:0", "--http-addr=127.0.0.1:0", "--log-format=json")
+	cmd := command(t, env, "serve", "--grpc-addr=127.0.0.1:0", "--http-addr=127.0.0.1:0", "--admin-addr=127.0.0.1:0", "--log-format=json")
 	log, err := cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -173,6 +173,7 @@ func TestErrors(t *testing.T) {
 		{nil, []string{"serve", "--nonsense"}, "unknown flag --nonsense"},
 		{nil, []string{"serve", "--grpc-addr=nowhere"}, `gRPC address "nowhere"`},
 		{nil, []string{"serve", "--grpc-addr=127.0.0.1:0", "--http-addr=127.0.0.1:99999"}, `HTTP address "127.0.0.1:99999"`},
+		{nil, []string{"serve", "--grpc-addr=127.0.0.1:0", "--http-addr=127.0.0.1:0", "--admin-addr=nowhere"}, `admin address "nowhere"`},
 		{nil, []string{"serve", "--store=mongo"}, `--store must be one of "memory","redis","memcached" but got "mongo"`},
 		{nil, []string{"serve", "--store=redis", "--redis-url=localhost:6379"}, `URL "localhost:6379": it begins with neither redis:// nor rediss://; write one such as "redis://127.0.0.1:6379"`},
 		{nil, []string{"serve", "--store=memcached", "--memcached-addr=nowhere"}, `"nowhere"`},
