@@ -168,7 +168,7 @@ func TestErrors(t *testing.T) {
 		args []string
 		says string
 	}{
-		{nil, nil, `expected one of "serve", "validate", "check", "version"`},
+		{nil, nil, `expected one of "serve", "validate", "check", "top", "version"`},
 		{nil, []string{"srve"}, `unexpected argument srve`},
 		{nil, []string{"serve", "--nonsense"}, "unknown flag --nonsense"},
 		{nil, []string{"serve", "--grpc-addr=nowhere"}, `gRPC address "nowhere"`},
@@ -194,6 +194,8 @@ func TestErrors(t *testing.T) {
 		{nil, []string{"serve", "--store=memcached", "--memcached-addr=a:1", "--memcached-addr=a:1"}, `--memcached-addr [a:1 a:1]: must be different addresses`},
 		{nil, []string{"serve", "--config=/nowhere.yaml"}, `--config: open /nowhere.yaml: no such file or directory`},
 		{nil, []string{"validate"}, `expected "<file> ..."`},
+		{nil, []string{"top", "--admin-addr=127.0.0.1:1"}, `127.0.0.1:1: connect: connection refused`},
+		{nil, []string{"top", "--interval=1ms"}, `--interval 1ms: must be 100ms or more, such as 2s`},
 	} {
 		stdout, stderr, status := runs(t, tt.env, tt.args...)
 		if status != exitError || stdout != "" || !strings.HasPrefix(stderr, "ratelimitd: ") || !strings.Contains(stderr, tt.says) || strings.Count(stderr, "\n") != 1 {

@@ -9,6 +9,8 @@ import (
 	"net/http/pprof"
 	"strconv"
 	"strings"
+
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 const (
@@ -17,7 +19,7 @@ const (
 )
 
 // adminHandler returns the handler of the admin port.
-func (s *Server) adminHandler(level *slog.LevelVar, configuration func() any) http.Handler {
+func (s *Server) adminHandler(registry *prometheus.Registry, level *slog.LevelVar, configuration func() any) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
 		fmt.Fprint(w, `ratelimitd: admin
@@ -25,10 +27,12 @@ func (s *Server) adminHandler(level *slog.LevelVar, configuration func() any) ht
 /hot-keys        who asks most and who is denied most, by namespace; ?n=20 for more
 /configuration   the configuration in force
 /log-level       GET the level; PUT debug, info, warn or error to set it
+/metrics         Prometheus metrics, as on the HTTP port
 /debug/pprof/    Go's profiles
 `)
 	})
 	mux.HandleFunc("GET /hot-keys", s.showHotKeys)
+	mux.Handle("GET /metrics", s.metricsHandler(registry))
 	mux.HandleFunc("GET /configuration", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, configuration()) })
 	mux.HandleFunc("GET /log-level", func(w http.ResponseWriter, _ *http.Request) {
 		fmt.Fprintln(w, strings.ToLower(level.Level().String()))

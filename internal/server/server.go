@@ -153,7 +153,7 @@ func New(o Options) (*Server, error) {
 		ErrorLog:          slog.NewLogLogger(s.logger.Handler(), slog.LevelWarn),
 	}
 	s.admin = &http.Server{
-		Handler:           s.adminHandler(o.LogLevel, o.Configuration),
+		Handler:           s.adminHandler(o.Registry, o.LogLevel, o.Configuration),
 		ReadHeaderTimeout: 5 * time.Second,
 		ErrorLog:          s.http.ErrorLog,
 	}
