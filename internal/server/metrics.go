@@ -1,7 +1,9 @@
 package server
 
 import (
+	"maps"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -49,8 +51,8 @@ type metrics struct {
 
 	others *namespaceCounters // of all namespaces that have none of their own
 
-	mu         sync.RWMutex // protects the following
-	namespaces map[string]*namespaceCounters
+	mu         sync.Mutex // held to replace the following, which is read without
+	namespaces atomic.Pointer[map[string]*namespaceCounters]
 }
 
 type namespaceCounters [outcomes]prometheus.Counter
@@ -59,7 +61,7 @@ type namespaceCounters [outcomes]prometheus.Counter
 var buckets = prometheus.ExponentialBuckets(1e-6, 2, 20)
 
 func newMetrics(reg prometheus.Registerer, storeName string) *metrics {
-	m := &metrics{namespaces: map[string]*namespaceCounters{}, latency: map[string]prometheus.Observer{}}
+	m := &metrics{latency: map[string]prometheus.Observer{}}
 	m.decisions = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "ratelimitd_decisions_total",
 		Help: "Requests decided, by namespace and outcome. shadow are those that a limit in shadow mode would have denied; exempt those held to nothing; failed_open and failed_closed are those that the failure policy allowed and denied because the store had failed, local_allowed and local_denied those it had counted in this process; error are those that got no decision.",
@@ -95,9 +97,10 @@ func newMetrics(reg prometheus.Registerer, storeName string) *metrics {
 	for _, s := range strategy.All {
 		m.checks[s] = [2]prometheus.Counter{checks.WithLabelValues(s.String(), "denied"), checks.WithLabelValues(s.String(), "allowed")}
 	}
-	for _, method := range []string{methodUnary, methodBatch, methodStream, methodEnvoy} {
+	for _, method := range []string{methodUnary, methodBatch, methodStream, methodEnvoy, methodHTTP, methodAuthorize} {
 		m.latency[method] = latency.WithLabelValues(method)
 	}
+	m.namespaces.Store(&map[string]*namespaceCounters{})
 	m.others = m.newNamespace(otherNamespaces)
 	m.storeLatency, m.storeErrors = storeLatency.WithLabelValues(storeName), storeErrors.WithLabelValues(storeName)
 	return m
@@ -119,23 +122,21 @@ func (m *metrics) checked(limits []strategy.Limit, statuses []strategy.Status) {
 
 // namespace returns the counters of a namespace, or those of the others.
 func (m *metrics) namespace(name string) *namespaceCounters {
-	m.mu.RLock()
-	c, full := m.namespaces[name], len(m.namespaces) >= maxNamespaces
-	m.mu.RUnlock()
-	switch {
-	case c != nil:
+	known := *m.namespaces.Load()
+	if c := known[name]; c != nil {
 		return c
-	case full:
+	}
+	if len(known) >= maxNamespaces {
 		return m.others
 	}
-
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if c = m.namespaces[name]; c == nil {
-		c = m.newNamespace(name)
-		m.namespaces[name] = c
+	known = maps.Clone(*m.namespaces.Load())
+	if known[name] == nil {
+		known[name] = m.newNamespace(name)
+		m.namespaces.Store(&known)
 	}
-	return c
+	return known[name]
 }
 
 func (m *metrics) newNamespace(name string) *namespaceCounters {
