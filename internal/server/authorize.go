@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -198,8 +199,8 @@ func clientAddr(peer string, forwardedFor []string, proxies int) (netip.Addr, er
 		return parseAddr(peer)
 	}
 	left := proxies
-	for i := len(forwardedFor) - 1; i >= 0; i-- {
-		for line, more := forwardedFor[i], true; more; {
+	for _, last := range slices.Backward(forwardedFor) {
+		for line, more := last, true; more; {
 			entry := line
 			if comma := strings.LastIndexByte(line, ','); comma >= 0 {
 				line, entry = line[:comma], line[comma+1:]

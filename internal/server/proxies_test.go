@@ -121,8 +121,15 @@ func freeAddr(t *testing.T) string {
 	return l.Addr().String()
 }
 
-// fetch asks url and returns the answer, whose body is read.
-func fetch(t *testing.T, method, url, body string, header http.Header) (*http.Response, string) {
+// An httpAnswer is a response whose body was read.
+type httpAnswer struct {
+	StatusCode int
+	Status     string
+	Header     http.Header
+}
+
+// fetch asks url and returns the answer and its body.
+func fetch(t *testing.T, method, url, body string, header http.Header) (httpAnswer, string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patient)
 	defer cancel()
@@ -137,14 +144,14 @@ func fetch(t *testing.T, method, url, body string, header http.Header) (*http.Re
 	reply, err := client.Do(r)
 	if err != nil {
 		t.Error(err)
-		return &http.Response{Header: http.Header{}}, ""
+		return httpAnswer{}, ""
 	}
 	defer reply.Body.Close()
 	text, err := io.ReadAll(reply.Body)
 	if err != nil {
 		t.Error(err)
 	}
-	return reply, string(text)
+	return httpAnswer{reply.StatusCode, reply.Status, reply.Header}, string(text)
 }
 
 func TestProxies(t *testing.T) {

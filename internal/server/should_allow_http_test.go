@@ -19,7 +19,7 @@ import (
 var asJSON = http.Header{"Content-Type": {"application/json; charset=utf-8"}}
 
 // post asks /v1/should-allow.
-func (d *daemon) post(t *testing.T, body string) (*http.Response, string) {
+func (d *daemon) post(t *testing.T, body string) (httpAnswer, string) {
 	t.Helper()
 	return fetch(t, http.MethodPost, "http://"+d.HTTPAddr()+"/v1/should-allow", body, asJSON)
 }
