@@ -135,7 +135,7 @@ func newMetrics(reg prometheus.Registerer, storeName string) *metrics {
 	for _, s := range strategy.All {
 		m.checks[s] = checkCounters{checks.WithLabelValues(s.String(), "denied"), checks.WithLabelValues(s.String(), "allowed")}
 	}
-	for _, method := range []string{methodUnary, methodBatch, methodStream, methodEnvoy} {
+	for _, method := range []string{methodUnary, methodBatch, methodStream, methodEnvoy, methodHTTP, methodAuthorize} {
 		m.latency[method] = latency.WithLabelValues(method)
 	}
 	m.others = m.newCounters(otherNamespaces)
