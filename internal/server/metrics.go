@@ -16,6 +16,14 @@ const (
 	otherNamespaces = "other"
 )
 
+// maxLimits is how many limits of Envoy's configuration have a label value of
+// their own. With detailed_metric or value_to_metric there is one for each value
+// that clients send: those that come later count as otherLimits.
+const (
+	maxLimits   = 1000
+	otherLimits = "other"
+)
+
 // An outcome is how a decision went, as a label.
 type outcome int
 
@@ -49,9 +57,19 @@ type metrics struct {
 
 	others *namespaceCounters // of all namespaces that have none of their own
 
+	limitHits   *prometheus.CounterVec
+	otherLimits *limitCounters // of all limits of Envoy's configuration that have none of their own
+
 	mu         sync.RWMutex // protects the following
 	namespaces map[string]*namespaceCounters
+	limits     map[string]*limitCounters
 }
+
+// limitCounters are those of a limit of Envoy's configuration: within, over, and
+// over in shadow mode.
+type limitCounters [3]prometheus.Counter
+
+var limitOutcomes = [len(limitCounters{})]string{"within_limit", "over_limit", "shadow"}
 
 type namespaceCounters [outcomes]prometheus.Counter
 
@@ -59,7 +77,7 @@ type namespaceCounters [outcomes]prometheus.Counter
 var buckets = prometheus.ExponentialBuckets(1e-6, 2, 20)
 
 func newMetrics(reg prometheus.Registerer, storeName string) *metrics {
-	m := &metrics{namespaces: map[string]*namespaceCounters{}, latency: map[string]prometheus.Observer{}}
+	m := &metrics{namespaces: map[string]*namespaceCounters{}, limits: map[string]*limitCounters{}, latency: map[string]prometheus.Observer{}}
 	m.decisions = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "ratelimitd_decisions_total",
 		Help: "Requests decided, by namespace and outcome. shadow are those that a limit in shadow mode would have denied; exempt those held to nothing; failed_open and failed_closed are those that the failure policy allowed and denied because the store had failed, local_allowed and local_denied those it had counted in this process; error are those that got no decision.",
@@ -82,6 +100,10 @@ func newMetrics(reg prometheus.Registerer, storeName string) *metrics {
 		Name: "ratelimitd_store_errors_total",
 		Help: "Decisions and resets that the store failed to make.",
 	}, []string{"store"})
+	m.limitHits = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "ratelimitd_envoy_limit_hits_total",
+		Help: "Hits asked for of the limits of Envoy's configuration, by limit and outcome: within_limit, over_limit, or shadow (over the limit, in shadow mode).",
+	}, []string{"limit", "outcome"})
 	m.refused = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "ratelimitd_refused_requests_total",
 		Help: "Requests refused as invalid or for naming an unknown policy.",
@@ -90,7 +112,7 @@ func newMetrics(reg prometheus.Registerer, storeName string) *metrics {
 		Name: "ratelimitd_panics_total",
 		Help: "Calls whose handling panicked: each is a defect, with its stack in the log.",
 	})
-	reg.MustRegister(m.decisions, checks, latency, storeLatency, storeErrors, m.refused, m.panics)
+	reg.MustRegister(m.decisions, m.limitHits, checks, latency, storeLatency, storeErrors, m.refused, m.panics)
 
 	for _, s := range strategy.All {
 		m.checks[s] = [2]prometheus.Counter{checks.WithLabelValues(s.String(), "denied"), checks.WithLabelValues(s.String(), "allowed")}
@@ -99,6 +121,7 @@ func newMetrics(reg prometheus.Registerer, storeName string) *metrics {
 		m.latency[method] = latency.WithLabelValues(method)
 	}
 	m.others = m.newNamespace(otherNamespaces)
+	m.otherLimits = m.newLimit(otherLimits)
 	m.storeLatency, m.storeErrors = storeLatency.WithLabelValues(storeName), storeErrors.WithLabelValues(storeName)
 	return m
 }
@@ -148,3 +171,44 @@ func (m *metrics) newNamespace(name string) *namespaceCounters {
 
 // since observes the time from start.
 func since(start time.Time, o prometheus.Observer) { o.Observe(time.Since(start).Seconds()) }
+
+// hits counts what was asked of a limit of Envoy's configuration.
+func (m *metrics) hits(limit string, n uint64, over, shadow bool) {
+	i := 0
+	switch {
+	case over && shadow:
+		i = 2
+	case over:
+		i = 1
+	}
+	m.limit(limit)[i].Add(float64(n))
+}
+
+// limit returns the counters of a limit, or those of the others.
+func (m *metrics) limit(name string) *limitCounters {
+	m.mu.RLock()
+	c, full := m.limits[name], len(m.limits) >= maxLimits
+	m.mu.RUnlock()
+	switch {
+	case c != nil:
+		return c
+	case full:
+		return m.otherLimits
+	}
+
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if c = m.limits[name]; c == nil {
+		c = m.newLimit(name)
+		m.limits[name] = c
+	}
+	return c
+}
+
+func (m *metrics) newLimit(name string) *limitCounters {
+	c := new(limitCounters)
+	for i := range c {
+		c[i] = m.limitHits.WithLabelValues(name, limitOutcomes[i])
+	}
+	return c
+}
