@@ -201,7 +201,7 @@ func Override(domain string, entries []Entry, l *Limit) Match {
 
 // find returns the descriptor that matches e best, or nil.
 func (n *node) find(e Entry) *descriptor {
-	if d := n.children[e]; d != nil {
+	if d := n.children[e]; d != nil && e.Value != "" {
 		return d
 	}
 	for _, w := range n.wildcards {
