@@ -86,6 +86,7 @@ type Server struct {
 	metrics      *metrics
 	hotKeys      *hotkeys.Tracker
 	failure      failure
+	panicked     occasional
 
 	health *health.Server
 	grpc   *grpc.Server
@@ -197,8 +198,9 @@ type Config struct {
 // SetConfig puts c in force: each call that begins from now on is decided by
 // it, and those under way by what was in force when they began.
 func (s *Server) SetConfig(c *Config) {
-	s.metrics.configured(slices.Collect(maps.Keys(c.Policies.Namespaces())))
-	s.metrics.configured(c.Envoy.Domains())
+	names := slices.AppendSeq(c.Envoy.Domains(), maps.Keys(c.Policies.Namespaces()))
+	s.metrics.configured(names)
+	s.hotKeys.Configured(names)
 	s.config.Store(c)
 }
 
