@@ -79,18 +79,6 @@ func New(now func() time.Time) *Tracker {
 	return t
 }
 
-// Configured gives namespaces sketches of their own, however many have been
-// chosen by callers.
-func (t *Tracker) Configured(names []string) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for _, name := range names {
-		if (*t.namespaces.Load())[name] == nil {
-			t.addLocked(name)
-		}
-	}
-}
-
 // Record notes a decision.
 func (t *Tracker) Record(name, identifier string, denied bool) {
 	n := t.namespace(name)
@@ -130,6 +118,18 @@ func (t *Tracker) Top(limit int) []Namespace {
 		top = append(top, others)
 	}
 	return top
+}
+
+// Configured gives namespaces sketches of their own, however many have been
+// chosen by callers.
+func (t *Tracker) Configured(names []string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, name := range names {
+		if (*t.namespaces.Load())[name] == nil {
+			t.addLocked(name)
+		}
+	}
 }
 
 func (t *Tracker) namespace(name string) *namespace {
