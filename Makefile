@@ -26,7 +26,7 @@ run: ## run the daemon from source
 
 .PHONY: test
 test: FUZZTIME = 2s
-test: deps generate-check lint unit fuzz ## run every check, after installing what they need
+test: deps generate-check lint manifests unit fuzz ## run every check, after installing what they need
 
 .PHONY: deps
 deps:
@@ -53,9 +53,13 @@ bench: ## measure the daemon against the null server; BENCHFLAGS=--repeat=1 for 
 microbench: ## run the benchmarks of the packages on two processors
 	go test -run '^$$' -bench . -benchmem -cpu 2 ./...
 
+.PHONY: manifests
+manifests: ## check what deploy/ has for compose and Kubernetes
+	cd tools/manifests && go run . ../../deploy
+
 .PHONY: lint
-lint: ## check both modules: go vet, golangci-lint, go mod tidy
-	@for module in . tools; do \
+lint: ## check all modules: go vet, golangci-lint, go mod tidy
+	@for module in . tools tools/manifests; do \
 		echo "lint $$module"; \
 		(cd $$module && go vet ./... && $(LINT) ./... && go mod tidy -diff); \
 	done

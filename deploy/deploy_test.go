@@ -44,6 +44,23 @@ func TestRules(t *testing.T) {
 	tool(t, "prometheus", "promtool", "test", "rules", "tests.yaml")
 }
 
+// TestUnit has systemd read the unit, with the daemon where it was built.
+func TestUnit(t *testing.T) {
+	unit, err := os.ReadFile("systemd/ratelimitd.service")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const installed = "ExecStart=/usr/local/bin/ratelimitd "
+	if !strings.Contains(string(unit), installed) {
+		t.Fatalf("the unit does not have %q", installed)
+	}
+	file := filepath.Join(t.TempDir(), "ratelimitd.service")
+	if err := os.WriteFile(file, []byte(strings.Replace(string(unit), installed, "ExecStart="+ratelimitd(t)+" ", 1)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	tool(t, ".", "systemd-analyze", "verify", file)
+}
+
 // TestRunbook holds that the runbook has a part for each alert.
 func TestRunbook(t *testing.T) {
 	book, err := os.ReadFile("../docs/runbook.md")

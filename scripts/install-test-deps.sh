@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
 # Installs, from Debian's or Ubuntu's packages, what the tests need and this
-# machine lacks. The tests start their own servers on free ports: the service
-# that a package may start on its default port is neither needed nor used.
+# machine lacks. The tests start their own servers on free ports.
 set -euo pipefail
 
 # Each line: the command that the tests run, and the package that has it.
@@ -12,6 +11,7 @@ memcached     memcached
 nginx         nginx-light
 prometheus    prometheus
 redis-server  redis-server
+systemd-analyze systemd
 '
 
 missing=()
@@ -33,6 +33,13 @@ fi
 as_root=()
 if ((EUID != 0)); then
     as_root=(sudo)
+fi
+# No package starts its service: one on Prometheus's port would outlive the tests.
+policy=/usr/sbin/policy-rc.d
+if [[ ! -e $policy ]]; then
+    printf '#!/bin/sh\nexit 101\n' | "${as_root[@]}" tee "$policy" >/dev/null
+    "${as_root[@]}" chmod +x "$policy"
+    trap '"${as_root[@]}" rm -f "$policy"' EXIT
 fi
 "${as_root[@]}" apt-get update -qq
 "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
