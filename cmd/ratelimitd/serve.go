@@ -14,11 +14,14 @@ import (
 	"github.com/alecthomas/kong"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"google.golang.org/grpc"
 
 	"github.com/ratelimitd/ratelimitd/internal/policy"
 	"github.com/ratelimitd/ratelimitd/internal/reload"
 	"github.com/ratelimitd/ratelimitd/internal/server"
 	"github.com/ratelimitd/ratelimitd/internal/store"
+	"github.com/ratelimitd/ratelimitd/internal/tracing"
 )
 
 type serveCmd struct {
@@ -34,6 +37,7 @@ type serveCmd struct {
 	storeFlags `embed:""`
 
 	DrainTimeout time.Duration `default:"10s" help:"The longest that a shutdown waits for calls under way."`
+	Tracing      bool          `help:"Export a span for each gRPC call and what it asks the store, by OTLP over gRPC, to where the standard OTEL_... variables say."`
 	LogLevel     string        `enum:"debug,info,warn,error" default:"info" help:"Log what is of this level or above: debug, info, warn or error."`
 	LogFormat    string        `enum:"text,json" default:"text" help:"Log lines for people (text) or for machines (json)."`
 
@@ -78,6 +82,16 @@ func (c *serveCmd) Run(ctx context.Context, logTo stderrWriter, command *kong.Co
 	if err != nil {
 		return err
 	}
+	var grpcOptions []grpc.ServerOption
+	if c.Tracing {
+		spans, err := tracing.NewProvider(ctx, versionString())
+		if err != nil {
+			return errors.Join(err, counters.Close())
+		}
+		defer flush(spans, logger)
+		counters = tracing.NewStore(counters, c.Store, spans)
+		grpcOptions = append(grpcOptions, tracing.GRPC(spans))
+	}
 	var fallback store.Store
 	if c.Store != "memory" {
 		if fallback, err = c.openMemory(registry); err != nil {
@@ -87,6 +101,7 @@ func (c *serveCmd) Run(ctx context.Context, logTo stderrWriter, command *kong.Co
 	s, err := server.New(server.Options{
 		GRPCAddr:     c.GRPCAddr,
 		HTTPAddr:     c.HTTPAddr,
+		GRPC:         grpcOptions,
 		AdminAddr:    c.AdminAddr,
 		LogLevel:     level,
 		Flags:        flagsInForce(command),
@@ -126,6 +141,18 @@ func (c *serveCmd) Run(ctx context.Context, logTo stderrWriter, command *kong.Co
 		watching.Go(func() { w.Run(ctx, hangups) })
 	}
 	return s.Serve(ctx)
+}
+
+// flushTimeout is the longest that a shutdown waits for a collector of traces.
+const flushTimeout = 5 * time.Second
+
+// flush hands over the spans that are left.
+func flush(spans *sdktrace.TracerProvider, logger *slog.Logger) {
+	ctx, cancel := context.WithTimeout(context.Background(), flushTimeout)
+	defer cancel()
+	if err := spans.Shutdown(ctx); err != nil {
+		logger.Warn("the last spans are lost", "error", err)
+	}
 }
 
 func (c *serveCmd) validate() []flagError {

@@ -42,6 +42,7 @@ const maxMessageBytes = 8 << 20
 type Options struct {
 	GRPCAddr string // host:port; port 0 picks a free one
 	HTTPAddr string
+	GRPC     []grpc.ServerOption // further options of the gRPC server
 	// AdminAddr is where whoever reaches it may profile the daemon and set its
 	// log level. "": nowhere.
 	AdminAddr string
@@ -131,13 +132,13 @@ func New(o Options) (*Server, error) {
 		s.drain = DefaultDrainTimeout
 	}
 
-	s.grpc = grpc.NewServer(
+	s.grpc = grpc.NewServer(append([]grpc.ServerOption{
 		grpc.MaxRecvMsgSize(maxMessageBytes),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: time.Minute}), // finds clients that vanished
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
 		grpc.UnaryInterceptor(s.unary),
 		grpc.ChainStreamInterceptor(s.metrics.grpc.countStream, s.endStreams),
-	)
+	}, o.GRPC...)...)
 	ratelimitv1.RegisterRateLimitServiceServer(s.grpc, s)
 	rlsv3.RegisterRateLimitServiceServer(s.grpc, envoyService{Server: s})
 	healthpb.RegisterHealthServer(s.grpc, s.health)
