@@ -48,6 +48,7 @@ func quietServer(b *testing.B) *Server {
 		b.Fatal(err)
 	}
 	b.Cleanup(func() {
+		s.grpc.Stop()
 		_, _ = s.grpcListener.Close(), s.httpListener.Close()
 		if err := counters.Close(); err != nil {
 			b.Error(err)
