@@ -35,7 +35,7 @@ func New() Codec { return Codec{standard: encoding.GetCodecV2(standard.Name)} }
 type generated interface {
 	SizeVT() int
 	MarshalToSizedBufferVT([]byte) (int, error)
-	UnmarshalVT([]byte) error
+	UnmarshalVTUnsafe([]byte) error
 }
 
 // Name implements encoding.CodecV2.
@@ -68,7 +68,8 @@ func (c Codec) Marshal(v any) (mem.BufferSlice, error) {
 }
 
 // Unmarshal implements encoding.CodecV2. As gRPC hands it fresh messages, what
-// v held is not cleared.
+// v held is not cleared. Each text of v keeps the memory of all of v's: who keeps
+// one for long clones it.
 //
 // A text of a request that is not UTF-8 is left to the server, which can say to
 // its caller that the argument is invalid: all that is refused here is for gRPC
@@ -78,9 +79,9 @@ func (c Codec) Unmarshal(data mem.BufferSlice, v any) error {
 	if !ok {
 		return c.standard.Unmarshal(data, v)
 	}
-	buf := data.MaterializeToBuffer(mem.DefaultBufferPool())
-	defer buf.Free()
-	if err := m.UnmarshalVT(buf.ReadOnlyData()); err != nil {
+	// The texts of v are parts of this, which is used for nothing else and so is
+	// never changed: one allocation for all of them.
+	if err := m.UnmarshalVTUnsafe(data.Materialize()); err != nil {
 		return fmt.Errorf("unmarshal: %w", err)
 	}
 	if err := check(v); err != nil {

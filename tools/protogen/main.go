@@ -35,7 +35,7 @@ import (
 var plugins = []struct{ name, parameter string }{
 	{"protoc-gen-go", "paths=source_relative"},
 	{"protoc-gen-go-grpc", "paths=source_relative"},
-	{"protoc-gen-go-vtproto", "paths=source_relative,features=marshal+unmarshal+size"},
+	{"protoc-gen-go-vtproto", "paths=source_relative,features=marshal+unmarshal_unsafe+size"},
 }
 
 func main() {

@@ -13,6 +13,7 @@ import (
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	durationpb1 "google.golang.org/protobuf/types/known/durationpb"
 	io "io"
+	unsafe "unsafe"
 )
 
 const (
@@ -845,7 +846,7 @@ func (m *ResetResponse) SizeVT() (n int) {
 	return n
 }
 
-func (m *ShouldAllowRequest) UnmarshalVT(dAtA []byte) error {
+func (m *ShouldAllowRequest) UnmarshalVTUnsafe(dAtA []byte) error {
 	l := len(dAtA)
 	iNdEx := 0
 	for iNdEx < l {
@@ -904,7 +905,11 @@ func (m *ShouldAllowRequest) UnmarshalVT(dAtA []byte) error {
 			if postIndex > l {
 				return io.ErrUnexpectedEOF
 			}
-			m.Namespace = string(dAtA[iNdEx:postIndex])
+			var stringValue string
+			if intStringLen > 0 {
+				stringValue = unsafe.String(&dAtA[iNdEx], intStringLen)
+			}
+			m.Namespace = stringValue
 			iNdEx = postIndex
 		case 2:
 			if wireType != 2 {
@@ -936,7 +941,11 @@ func (m *ShouldAllowRequest) UnmarshalVT(dAtA []byte) error {
 			if postIndex > l {
 				return io.ErrUnexpectedEOF
 			}
-			m.Identifier = string(dAtA[iNdEx:postIndex])
+			var stringValue string
+			if intStringLen > 0 {
+				stringValue = unsafe.String(&dAtA[iNdEx], intStringLen)
+			}
+			m.Identifier = stringValue
 			iNdEx = postIndex
 		case 3:
 			if wireType != 2 {
@@ -968,7 +977,7 @@ func (m *ShouldAllowRequest) UnmarshalVT(dAtA []byte) error {
 				return io.ErrUnexpectedEOF
 			}
 			m.Limits = append(m.Limits, &Limit{})
-			if err := m.Limits[len(m.Limits)-1].UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
+			if err := m.Limits[len(m.Limits)-1].UnmarshalVTUnsafe(dAtA[iNdEx:postIndex]); err != nil {
 				return err
 			}
 			iNdEx = postIndex
@@ -1002,7 +1011,11 @@ func (m *ShouldAllowRequest) UnmarshalVT(dAtA []byte) error {
 			if postIndex > l {
 				return io.ErrUnexpectedEOF
 			}
-			m.Policy = string(dAtA[iNdEx:postIndex])
+			var stringValue string
+			if intStringLen > 0 {
+				stringValue = unsafe.String(&dAtA[iNdEx], intStringLen)
+			}
+			m.Policy = stringValue
 			iNdEx = postIndex
 		case 5:
 			if wireType != 0 {
@@ -1066,7 +1079,7 @@ func (m *ShouldAllowRequest) UnmarshalVT(dAtA []byte) error {
 	}
 	return nil
 }
-func (m *Limit) UnmarshalVT(dAtA []byte) error {
+func (m *Limit) UnmarshalVTUnsafe(dAtA []byte) error {
 	l := len(dAtA)
 	iNdEx := 0
 	for iNdEx < l {
@@ -1125,7 +1138,11 @@ func (m *Limit) UnmarshalVT(dAtA []byte) error {
 			if postIndex > l {
 				return io.ErrUnexpectedEOF
 			}
-			m.Rate = string(dAtA[iNdEx:postIndex])
+			var stringValue string
+			if intStringLen > 0 {
+				stringValue = unsafe.String(&dAtA[iNdEx], intStringLen)
+			}
+			m.Rate = stringValue
 			iNdEx = postIndex
 		case 2:
 			if wireType != 0 {
@@ -1195,7 +1212,11 @@ func (m *Limit) UnmarshalVT(dAtA []byte) error {
 			if postIndex > l {
 				return io.ErrUnexpectedEOF
 			}
-			m.Name = string(dAtA[iNdEx:postIndex])
+			var stringValue string
+			if intStringLen > 0 {
+				stringValue = unsafe.String(&dAtA[iNdEx], intStringLen)
+			}
+			m.Name = stringValue
 			iNdEx = postIndex
 		default:
 			iNdEx = preIndex
@@ -1219,7 +1240,7 @@ func (m *Limit) UnmarshalVT(dAtA []byte) error {
 	}
 	return nil
 }
-func (m *ShouldAllowResponse) UnmarshalVT(dAtA []byte) error {
+func (m *ShouldAllowResponse) UnmarshalVTUnsafe(dAtA []byte) error {
 	l := len(dAtA)
 	iNdEx := 0
 	for iNdEx < l {
@@ -1319,7 +1340,7 @@ func (m *ShouldAllowResponse) UnmarshalVT(dAtA []byte) error {
 			if m.RetryAfter == nil {
 				m.RetryAfter = &durationpb1.Duration{}
 			}
-			if err := (*durationpb.Duration)(m.RetryAfter).UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
+			if err := (*durationpb.Duration)(m.RetryAfter).UnmarshalVTUnsafe(dAtA[iNdEx:postIndex]); err != nil {
 				return err
 			}
 			iNdEx = postIndex
@@ -1355,7 +1376,7 @@ func (m *ShouldAllowResponse) UnmarshalVT(dAtA []byte) error {
 			if m.Delay == nil {
 				m.Delay = &durationpb1.Duration{}
 			}
-			if err := (*durationpb.Duration)(m.Delay).UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
+			if err := (*durationpb.Duration)(m.Delay).UnmarshalVTUnsafe(dAtA[iNdEx:postIndex]); err != nil {
 				return err
 			}
 			iNdEx = postIndex
@@ -1389,7 +1410,7 @@ func (m *ShouldAllowResponse) UnmarshalVT(dAtA []byte) error {
 				return io.ErrUnexpectedEOF
 			}
 			m.Statuses = append(m.Statuses, &LimitStatus{})
-			if err := m.Statuses[len(m.Statuses)-1].UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
+			if err := m.Statuses[len(m.Statuses)-1].UnmarshalVTUnsafe(dAtA[iNdEx:postIndex]); err != nil {
 				return err
 			}
 			iNdEx = postIndex
@@ -1415,7 +1436,7 @@ func (m *ShouldAllowResponse) UnmarshalVT(dAtA []byte) error {
 	}
 	return nil
 }
-func (m *LimitStatus) UnmarshalVT(dAtA []byte) error {
+func (m *LimitStatus) UnmarshalVTUnsafe(dAtA []byte) error {
 	l := len(dAtA)
 	iNdEx := 0
 	for iNdEx < l {
@@ -1474,7 +1495,11 @@ func (m *LimitStatus) UnmarshalVT(dAtA []byte) error {
 			if postIndex > l {
 				return io.ErrUnexpectedEOF
 			}
-			m.Name = string(dAtA[iNdEx:postIndex])
+			var stringValue string
+			if intStringLen > 0 {
+				stringValue = unsafe.String(&dAtA[iNdEx], intStringLen)
+			}
+			m.Name = stringValue
 			iNdEx = postIndex
 		case 2:
 			if wireType != 0 {
@@ -1546,7 +1571,7 @@ func (m *LimitStatus) UnmarshalVT(dAtA []byte) error {
 			if m.ResetAfter == nil {
 				m.ResetAfter = &durationpb1.Duration{}
 			}
-			if err := (*durationpb.Duration)(m.ResetAfter).UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
+			if err := (*durationpb.Duration)(m.ResetAfter).UnmarshalVTUnsafe(dAtA[iNdEx:postIndex]); err != nil {
 				return err
 			}
 			iNdEx = postIndex
@@ -1582,7 +1607,7 @@ func (m *LimitStatus) UnmarshalVT(dAtA []byte) error {
 			if m.RetryAfter == nil {
 				m.RetryAfter = &durationpb1.Duration{}
 			}
-			if err := (*durationpb.Duration)(m.RetryAfter).UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
+			if err := (*durationpb.Duration)(m.RetryAfter).UnmarshalVTUnsafe(dAtA[iNdEx:postIndex]); err != nil {
 				return err
 			}
 			iNdEx = postIndex
@@ -1628,7 +1653,7 @@ func (m *LimitStatus) UnmarshalVT(dAtA []byte) error {
 	}
 	return nil
 }
-func (m *ShouldAllowBatchRequest) UnmarshalVT(dAtA []byte) error {
+func (m *ShouldAllowBatchRequest) UnmarshalVTUnsafe(dAtA []byte) error {
 	l := len(dAtA)
 	iNdEx := 0
 	for iNdEx < l {
@@ -1687,7 +1712,7 @@ func (m *ShouldAllowBatchRequest) UnmarshalVT(dAtA []byte) error {
 				return io.ErrUnexpectedEOF
 			}
 			m.Requests = append(m.Requests, &ShouldAllowRequest{})
-			if err := m.Requests[len(m.Requests)-1].UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
+			if err := m.Requests[len(m.Requests)-1].UnmarshalVTUnsafe(dAtA[iNdEx:postIndex]); err != nil {
 				return err
 			}
 			iNdEx = postIndex
@@ -1713,7 +1738,7 @@ func (m *ShouldAllowBatchRequest) UnmarshalVT(dAtA []byte) error {
 	}
 	return nil
 }
-func (m *ShouldAllowBatchResponse) UnmarshalVT(dAtA []byte) error {
+func (m *ShouldAllowBatchResponse) UnmarshalVTUnsafe(dAtA []byte) error {
 	l := len(dAtA)
 	iNdEx := 0
 	for iNdEx < l {
@@ -1772,7 +1797,7 @@ func (m *ShouldAllowBatchResponse) UnmarshalVT(dAtA []byte) error {
 				return io.ErrUnexpectedEOF
 			}
 			m.Results = append(m.Results, &ShouldAllowResult{})
-			if err := m.Results[len(m.Results)-1].UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
+			if err := m.Results[len(m.Results)-1].UnmarshalVTUnsafe(dAtA[iNdEx:postIndex]); err != nil {
 				return err
 			}
 			iNdEx = postIndex
@@ -1798,7 +1823,7 @@ func (m *ShouldAllowBatchResponse) UnmarshalVT(dAtA []byte) error {
 	}
 	return nil
 }
-func (m *ShouldAllowResult) UnmarshalVT(dAtA []byte) error {
+func (m *ShouldAllowResult) UnmarshalVTUnsafe(dAtA []byte) error {
 	l := len(dAtA)
 	iNdEx := 0
 	for iNdEx < l {
@@ -1857,12 +1882,12 @@ func (m *ShouldAllowResult) UnmarshalVT(dAtA []byte) error {
 				return io.ErrUnexpectedEOF
 			}
 			if oneof, ok := m.Result.(*ShouldAllowResult_Response); ok {
-				if err := oneof.Response.UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
+				if err := oneof.Response.UnmarshalVTUnsafe(dAtA[iNdEx:postIndex]); err != nil {
 					return err
 				}
 			} else {
 				v := &ShouldAllowResponse{}
-				if err := v.UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
+				if err := v.UnmarshalVTUnsafe(dAtA[iNdEx:postIndex]); err != nil {
 					return err
 				}
 				m.Result = &ShouldAllowResult_Response{Response: v}
@@ -1899,9 +1924,9 @@ func (m *ShouldAllowResult) UnmarshalVT(dAtA []byte) error {
 			}
 			if oneof, ok := m.Result.(*ShouldAllowResult_Error); ok {
 				if unmarshal, ok := interface{}(oneof.Error).(interface {
-					UnmarshalVT([]byte) error
+					UnmarshalVTUnsafe([]byte) error
 				}); ok {
-					if err := unmarshal.UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
+					if err := unmarshal.UnmarshalVTUnsafe(dAtA[iNdEx:postIndex]); err != nil {
 						return err
 					}
 				} else {
@@ -1912,9 +1937,9 @@ func (m *ShouldAllowResult) UnmarshalVT(dAtA []byte) error {
 			} else {
 				v := &status.Status{}
 				if unmarshal, ok := interface{}(v).(interface {
-					UnmarshalVT([]byte) error
+					UnmarshalVTUnsafe([]byte) error
 				}); ok {
-					if err := unmarshal.UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
+					if err := unmarshal.UnmarshalVTUnsafe(dAtA[iNdEx:postIndex]); err != nil {
 						return err
 					}
 				} else {
@@ -1947,7 +1972,7 @@ func (m *ShouldAllowResult) UnmarshalVT(dAtA []byte) error {
 	}
 	return nil
 }
-func (m *ResetRequest) UnmarshalVT(dAtA []byte) error {
+func (m *ResetRequest) UnmarshalVTUnsafe(dAtA []byte) error {
 	l := len(dAtA)
 	iNdEx := 0
 	for iNdEx < l {
@@ -2006,7 +2031,11 @@ func (m *ResetRequest) UnmarshalVT(dAtA []byte) error {
 			if postIndex > l {
 				return io.ErrUnexpectedEOF
 			}
-			m.Namespace = string(dAtA[iNdEx:postIndex])
+			var stringValue string
+			if intStringLen > 0 {
+				stringValue = unsafe.String(&dAtA[iNdEx], intStringLen)
+			}
+			m.Namespace = stringValue
 			iNdEx = postIndex
 		case 2:
 			if wireType != 2 {
@@ -2038,7 +2067,11 @@ func (m *ResetRequest) UnmarshalVT(dAtA []byte) error {
 			if postIndex > l {
 				return io.ErrUnexpectedEOF
 			}
-			m.Identifier = string(dAtA[iNdEx:postIndex])
+			var stringValue string
+			if intStringLen > 0 {
+				stringValue = unsafe.String(&dAtA[iNdEx], intStringLen)
+			}
+			m.Identifier = stringValue
 			iNdEx = postIndex
 		case 3:
 			if wireType != 2 {
@@ -2070,7 +2103,7 @@ func (m *ResetRequest) UnmarshalVT(dAtA []byte) error {
 				return io.ErrUnexpectedEOF
 			}
 			m.Limits = append(m.Limits, &Limit{})
-			if err := m.Limits[len(m.Limits)-1].UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
+			if err := m.Limits[len(m.Limits)-1].UnmarshalVTUnsafe(dAtA[iNdEx:postIndex]); err != nil {
 				return err
 			}
 			iNdEx = postIndex
@@ -2104,7 +2137,11 @@ func (m *ResetRequest) UnmarshalVT(dAtA []byte) error {
 			if postIndex > l {
 				return io.ErrUnexpectedEOF
 			}
-			m.Policy = string(dAtA[iNdEx:postIndex])
+			var stringValue string
+			if intStringLen > 0 {
+				stringValue = unsafe.String(&dAtA[iNdEx], intStringLen)
+			}
+			m.Policy = stringValue
 			iNdEx = postIndex
 		default:
 			iNdEx = preIndex
@@ -2128,7 +2165,7 @@ func (m *ResetRequest) UnmarshalVT(dAtA []byte) error {
 	}
 	return nil
 }
-func (m *ResetResponse) UnmarshalVT(dAtA []byte) error {
+func (m *ResetResponse) UnmarshalVTUnsafe(dAtA []byte) error {
 	l := len(dAtA)
 	iNdEx := 0
 	for iNdEx < l {
