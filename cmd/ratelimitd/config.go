@@ -163,7 +163,7 @@ func (c *serveCmd) configuration() (*configuration, error) {
 	versions := sha256.New()
 	if c.file != nil {
 		config.server.Policies = policy.Read(c.file.namespaces, c.MaxLogCount)
-		config.server.Text = string(c.file.data)
+		config.server.Text = c.file.namespaces.String()
 		versions.Write(c.file.data)
 		wrong = append(wrong, c.file.file.Err())
 	}

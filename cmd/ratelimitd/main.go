@@ -4,6 +4,7 @@
 //	ratelimitd serve      run the service; needs nothing but a free port
 //	ratelimitd validate   check configuration files
 //	ratelimitd check      ask a running service, from a shell
+//	ratelimitd top        show what a running service does, and for whom
 //	ratelimitd version    say which version this is
 //
 // Every flag can be set by an environment variable too: --grpc-addr by
@@ -49,6 +50,7 @@ type cli struct {
 	Serve    serveCmd    `cmd:"" help:"Run the service. With no flags it keeps its counters in memory and needs nothing installed."`
 	Validate validateCmd `cmd:"" help:"Check configuration files. Exits with 1, and says all that is wrong, if they can not be used."`
 	Check    checkCmd    `cmd:"" help:"Ask a running service whether a request is allowed. Exits with 0 if it is, 1 if it is denied, 2 after an error."`
+	Top      topCmd      `cmd:"" help:"Show what a running service does at present, and for whom."`
 	Version  versionCmd  `cmd:"" help:"Print the version."`
 
 	PrintVersion kong.VersionFlag `name:"version" env:"-" help:"Print the version, as the command does."`

@@ -53,7 +53,7 @@ func runs(t *testing.T, env []string, args ...string) (stdout, stderr string, st
 // its gRPC address and what stops it, which returns its exit status.
 func serves(t *testing.T, env []string) (addr string, stop func() int) {
 	t.Helper()
-	cmd := command(t, env, "serve", "--grpc-addr=127.0.0.1:0", "--http-addr=127.0.0.1:0", "--log-format=json")
+	cmd := command(t, env, "serve", "--grpc-addr=127.0.0.1:0", "--http-addr=127.0.0.1:0", "--admin-addr=127.0.0.1:0", "--log-format=json")
 	log, err := cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -168,11 +168,12 @@ func TestErrors(t *testing.T) {
 		args []string
 		says string
 	}{
-		{nil, nil, `expected one of "serve", "validate", "check", "version"`},
+		{nil, nil, `expected one of "serve", "validate", "check", "top", "version"`},
 		{nil, []string{"srve"}, `unexpected argument srve`},
 		{nil, []string{"serve", "--nonsense"}, "unknown flag --nonsense"},
 		{nil, []string{"serve", "--grpc-addr=nowhere"}, `gRPC address "nowhere"`},
 		{nil, []string{"serve", "--grpc-addr=127.0.0.1:0", "--http-addr=127.0.0.1:99999"}, `HTTP address "127.0.0.1:99999"`},
+		{nil, []string{"serve", "--grpc-addr=127.0.0.1:0", "--http-addr=127.0.0.1:0", "--admin-addr=nowhere"}, `admin address "nowhere"`},
 		{nil, []string{"serve", "--store=mongo"}, `--store must be one of "memory","redis","memcached" but got "mongo"`},
 		{nil, []string{"serve", "--store=redis", "--redis-url=localhost:6379"}, `URL "localhost:6379": it begins with neither redis:// nor rediss://; write one such as "redis://127.0.0.1:6379"`},
 		{nil, []string{"serve", "--store=memcached", "--memcached-addr=nowhere"}, `"nowhere"`},
@@ -193,6 +194,8 @@ func TestErrors(t *testing.T) {
 		{nil, []string{"serve", "--store=memcached", "--memcached-addr=a:1", "--memcached-addr=a:1"}, `--memcached-addr [a:1 a:1]: must be different addresses`},
 		{nil, []string{"serve", "--config=/nowhere.yaml"}, `--config: open /nowhere.yaml: no such file or directory`},
 		{nil, []string{"validate"}, `expected "<file> ..."`},
+		{nil, []string{"top", "--admin-addr=127.0.0.1:1"}, `127.0.0.1:1: connect: connection refused`},
+		{nil, []string{"top", "--interval=1ms"}, `--interval 1ms: must be 100ms or more, such as 2s`},
 	} {
 		stdout, stderr, status := runs(t, tt.env, tt.args...)
 		if status != exitError || stdout != "" || !strings.HasPrefix(stderr, "ratelimitd: ") || !strings.Contains(stderr, tt.says) || strings.Count(stderr, "\n") != 1 {

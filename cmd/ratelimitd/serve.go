@@ -22,8 +22,9 @@ import (
 )
 
 type serveCmd struct {
-	GRPCAddr string `name:"grpc-addr" default:":8081" help:"Where to serve gRPC, as host:port."`
-	HTTPAddr string `name:"http-addr" default:":8080" help:"Where to serve HTTP, as host:port: health, readiness and metrics."`
+	GRPCAddr  string `name:"grpc-addr" default:":8081" help:"Where to serve gRPC, as host:port."`
+	HTTPAddr  string `name:"http-addr" default:":8080" help:"Where to serve HTTP, as host:port: health, readiness and metrics."`
+	AdminAddr string `name:"admin-addr" default:"127.0.0.1:6070" help:"Where to serve administration, as host:port: profiles, log level, configuration, hot keys. Whoever reaches it needs no password. off: nowhere."`
 
 	Config       string `type:"path" placeholder:"FILE" help:"A YAML file of namespaces and their policies, which are read anew when it changes or on SIGHUP. It may also set these flags, under their names with _ for -; the command line and the environment win over it."`
 	PoliciesOnly bool   `help:"Refuse requests that bring limits of their own: only the policies of the configuration decide."`
@@ -59,16 +60,20 @@ answered, and it exits with 0. SIGHUP has it read its configuration anew.`
 }
 
 // Run serves until ctx ends.
-func (c *serveCmd) Run(ctx context.Context, logTo stderrWriter) error {
+func (c *serveCmd) Run(ctx context.Context, logTo stderrWriter, command *kong.Context) error {
 	config, err := c.configuration()
 	if err != nil {
 		return err
 	}
-	logger := c.logger(logTo)
+	level := new(slog.LevelVar)
+	logger := c.logger(logTo, level)
 	c.warnOfIdle(logger)
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo())
 
+	if c.AdminAddr == "off" {
+		c.AdminAddr = ""
+	}
 	counters, err := c.open(registry)
 	if err != nil {
 		return err
@@ -80,19 +85,22 @@ func (c *serveCmd) Run(ctx context.Context, logTo stderrWriter) error {
 		}
 	}
 	s, err := server.New(server.Options{
-		GRPCAddr:     c.GRPCAddr,
-		HTTPAddr:     c.HTTPAddr,
-		Store:        counters,
-		StoreName:    c.Store,
-		OnError:      policy.OnError(c.OnError),
-		Fallback:     fallback,
-		Config:       config.server,
-		Envoy:        c.Envoy.options(),
-		PoliciesOnly: c.PoliciesOnly,
-		MaxLogCount:  c.MaxLogCount,
-		DrainTimeout: c.DrainTimeout,
-		Logger:       logger,
-		Registry:     registry,
+		GRPCAddr:      c.GRPCAddr,
+		HTTPAddr:      c.HTTPAddr,
+		AdminAddr:     c.AdminAddr,
+		LogLevel:      level,
+		Configuration: func() any { return map[string]any{"flags": flagsInForce(command)} },
+		Store:         counters,
+		StoreName:     c.Store,
+		OnError:       policy.OnError(c.OnError),
+		Fallback:      fallback,
+		Config:        config.server,
+		Envoy:         c.Envoy.options(),
+		PoliciesOnly:  c.PoliciesOnly,
+		MaxLogCount:   c.MaxLogCount,
+		DrainTimeout:  c.DrainTimeout,
+		Logger:        logger,
+		Registry:      registry,
 	})
 	if err != nil {
 		return err
@@ -128,8 +136,7 @@ func (c *serveCmd) validate() []flagError {
 	return wrong
 }
 
-func (c *serveCmd) logger(to stderrWriter) *slog.Logger {
-	var level slog.Level
+func (c *serveCmd) logger(to stderrWriter, level *slog.LevelVar) *slog.Logger {
 	if err := level.UnmarshalText([]byte(c.LogLevel)); err != nil {
 		panic(err) // the flag allows what is no level
 	}

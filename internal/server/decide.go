@@ -78,7 +78,7 @@ func (s *Server) decide(ctx context.Context, in []*ratelimitv1.ShouldAllowReques
 			response.Allowed, response.Reason = true, ratelimitv1.Reason_EXEMPT
 			out(i, response, nil)
 		default:
-			response, err := s.answer(ctx, to.namespace, &w.requests[decided], &w.results[decided], &made)
+			response, err := s.answer(ctx, to.namespace, request.GetPolicy(), &w.requests[decided], &w.results[decided], &made)
 			decided++
 			out(i, response, err)
 		}
@@ -102,15 +102,17 @@ func resized[T any](s []T, n int) []T {
 	return s[:n]
 }
 
-// answer turns what the store said of a request into what its caller is told.
-func (s *Server) answer(ctx context.Context, ns *policy.Namespace, r *store.Request, res *store.Result, made *responses) (*ratelimitv1.ShouldAllowResponse, error) {
+// answer turns what the store said of a request, which named a policy or none,
+// into what its caller is told.
+func (s *Server) answer(ctx context.Context, ns *policy.Namespace, policyName string, r *store.Request, res *store.Result, made *responses) (*ratelimitv1.ShouldAllowResponse, error) {
 	if res.Err != nil {
 		return s.answerFailure(ctx, ns, r, res.Err, made)
 	}
 	if !res.Repeated && r.Counts() {
 		s.failure.recovered(s.logger)
 	}
-	s.metrics.checked(r.Limits, res.Statuses)
+	s.metrics.checked(r, policyName, res.Statuses)
+	s.hotKeys.Record(r.Namespace, r.Identifier, !res.Allowed)
 	response := made.to(r, &res.Decision)
 	switch response.GetReason() {
 	case ratelimitv1.Reason_OVER_LIMIT:

@@ -22,8 +22,12 @@ func (s *Server) httpHandler(registry *prometheus.Registry) http.Handler {
 	mux.HandleFunc("POST /json", s.envoyJSON)
 	mux.HandleFunc("GET /healthcheck", s.healthcheck)
 	mux.HandleFunc("GET /rlconfig", s.showConfig)
-	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{Registry: registry, ErrorLog: errorLog{s}}))
+	mux.Handle("GET /metrics", s.metricsHandler(registry))
 	return mux
+}
+
+func (s *Server) metricsHandler(registry *prometheus.Registry) http.Handler {
+	return promhttp.HandlerFor(registry, promhttp.HandlerOpts{Registry: registry, ErrorLog: errorLog{s}})
 }
 
 // ready reports whether the daemon should be sent requests: until it begins to

@@ -1,19 +1,25 @@
 package server
 
 import (
+	"maps"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/ratelimitd/ratelimitd/internal/store"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 )
 
-// maxNamespaces is how many namespaces have a label value of their own. As
-// callers choose them, those that come later count as otherNamespaces.
+// maxNamespaces is how many namespaces that callers chose have a label value of
+// their own; those that come later count as otherNamespaces. maxNamespaceLimits
+// is how many limits of policies each namespace has; those that come later
+// count as if no policy had them.
 const (
-	maxNamespaces   = 100
-	otherNamespaces = "other"
+	maxNamespaces      = 100
+	otherNamespaces    = "other"
+	maxNamespaceLimits = 200
 )
 
 // An outcome is how a decision went, as a label.
@@ -35,31 +41,67 @@ const (
 
 var outcomeNames = [outcomes]string{"allowed", "denied", "unlimited", "shadow", "exempt", "failed_open", "failed_closed", "local_allowed", "local_denied", "error"}
 
-// metrics are what the server counts. Counters of labels known beforehand are
-// looked up once, so that counting neither locks nor allocates.
+// metrics are what the server counts. Counters are looked up in maps that are
+// never written to but replaced, so that counting neither locks nor allocates.
 type metrics struct {
 	decisions *prometheus.CounterVec
-	checks    [len(strategy.All) + 1][2]prometheus.Counter // by strategy; denied, allowed
-	latency   map[string]prometheus.Observer               // by method
+	limits    *prometheus.CounterVec
+	checks    [len(strategy.All) + 1]checkCounters // by strategy
+	latency   map[string]prometheus.Observer       // by method
 	refused   prometheus.Counter
 	panics    prometheus.Counter
+	grpc      *grpcCounters
 
 	storeLatency prometheus.Observer
 	storeErrors  prometheus.Counter
 
-	others *namespaceCounters // of all namespaces that have none of their own
+	others     *namespaceCounters // of all namespaces that have none of their own
+	namespaces atomic.Pointer[map[string]*namespaceCounters]
+	chosen     atomic.Int32 // of namespaces, those that callers chose
 
-	mu         sync.RWMutex // protects the following
-	namespaces map[string]*namespaceCounters
+	mu sync.Mutex // held to replace a map
 }
 
-type namespaceCounters [outcomes]prometheus.Counter
+// checkCounters count what a limit said: that it denied, and that it allowed.
+type checkCounters [2]prometheus.Counter
+
+func (c *checkCounters) count(allowed bool) {
+	if allowed {
+		c[1].Inc()
+	} else {
+		c[0].Inc()
+	}
+}
+
+// namespaceCounters are the counters of one namespace.
+type namespaceCounters struct {
+	outcomes [outcomes]prometheus.Counter
+	inline   checkCounters // of limits that requests brought along
+	limits   atomic.Pointer[map[limitName]*checkCounters]
+}
+
+// A limitName is a limit of the configuration, within its namespace.
+type limitName struct{ policy, limit string }
 
 // buckets are of a microsecond to half a second, each twice the one before.
 var buckets = prometheus.ExponentialBuckets(1e-6, 2, 20)
 
+// newDurations returns a histogram of durations: of classic buckets, and of
+// native ones each 10% wider than the one before for who scrapes those.
+func newDurations(name, help, label string) *prometheus.HistogramVec {
+	return prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name:                            name,
+		Help:                            help,
+		Buckets:                         buckets,
+		NativeHistogramBucketFactor:     1.1,
+		NativeHistogramMaxBucketNumber:  160,
+		NativeHistogramMinResetDuration: time.Hour,
+	}, []string{label})
+}
+
 func newMetrics(reg prometheus.Registerer, storeName string) *metrics {
-	m := &metrics{namespaces: map[string]*namespaceCounters{}, latency: map[string]prometheus.Observer{}}
+	m := &metrics{latency: map[string]prometheus.Observer{}, grpc: newGRPCCounters(reg)}
+	m.namespaces.Store(new(map[string]*namespaceCounters))
 	m.decisions = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "ratelimitd_decisions_total",
 		Help: "Requests decided, by namespace and outcome. shadow are those that a limit in shadow mode would have denied; exempt those held to nothing; failed_open and failed_closed are those that the failure policy allowed and denied because the store had failed, local_allowed and local_denied those it had counted in this process; error are those that got no decision.",
@@ -68,16 +110,14 @@ func newMetrics(reg prometheus.Registerer, storeName string) *metrics {
 		Name: "ratelimitd_limit_checks_total",
 		Help: "Limits that requests were held to, by strategy and whether that limit alone allowed it.",
 	}, []string{"strategy", "outcome"})
-	latency := prometheus.NewHistogramVec(prometheus.HistogramOpts{
-		Name:    "ratelimitd_request_duration_seconds",
-		Help:    "Time from a call's arrival to its answer, by method; of a stream, of each message.",
-		Buckets: buckets,
-	}, []string{"method"})
-	storeLatency := prometheus.NewHistogramVec(prometheus.HistogramOpts{
-		Name:    "ratelimitd_store_operation_duration_seconds",
-		Help:    "Time the store took to decide what one call asked (a batch is one operation).",
-		Buckets: buckets,
-	}, []string{"store"})
+	m.limits = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "ratelimitd_limit_decisions_total",
+		Help: "Limits that requests were held to, by namespace, the configuration's policy and limit, and whether that limit alone allowed it. Limits that requests brought along have neither policy nor limit.",
+	}, []string{"namespace", "policy", "limit", "outcome"})
+	latency := newDurations("ratelimitd_request_duration_seconds",
+		"Time from a call's arrival to its answer, by method; of a stream, of each message.", "method")
+	storeLatency := newDurations("ratelimitd_store_operation_duration_seconds",
+		"Time the store took to decide what one call asked (a batch is one operation).", "store")
 	storeErrors := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "ratelimitd_store_errors_total",
 		Help: "Decisions and resets that the store failed to make.",
@@ -90,60 +130,135 @@ func newMetrics(reg prometheus.Registerer, storeName string) *metrics {
 		Name: "ratelimitd_panics_total",
 		Help: "Calls whose handling panicked: each is a defect, with its stack in the log.",
 	})
-	reg.MustRegister(m.decisions, checks, latency, storeLatency, storeErrors, m.refused, m.panics)
+	reg.MustRegister(m.decisions, m.limits, checks, latency, storeLatency, storeErrors, m.refused, m.panics)
 
 	for _, s := range strategy.All {
-		m.checks[s] = [2]prometheus.Counter{checks.WithLabelValues(s.String(), "denied"), checks.WithLabelValues(s.String(), "allowed")}
+		m.checks[s] = checkCounters{checks.WithLabelValues(s.String(), "denied"), checks.WithLabelValues(s.String(), "allowed")}
 	}
 	for _, method := range []string{methodUnary, methodBatch, methodStream, methodEnvoy} {
 		m.latency[method] = latency.WithLabelValues(method)
 	}
-	m.others = m.newNamespace(otherNamespaces)
+	m.others = m.newCounters(otherNamespaces)
 	m.storeLatency, m.storeErrors = storeLatency.WithLabelValues(storeName), storeErrors.WithLabelValues(storeName)
 	return m
 }
 
 // decided counts a decision.
-func (m *metrics) decided(namespace string, o outcome) { m.namespace(namespace)[o].Inc() }
+func (m *metrics) decided(namespace string, o outcome) { m.namespace(namespace).outcomes[o].Inc() }
 
-// checked counts what each limit said of a request.
-func (m *metrics) checked(limits []strategy.Limit, statuses []strategy.Status) {
+// checked counts what each limit said of r. policy is the one of the
+// configuration that the limits are of, or "" if the request brought them.
+func (m *metrics) checked(r *store.Request, policy string, statuses []strategy.Status) {
+	c := m.namespace(r.Namespace)
 	for i := range statuses {
-		allowed := 0
-		if statuses[i].Allowed {
-			allowed = 1
+		l, allowed := &r.Limits[i], statuses[i].Allowed
+		m.checks[l.Strategy].count(allowed)
+		if policy == "" {
+			c.inline.count(allowed)
+		} else {
+			m.limit(r.Namespace, c, limitName{policy, l.Name}).count(allowed)
 		}
-		m.checks[limits[i].Strategy][allowed].Inc()
+	}
+}
+
+// envoyPolicy is what the limits of Envoy's configuration have for a policy.
+const envoyPolicy = "envoy"
+
+// checkedEnvoy counts what the limit called metric said of r.
+func (m *metrics) checkedEnvoy(r *store.Request, metric string, allowed bool) {
+	m.checks[r.Limits[0].Strategy].count(allowed)
+	m.limit(r.Namespace, m.namespace(r.Namespace), limitName{envoyPolicy, metric}).count(allowed)
+}
+
+// configured gives namespaces a label value of their own, however many have
+// been chosen by callers.
+func (m *metrics) configured(namespaces []string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, name := range namespaces {
+		if (*m.namespaces.Load())[name] == nil {
+			m.addNamespaceLocked(name)
+		}
 	}
 }
 
 // namespace returns the counters of a namespace, or those of the others.
 func (m *metrics) namespace(name string) *namespaceCounters {
-	m.mu.RLock()
-	c, full := m.namespaces[name], len(m.namespaces) >= maxNamespaces
-	m.mu.RUnlock()
-	switch {
-	case c != nil:
+	if c := (*m.namespaces.Load())[name]; c != nil {
 		return c
-	case full:
+	}
+	if m.chosen.Load() >= maxNamespaces {
 		return m.others
+	}
+	return m.newNamespace(name)
+}
+
+func (m *metrics) newNamespace(name string) *namespaceCounters {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if c := (*m.namespaces.Load())[name]; c != nil {
+		return c
+	}
+	if m.chosen.Load() >= maxNamespaces {
+		return m.others
+	}
+	m.chosen.Add(1)
+	return m.addNamespaceLocked(name)
+}
+
+func (m *metrics) addNamespaceLocked(name string) *namespaceCounters {
+	c := m.newCounters(name)
+	m.namespaces.Store(with(*m.namespaces.Load(), name, c))
+	return c
+}
+
+// limit returns the counters of a limit of the configuration; or, if its
+// namespace c has too many, those of limits that requests bring along.
+func (m *metrics) limit(namespace string, c *namespaceCounters, l limitName) *checkCounters {
+	limits := *c.limits.Load()
+	switch counters := limits[l]; {
+	case counters != nil:
+		return counters
+	case c == m.others || len(limits) >= maxNamespaceLimits:
+		return &c.inline
 	}
 
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if c = m.namespaces[name]; c == nil {
-		c = m.newNamespace(name)
-		m.namespaces[name] = c
+	limits = *c.limits.Load()
+	if counters := limits[l]; counters != nil {
+		return counters
+	}
+	if len(limits) >= maxNamespaceLimits {
+		return &c.inline
+	}
+	counters := m.newChecks(namespace, l)
+	c.limits.Store(with(limits, l, &counters))
+	return &counters
+}
+
+// with returns a copy of all that has value for key.
+func with[K comparable, V any](all map[K]V, key K, value V) *map[K]V {
+	more := make(map[K]V, len(all)+1)
+	maps.Copy(more, all)
+	more[key] = value
+	return &more
+}
+
+func (m *metrics) newCounters(namespace string) *namespaceCounters {
+	c := &namespaceCounters{inline: m.newChecks(namespace, limitName{})}
+	c.limits.Store(new(map[limitName]*checkCounters))
+	for o := range outcomes {
+		c.outcomes[o] = m.decisions.WithLabelValues(namespace, outcomeNames[o])
 	}
 	return c
 }
 
-func (m *metrics) newNamespace(name string) *namespaceCounters {
-	c := new(namespaceCounters)
-	for o := range outcomes {
-		c[o] = m.decisions.WithLabelValues(name, outcomeNames[o])
+func (m *metrics) newChecks(namespace string, l limitName) checkCounters {
+	return checkCounters{
+		m.limits.WithLabelValues(namespace, l.policy, l.limit, "denied"),
+		m.limits.WithLabelValues(namespace, l.policy, l.limit, "allowed"),
 	}
-	return c
 }
 
 // since observes the time from start.

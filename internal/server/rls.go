@@ -121,8 +121,11 @@ func (s envoyService) describe(ctx context.Context, ns *policy.Namespace, m *env
 			return err == nil && !d.Allowed, err
 		}
 	} else {
-		s.failure.recovered(s.logger)
-		s.metrics.checked(r.Limits, res.Statuses)
+		if !res.Repeated {
+			s.failure.recovered(s.logger)
+		}
+		s.metrics.checkedEnvoy(r, m.Metric, d.Allowed)
+		s.hotKeys.Record(r.Namespace, r.Identifier, !d.Allowed)
 		switch {
 		case d.Allowed:
 			s.metrics.decided(r.Namespace, outcomeAllowed)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 
 	rlsv3 "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
 	"google.golang.org/grpc/codes"
@@ -68,5 +69,8 @@ func (s *Server) healthcheck(w http.ResponseWriter, r *http.Request) {
 // showConfig answers GET /rlconfig: the configuration in force.
 func (s *Server) showConfig(w http.ResponseWriter, _ *http.Request) {
 	config := s.config.Load()
-	fmt.Fprint(w, config.Envoy.String(), config.Text)
+	fmt.Fprint(w, config.Envoy.String())
+	if config.Text != "" {
+		fmt.Fprintf(w, "namespaces:\n    %s", strings.ReplaceAll(strings.TrimSuffix(config.Text, "\n"), "\n", "\n    ")+"\n")
+	}
 }

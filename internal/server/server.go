@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -21,6 +23,7 @@ import (
 	"google.golang.org/grpc/reflection"
 
 	"github.com/ratelimitd/ratelimitd/internal/codec"
+	"github.com/ratelimitd/ratelimitd/internal/hotkeys"
 	"github.com/ratelimitd/ratelimitd/internal/policy"
 	"github.com/ratelimitd/ratelimitd/internal/policy/envoy"
 	"github.com/ratelimitd/ratelimitd/internal/store"
@@ -45,6 +48,13 @@ const streamWorkers = 64
 type Options struct {
 	GRPCAddr string // host:port; port 0 picks a free one
 	HTTPAddr string
+	// AdminAddr is where whoever reaches it may profile the daemon and set its
+	// log level. "": nowhere.
+	AdminAddr string
+	// LogLevel is the one of Logger, and Configuration returns what the admin
+	// port shows as JSON. Both are required with AdminAddr.
+	LogLevel      *slog.LevelVar
+	Configuration func() any
 
 	Store     store.Store    // closed by the Server
 	StoreName string         // as metrics show it
@@ -82,13 +92,16 @@ type Server struct {
 	drain        time.Duration
 	logger       *slog.Logger
 	metrics      *metrics
+	hotKeys      *hotkeys.Tracker
 	failure      failure
 
 	health *health.Server
 	grpc   *grpc.Server
 	http   *http.Server
+	admin  *http.Server
 
 	grpcListener, httpListener net.Listener
+	adminListener              net.Listener // nil without an admin port
 
 	draining chan struct{}  // closed when the server begins to stop
 	streams  sync.WaitGroup // the goroutines that answer streams
@@ -107,6 +120,7 @@ func New(o Options) (*Server, error) {
 		drain:        o.DrainTimeout,
 		logger:       o.Logger,
 		metrics:      newMetrics(o.Registry, o.StoreName),
+		hotKeys:      hotkeys.New(time.Now),
 		health:       health.NewServer(),
 		draining:     make(chan struct{}),
 	}
@@ -133,8 +147,8 @@ func New(o Options) (*Server, error) {
 		grpc.ForceServerCodecV2(codec.New()),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: time.Minute}), // finds clients that vanished
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
-		grpc.UnaryInterceptor(s.recoverUnary),
-		grpc.StreamInterceptor(s.endStreams),
+		grpc.UnaryInterceptor(s.unary),
+		grpc.ChainStreamInterceptor(s.metrics.grpc.countStream, s.endStreams),
 	)
 	ratelimitv1.RegisterRateLimitServiceServer(s.grpc, s)
 	rlsv3.RegisterRateLimitServiceServer(s.grpc, envoyService{Server: s})
@@ -149,6 +163,11 @@ func New(o Options) (*Server, error) {
 		ReadHeaderTimeout: 5 * time.Second,
 		ErrorLog:          slog.NewLogLogger(s.logger.Handler(), slog.LevelWarn),
 	}
+	s.admin = &http.Server{
+		Handler:           s.adminHandler(o.Registry, o.LogLevel, o.Configuration),
+		ReadHeaderTimeout: 5 * time.Second,
+		ErrorLog:          s.http.ErrorLog,
+	}
 	return s, nil
 }
 
@@ -161,6 +180,14 @@ func (s *Server) listen(o Options) error {
 		_ = s.grpcListener.Close()
 		return fmt.Errorf("HTTP address %q: %w; choose another with --http-addr, such as 127.0.0.1:8080", o.HTTPAddr, err)
 	}
+	if o.AdminAddr == "" {
+		return nil
+	}
+	if s.adminListener, err = net.Listen("tcp", o.AdminAddr); err != nil {
+		_ = s.grpcListener.Close()
+		_ = s.httpListener.Close()
+		return fmt.Errorf("admin address %q: %w; choose another with --admin-addr, such as 127.0.0.1:6070, or none with --admin-addr=off", o.AdminAddr, err)
+	}
 	return nil
 }
 
@@ -169,12 +196,16 @@ func (s *Server) listen(o Options) error {
 type Config struct {
 	Policies *policy.Config
 	Envoy    *envoy.Config
-	Text     string // what people are shown of it, besides Envoy's
+	Text     string // Policies as people are shown them
 }
 
 // SetConfig puts c in force: each call that begins from now on is decided by
 // it, and those under way by what was in force when they began.
-func (s *Server) SetConfig(c *Config) { s.config.Store(c) }
+func (s *Server) SetConfig(c *Config) {
+	s.metrics.configured(slices.Collect(maps.Keys(c.Policies.Namespaces())))
+	s.metrics.configured(c.Envoy.Domains())
+	s.config.Store(c)
+}
 
 // GRPCAddr returns the address that gRPC is served on.
 func (s *Server) GRPCAddr() string { return s.grpcListener.Addr().String() }
@@ -182,21 +213,33 @@ func (s *Server) GRPCAddr() string { return s.grpcListener.Addr().String() }
 // HTTPAddr returns the address that HTTP is served on.
 func (s *Server) HTTPAddr() string { return s.httpListener.Addr().String() }
 
+// AdminAddr returns the address of the admin port, or "".
+func (s *Server) AdminAddr() string {
+	if s.adminListener == nil {
+		return ""
+	}
+	return s.adminListener.Addr().String()
+}
+
 // Serve serves until ctx ends, or until a listener fails, which is an error.
 // Then it reports itself as not serving, takes no new calls, waits for those
 // under way up to the drain timeout, ends those that are left, and closes the
 // store.
 func (s *Server) Serve(ctx context.Context) error {
-	failed := make(chan error, 2)
+	failed := make(chan error, 3)
 	go func() { failed <- s.grpc.Serve(s.grpcListener) }()
 	go func() { failed <- s.http.Serve(s.httpListener) }()
-	s.logger.Info("serving", "grpc", s.GRPCAddr(), "http", s.HTTPAddr())
+	running := 2
+	if s.adminListener != nil {
+		running++
+		go func() { failed <- s.admin.Serve(s.adminListener) }()
+	}
+	s.logger.Info("serving", "grpc", s.GRPCAddr(), "http", s.HTTPAddr(), "admin", s.AdminAddr())
 	if err := s.store.Health(ctx); err != nil && ctx.Err() == nil {
 		s.failure.failed(s.logger, s.onError, err, 0)
 	}
 
 	var err error
-	running := 2
 	select {
 	case <-ctx.Done():
 		s.logger.Info("stopping: no new calls; waiting for those under way", "at_most", s.drain.String())
@@ -248,4 +291,5 @@ func (s *Server) stop() {
 	if err := s.http.Shutdown(ctx); err != nil {
 		_ = s.http.Close()
 	}
+	_ = s.admin.Close() // a profile under way holds nothing up
 }

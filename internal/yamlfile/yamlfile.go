@@ -257,6 +257,19 @@ func (n Node) Has(key string) bool {
 	return false
 }
 
+// String returns n as YAML, or "" for null.
+func (n Node) String() string {
+	y := n.resolved()
+	if y == nil {
+		return ""
+	}
+	text, err := yaml.Marshal(y)
+	if err != nil { // it was read from YAML
+		return err.Error()
+	}
+	return string(text)
+}
+
 // Pairs calls f for each key and value of the mapping n, in the file's order,
 // with those it merges in (<<) last. A key that is there twice is a problem.
 // Null is an empty mapping.

@@ -10,6 +10,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -124,6 +125,14 @@ func newLimit(requests uint32, unit Unit, multiplier uint32, algorithm strategy.
 
 // Knows reports whether c has domain.
 func (c *Config) Knows(domain string) bool { return c != nil && c.domains[domain] != nil }
+
+// Domains lists the domains of c.
+func (c *Config) Domains() []string {
+	if c == nil {
+		return nil
+	}
+	return slices.Sorted(maps.Keys(c.domains))
+}
 
 // A Match is what a request's descriptor is held to.
 type Match struct {

@@ -53,7 +53,7 @@ func (sh *shard) evict(pinned []uint32, now strategy.Instant) bool {
 	first, anyShut := sh.firstShut(now)
 	if victim := sh.sampleOpen(pinned, now); victim != notHeld {
 		if sh.at(victim).expires > now {
-			sh.evictedOpen++
+			sh.evicted[forKeys].open++
 		}
 		sh.remove(victim)
 		return true
@@ -66,7 +66,7 @@ func (sh *shard) evict(pinned []uint32, now strategy.Instant) bool {
 			return false
 		}
 	}
-	sh.evictedShut++
+	sh.evicted[forKeys].shut++
 	sh.remove(first)
 	return true
 }
@@ -143,9 +143,9 @@ func (sh *shard) evictLog(shutToo bool, now strategy.Instant) bool {
 	switch {
 	case sh.at(victim).expires <= now:
 	case sh.isOpen(victim):
-		sh.evictedOpen++
+		sh.evicted[forLogs].open++
 	default:
-		sh.evictedShut++
+		sh.evicted[forLogs].shut++
 	}
 	sh.remove(victim)
 	return true

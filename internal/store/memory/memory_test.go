@@ -189,7 +189,7 @@ func TestEvictionTakesTheExpiredFirst(t *testing.T) {
 			t.Errorf("live counter %d was evicted though another had expired", i)
 		}
 	}
-	if sh := &s.shards[0]; sh.evictedOpen+sh.evictedShut != 0 {
+	if sh := &s.shards[0]; sh.evicted != (evictions{}) {
 		t.Error("dropping the expired counts as an eviction")
 	}
 }
@@ -321,8 +321,8 @@ func TestShutCountersThatTimeHasOpenedGoFirst(t *testing.T) {
 			t.Fatalf("identifier %d, which was denied, was evicted", i)
 		}
 	}
-	if sh := &s.shards[0]; sh.evictedOpen != 400 || sh.evictedShut != 0 {
-		t.Errorf("%d open and %d shut counters were evicted, want 400 and 0", sh.evictedOpen, sh.evictedShut)
+	if n := s.shards[0].evicted[forKeys]; n.open != 400 || n.shut != 0 {
+		t.Errorf("%d open and %d shut counters were evicted, want 400 and 0", n.open, n.shut)
 	}
 }
 
@@ -480,6 +480,13 @@ func TestContentionIsCounted(t *testing.T) {
 	if sh.acquired != rounds || sh.contended != 1 || sh.waited <= 0 {
 		t.Errorf("%d acquisitions, %d contended, %v waited; want %d, 1, and some", sh.acquired, sh.contended, sh.waited, rounds)
 	}
+	var waits uint64
+	for _, n := range sh.waits {
+		waits += n
+	}
+	if waits != 1 {
+		t.Errorf("the histogram has %d waits, want 1", waits)
+	}
 }
 
 func TestCollector(t *testing.T) {
@@ -491,10 +498,12 @@ func TestCollector(t *testing.T) {
 	}
 	ask(s, "log", 1, log)
 	want := `
-# HELP ratelimitd_memory_evictions_total Live counters dropped to make room, by whether they were open (would have allowed more) or shut (denied).
+# HELP ratelimitd_memory_evictions_total Live counters dropped to make room, by what was short (keys, logs) and by whether they were open (would have allowed more) or shut (denied).
 # TYPE ratelimitd_memory_evictions_total counter
-ratelimitd_memory_evictions_total{state="open"} 5
-ratelimitd_memory_evictions_total{state="shut"} 0
+ratelimitd_memory_evictions_total{cause="keys",state="open"} 5
+ratelimitd_memory_evictions_total{cause="keys",state="shut"} 0
+ratelimitd_memory_evictions_total{cause="logs",state="open"} 0
+ratelimitd_memory_evictions_total{cause="logs",state="shut"} 0
 # HELP ratelimitd_memory_keys Counters held in memory; those that have expired are counted until they are swept.
 # TYPE ratelimitd_memory_keys gauge
 ratelimitd_memory_keys 16
@@ -504,9 +513,12 @@ ratelimitd_memory_log_entries 4
 # HELP ratelimitd_memory_max_keys Counters that may be held in memory before some are evicted.
 # TYPE ratelimitd_memory_max_keys gauge
 ratelimitd_memory_max_keys 16
+# HELP ratelimitd_memory_shards Shards, each with a lock of its own.
+# TYPE ratelimitd_memory_shards gauge
+ratelimitd_memory_shards 1
 `
 	if err := testutil.CollectAndCompare(s.Collector(), strings.NewReader(want),
-		"ratelimitd_memory_evictions_total", "ratelimitd_memory_keys", "ratelimitd_memory_log_entries", "ratelimitd_memory_max_keys"); err != nil {
+		"ratelimitd_memory_evictions_total", "ratelimitd_memory_keys", "ratelimitd_memory_log_entries", "ratelimitd_memory_max_keys", "ratelimitd_memory_shards"); err != nil {
 		t.Error(err)
 	}
 	if problems, err := testutil.CollectAndLint(s.Collector()); err != nil || len(problems) > 0 {

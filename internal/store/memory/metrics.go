@@ -1,12 +1,37 @@
 package memory
 
-import "github.com/prometheus/client_golang/prometheus"
+import (
+	"time"
+	"unsafe"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/ratelimitd/ratelimitd/internal/strategy"
+)
 
 // A Collector collects a store's metrics. It takes each shard's lock for as
 // long as it takes to read a few numbers.
 type Collector struct{ store *Store }
 
 var _ prometheus.Collector = Collector{}
+
+// Why a live counter was evicted.
+const (
+	forKeys = iota // the shard held its share of counters
+	forLogs        // the logs of all shards had their share of memory
+	causes
+)
+
+// evictions counts by cause, and by whether the counter would have allowed
+// more.
+type evictions [causes]struct{ open, shut uint64 }
+
+// waitBounds are the buckets of the waits for a lock: from what a lock is held
+// for at least to what a process is off its processor for.
+var waitBounds = [...]time.Duration{
+	time.Microsecond, 4 * time.Microsecond, 16 * time.Microsecond, 64 * time.Microsecond, 256 * time.Microsecond,
+	time.Millisecond, 4 * time.Millisecond, 16 * time.Millisecond, 64 * time.Millisecond,
+}
 
 var (
 	keysDesc = prometheus.NewDesc("ratelimitd_memory_keys",
@@ -15,14 +40,20 @@ var (
 		"Counters that may be held in memory before some are evicted.", nil, nil)
 	logEntriesDesc = prometheus.NewDesc("ratelimitd_memory_log_entries",
 		"Room of all sliding window logs in memory, in entries of 16 bytes.", nil, nil)
+	bytesDesc = prometheus.NewDesc("ratelimitd_memory_bytes",
+		"Memory that counters, their index and their logs have.", nil, nil)
 	evictionsDesc = prometheus.NewDesc("ratelimitd_memory_evictions_total",
-		"Live counters dropped to make room, by whether they were open (would have allowed more) or shut (denied).", []string{"state"}, nil)
+		"Live counters dropped to make room, by what was short (keys, logs) and by whether they were open (would have allowed more) or shut (denied).", []string{"cause", "state"}, nil)
+	shardsDesc = prometheus.NewDesc("ratelimitd_memory_shards",
+		"Shards, each with a lock of its own.", nil, nil)
 	acquisitionsDesc = prometheus.NewDesc("ratelimitd_memory_lock_acquisitions_total",
 		"Times that a shard's lock was taken.", nil, nil)
 	contentionsDesc = prometheus.NewDesc("ratelimitd_memory_lock_contentions_total",
 		"Times that a shard's lock was held by another and had to be waited for.", nil, nil)
-	waitDesc = prometheus.NewDesc("ratelimitd_memory_lock_wait_seconds_total",
-		"Time spent waiting for shards' locks.", nil, nil)
+	hottestDesc = prometheus.NewDesc("ratelimitd_memory_hottest_lock_acquisitions_total",
+		"Times that the lock was taken of the shard whose lock was taken most.", nil, nil)
+	waitDesc = prometheus.NewDesc("ratelimitd_memory_lock_wait_seconds",
+		"Time spent waiting for shards' locks, of the times that they had to be waited for.", nil, nil)
 )
 
 // Collector returns what collects the metrics of s.
@@ -30,41 +61,72 @@ func (s *Store) Collector() Collector { return Collector{s} }
 
 // Describe implements prometheus.Collector.
 func (Collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{keysDesc, maxKeysDesc, logEntriesDesc, evictionsDesc, acquisitionsDesc, contentionsDesc, waitDesc} {
+	for _, d := range []*prometheus.Desc{
+		keysDesc, maxKeysDesc, logEntriesDesc, bytesDesc, evictionsDesc,
+		shardsDesc, acquisitionsDesc, contentionsDesc, hottestDesc, waitDesc,
+	} {
 		ch <- d
 	}
 }
 
 // Collect implements prometheus.Collector.
 func (c Collector) Collect(ch chan<- prometheus.Metric) {
-	var keys, share, entries int
-	var acquired, contended, open, shut uint64
-	var waited float64
+	var keys, share, entries, bytes int
+	var acquired, contended, hottest uint64
+	var evicted evictions
+	var waits [len(waitBounds) + 1]uint64
+	var waited time.Duration
 	for i := range c.store.shards {
 		sh := &c.store.shards[i]
 		sh.lock()
 		keys += sh.held()
 		share += sh.share
 		entries += sh.entries
+		bytes += sh.bytes()
 		acquired += sh.acquired
+		hottest = max(hottest, sh.acquired)
 		contended += sh.contended
-		waited += sh.waited.Seconds()
-		open += sh.evictedOpen
-		shut += sh.evictedShut
+		waited += sh.waited
+		for i, n := range sh.waits {
+			waits[i] += n
+		}
+		for i, n := range sh.evicted {
+			evicted[i].open += n.open
+			evicted[i].shut += n.shut
+		}
 		sh.mu.Unlock()
 	}
-	gauge := func(d *prometheus.Desc, v float64) {
-		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v)
+	gauge := func(d *prometheus.Desc, v int) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, float64(v))
 	}
-	counter := func(d *prometheus.Desc, v float64, labels ...string) {
-		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, v, labels...)
+	counter := func(d *prometheus.Desc, v uint64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v), labels...)
 	}
-	gauge(keysDesc, float64(keys))
-	gauge(maxKeysDesc, float64(share))
-	gauge(logEntriesDesc, float64(entries))
-	counter(evictionsDesc, float64(open), "open")
-	counter(evictionsDesc, float64(shut), "shut")
-	counter(acquisitionsDesc, float64(acquired))
-	counter(contentionsDesc, float64(contended))
-	counter(waitDesc, waited)
+	gauge(keysDesc, keys)
+	gauge(maxKeysDesc, share)
+	gauge(logEntriesDesc, entries)
+	gauge(bytesDesc, bytes)
+	for i, cause := range [causes]string{"keys", "logs"} {
+		counter(evictionsDesc, evicted[i].open, cause, "open")
+		counter(evictionsDesc, evicted[i].shut, cause, "shut")
+	}
+	gauge(shardsDesc, len(c.store.shards))
+	counter(acquisitionsDesc, acquired)
+	counter(contentionsDesc, contended)
+	counter(hottestDesc, hottest)
+
+	within, buckets := uint64(0), make(map[float64]uint64, len(waitBounds))
+	for i, bound := range waitBounds {
+		within += waits[i]
+		buckets[bound.Seconds()] = within
+	}
+	ch <- prometheus.MustNewConstHistogram(waitDesc, contended, waited.Seconds(), buckets)
+}
+
+// bytes returns how much memory t has, but for what the allocator adds.
+func (t *table) bytes() int {
+	return len(t.chunks)*chunkSize*int(unsafe.Sizeof(counter{})) +
+		8*(cap(t.chunks)+cap(t.index)) + 4*(cap(t.free)+cap(t.open)+cap(t.logOwner)+cap(t.freeLogs)) +
+		cap(t.shut)*int(unsafe.Sizeof(t.shut[0])) +
+		cap(t.logs)*int(unsafe.Sizeof(strategy.Log{})) + 16*t.entries
 }

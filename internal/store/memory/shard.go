@@ -20,9 +20,9 @@ type shard struct {
 
 	// Of mu itself, and of evictions: for the metrics.
 	acquired, contended uint64
+	waits               [len(waitBounds) + 1]uint64 // contended, by the bound that the wait did not exceed
 	waited              time.Duration
-	evictedOpen         uint64
-	evictedShut         uint64
+	evicted             evictions
 
 	states [strategy.MaxLimits]strategy.State // for decide alone
 	_      [64]byte                           // keeps the next shard's mutex out of this one's cache lines
@@ -38,7 +38,13 @@ func (sh *shard) lock() {
 	sh.mu.Lock()
 	sh.acquired++
 	sh.contended++
-	sh.waited += time.Since(start)
+	waited := time.Since(start)
+	sh.waited += waited
+	bound := 0
+	for bound < len(waitBounds) && waited > waitBounds[bound] {
+		bound++
+	}
+	sh.waits[bound]++
 }
 
 // unlock unlocks mu, and counts in total what became of the logs.

@@ -360,7 +360,7 @@ func TestShortDeadlines(t *testing.T) {
 // TestLargestBatch decides as much as one call can ask, in the default time.
 func TestLargestBatch(t *testing.T) {
 	server := redistest.Start(t)
-	s, err := New(Options{URLs: []string{server.URL}})
+	s, err := New(Options{URLs: []string{server.URL}, Timeout: patient})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -372,6 +372,9 @@ func TestLargestBatch(t *testing.T) {
 	requests, results := make([]store.Request, 1000), make([]store.Result, 1000)
 	for i := range requests {
 		requests[i] = store.Request{Namespace: "test", Identifier: strconv.Itoa(i), Limits: limits(t, specs...), Cost: 1}
+	}
+	if got := s.budget(requests); got != patient+16_000*perLimit {
+		t.Errorf("it may take %v", got)
 	}
 	s.Decide(t.Context(), requests, results)
 	for i, res := range results {

@@ -64,11 +64,7 @@ func New(o Options) (*Store, error) {
 
 // Decide sends all requests together, and along with those of other callers.
 func (s *Store) Decide(ctx context.Context, requests []store.Request, results []store.Result) {
-	limits := 0
-	for i := range requests {
-		limits += len(requests[i].Limits)
-	}
-	ctx, cancel := context.WithTimeout(ctx, s.timeout+time.Duration(limits)*perLimit)
+	ctx, cancel := context.WithTimeout(ctx, s.budget(requests))
 	defer cancel()
 
 	calls := make([]call, len(requests))
@@ -95,6 +91,15 @@ func (s *Store) Decide(ctx context.Context, requests []store.Request, results []
 	for i := range calls {
 		results[i].Err = calls[i].decide(&requests[i], &results[i].Decision)
 	}
+}
+
+// budget returns how long requests may take together.
+func (s *Store) budget(requests []store.Request) time.Duration {
+	limits := 0
+	for i := range requests {
+		limits += len(requests[i].Limits)
+	}
+	return s.timeout + time.Duration(limits)*perLimit
 }
 
 // ask sends the calls that are pending, and waits for their replies.

@@ -1,0 +1,257 @@
+// Package top looks at a running daemon from outside, by its admin port, and
+// says what it does at present: how much it decides, how fast, for whom.
+package top
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"math"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	dto "github.com/prometheus/client_model/go"
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
+
+	"github.com/ratelimitd/ratelimitd/internal/hotkeys"
+)
+
+// A Sample is what a daemon had counted at an instant.
+type Sample struct {
+	at      time.Time
+	metrics map[string]*dto.MetricFamily
+	hot     []hotkeys.Namespace
+}
+
+// maxReplyBytes is more than a daemon with all its namespaces answers.
+const maxReplyBytes = 64 << 20
+
+// Take takes a sample of the daemon whose admin port is at addr, with n hot keys
+// of each kind and namespace.
+func Take(ctx context.Context, client *http.Client, addr string, n int) (*Sample, error) {
+	s := &Sample{at: time.Now()}
+	err := get(ctx, client, "http://"+addr+"/metrics", func(body io.Reader) (err error) {
+		parser := expfmt.NewTextParser(model.UTF8Validation)
+		s.metrics, err = parser.TextToMetricFamilies(body)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return s, get(ctx, client, fmt.Sprintf("http://%s/hot-keys?n=%d", addr, n), func(body io.Reader) error {
+		return json.NewDecoder(body).Decode(&s.hot)
+	})
+}
+
+func get(ctx context.Context, client *http.Client, url string, read func(io.Reader) error) error {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	reply, err := client.Do(request)
+	if err != nil {
+		return err
+	}
+	defer reply.Body.Close()
+	if reply.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s: %s; is that the admin port of ratelimitd?", url, reply.Status)
+	}
+	if err := read(io.LimitReader(reply.Body, maxReplyBytes)); err != nil {
+		return fmt.Errorf("%s: %w; is that the admin port of ratelimitd?", url, err)
+	}
+	return nil
+}
+
+// A View is what a daemon did between two samples. Rates are per second, and
+// durations in seconds.
+type View struct {
+	At      time.Time `json:"at"` // of the second sample
+	Seconds float64   `json:"seconds"`
+
+	Calls     float64 `json:"calls"` // messages, of a stream too
+	Decisions float64 `json:"decisions"`
+	Denied    float64 `json:"denied"`
+	Failed    float64 `json:"failed"`  // that the failure policy answered
+	Refused   float64 `json:"refused"` // as invalid
+	P50       float64 `json:"p50"`     // of the calls; 0 if there were none
+	P99       float64 `json:"p99"`
+
+	StoreErrors   float64 `json:"store_errors"`
+	ServersGone   float64 `json:"servers_gone"` // given up for now
+	DenyCacheHits float64 `json:"deny_cache_hits"`
+
+	Keys          float64 `json:"keys"`           // counters in memory
+	Evictions     float64 `json:"evictions"`      // of live ones
+	LockContended float64 `json:"lock_contended"` // the share of acquisitions that had to wait
+	LockWait      float64 `json:"lock_wait"`      // seconds waited, a second
+	HottestShare  float64 `json:"hottest_stripe"` // acquisitions of the stripe most used, as a multiple of the mean
+
+	Namespaces []Namespace   `json:"namespaces"` // the busiest first
+	Asked      []hotkeys.Key `json:"asked"`      // who asks most, of all namespaces
+	DeniedMost []hotkeys.Key `json:"denied_most"`
+}
+
+// A Namespace is what was decided for one namespace, per second.
+type Namespace struct {
+	Name      string  `json:"namespace"`
+	Decisions float64 `json:"decisions"`
+	Denied    float64 `json:"denied"`
+}
+
+// Between returns what happened between two samples, with up to n lines of each
+// kind. A daemon that was started anew in between has its counts from 0.
+func Between(before, after *Sample, n int) *View {
+	seconds := max(after.at.Sub(before.at).Seconds(), 1e-3)
+	d := difference{before, after, seconds}
+	v := &View{
+		At: after.at, Seconds: seconds,
+		Decisions:     d.rate("ratelimitd_decisions_total", nil),
+		Denied:        d.rate("ratelimitd_decisions_total", denied),
+		Failed:        d.rate("ratelimitd_decisions_total", failed),
+		Refused:       d.rate("ratelimitd_refused_requests_total", nil),
+		StoreErrors:   d.rate("ratelimitd_store_errors_total", nil),
+		ServersGone:   after.sum("ratelimitd_store_breaker_open", nil),
+		DenyCacheHits: d.rate("ratelimitd_deny_cache_hits_total", nil),
+		Keys:          after.sum("ratelimitd_memory_keys", nil),
+		Evictions:     d.rate("ratelimitd_memory_evictions_total", nil),
+	}
+	v.Calls, v.P50, v.P99 = d.latency("ratelimitd_request_duration_seconds")
+	if acquired := d.rate("ratelimitd_memory_lock_acquisitions_total", nil); acquired > 0 {
+		v.LockContended = d.rate("ratelimitd_memory_lock_contentions_total", nil) / acquired
+	}
+	if total := after.sum("ratelimitd_memory_lock_acquisitions_total", nil); total > 0 {
+		v.HottestShare = after.sum("ratelimitd_memory_hottest_lock_acquisitions_total", nil) * after.sum("ratelimitd_memory_shards", nil) / total
+	}
+	v.LockWait = d.rate("ratelimitd_memory_lock_wait_seconds", nil)
+	v.Namespaces = d.namespaces(n)
+	for _, ns := range after.hot {
+		v.Asked, v.DeniedMost = append(v.Asked, ns.Asked...), append(v.DeniedMost, ns.Denied...)
+	}
+	v.Asked, v.DeniedMost = hottest(v.Asked, n), hottest(v.DeniedMost, n)
+	return v
+}
+
+// hottest returns the n hottest of keys, of those that are surely hot: where all
+// are asked alike, any rate is within its error.
+func hottest(keys []hotkeys.Key, n int) []hotkeys.Key {
+	keys = slices.DeleteFunc(keys, func(k hotkeys.Key) bool { return k.Error > k.PerSecond/2 })
+	slices.SortFunc(keys, func(a, b hotkeys.Key) int { return cmp.Compare(b.PerSecond, a.PerSecond) })
+	return keys[:min(n, len(keys))]
+}
+
+// label returns the value of a metric's label.
+func label(m *dto.Metric, name string) string {
+	for _, l := range m.GetLabel() {
+		if l.GetName() == name {
+			return l.GetValue()
+		}
+	}
+	return ""
+}
+
+func denied(m *dto.Metric) bool {
+	return slices.Contains([]string{"denied", "failed_closed", "local_denied"}, label(m, "outcome"))
+}
+
+func failed(m *dto.Metric) bool {
+	outcome := label(m, "outcome")
+	return strings.HasPrefix(outcome, "failed_") || strings.HasPrefix(outcome, "local_") || outcome == "error"
+}
+
+// sum returns the sum of the metrics called name for which of, if it is not
+// nil, holds; of histograms, of what they observed.
+func (s *Sample) sum(name string, of func(*dto.Metric) bool) (sum float64) {
+	for _, m := range s.metrics[name].GetMetric() {
+		if of == nil || of(m) {
+			sum += m.GetCounter().GetValue() + m.GetGauge().GetValue() + m.GetHistogram().GetSampleSum()
+		}
+	}
+	return sum
+}
+
+// A difference is that between two samples.
+type difference struct {
+	before, after *Sample
+	seconds       float64
+}
+
+func (d difference) rate(name string, of func(*dto.Metric) bool) float64 {
+	before, after := d.before.sum(name, of), d.after.sum(name, of)
+	if after < before { // the daemon was started anew
+		before = 0
+	}
+	return (after - before) / d.seconds
+}
+
+func (d difference) namespaces(n int) []Namespace {
+	var all []Namespace
+	seen := map[string]bool{}
+	for _, m := range d.after.metrics["ratelimitd_decisions_total"].GetMetric() {
+		name := label(m, "namespace")
+		if seen[name] {
+			continue
+		}
+		seen[name] = true
+		here := func(m *dto.Metric) bool { return label(m, "namespace") == name }
+		ns := Namespace{
+			Name:      name,
+			Decisions: d.rate("ratelimitd_decisions_total", here),
+			Denied:    d.rate("ratelimitd_decisions_total", func(m *dto.Metric) bool { return here(m) && denied(m) }),
+		}
+		if ns.Decisions > 0 {
+			all = append(all, ns)
+		}
+	}
+	slices.SortFunc(all, func(a, b Namespace) int {
+		return cmp.Or(cmp.Compare(b.Decisions, a.Decisions), cmp.Compare(a.Name, b.Name))
+	})
+	return all[:min(n, len(all))]
+}
+
+// latency returns how many were observed a second, of all labels of a histogram,
+// and the median and the 99th percentile: between the bounds of their bucket in
+// proportion.
+func (d difference) latency(name string) (perSecond, p50, p99 float64) {
+	counts := map[float64]float64{} // by upper bound, of it and all below
+	add := func(s *Sample, sign float64) {
+		for _, m := range s.metrics[name].GetMetric() {
+			for _, b := range m.GetHistogram().GetBucket() {
+				counts[b.GetUpperBound()] += sign * float64(b.GetCumulativeCount())
+			}
+		}
+	}
+	add(d.after, 1)
+	if total := d.before.metrics[name]; total != nil {
+		add(d.before, -1)
+	}
+	bounds := make([]float64, 0, len(counts))
+	for bound, count := range counts {
+		if count < 0 { // the daemon was started anew
+			return difference{&Sample{}, d.after, d.seconds}.latency(name)
+		}
+		if !math.IsInf(bound, 1) {
+			bounds = append(bounds, bound)
+		}
+	}
+	slices.Sort(bounds)
+	total := counts[math.Inf(1)]
+	percentile := func(share float64) float64 {
+		low, below := 0.0, 0.0
+		for _, bound := range bounds {
+			if count := counts[bound]; count >= share*total && count > below {
+				return low + (bound-low)*(share*total-below)/(count-below)
+			}
+			low, below = bound, counts[bound]
+		}
+		return low
+	}
+	if total == 0 {
+		return 0, 0, 0
+	}
+	return total / d.seconds, percentile(0.5), percentile(0.99)
+}
