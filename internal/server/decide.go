@@ -18,6 +18,7 @@ type work struct {
 	results  []store.Result
 	limits   []strategy.Limit // those that the requests brought, one after the other
 	routes   []route          // of each request of the call
+	tally    tally
 }
 
 // A route is which way a request goes.
@@ -76,17 +77,18 @@ func (s *Server) decide(ctx context.Context, in []*ratelimitv1.ShouldAllowReques
 			s.metrics.refused.Inc()
 			out(i, nil, nil, to.refusal)
 		case to.exempt:
-			s.metrics.decided(request.GetNamespace(), outcomeExempt)
+			w.tally.decided(s.metrics, request.GetNamespace(), outcomeExempt)
 			response := made.empty()
 			response.Allowed, response.Reason = true, ratelimitv1.Reason_EXEMPT
 			out(i, nil, response, nil)
 		default:
 			r := &w.requests[decided]
-			response, err := s.answer(ctx, to.namespace, request.GetPolicy(), r, &w.results[decided], &made)
+			response, err := s.answer(ctx, to.namespace, request.GetPolicy(), r, &w.results[decided], &made, &w.tally)
 			decided++
 			out(i, r.Limits, response, err)
 		}
 	}
+	w.tally.flush(s.metrics)
 }
 
 // free makes w ready for another call, holding on to nothing of this one's.
@@ -108,25 +110,25 @@ func resized[T any](s []T, n int) []T {
 
 // answer turns what the store said of a request, which named a policy or none,
 // into what its caller is told.
-func (s *Server) answer(ctx context.Context, ns *policy.Namespace, policyName string, r *store.Request, res *store.Result, made *responses) (*ratelimitv1.ShouldAllowResponse, error) {
+func (s *Server) answer(ctx context.Context, ns *policy.Namespace, policyName string, r *store.Request, res *store.Result, made *responses, count *tally) (*ratelimitv1.ShouldAllowResponse, error) {
 	if res.Err != nil {
 		return s.answerFailure(ctx, ns, r, res.Err, made)
 	}
 	if !res.Repeated && r.Counts() {
 		s.failure.recovered(s.logger)
 	}
-	s.metrics.checked(r, policyName, res.Statuses)
-	s.hotKeys.Record(r.Namespace, r.Identifier, !res.Allowed)
+	count.checked(s.metrics, r, policyName, res.Statuses)
+	count.asked(s.hotKeys, r.Identifier, !res.Allowed)
 	response := made.to(r, &res.Decision)
+	outcome := outcomeAllowed
 	switch response.GetReason() {
 	case ratelimitv1.Reason_OVER_LIMIT:
-		s.metrics.decided(r.Namespace, outcomeDenied)
+		outcome = outcomeDenied
 	case ratelimitv1.Reason_UNLIMITED:
-		s.metrics.decided(r.Namespace, outcomeUnlimited)
+		outcome = outcomeUnlimited
 	case ratelimitv1.Reason_SHADOW:
-		s.metrics.decided(r.Namespace, outcomeShadow)
-	default:
-		s.metrics.decided(r.Namespace, outcomeAllowed)
+		outcome = outcomeShadow
 	}
+	count.decided(s.metrics, r.Namespace, outcome)
 	return response, nil
 }
