@@ -38,11 +38,30 @@ type generated interface {
 	UnmarshalVTUnsafe([]byte) error
 }
 
+// A Receiver stands for a message to be received, for who uses messages again.
+type Receiver interface {
+	// Received returns the message to decode into, which is empty. It is
+	// called when one has arrived.
+	Received() proto.Message
+}
+
+// A Sender stands for a message to be sent, for who uses messages again.
+type Sender interface {
+	// Sending returns the message to encode.
+	Sending() proto.Message
+	// Sent is called when the message is encoded, and not needed any more.
+	Sent()
+}
+
 // Name implements encoding.CodecV2.
 func (Codec) Name() string { return standard.Name }
 
 // Marshal implements encoding.CodecV2.
 func (c Codec) Marshal(v any) (mem.BufferSlice, error) {
+	if s, ok := v.(Sender); ok {
+		v = s.Sending()
+		defer s.Sent()
+	}
 	m, ok := v.(generated)
 	if !ok {
 		return c.standard.Marshal(v)
@@ -75,6 +94,9 @@ func (c Codec) Marshal(v any) (mem.BufferSlice, error) {
 // its caller that the argument is invalid: all that is refused here is for gRPC
 // an internal error of the server.
 func (c Codec) Unmarshal(data mem.BufferSlice, v any) error {
+	if r, ok := v.(Receiver); ok {
+		v = r.Received()
+	}
 	m, ok := v.(generated)
 	if !ok {
 		return c.standard.Unmarshal(data, v)

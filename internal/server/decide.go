@@ -36,6 +36,11 @@ type answered func(i int, limits []strategy.Limit, response *ratelimitv1.ShouldA
 
 // decide decides each of in on its own, in order, and passes the outcome to out.
 func (s *Server) decide(ctx context.Context, in []*ratelimitv1.ShouldAllowRequest, out answered) {
+	s.decideInto(ctx, in, new(responses), out)
+}
+
+// decideInto is decide, with the responses in the memory of kept.
+func (s *Server) decideInto(ctx context.Context, in []*ratelimitv1.ShouldAllowRequest, kept *responses, out answered) {
 	w := works.Get().(*work)
 	defer w.free()
 
@@ -69,7 +74,7 @@ func (s *Server) decide(ctx context.Context, in []*ratelimitv1.ShouldAllowReques
 		since(start, s.metrics.storeLatency)
 	}
 
-	made := newResponses(len(in), limits)
+	made := kept.parts(len(in), limits)
 	decided := 0
 	for i, request := range in {
 		switch to := &w.routes[i]; {

@@ -25,8 +25,10 @@ func BenchmarkBatch(b *testing.B) {
 				}
 			}
 			b.ReportAllocs()
+			var e exchange
 			for i := 0; b.Loop(); i++ {
-				if _, err := s.batch(b.Context(), batches[i%len(batches)]); err != nil {
+				e.request.Requests = batches[i%len(batches)].GetRequests()
+				if err := e.answer(b.Context(), s); err != nil {
 					b.Fatal(err)
 				}
 			}

@@ -13,6 +13,7 @@ import (
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	durationpb1 "google.golang.org/protobuf/types/known/durationpb"
 	io "io"
+	sync "sync"
 	unsafe "unsafe"
 )
 
@@ -610,6 +611,78 @@ func (m *ResetResponse) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 	return len(dAtA) - i, nil
 }
 
+var vtprotoPool_ShouldAllowRequest = sync.Pool{
+	New: func() interface{} {
+		return &ShouldAllowRequest{}
+	},
+}
+
+func (m *ShouldAllowRequest) ResetVT() {
+	if m != nil {
+		for _, mm := range m.Limits {
+			mm.ResetVT()
+		}
+		f0 := m.Limits[:0]
+		m.Reset()
+		m.Limits = f0
+	}
+}
+func (m *ShouldAllowRequest) ReturnToVTPool() {
+	if m != nil {
+		m.ResetVT()
+		vtprotoPool_ShouldAllowRequest.Put(m)
+	}
+}
+func ShouldAllowRequestFromVTPool() *ShouldAllowRequest {
+	return vtprotoPool_ShouldAllowRequest.Get().(*ShouldAllowRequest)
+}
+
+var vtprotoPool_Limit = sync.Pool{
+	New: func() interface{} {
+		return &Limit{}
+	},
+}
+
+func (m *Limit) ResetVT() {
+	if m != nil {
+		m.Reset()
+	}
+}
+func (m *Limit) ReturnToVTPool() {
+	if m != nil {
+		m.ResetVT()
+		vtprotoPool_Limit.Put(m)
+	}
+}
+func LimitFromVTPool() *Limit {
+	return vtprotoPool_Limit.Get().(*Limit)
+}
+
+var vtprotoPool_ShouldAllowBatchRequest = sync.Pool{
+	New: func() interface{} {
+		return &ShouldAllowBatchRequest{}
+	},
+}
+
+func (m *ShouldAllowBatchRequest) ResetVT() {
+	if m != nil {
+		for _, mm := range m.Requests {
+			mm.ResetVT()
+		}
+		f0 := m.Requests[:0]
+		m.Reset()
+		m.Requests = f0
+	}
+}
+func (m *ShouldAllowBatchRequest) ReturnToVTPool() {
+	if m != nil {
+		m.ResetVT()
+		vtprotoPool_ShouldAllowBatchRequest.Put(m)
+	}
+}
+func ShouldAllowBatchRequestFromVTPool() *ShouldAllowBatchRequest {
+	return vtprotoPool_ShouldAllowBatchRequest.Get().(*ShouldAllowBatchRequest)
+}
 func (m *ShouldAllowRequest) SizeVT() (n int) {
 	if m == nil {
 		return 0
@@ -976,7 +1049,14 @@ func (m *ShouldAllowRequest) UnmarshalVTUnsafe(dAtA []byte) error {
 			if postIndex > l {
 				return io.ErrUnexpectedEOF
 			}
-			m.Limits = append(m.Limits, &Limit{})
+			if len(m.Limits) == cap(m.Limits) {
+				m.Limits = append(m.Limits, &Limit{})
+			} else {
+				m.Limits = m.Limits[:len(m.Limits)+1]
+				if m.Limits[len(m.Limits)-1] == nil {
+					m.Limits[len(m.Limits)-1] = &Limit{}
+				}
+			}
 			if err := m.Limits[len(m.Limits)-1].UnmarshalVTUnsafe(dAtA[iNdEx:postIndex]); err != nil {
 				return err
 			}
@@ -1711,7 +1791,14 @@ func (m *ShouldAllowBatchRequest) UnmarshalVTUnsafe(dAtA []byte) error {
 			if postIndex > l {
 				return io.ErrUnexpectedEOF
 			}
-			m.Requests = append(m.Requests, &ShouldAllowRequest{})
+			if len(m.Requests) == cap(m.Requests) {
+				m.Requests = append(m.Requests, &ShouldAllowRequest{})
+			} else {
+				m.Requests = m.Requests[:len(m.Requests)+1]
+				if m.Requests[len(m.Requests)-1] == nil {
+					m.Requests[len(m.Requests)-1] = &ShouldAllowRequest{}
+				}
+			}
 			if err := m.Requests[len(m.Requests)-1].UnmarshalVTUnsafe(dAtA[iNdEx:postIndex]); err != nil {
 				return err
 			}
