@@ -16,9 +16,10 @@ import (
 
 // envoyFlags say how Envoy's rate limit service is answered.
 type envoyFlags struct {
-	ConfigDir       string `type:"path" placeholder:"DIR" help:"The *.yaml files of envoyproxy/ratelimit, in this directory and those below; read anew when they change. With it, or with RUNTIME_ROOT set, the environment variables of that service count too: see docs/envoy.md."`
+	ConfigDir       string `type:"path" placeholder:"DIR" help:"The *.yaml files of envoyproxy/ratelimit, in this directory and those below; read anew when they change. If RUNTIME_ROOT is set, it and the other environment variables of that service count too: see docs/envoy.md."`
 	MergeDomains    bool   `help:"Let several files configure one domain."`
 	ShadowMode      bool   `help:"Answer OK whatever the limits say; the status of each descriptor, and metrics, tell what they would do."`
+	AllOrNone       bool   `help:"Charge a request that is over one of its limits to none of them. In memory, and in Redis that is no cluster: elsewhere each descriptor is charged on its own, as always without this."`
 	ResponseHeaders bool   `help:"Have Envoy tell its client of the limit in headers."`
 	LimitHeader     string `default:"RateLimit-Limit" help:"The header with the limit."`
 	RemainingHeader string `default:"RateLimit-Remaining" help:"The header with what is left of it."`
@@ -28,7 +29,7 @@ type envoyFlags struct {
 
 func (f *envoyFlags) options() server.EnvoyOptions {
 	return server.EnvoyOptions{
-		ShadowMode: f.ShadowMode, DynamicMetadata: f.DynamicMetadata,
+		ShadowMode: f.ShadowMode, AllOrNone: f.AllOrNone, DynamicMetadata: f.DynamicMetadata,
 		ResponseHeaders: f.ResponseHeaders, LimitHeader: f.LimitHeader, RemainingHeader: f.RemainingHeader, ResetHeader: f.ResetHeader,
 	}
 }

@@ -25,6 +25,7 @@ import (
 // EnvoyOptions are that service's own defaults.
 type EnvoyOptions struct {
 	ShadowMode      bool // the overall answer is always OK
+	AllOrNone       bool // where the store can, a request consumes of all its descriptors or of none
 	DynamicMetadata bool // the answer has the request, and what its limits have for Envoy
 
 	ResponseHeaders bool   // the answer has these headers for Envoy's client
@@ -51,15 +52,7 @@ func (s envoyService) ShouldRateLimit(ctx context.Context, in *rlsv3.RateLimitRe
 	}
 	w := works.Get().(*work)
 	defer w.free()
-	w.requests = w.requests[:0]
-	for i, m := range matches {
-		if m.Limit != nil && !m.Unlimited {
-			w.limits = append(w.limits, m.Limit.Limit)
-			w.requests = append(w.requests, store.Request{
-				Namespace: in.GetDomain(), Identifier: m.Identifier, Limits: w.limits[len(w.limits)-1:], Cost: hits(in, i),
-			})
-		}
-	}
+	places := s.gather(w, in, matches)
 	w.results = resized(w.results, len(w.requests))
 	if len(w.requests) > 0 {
 		start := time.Now()
@@ -70,7 +63,7 @@ func (s envoyService) ShouldRateLimit(ctx context.Context, in *rlsv3.RateLimitRe
 	out := &rlsv3.RateLimitResponse{OverallCode: rlsv3.RateLimitResponse_OK, Statuses: make([]*rlsv3.RateLimitResponse_DescriptorStatus, len(matches))}
 	ns := config.Policies.Namespace(in.GetDomain())
 	var overQuota []int // of the descriptors of quotas, those that are over
-	quotas, decided := 0, 0
+	quotas := 0
 	for i, m := range matches {
 		status := &rlsv3.RateLimitResponse_DescriptorStatus{Code: rlsv3.RateLimitResponse_OK}
 		out.Statuses[i] = status
@@ -82,8 +75,8 @@ func (s envoyService) ShouldRateLimit(ctx context.Context, in *rlsv3.RateLimitRe
 			s.metrics.decided(in.GetDomain(), outcomeUnlimited)
 			continue
 		}
-		over, err := s.describe(ctx, ns, &m, &w.requests[decided], &w.results[decided], status)
-		decided++
+		at := places[i]
+		over, err := s.describe(ctx, ns, &m, &w.requests[at], &w.results[at], status)
 		if m.QuotaMode {
 			quotas++
 		}
@@ -111,6 +104,35 @@ func (s envoyService) ShouldRateLimit(ctx context.Context, in *rlsv3.RateLimitRe
 		out.DynamicMetadata = metadata(in, matches, out.Statuses, overQuota)
 	}
 	return out, nil
+}
+
+// gather puts what the store is to be asked into w, and returns where there the
+// request of each match is. Those that can deny, if they are to be held all or
+// none, are joined.
+func (s envoyService) gather(w *work, in *rlsv3.RateLimitRequest, matches []envoy.Match) (places []int) {
+	places = make([]int, len(matches))
+	w.requests = w.requests[:0]
+	add := func(i int, joined bool) {
+		m := &matches[i]
+		w.limits = append(w.limits, m.Limit.Limit)
+		places[i] = len(w.requests)
+		w.requests = append(w.requests, store.Request{
+			Namespace: in.GetDomain(), Identifier: m.Identifier, Limits: w.limits[len(w.limits)-1:], Cost: hits(in, i),
+			Joined: joined && len(w.requests) > 0,
+		})
+	}
+	joins := func(m *envoy.Match) bool { return s.envoy.AllOrNone && !m.ShadowMode && !m.QuotaMode }
+	for i := range matches {
+		if m := &matches[i]; m.Limit != nil && !m.Unlimited && joins(m) {
+			add(i, true)
+		}
+	}
+	for i := range matches {
+		if m := &matches[i]; m.Limit != nil && !m.Unlimited && !joins(m) {
+			add(i, false)
+		}
+	}
+	return places
 }
 
 // describe sets status to what the store said of a descriptor, but for its

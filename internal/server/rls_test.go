@@ -448,3 +448,33 @@ func BenchmarkShouldRateLimit(b *testing.B) {
 		})
 	}
 }
+
+// TestEnvoyAllOrNone has requests charged to all of their descriptors or to
+// none, but for those that deny nothing.
+func TestEnvoyAllOrNone(t *testing.T) {
+	server := redistest.Start(t)
+	remote, err := redis.New(redis.Options{URLs: []string{server.URL}, Timeout: patient})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, o := range map[string]Options{"memory": {}, "redis": {Store: remote, StoreName: "redis"}} {
+		t.Run(name, func(t *testing.T) {
+			o.Config, o.Envoy = envoyConfig(t, edge), EnvoyOptions{AllOrNone: true}
+			d := start(t, o)
+			client := rlsv3.NewRateLimitServiceClient(d.conn)
+			for i, step := range []struct {
+				in   *rlsv3.RateLimitRequest
+				want string
+			}{
+				{envoyAsk(0, "user=tried", "user=erin", "nobody=knows", "user=banned"), "OVER_LIMIT; OK 0 of 1/DAY; OK 3 of 3/DAY; OK 0; OVER_LIMIT 0 of 0/SECOND"},
+				{envoyAsk(2, "user=erin", "page=/a"), "OVER_LIMIT; OK 3 of 3/DAY; OVER_LIMIT 1 of 1/DAY"},
+				{envoyAsk(1, "user=erin", "page=/a", "user=tried"), "OK; OK 2 of 3/DAY; OK 0 of 1/DAY; OK 0 of 1/DAY"},
+				{envoyAsk(1, "user=erin", "page=/a"), "OVER_LIMIT; OK 2 of 3/DAY; OVER_LIMIT 0 of 1/DAY"},
+			} {
+				if out, err := client.ShouldRateLimit(t.Context(), step.in); err != nil || shown(out) != step.want {
+					t.Errorf("step %d: got %s, %v, want %s", i, shown(out), err, step.want)
+				}
+			}
+		})
+	}
+}
