@@ -4,13 +4,11 @@ import (
 	"context"
 	"fmt"
 	"runtime/debug"
-	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/status"
 
 	"github.com/ratelimitd/ratelimitd/internal/store"
-	"github.com/ratelimitd/ratelimitd/internal/strategy"
 	ratelimitv1 "github.com/ratelimitd/ratelimitd/proto/ratelimit/v1"
 )
 
@@ -23,15 +21,6 @@ const (
 	methodHTTP      = "/v1/should-allow"
 	methodAuthorize = "/v1/authorize"
 )
-
-// ShouldAllow implements ratelimitv1.RateLimitServiceServer.
-func (s *Server) ShouldAllow(ctx context.Context, in *ratelimitv1.ShouldAllowRequest) (*ratelimitv1.ShouldAllowResponse, error) {
-	defer since(time.Now(), s.metrics.latency[methodUnary])
-	var response *ratelimitv1.ShouldAllowResponse
-	var err error
-	s.decide(ctx, []*ratelimitv1.ShouldAllowRequest{in}, func(_ int, _ []strategy.Limit, r *ratelimitv1.ShouldAllowResponse, e error) { response, err = r, e })
-	return response, err
-}
 
 // Reset implements ratelimitv1.RateLimitServiceServer.
 func (s *Server) Reset(ctx context.Context, in *ratelimitv1.ResetRequest) (*ratelimitv1.ResetResponse, error) {

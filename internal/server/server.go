@@ -150,7 +150,7 @@ func New(o Options) (*Server, error) {
 		grpc.UnaryInterceptor(s.unary),
 		grpc.ChainStreamInterceptor(s.metrics.grpc.countStream, s.endStreams),
 	)
-	s.grpc.RegisterService(service(), s)
+	s.grpc.RegisterService(s.service(), s)
 	rlsv3.RegisterRateLimitServiceServer(s.grpc, envoyService{Server: s})
 	healthpb.RegisterHealthServer(s.grpc, s.health)
 	for _, name := range []string{ratelimitv1.RateLimitService_ServiceDesc.ServiceName, rlsv3.RateLimitService_ServiceDesc.ServiceName, "ratelimit"} {

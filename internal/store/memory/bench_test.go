@@ -125,3 +125,37 @@ func limit(tb testing.TB, rate string, s strategy.Strategy) strategy.Limit {
 	}
 	return l
 }
+
+// BenchmarkShards has all processors decide about 100k identifiers, in stores
+// of so many shards, and reports which part of the locks they waited for.
+func BenchmarkShards(b *testing.B) {
+	limits := []strategy.Limit{limit(b, "100/min", strategy.FixedWindow)}
+	uniform := func(r *rand.Rand) func() int { return func() int { return r.Intn(100_000) } }
+	for shards := 1; shards <= DefaultShards; shards *= 2 {
+		b.Run(strconv.Itoa(shards), func(b *testing.B) {
+			s, err := New(Options{Shards: shards, Now: func() strategy.Instant { return 0 }})
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer s.Close()
+			b.RunParallel(func(pb *testing.PB) {
+				drawn := draws(uniform)
+				request := store.Request{Namespace: "checkout", Limits: limits, Cost: 1}
+				var result store.Result
+				namespace := s.hash.within(request.Namespace)
+				buffer := []byte("user:")
+				for i := 0; pb.Next(); i++ {
+					buffer = strconv.AppendInt(buffer[:len("user:")], int64(drawn[i&(len(drawn)-1)]), 10)
+					request.Identifier = unsafe.String(&buffer[0], len(buffer))
+					s.decide(&request, &result, namespace, strategy.Instant(i))
+				}
+			})
+			var acquired, contended uint64
+			for i := range s.shards {
+				acquired += s.shards[i].acquired
+				contended += s.shards[i].contended
+			}
+			b.ReportMetric(100*float64(contended)/float64(acquired), "%contended")
+		})
+	}
+}
