@@ -186,6 +186,9 @@ func (c *serveCmd) configuration() (*configuration, error) {
 		config.warnings = append(config.warnings, reader.Warnings...)
 	}
 	config.version = hex.EncodeToString(versions.Sum(nil)[:6])
+	if c.configDirs() != nil {
+		config.server.Version = config.version
+	}
 	return config, errors.Join(wrong...)
 }
 

@@ -56,7 +56,17 @@ func runs(t *testing.T, env []string, args ...string) (stdout, stderr string, st
 // its gRPC address and what stops it, which returns its exit status.
 func serves(t *testing.T, env []string) (addr string, stop func() int) {
 	t.Helper()
-	cmd := command(t, env, "serve", "--grpc-addr=127.0.0.1:0", "--http-addr=127.0.0.1:0", "--admin-addr=127.0.0.1:0", "--log-format=json")
+	at, stop := servesAt(t, env)
+	return at.GRPC, stop
+}
+
+// addresses are where a daemon serves, as its log says.
+type addresses struct{ GRPC, Admin string }
+
+// servesAt is serves, with more flags, and all addresses.
+func servesAt(t *testing.T, env []string, flags ...string) (at addresses, stop func() int) {
+	t.Helper()
+	cmd := command(t, env, append([]string{"serve", "--grpc-addr=127.0.0.1:0", "--http-addr=127.0.0.1:0", "--admin-addr=127.0.0.1:0", "--log-format=json"}, flags...)...)
 	log, err := cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -67,13 +77,16 @@ func serves(t *testing.T, env []string) (addr string, stop func() int) {
 	var printed strings.Builder
 	for lines := bufio.NewScanner(log); lines.Scan(); {
 		printed.WriteString(lines.Text() + "\n")
-		var line struct{ Msg, GRPC string }
+		var line struct {
+			Msg string
+			addresses
+		}
 		if json.Unmarshal(lines.Bytes(), &line) == nil && line.Msg == "serving" {
-			addr = line.GRPC
+			at = line.addresses
 			break
 		}
 	}
-	if addr == "" {
+	if at.GRPC == "" {
 		_ = cmd.Wait()
 		t.Fatalf("ratelimitd serve does not serve:\n%s", printed.String())
 	}
@@ -90,7 +103,7 @@ func serves(t *testing.T, env []string) (addr string, stop func() int) {
 		return cmd.ProcessState.ExitCode()
 	}
 	t.Cleanup(func() { stop() })
-	return addr, stop
+	return at, stop
 }
 
 func TestServeAndCheck(t *testing.T) {

@@ -85,22 +85,22 @@ func (c *serveCmd) Run(ctx context.Context, logTo stderrWriter, command *kong.Co
 		}
 	}
 	s, err := server.New(server.Options{
-		GRPCAddr:      c.GRPCAddr,
-		HTTPAddr:      c.HTTPAddr,
-		AdminAddr:     c.AdminAddr,
-		LogLevel:      level,
-		Configuration: func() any { return map[string]any{"flags": flagsInForce(command)} },
-		Store:         counters,
-		StoreName:     c.Store,
-		OnError:       policy.OnError(c.OnError),
-		Fallback:      fallback,
-		Config:        config.server,
-		Envoy:         c.Envoy.options(),
-		PoliciesOnly:  c.PoliciesOnly,
-		MaxLogCount:   c.MaxLogCount,
-		DrainTimeout:  c.DrainTimeout,
-		Logger:        logger,
-		Registry:      registry,
+		GRPCAddr:     c.GRPCAddr,
+		HTTPAddr:     c.HTTPAddr,
+		AdminAddr:    c.AdminAddr,
+		LogLevel:     level,
+		Flags:        flagsInForce(command),
+		Store:        counters,
+		StoreName:    c.Store,
+		OnError:      policy.OnError(c.OnError),
+		Fallback:     fallback,
+		Config:       config.server,
+		Envoy:        c.Envoy.options(),
+		PoliciesOnly: c.PoliciesOnly,
+		MaxLogCount:  c.MaxLogCount,
+		DrainTimeout: c.DrainTimeout,
+		Logger:       logger,
+		Registry:     registry,
 	})
 	if err != nil {
 		return err

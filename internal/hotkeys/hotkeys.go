@@ -20,8 +20,8 @@ import (
 )
 
 const (
-	// maxNamespaces have sketches of their own; those that come later share
-	// one.
+	// maxNamespaces that callers chose have sketches of their own; those that
+	// come later share one.
 	maxNamespaces = 100
 	// sketchKeys is how many identifiers a sketch holds. Whoever makes more
 	// than one in so many of a namespace's requests is among them.
@@ -52,6 +52,7 @@ type Tracker struct {
 
 	others     *namespace
 	namespaces atomic.Pointer[map[string]*namespace] // never written to, but replaced
+	chosen     atomic.Int32                          // of namespaces, those that callers chose
 
 	mu sync.Mutex // held to replace namespaces
 }
@@ -133,25 +134,41 @@ func (t *Tracker) Top(limit int) []Namespace {
 	return top
 }
 
+// Configured gives namespaces sketches of their own, however many have been
+// chosen by callers.
+func (t *Tracker) Configured(names []string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, name := range names {
+		if (*t.namespaces.Load())[name] == nil {
+			t.addLocked(name)
+		}
+	}
+}
+
 func (t *Tracker) namespace(name string) *namespace {
 	all := *t.namespaces.Load()
 	if n := all[name]; n != nil {
 		return n
 	}
-	if len(all) >= maxNamespaces {
+	if t.chosen.Load() >= maxNamespaces {
 		return t.others
 	}
 
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	all = *t.namespaces.Load()
-	if n := all[name]; n != nil {
+	if n := (*t.namespaces.Load())[name]; n != nil {
 		return n
 	}
-	if len(all) >= maxNamespaces {
+	if t.chosen.Load() >= maxNamespaces {
 		return t.others
 	}
-	more := maps.Clone(all)
+	t.chosen.Add(1)
+	return t.addLocked(name)
+}
+
+func (t *Tracker) addLocked(name string) *namespace {
+	more := maps.Clone(*t.namespaces.Load())
 	n := newNamespace(t.now())
 	more[strings.Clone(name)] = n // it may be part of a large message
 	t.namespaces.Store(&more)

@@ -100,6 +100,20 @@ func TestBounded(t *testing.T) {
 	}
 }
 
+// TestConfiguredAreNotCrowdedOut has callers make up namespaces before anybody
+// asks for one of the configuration.
+func TestConfiguredAreNotCrowdedOut(t *testing.T) {
+	tracker, _ := newTracker()
+	for i := range 2 * maxNamespaces {
+		tracker.Record(fmt.Sprint("made up ", i), "x", false)
+	}
+	tracker.Configured([]string{"checkout"})
+	tracker.Record("checkout", "alice", true)
+	if top := tracker.Top(1)[0]; top.Name != "checkout" || len(top.Denied) != 1 {
+		t.Errorf("the first by name is %+v, want checkout", top)
+	}
+}
+
 // TestOthersKeepTheirNamespace has one identifier in two namespaces without a
 // sketch of their own.
 func TestOthersKeepTheirNamespace(t *testing.T) {

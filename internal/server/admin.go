@@ -15,36 +15,46 @@ import (
 
 const (
 	defaultHotKeys = 10 // of each list, that /hot-keys shows
-	maxLevelBytes  = 16 // of what is PUT to /log-level
+	maxLevelBytes  = 16 // of what is PUT to /loglevel
 )
 
 // adminHandler returns the handler of the admin port.
-func (s *Server) adminHandler(registry *prometheus.Registry, level *slog.LevelVar, configuration func() any) http.Handler {
+func (s *Server) adminHandler(registry *prometheus.Registry, level *slog.LevelVar, flags map[string]string) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
 		fmt.Fprint(w, `ratelimitd: admin
 
 /hot-keys        who asks most and who is denied most, by namespace; ?n=20 for more
-/configuration   the configuration in force
-/log-level       GET the level; PUT debug, info, warn or error to set it
+/configuration   the configuration in force: flags, policies and their version
+/loglevel        GET the level; PUT debug, info, warn or error to set it
 /metrics         Prometheus metrics, as on the HTTP port
 /debug/pprof/    Go's profiles
 `)
 	})
 	mux.HandleFunc("GET /hot-keys", s.showHotKeys)
 	mux.Handle("GET /metrics", s.metricsHandler(registry))
-	mux.HandleFunc("GET /configuration", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, configuration()) })
-	mux.HandleFunc("GET /log-level", func(w http.ResponseWriter, _ *http.Request) {
+	mux.HandleFunc("GET /configuration", func(w http.ResponseWriter, _ *http.Request) {
+		config := s.config.Load()
+		writeJSON(w, configurationInForce{flags, config.Version, config.Text})
+	})
+	mux.HandleFunc("GET /loglevel", func(w http.ResponseWriter, _ *http.Request) {
 		fmt.Fprintln(w, strings.ToLower(level.Level().String()))
 	})
-	mux.HandleFunc("PUT /log-level", func(w http.ResponseWriter, r *http.Request) { s.setLogLevel(w, r, level) })
+	mux.HandleFunc("PUT /loglevel", func(w http.ResponseWriter, r *http.Request) { s.setLogLevel(w, r, level) })
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
-	mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
+	// Not pprof.Cmdline: it shows passwords that were given as flags.
 	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
 	mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
 	mux.HandleFunc("POST /debug/pprof/symbol", pprof.Symbol)
 	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
 	return mux
+}
+
+// A configurationInForce is what /configuration shows.
+type configurationInForce struct {
+	Flags    map[string]string `json:"flags"`    // as the daemon was started
+	Version  string            `json:"version"`  // of the files, as the log has it; "" if there are none
+	Policies string            `json:"policies"` // the namespaces of the file, as YAML
 }
 
 func (s *Server) showHotKeys(w http.ResponseWriter, r *http.Request) {

@@ -35,7 +35,7 @@ func (d *daemon) admin(t *testing.T, method, path, body string) (int, string) {
 
 func TestAdmin(t *testing.T) {
 	level := new(slog.LevelVar)
-	d := start(t, Options{AdminAddr: "127.0.0.1:0", LogLevel: level, Configuration: func() any { return map[string]string{"store": "memory"} }})
+	d := start(t, Options{AdminAddr: "127.0.0.1:0", LogLevel: level, Flags: map[string]string{"store": "memory"}, Config: &Config{Version: "c0ffee", Text: "checkout: {}\n"}})
 	for _, tt := range []struct {
 		method, path, body string
 		code               int
@@ -44,15 +44,18 @@ func TestAdmin(t *testing.T) {
 		{"GET", "/", "", 200, "/hot-keys"},
 		{"GET", "/nothing", "", 404, ""},
 		{"GET", "/configuration", "", 200, `"store": "memory"`},
+		{"GET", "/configuration", "", 200, `"version": "c0ffee"`},
+		{"GET", "/configuration", "", 200, `"policies": "checkout: {}\n"`},
 		{"GET", "/hot-keys", "", 200, "[]"},
 		{"GET", "/hot-keys?n=none", "", 400, `n: "none": give a number above 0, such as 10`},
-		{"GET", "/log-level", "", 200, "info"},
-		{"PUT", "/log-level", "loud", 400, `log level "loud": PUT debug, info, warn or error`},
-		{"PUT", "/log-level", strings.Repeat("debug", 100), 400, "PUT debug, info, warn or error"},
-		{"PUT", "/log-level", "debug\n", 200, "debug"},
-		{"GET", "/log-level", "", 200, "debug"},
-		{"POST", "/log-level", "warn", 405, ""},
+		{"GET", "/loglevel", "", 200, "info"},
+		{"PUT", "/loglevel", "loud", 400, `log level "loud": PUT debug, info, warn or error`},
+		{"PUT", "/loglevel", strings.Repeat("debug", 100), 400, "PUT debug, info, warn or error"},
+		{"PUT", "/loglevel", "debug\n", 200, "debug"},
+		{"GET", "/loglevel", "", 200, "debug"},
+		{"POST", "/loglevel", "warn", 405, ""},
 		{"GET", "/debug/pprof/", "", 200, "goroutine"},
+		{"GET", "/debug/pprof/cmdline", "", 404, ""}, // it would show passwords
 		{"GET", "/debug/pprof/goroutine?debug=1", "", 200, "goroutine profile"},
 	} {
 		if code, body := d.admin(t, tt.method, tt.path, tt.body); code != tt.code || !strings.Contains(body, tt.says) {

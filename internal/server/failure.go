@@ -39,6 +39,7 @@ func (s *Server) failedDecision(ctx context.Context, ns *policy.Namespace, r *st
 		s.metrics.decided(r.Namespace, outcomeError)
 		return nil, false, gone
 	}
+	defer func() { s.hotKeys.Record(r.Namespace, r.Identifier, d != nil && !d.Allowed) }()
 	s.metrics.storeErrors.Inc()
 	onError := ns.OnError(s.onError)
 	s.failure.failed(s.logger, onError, err, 1)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"runtime/debug"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/status"
@@ -60,7 +61,9 @@ func (s *Server) recoverUnary(ctx context.Context, in any, info *grpc.UnaryServe
 func (s *Server) recovered(method string, err *error) {
 	if p := recover(); p != nil {
 		s.metrics.panics.Inc()
-		s.logger.Error("a call panicked; please report this defect with the stack", "method", method, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+		if calls := s.panicked.due(time.Now()); calls > 0 { // who finds what panics may send it again and again
+			s.logger.Error("a call panicked; please report this defect with the stack", "method", method, "panic", fmt.Sprint(p), "stack", string(debug.Stack()), "calls", calls)
+		}
 		*err = errPanicked
 	}
 }

@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 
+	rlsv3 "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -20,7 +21,7 @@ type grpcCounters struct {
 	unary   map[string]*callCounters // by full method
 }
 
-// callCounters are those of one method of ours.
+// callCounters are those of one method that is called often.
 type callCounters struct {
 	started prometheus.Counter
 	handled [codes.Unauthenticated + 1]prometheus.Counter
@@ -49,6 +50,7 @@ func newGRPCCounters(reg prometheus.Registerer) *grpcCounters {
 		ratelimitv1.RateLimitService_ShouldAllow_FullMethodName,
 		ratelimitv1.RateLimitService_ShouldAllowBatch_FullMethodName,
 		ratelimitv1.RateLimitService_Reset_FullMethodName,
+		rlsv3.RateLimitService_ShouldRateLimit_FullMethodName,
 	} {
 		c.unary[method] = c.newCall(method)
 	}

@@ -51,10 +51,8 @@ type Options struct {
 	// AdminAddr is where whoever reaches it may profile the daemon and set its
 	// log level. "": nowhere.
 	AdminAddr string
-	// LogLevel is the one of Logger, and Configuration returns what the admin
-	// port shows as JSON. Both are required with AdminAddr.
-	LogLevel      *slog.LevelVar
-	Configuration func() any
+	LogLevel  *slog.LevelVar    // the one of Logger; required with AdminAddr
+	Flags     map[string]string // as the admin port shows them: nothing in them is secret
 
 	Store     store.Store    // closed by the Server
 	StoreName string         // as metrics show it
@@ -94,6 +92,7 @@ type Server struct {
 	metrics      *metrics
 	hotKeys      *hotkeys.Tracker
 	failure      failure
+	panicked     occasional
 
 	health *health.Server
 	grpc   *grpc.Server
@@ -168,7 +167,7 @@ func New(o Options) (*Server, error) {
 		ErrorLog:          slog.NewLogLogger(s.logger.Handler(), slog.LevelWarn),
 	}
 	s.admin = &http.Server{
-		Handler:           s.adminHandler(o.Registry, o.LogLevel, o.Configuration),
+		Handler:           s.adminHandler(o.Registry, o.LogLevel, o.Flags),
 		ReadHeaderTimeout: 5 * time.Second,
 		ErrorLog:          s.http.ErrorLog,
 	}
@@ -201,13 +200,15 @@ type Config struct {
 	Policies *policy.Config
 	Envoy    *envoy.Config
 	Text     string // Policies as people are shown them
+	Version  string // tells it from others, as the log does
 }
 
 // SetConfig puts c in force: each call that begins from now on is decided by
 // it, and those under way by what was in force when they began.
 func (s *Server) SetConfig(c *Config) {
-	s.metrics.configured(slices.Collect(maps.Keys(c.Policies.Namespaces())))
-	s.metrics.configured(c.Envoy.Domains())
+	names := slices.AppendSeq(c.Envoy.Domains(), maps.Keys(c.Policies.Namespaces()))
+	s.metrics.configured(names)
+	s.hotKeys.Configured(names)
 	s.config.Store(c)
 }
 

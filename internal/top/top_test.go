@@ -32,8 +32,8 @@ func start(t *testing.T) (admin string, client ratelimitv1.RateLimitServiceClien
 	registry.MustRegister(counters.Collector())
 	s, err := server.New(server.Options{
 		GRPCAddr: "127.0.0.1:0", HTTPAddr: "127.0.0.1:0", AdminAddr: "127.0.0.1:0",
-		LogLevel: new(slog.LevelVar), Configuration: func() any { return nil },
-		Store: counters, StoreName: "memory", Logger: slog.New(slog.DiscardHandler), Registry: registry,
+		LogLevel: new(slog.LevelVar),
+		Store:    counters, StoreName: "memory", Logger: slog.New(slog.DiscardHandler), Registry: registry,
 	})
 	if err != nil {
 		t.Fatal(err)
