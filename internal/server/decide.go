@@ -125,15 +125,15 @@ func (s *Server) answer(ctx context.Context, ns *policy.Namespace, policyName st
 	count.checked(s.metrics, r, policyName, res.Statuses)
 	count.asked(s.hotKeys, r.Identifier, !res.Allowed)
 	response := made.to(r, &res.Decision)
-	outcome := outcomeAllowed
 	switch response.GetReason() {
 	case ratelimitv1.Reason_OVER_LIMIT:
-		outcome = outcomeDenied
+		count.decided(s.metrics, r.Namespace, outcomeDenied)
 	case ratelimitv1.Reason_UNLIMITED:
-		outcome = outcomeUnlimited
+		count.decided(s.metrics, r.Namespace, outcomeUnlimited)
 	case ratelimitv1.Reason_SHADOW:
-		outcome = outcomeShadow
+		count.decided(s.metrics, r.Namespace, outcomeShadow)
+	default:
+		count.decided(s.metrics, r.Namespace, outcomeAllowed)
 	}
-	count.decided(s.metrics, r.Namespace, outcome)
 	return response, nil
 }

@@ -52,7 +52,7 @@ var (
 func (r *receiving) Received() proto.Message {
 	r.exchange = exchanges.Get().(*exchange)
 	if r.alone {
-		return r.exchange.first()
+		return r.first()
 	}
 	return &r.request
 }

@@ -1,7 +1,6 @@
 package memory
 
 import (
-	"context"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -67,7 +66,7 @@ func BenchmarkTail(b *testing.B) {
 				for b.Loop() {
 					requests[0].Identifier = "user:" + strconv.Itoa(rand.IntN(keys))
 					start := time.Now()
-					s.Decide(context.Background(), requests, results)
+					s.Decide(b.Context(), requests, results)
 					took = append(took, time.Since(start).Nanoseconds())
 				}
 				slices.Sort(took)
@@ -95,7 +94,7 @@ func filled(b *testing.B, keys int, now func() strategy.Instant) *Store {
 	requests, results := one(b), make([]store.Result, 1)
 	for i := range keys {
 		requests[0].Identifier = "user:" + strconv.Itoa(i)
-		s.Decide(context.Background(), requests, results)
+		s.Decide(b.Context(), requests, results)
 	}
 	held := 0
 	for i := range s.shards {
