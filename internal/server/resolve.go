@@ -82,6 +82,9 @@ func (s *Server) resolve(in subject, ns *policy.Namespace, r *store.Request, are
 			}
 			wrong.add(fmt.Sprintf("limits[%d].%s", i, p.Field), p.Problem)
 		}
+		if !utf8.ValidString(l.GetName()) {
+			checkText(&wrong, fmt.Sprintf("limits[%d].name", i), l.GetName(), "burst")
+		}
 		if problems == nil {
 			for j := start; j < len(arena); j++ {
 				if arena[j].SameCounter(&limit) {

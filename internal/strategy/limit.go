@@ -3,7 +3,6 @@ package strategy
 import (
 	"fmt"
 	"strconv"
-	"unicode/utf8"
 
 	"github.com/ratelimitd/ratelimitd/internal/rate"
 )
@@ -67,8 +66,6 @@ func NewLimit(spec Spec, maxLogCount int64) (Limit, []Violation) {
 
 	if len(spec.Name) > MaxNameBytes {
 		refuse("name", "%.32q... has %d bytes; a name has at most %d", spec.Name, len(spec.Name), MaxNameBytes)
-	} else if !utf8.ValidString(spec.Name) {
-		refuse("name", `%.32q is not UTF-8 text; encode it, as in base64, or give one such as "burst"`, spec.Name)
 	}
 	l := Limit{Name: spec.Name, Strategy: spec.Strategy}
 	if l.Strategy == 0 {
