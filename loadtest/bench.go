@@ -29,7 +29,8 @@ type benchCase struct {
 }
 
 // A program is a command line in which %[1]s stands for its gRPC address, %[2]s
-// for its HTTP address and %[3]s for that of its store.
+// for its HTTP address, %[3]s for that of its store and %[4]s for a directory of
+// Envoy's configuration, which is envoyConfig.
 type program struct {
 	command string
 	store   string // "redis" or "memcached"; empty: none of its own
@@ -37,9 +38,16 @@ type program struct {
 
 var (
 	nullServer      = program{command: "loadtest null --grpc-addr=%[1]s --http-addr=%[2]s"}
-	memoryServer    = program{command: "ratelimitd serve --log-level=warn --grpc-addr=%[1]s --http-addr=%[2]s"}
-	redisServer     = program{command: "ratelimitd serve --log-level=warn --grpc-addr=%[1]s --http-addr=%[2]s --store=redis --redis-url=redis://%[3]s --store-timeout=1s", store: "redis"}
-	memcachedServer = program{command: "ratelimitd serve --log-level=warn --grpc-addr=%[1]s --http-addr=%[2]s --store=memcached --memcached-addr=%[3]s --store-timeout=1s", store: "memcached"}
+	memoryServer    = program{command: "ratelimitd serve --log-level=warn --grpc-addr=%[1]s --http-addr=%[2]s --admin-addr=off"}
+	envoyServer     = program{command: memoryServer.command + " --envoy-config-dir=%[4]s"}
+	redisServer     = program{command: "ratelimitd serve --log-level=warn --grpc-addr=%[1]s --http-addr=%[2]s --admin-addr=off --store=redis --redis-url=redis://%[3]s --store-timeout=1s", store: "redis"}
+	memcachedServer = program{command: "ratelimitd serve --log-level=warn --grpc-addr=%[1]s --http-addr=%[2]s --admin-addr=off --store=memcached --memcached-addr=%[3]s --store-timeout=1s", store: "memcached"}
+)
+
+// envoyConfig has the limit that the loads of Envoy's protocol are held to.
+const (
+	envoyDomain = "loadtest"
+	envoyConfig = "domain: " + envoyDomain + "\ndescriptors:\n  - key: user\n    rate_limit: {unit: second, requests_per_unit: 1000000000}\n"
 )
 
 // matrices are the published ones. A load's fields that are zero have the
@@ -52,6 +60,8 @@ var matrices = map[string][]benchCase{
 		{"unary, memory, one key far over its limit", runCmd{KeyDistribution: keys.Hot, Scenario: "over"}, nullServer, memoryServer},
 		{"unary, memory, new keys alone", runCmd{KeyDistribution: keys.Flood}, nullServer, memoryServer},
 		{"unary, memory, four limits", runCmd{Scenario: "several"}, nullServer, memoryServer},
+		{"unary, memory, Envoy's protocol", runCmd{Target: target.Envoy, Namespace: envoyDomain, Limit: []string{"1000000000/s"}}, nullServer, envoyServer},
+		{"unary, memory, JSON over HTTP", runCmd{Target: target.HTTP}, nullServer, memoryServer},
 		{"batches of 100, memory", runCmd{Target: target.Batch, Batch: 100}, nullServer, memoryServer},
 		{"stream, memory", runCmd{Target: target.Stream, Concurrency: 256}, nullServer, memoryServer},
 		{"stream of batches of 100, memory", runCmd{Target: target.Stream, Batch: 100}, nullServer, memoryServer},
@@ -128,6 +138,10 @@ func (c *benchCmd) Run(ctx context.Context, out io.Writer, log stderrWriter) err
 		fmt.Fprintln(log, r.markdown())
 		rows = append(rows, r)
 	}
+	startup, err := b.startup(ctx)
+	if err != nil {
+		return fmt.Errorf("start-up: %w", err)
+	}
 	if len(rows) == 0 {
 		return fmt.Errorf("--only %q: no case of --matrix %s has that in its name; try --only unary", c.Only, c.Matrix)
 	}
@@ -135,7 +149,7 @@ func (c *benchCmd) Run(ctx context.Context, out io.Writer, log stderrWriter) err
 	if err := os.MkdirAll(c.Out, 0o755); err != nil {
 		return fmt.Errorf("--out: %w", err)
 	}
-	if err := os.WriteFile(name, []byte(b.page(ctx, rows)), 0o644); err != nil {
+	if err := os.WriteFile(name, []byte(b.page(ctx, rows)+startup), 0o644); err != nil {
 		return fmt.Errorf("--out: %w", err)
 	}
 	fmt.Fprintln(out, "written:", name)
@@ -151,7 +165,7 @@ type bench struct {
 // build builds the programs that are measured.
 func (b *bench) build(ctx context.Context) error {
 	for _, name := range []string{"./cmd/ratelimitd", "./loadtest"} {
-		cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", b.dir+string(filepath.Separator), name)
+		cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s -w", "-o", b.dir+string(filepath.Separator), name)
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if text, err := cmd.CombinedOutput(); err != nil {
 			return fmt.Errorf("build %s, which must be run in the repository's root: %w\n%s", name, err, text)
@@ -236,7 +250,10 @@ func (b *bench) start(ctx context.Context, s program) (p *process, err error) {
 	if p.http, err = freeAddr(); err != nil {
 		return p, err
 	}
-	command := strings.NewReplacer("%[1]s", p.grpc, "%[2]s", p.http, "%[3]s", p.store).Replace(s.command)
+	command := strings.NewReplacer("%[1]s", p.grpc, "%[2]s", p.http, "%[3]s", p.store, "%[4]s", b.dir).Replace(s.command)
+	if err := os.WriteFile(filepath.Join(b.dir, "envoy.yaml"), []byte(envoyConfig), 0o644); err != nil {
+		return p, err
+	}
 	return p, run(p.grpc, strings.Fields(b.dir+string(filepath.Separator)+command)...)
 }
 
@@ -253,6 +270,9 @@ func (b *bench) measure(ctx context.Context, bc *benchCase, p *process) (*report
 	c := bc.load
 	c.Target = cmp.Or(c.Target, target.Unary)
 	c.Addr, c.Duration, c.Warmup = p.grpc, b.Duration, b.Warmup
+	if c.Target == target.HTTP {
+		c.Addr = p.http
+	}
 	c.Concurrency = cmp.Or(c.Concurrency, 64)
 	c.Connections, c.Streams = 4, 4
 	c.KeyDistribution, c.Keys = cmp.Or(c.KeyDistribution, keys.Uniform), cmp.Or(c.Keys, 100_000)

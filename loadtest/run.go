@@ -468,7 +468,7 @@ func startServer(ctx context.Context, words []string, addr string, log io.Writer
 		case <-patience.C:
 			stop()
 			return nil, fmt.Errorf("it does not listen on %s within %s", addr, startPatience)
-		case <-time.After(10 * time.Millisecond):
+		case <-time.After(time.Millisecond): // its start-up is timed
 		}
 	}
 }

@@ -35,7 +35,22 @@ func New() Codec { return Codec{standard: encoding.GetCodecV2(standard.Name)} }
 type generated interface {
 	SizeVT() int
 	MarshalToSizedBufferVT([]byte) (int, error)
-	UnmarshalVT([]byte) error
+	UnmarshalVTUnsafe([]byte) error
+}
+
+// A Receiver stands for a message to be received, for who uses messages again.
+type Receiver interface {
+	// Received returns the message to decode into, which is empty. It is
+	// called when one has arrived.
+	Received() proto.Message
+}
+
+// A Sender stands for a message to be sent, for who uses messages again.
+type Sender interface {
+	// Sending returns the message to encode.
+	Sending() proto.Message
+	// Sent is called when the message is encoded, and not needed any more.
+	Sent()
 }
 
 // Name implements encoding.CodecV2.
@@ -43,11 +58,15 @@ func (Codec) Name() string { return standard.Name }
 
 // Marshal implements encoding.CodecV2.
 func (c Codec) Marshal(v any) (mem.BufferSlice, error) {
+	if s, ok := v.(Sender); ok {
+		v = s.Sending()
+		defer s.Sent()
+	}
 	m, ok := v.(generated)
 	if !ok {
 		return c.standard.Marshal(v)
 	}
-	if err := check(v); err != nil {
+	if err := errors.Join(checkRequestText(v), check(v)); err != nil {
 		return nil, fmt.Errorf("marshal: %w", err)
 	}
 	size := m.SizeVT()
@@ -68,15 +87,23 @@ func (c Codec) Marshal(v any) (mem.BufferSlice, error) {
 }
 
 // Unmarshal implements encoding.CodecV2. As gRPC hands it fresh messages, what
-// v held is not cleared.
+// v held is not cleared. Each text of v keeps the memory of all of v's: who keeps
+// one for long clones it.
+//
+// A text of a request that is not UTF-8 is left to the server, which can say to
+// its caller that the argument is invalid: all that is refused here is for gRPC
+// an internal error of the server.
 func (c Codec) Unmarshal(data mem.BufferSlice, v any) error {
+	if r, ok := v.(Receiver); ok {
+		v = r.Received()
+	}
 	m, ok := v.(generated)
 	if !ok {
 		return c.standard.Unmarshal(data, v)
 	}
-	buf := data.MaterializeToBuffer(mem.DefaultBufferPool())
-	defer buf.Free()
-	if err := m.UnmarshalVT(buf.ReadOnlyData()); err != nil {
+	// The texts of v are parts of this, which is used for nothing else and so is
+	// never changed: one allocation for all of them.
+	if err := m.UnmarshalVTUnsafe(data.Materialize()); err != nil {
 		return fmt.Errorf("unmarshal: %w", err)
 	}
 	if err := check(v); err != nil {
@@ -86,10 +113,10 @@ func (c Codec) Unmarshal(data mem.BufferSlice, v any) error {
 }
 
 // check returns an error if v holds what protobuf does not allow and the
-// generated code does not look for: a text that is not UTF-8, or unknown fields
-// that are malformed groups, on which later uses of the message could panic.
-// Tests have every string of every message of the API refused here, and compare
-// with the standard code on random bytes.
+// generated code does not look for: unknown fields that are malformed groups, on
+// which later uses of the message could panic; or in a response a text that is
+// not UTF-8. Tests have every string of every message of the API refused here or
+// by the server, and compare with the standard code on random bytes.
 func check(v any) error {
 	switch m := v.(type) {
 	case *ratelimitv1.ShouldAllowRequest:
@@ -119,13 +146,41 @@ func check(v any) error {
 	return nil
 }
 
-func checkSubject(m interface {
+// A subject is what ShouldAllowRequest and ResetRequest share.
+type subject interface {
 	proto.Message
 	GetNamespace() string
 	GetIdentifier() string
 	GetPolicy() string
 	GetLimits() []*ratelimitv1.Limit
-}) error {
+}
+
+func checkSubject(m subject) error {
+	for _, l := range m.GetLimits() {
+		if err := checkUnknown(l); err != nil {
+			return err
+		}
+	}
+	return checkUnknown(m)
+}
+
+// checkRequestText returns an error if v is a request with a text that is not
+// UTF-8.
+func checkRequestText(v any) error {
+	switch m := v.(type) {
+	case *ratelimitv1.ShouldAllowBatchRequest:
+		for _, r := range m.GetRequests() {
+			if err := checkSubjectText(r); err != nil {
+				return err
+			}
+		}
+	case subject:
+		return checkSubjectText(m)
+	}
+	return nil
+}
+
+func checkSubjectText(m subject) error {
 	switch {
 	case !utf8.ValidString(m.GetNamespace()):
 		return invalidText("namespace", m.GetNamespace())
@@ -141,11 +196,8 @@ func checkSubject(m interface {
 		case !utf8.ValidString(l.GetName()):
 			return invalidText("limits.name", l.GetName())
 		}
-		if err := checkUnknown(l); err != nil {
-			return err
-		}
 	}
-	return checkUnknown(m)
+	return nil
 }
 
 func checkResponse(m *ratelimitv1.ShouldAllowResponse) error {

@@ -13,6 +13,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -79,9 +80,22 @@ func New(now func() time.Time) *Tracker {
 	return t
 }
 
+// Record notes a decision in the namespace called name.
+func (t *Tracker) Record(name, identifier string, denied bool) { t.In(name).Record(identifier, denied) }
+
+// A Recorder notes decisions in one namespace. Tracker.In makes it.
+type Recorder struct {
+	*namespace
+	t    *Tracker
+	name string
+}
+
+// In returns the Recorder of the namespace called name: for many decisions.
+func (t *Tracker) In(name string) Recorder { return Recorder{t.namespace(name), t, name} }
+
 // Record notes a decision.
-func (t *Tracker) Record(name, identifier string, denied bool) {
-	n := t.namespace(name)
+func (r Recorder) Record(identifier string, denied bool) {
+	t, n, name := r.t, r.namespace, r.name
 	weight := 1.0
 	if n.sampled.Load() {
 		if rand.Uint32()%sampleEvery != 0 {
@@ -155,9 +169,10 @@ func (t *Tracker) namespace(name string) *namespace {
 
 func (t *Tracker) addLocked(name string) *namespace {
 	more := maps.Clone(*t.namespaces.Load())
-	more[name] = newNamespace(t.now())
+	n := newNamespace(t.now())
+	more[strings.Clone(name)] = n // it may be part of a large message
 	t.namespaces.Store(&more)
-	return more[name]
+	return n
 }
 
 // A namespace is what is known of a namespace. Scores in it grow with the time
@@ -214,7 +229,8 @@ type entry struct {
 }
 
 // add adds to the score of an identifier. If there is no room for it, it takes
-// that of the one with the least score, and its score.
+// that of the one with the least score, and its score. It keeps copies of the
+// names, which may be parts of a large message.
 func (s *sketch) add(hash uint64, namespace, identifier string, score float64) {
 	for i, h := range s.hashes[:s.used] {
 		if h == hash {
@@ -222,6 +238,7 @@ func (s *sketch) add(hash uint64, namespace, identifier string, score float64) {
 			return
 		}
 	}
+	namespace, identifier = strings.Clone(namespace), strings.Clone(identifier)
 	if s.used < sketchKeys {
 		s.hashes[s.used] = hash
 		s.entries[s.used] = entry{namespace: namespace, identifier: identifier, score: score}

@@ -18,6 +18,7 @@ type work struct {
 	results  []store.Result
 	limits   []strategy.Limit // those that the requests brought, one after the other
 	routes   []route          // of each request of the call
+	tally    tally
 }
 
 // A route is which way a request goes.
@@ -35,6 +36,11 @@ type answered func(i int, limits []strategy.Limit, response *ratelimitv1.ShouldA
 
 // decide decides each of in on its own, in order, and passes the outcome to out.
 func (s *Server) decide(ctx context.Context, in []*ratelimitv1.ShouldAllowRequest, out answered) {
+	s.decideInto(ctx, in, new(responses), out)
+}
+
+// decideInto is decide, with the responses in the memory of kept.
+func (s *Server) decideInto(ctx context.Context, in []*ratelimitv1.ShouldAllowRequest, kept *responses, out answered) {
 	w := works.Get().(*work)
 	defer w.free()
 
@@ -68,7 +74,7 @@ func (s *Server) decide(ctx context.Context, in []*ratelimitv1.ShouldAllowReques
 		since(start, s.metrics.storeLatency)
 	}
 
-	made := newResponses(len(in), limits)
+	made := kept.parts(len(in), limits)
 	decided := 0
 	for i, request := range in {
 		switch to := &w.routes[i]; {
@@ -76,17 +82,18 @@ func (s *Server) decide(ctx context.Context, in []*ratelimitv1.ShouldAllowReques
 			s.metrics.refused.Inc()
 			out(i, nil, nil, to.refusal)
 		case to.exempt:
-			s.metrics.decided(request.GetNamespace(), outcomeExempt)
+			w.tally.decided(s.metrics, request.GetNamespace(), outcomeExempt)
 			response := made.empty()
 			response.Allowed, response.Reason = true, ratelimitv1.Reason_EXEMPT
 			out(i, nil, response, nil)
 		default:
 			r := &w.requests[decided]
-			response, err := s.answer(ctx, to.namespace, request.GetPolicy(), r, &w.results[decided], &made)
+			response, err := s.answer(ctx, to.namespace, request.GetPolicy(), r, &w.results[decided], &made, &w.tally)
 			decided++
 			out(i, r.Limits, response, err)
 		}
 	}
+	w.tally.flush(s.metrics)
 }
 
 // free makes w ready for another call, holding on to nothing of this one's.
@@ -108,25 +115,25 @@ func resized[T any](s []T, n int) []T {
 
 // answer turns what the store said of a request, which named a policy or none,
 // into what its caller is told.
-func (s *Server) answer(ctx context.Context, ns *policy.Namespace, policyName string, r *store.Request, res *store.Result, made *responses) (*ratelimitv1.ShouldAllowResponse, error) {
+func (s *Server) answer(ctx context.Context, ns *policy.Namespace, policyName string, r *store.Request, res *store.Result, made *responses, count *tally) (*ratelimitv1.ShouldAllowResponse, error) {
 	if res.Err != nil {
 		return s.answerFailure(ctx, ns, r, res.Err, made)
 	}
 	if !res.Repeated && r.Counts() {
 		s.failure.recovered(s.logger)
 	}
-	s.metrics.checked(r, policyName, res.Statuses)
-	s.hotKeys.Record(r.Namespace, r.Identifier, !res.Allowed)
+	count.checked(s.metrics, r, policyName, res.Statuses)
+	count.asked(s.hotKeys, r.Identifier, !res.Allowed)
 	response := made.to(r, &res.Decision)
 	switch response.GetReason() {
 	case ratelimitv1.Reason_OVER_LIMIT:
-		s.metrics.decided(r.Namespace, outcomeDenied)
+		count.decided(s.metrics, r.Namespace, outcomeDenied)
 	case ratelimitv1.Reason_UNLIMITED:
-		s.metrics.decided(r.Namespace, outcomeUnlimited)
+		count.decided(s.metrics, r.Namespace, outcomeUnlimited)
 	case ratelimitv1.Reason_SHADOW:
-		s.metrics.decided(r.Namespace, outcomeShadow)
+		count.decided(s.metrics, r.Namespace, outcomeShadow)
 	default:
-		s.metrics.decided(r.Namespace, outcomeAllowed)
+		count.decided(s.metrics, r.Namespace, outcomeAllowed)
 	}
 	return response, nil
 }

@@ -25,8 +25,10 @@ func BenchmarkBatch(b *testing.B) {
 				}
 			}
 			b.ReportAllocs()
+			var e exchange
 			for i := 0; b.Loop(); i++ {
-				if _, err := s.batch(b.Context(), batches[i%len(batches)]); err != nil {
+				e.request.Requests = batches[i%len(batches)].GetRequests()
+				if err := e.answer(b.Context(), s); err != nil {
 					b.Fatal(err)
 				}
 			}
@@ -48,6 +50,7 @@ func quietServer(b *testing.B) *Server {
 		b.Fatal(err)
 	}
 	b.Cleanup(func() {
+		s.grpc.Stop()
 		_, _ = s.grpcListener.Close(), s.httpListener.Close()
 		if err := counters.Close(); err != nil {
 			b.Error(err)

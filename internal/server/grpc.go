@@ -10,7 +10,6 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/ratelimitd/ratelimitd/internal/store"
-	"github.com/ratelimitd/ratelimitd/internal/strategy"
 	ratelimitv1 "github.com/ratelimitd/ratelimitd/proto/ratelimit/v1"
 )
 
@@ -23,21 +22,6 @@ const (
 	methodHTTP      = "/v1/should-allow"
 	methodAuthorize = "/v1/authorize"
 )
-
-// ShouldAllow implements ratelimitv1.RateLimitServiceServer.
-func (s *Server) ShouldAllow(ctx context.Context, in *ratelimitv1.ShouldAllowRequest) (*ratelimitv1.ShouldAllowResponse, error) {
-	defer since(time.Now(), s.metrics.latency[methodUnary])
-	var response *ratelimitv1.ShouldAllowResponse
-	var err error
-	s.decide(ctx, []*ratelimitv1.ShouldAllowRequest{in}, func(_ int, _ []strategy.Limit, r *ratelimitv1.ShouldAllowResponse, e error) { response, err = r, e })
-	return response, err
-}
-
-// ShouldAllowBatch implements ratelimitv1.RateLimitServiceServer.
-func (s *Server) ShouldAllowBatch(ctx context.Context, in *ratelimitv1.ShouldAllowBatchRequest) (*ratelimitv1.ShouldAllowBatchResponse, error) {
-	defer since(time.Now(), s.metrics.latency[methodBatch])
-	return s.batch(ctx, in)
-}
 
 // Reset implements ratelimitv1.RateLimitServiceServer.
 func (s *Server) Reset(ctx context.Context, in *ratelimitv1.ResetRequest) (*ratelimitv1.ResetResponse, error) {
@@ -60,29 +44,6 @@ func (s *Server) Reset(ctx context.Context, in *ratelimitv1.ResetRequest) (*rate
 		return nil, storeFailed(err)
 	}
 	return &ratelimitv1.ResetResponse{}, nil
-}
-
-// batch decides the requests of one message. The error is of a message that is
-// itself invalid; those of its requests are in their results.
-func (s *Server) batch(ctx context.Context, in *ratelimitv1.ShouldAllowBatchRequest) (*ratelimitv1.ShouldAllowBatchResponse, error) {
-	n := len(in.GetRequests())
-	if n == 0 || n > maxBatch {
-		s.metrics.refused.Inc()
-		return nil, invalid("requests", fmt.Sprintf("%d requests; send 1 to %d in a message", n, maxBatch))
-	}
-	pointers := make([]*ratelimitv1.ShouldAllowResult, n)
-	results := make([]ratelimitv1.ShouldAllowResult, n)
-	answers := make([]ratelimitv1.ShouldAllowResult_Response, n)
-	s.decide(ctx, in.GetRequests(), func(i int, _ []strategy.Limit, response *ratelimitv1.ShouldAllowResponse, err error) {
-		if err != nil {
-			pointers[i] = failedResult(err)
-			return
-		}
-		answers[i].Response = response
-		results[i].Result = &answers[i]
-		pointers[i] = &results[i]
-	})
-	return &ratelimitv1.ShouldAllowBatchResponse{Results: pointers}, nil
 }
 
 func failedResult(err error) *ratelimitv1.ShouldAllowResult {

@@ -2,13 +2,13 @@ package server
 
 import (
 	"maps"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/ratelimitd/ratelimitd/internal/store"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 )
 
@@ -71,6 +71,14 @@ func (c *checkCounters) count(allowed bool) {
 		c[1].Inc()
 	} else {
 		c[0].Inc()
+	}
+}
+
+func (c *checkCounters) add(n *checkCounts) {
+	for i := range n {
+		if n[i] > 0 {
+			c[i].Add(float64(n[i]))
+		}
 	}
 }
 
@@ -147,21 +155,6 @@ func newMetrics(reg prometheus.Registerer, storeName string) *metrics {
 // decided counts a decision.
 func (m *metrics) decided(namespace string, o outcome) { m.namespace(namespace).outcomes[o].Inc() }
 
-// checked counts what each limit said of r. policy is the one of the
-// configuration that the limits are of, or "" if the request brought them.
-func (m *metrics) checked(r *store.Request, policy string, statuses []strategy.Status) {
-	c := m.namespace(r.Namespace)
-	for i := range statuses {
-		l, allowed := &r.Limits[i], statuses[i].Allowed
-		m.checks[l.Strategy].count(allowed)
-		if policy == "" {
-			c.inline.count(allowed)
-		} else {
-			m.limit(r.Namespace, c, limitName{policy, l.Name}).count(allowed)
-		}
-	}
-}
-
 // configured gives namespaces a label value of their own, however many have
 // been chosen by callers.
 func (m *metrics) configured(namespaces []string) {
@@ -195,7 +188,7 @@ func (m *metrics) newNamespace(name string) *namespaceCounters {
 		return m.others
 	}
 	m.chosen.Add(1)
-	return m.addNamespaceLocked(name)
+	return m.addNamespaceLocked(strings.Clone(name)) // it may be part of a large message
 }
 
 func (m *metrics) addNamespaceLocked(name string) *namespaceCounters {
@@ -224,7 +217,8 @@ func (m *metrics) limit(namespace string, c *namespaceCounters, l limitName) *ch
 	if len(limits) >= maxNamespaceLimits {
 		return &c.inline
 	}
-	counters := m.newChecks(namespace, l)
+	l.policy = strings.Clone(l.policy) // it may be part of a large message
+	counters := m.newChecks(strings.Clone(namespace), l)
 	c.limits.Store(with(limits, l, &counters))
 	return &counters
 }

@@ -30,8 +30,10 @@ func TestCardinality(t *testing.T) {
 		for _, r.Namespace = range []string{fmt.Sprint("made up ", i), "checkout"} {
 			r.Limits[0].Name = fmt.Sprint("limit ", i)
 			m.decided(r.Namespace, outcomeDenied)
-			m.checked(r, "", statuses)
-			m.checked(r, fmt.Sprint("policy ", i), statuses)
+			var count tally
+			count.checked(m, r, "", statuses)
+			count.checked(m, r, fmt.Sprint("policy ", i), statuses)
+			count.flush(m)
 		}
 	}
 
@@ -67,11 +69,13 @@ func BenchmarkMetrics(b *testing.B) {
 	statuses := make([]strategy.Status, 1)
 	b.ReportAllocs()
 	b.RunParallel(func(p *testing.PB) {
+		var count tally
 		for p.Next() {
 			m.latency[methodUnary].Observe(15e-6)
 			m.storeLatency.Observe(1e-6)
-			m.checked(r, "default", statuses)
-			m.decided(r.Namespace, outcomeDenied)
+			count.checked(m, r, "default", statuses)
+			count.decided(m, r.Namespace, outcomeDenied)
+			count.flush(m)
 		}
 	})
 }

@@ -2,6 +2,7 @@ package server
 
 import (
 	"fmt"
+	"unicode/utf8"
 
 	ratelimitv1 "github.com/ratelimitd/ratelimitd/proto/ratelimit/v1"
 
@@ -34,6 +35,8 @@ func (s *Server) check(in subject, ns *policy.Namespace) (wrong violations) {
 	limits := in.GetLimits()
 	if n := len(in.GetPolicy()); n > maxPolicyBytes {
 		wrong.add("policy", fmt.Sprintf("%.32q... has %d bytes; give 1 to %d, such as \"default\"", in.GetPolicy(), n, maxPolicyBytes))
+	} else {
+		checkText(&wrong, "policy", in.GetPolicy(), "default")
 	}
 	switch {
 	case len(limits) > 0 && (s.policiesOnly || ns.PoliciesOnly()):
@@ -79,6 +82,9 @@ func (s *Server) resolve(in subject, ns *policy.Namespace, r *store.Request, are
 			}
 			wrong.add(fmt.Sprintf("limits[%d].%s", i, p.Field), p.Problem)
 		}
+		if !utf8.ValidString(l.GetName()) {
+			checkText(&wrong, fmt.Sprintf("limits[%d].name", i), l.GetName(), "burst")
+		}
 		if problems == nil {
 			for j := start; j < len(arena); j++ {
 				if arena[j].SameCounter(&limit) {
@@ -110,6 +116,16 @@ func checkName(wrong *violations, field, value string, maxBytes int, example str
 		wrong.add(field, fmt.Sprintf("empty; give one, such as %q", example))
 	case len(value) > maxBytes:
 		wrong.add(field, fmt.Sprintf("%.32q... has %d bytes; give 1 to %d, such as %q", value, len(value), maxBytes, example))
+	default:
+		checkText(wrong, field, value, example)
+	}
+}
+
+// checkText refuses a value that is not UTF-8, which protobuf demands and the
+// codec lets pass.
+func checkText(wrong *violations, field, value, example string) {
+	if !utf8.ValidString(value) {
+		wrong.add(field, fmt.Sprintf("%.32q is not UTF-8 text; encode it, as in base64, or give one such as %q", value, example))
 	}
 }
 

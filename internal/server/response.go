@@ -20,14 +20,20 @@ type responses struct {
 	durations []durationpb.Duration
 }
 
-// newResponses returns the parts for n responses that have so many limits in all.
-func newResponses(n, limits int) responses {
-	return responses{
-		responses: make([]ratelimitv1.ShouldAllowResponse, n),
-		statuses:  make([]ratelimitv1.LimitStatus, limits),
-		pointers:  make([]*ratelimitv1.LimitStatus, limits),
-		durations: make([]durationpb.Duration, 2*n+2*limits),
-	}
+// parts returns the parts for n responses that have so many limits in all, of
+// the memory that p has, or gets. They are good until the next call.
+func (p *responses) parts(n, limits int) responses {
+	p.responses = resized(p.responses, n)
+	p.statuses = resized(p.statuses, limits)
+	p.pointers = resized(p.pointers, limits)
+	p.durations = resized(p.durations, 2*n+2*limits)
+	return *p
+}
+
+// clear makes p ready for other responses, holding on to nothing of these.
+func (p *responses) clear() {
+	clear(p.responses)
+	clear(p.statuses)
 }
 
 // empty returns a response that says nothing yet.

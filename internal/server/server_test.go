@@ -24,11 +24,13 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/mem"
 	reflectionpb "google.golang.org/grpc/reflection/grpc_reflection_v1"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/ratelimitd/ratelimitd/internal/codec"
 	"github.com/ratelimitd/ratelimitd/internal/policy"
 	"github.com/ratelimitd/ratelimitd/internal/store"
 	"github.com/ratelimitd/ratelimitd/internal/store/memory"
@@ -302,9 +304,10 @@ func (rawCodec) Name() string                       { return "proto" }
 func TestUndecodable(t *testing.T) {
 	d := start(t, Options{})
 	for name, message := range map[string][]byte{
-		"not protobuf":      []byte("\xff\xff\xff"),
-		"cut off":           []byte("\x0a\x7fcheckout"),
-		"text not in UTF-8": []byte("\x0a\x04\x0a\x02\xc3\x28"),
+		"not protobuf":              []byte("\xff\xff\xff"),
+		"cut off":                   []byte("\x0a\x7fcheckout"),
+		"malformed unknown field":   []byte("\xfb\x07\x0a\x7f\xfc\x07"),
+		"group closed and not open": []byte("\xfc\x07"),
 	} {
 		for _, method := range []string{ratelimitv1.RateLimitService_ShouldAllow_FullMethodName, ratelimitv1.RateLimitService_ShouldAllowBatch_FullMethodName, ratelimitv1.RateLimitService_Reset_FullMethodName} {
 			var reply []byte
@@ -316,6 +319,52 @@ func TestUndecodable(t *testing.T) {
 	}
 	if _, err := d.client.ShouldAllow(t.Context(), ask("alice", limit("1/min"))); err != nil {
 		t.Errorf("afterwards: %v", err)
+	}
+}
+
+// TestInvalidText sends each text of a request as what is not UTF-8, as a client
+// in another language may.
+func TestInvalidText(t *testing.T) {
+	const placeholder, bad = "BadText", "\xc3(\x00\xff\xfe\xfd\xfc"
+	d := start(t, Options{})
+	ok := func() *ratelimitv1.ShouldAllowRequest { return ask("alice", limit("1/min")) }
+	for field, spoil := range map[string]func(r *ratelimitv1.ShouldAllowRequest){
+		"namespace":      func(r *ratelimitv1.ShouldAllowRequest) { r.Namespace = placeholder },
+		"identifier":     func(r *ratelimitv1.ShouldAllowRequest) { r.Identifier = placeholder },
+		"policy":         func(r *ratelimitv1.ShouldAllowRequest) { r.Policy, r.Limits = placeholder, nil },
+		"limits[0].rate": func(r *ratelimitv1.ShouldAllowRequest) { r.Limits[0].Rate = placeholder },
+		"limits[0].name": func(r *ratelimitv1.ShouldAllowRequest) { r.Limits[0].Name = placeholder },
+	} {
+		request := ok()
+		spoil(request)
+		wire := func(m proto.Message) []byte {
+			data, err := proto.Marshal(m)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return bytes.ReplaceAll(data, []byte(placeholder), []byte(bad))
+		}
+		want := "InvalidArgument desc = invalid request: " + field + `: `
+		for method, message := range map[string]proto.Message{
+			ratelimitv1.RateLimitService_ShouldAllow_FullMethodName: request,
+			ratelimitv1.RateLimitService_Reset_FullMethodName:       &ratelimitv1.ResetRequest{Namespace: request.GetNamespace(), Identifier: request.GetIdentifier(), Limits: request.GetLimits(), Policy: request.GetPolicy()},
+		} {
+			var reply []byte
+			err := d.conn.Invoke(t.Context(), method, wire(message), &reply, grpc.ForceCodec(rawCodec{}))
+			if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), `\xc3(`) {
+				t.Errorf("%s to %s: %v, want %s with the value", field, method, err, want)
+			}
+		}
+		var reply []byte
+		err := d.conn.Invoke(t.Context(), ratelimitv1.RateLimitService_ShouldAllowBatch_FullMethodName,
+			wire(&ratelimitv1.ShouldAllowBatchRequest{Requests: []*ratelimitv1.ShouldAllowRequest{request, ok()}}), &reply, grpc.ForceCodec(rawCodec{}))
+		var results ratelimitv1.ShouldAllowBatchResponse
+		if err = errors.Join(err, proto.Unmarshal(reply, &results)); err != nil {
+			t.Fatalf("%s in a batch: %v", field, err)
+		}
+		if r := results.GetResults(); codes.Code(r[0].GetError().GetCode()) != codes.InvalidArgument || r[1].GetResponse() == nil {
+			t.Errorf("%s in a batch: %v, want the one refused and the other answered", field, r)
+		}
 	}
 }
 
@@ -789,15 +838,23 @@ func FuzzShouldAllow(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	f.Cleanup(func() { _ = server.grpcListener.Close(); _ = server.httpListener.Close(); _ = s.Close() })
+	f.Cleanup(func() {
+		server.grpc.Stop()
+		_ = server.grpcListener.Close()
+		_ = server.httpListener.Close()
+		_ = s.Close()
+	})
 	f.Fuzz(func(t *testing.T, data []byte) {
 		var in ratelimitv1.ShouldAllowBatchRequest
-		if proto.Unmarshal(data, &in) != nil {
+		if codec.New().Unmarshal(mem.BufferSlice{mem.SliceBuffer(data)}, &in) != nil {
 			return
 		}
 		reply, err := server.ShouldAllowBatch(t.Context(), &in)
 		if (err == nil) != (len(in.GetRequests()) > 0 && len(in.GetRequests()) <= maxBatch) {
 			t.Fatalf("a batch of %d: %v", len(in.GetRequests()), err)
+		}
+		if _, err := proto.Marshal(reply); err != nil {
+			t.Fatalf("the answer can not be sent: %v", err)
 		}
 		for i, r := range reply.GetResults() {
 			if e := r.GetError(); e != nil {

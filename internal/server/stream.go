@@ -42,31 +42,31 @@ type endedStream struct {
 func (s *Server) answerStream(stream ratelimitv1.RateLimitService_ShouldAllowStreamServer, ended *endedStream) (err error) {
 	defer s.recovered(ratelimitv1.RateLimitService_ShouldAllowStream_FullMethodName, &err)
 	for {
-		in, err := stream.Recv()
+		var in receiving
+		err := stream.RecvMsg(&in)
 		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err != nil {
 			return err
 		}
-		if err := s.answerMessage(stream, in, ended); err != nil {
+		if err := s.answerMessage(stream, in.exchange, ended); err != nil {
 			return err
 		}
 	}
 }
 
-func (s *Server) answerMessage(stream ratelimitv1.RateLimitService_ShouldAllowStreamServer, in *ratelimitv1.ShouldAllowBatchRequest, ended *endedStream) error {
+func (s *Server) answerMessage(stream ratelimitv1.RateLimitService_ShouldAllowStreamServer, e *exchange, ended *endedStream) error {
 	ended.mu.Lock()
 	defer ended.mu.Unlock()
 	if ended.ended {
 		return errStopping
 	}
 	defer since(time.Now(), s.metrics.latency[methodStream])
-	response, err := s.batch(stream.Context(), in)
-	if err != nil {
-		response = &ratelimitv1.ShouldAllowBatchResponse{Results: []*ratelimitv1.ShouldAllowResult{failedResult(err)}}
+	if err := e.answer(stream.Context(), s); err != nil {
+		e.response.Results = append(e.response.GetResults()[:0], failedResult(err))
 	}
-	return stream.Send(response)
+	return stream.SendMsg(e)
 }
 
 // farewell is how long the streams of other services stay when the server

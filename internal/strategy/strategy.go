@@ -126,8 +126,21 @@ type Decision struct {
 // its Delay. From them a request consumes if they too all allow it: so they
 // count, and each status says, just what they would if they were enforced.
 func (d *Decision) Decide(limits []Limit, states []State, cost uint64, now Instant, dryRun bool) Consumed {
-	*d = Decision{Allowed: true, Statuses: d.Statuses[:0]}
+	if len(limits) == 1 { // most have one, and need no room for many
+		var next [1]State
+		return d.decide(limits, states, cost, now, dryRun, next[:])
+	}
+	return d.decideMany(limits, states, cost, now, dryRun)
+}
+
+func (d *Decision) decideMany(limits []Limit, states []State, cost uint64, now Instant, dryRun bool) Consumed {
 	var next [MaxLimits]State
+	return d.decide(limits, states, cost, now, dryRun, next[:])
+}
+
+// decide is Decide. next is room for a state of each limit.
+func (d *Decision) decide(limits []Limit, states []State, cost uint64, now Instant, dryRun bool, next []State) Consumed {
+	*d = Decision{Allowed: true, Statuses: d.Statuses[:0]}
 	consumed := ConsumedAll
 	for i := range limits {
 		verdict := take(&limits[i], states[i], cost, now, &next[i])

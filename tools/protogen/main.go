@@ -31,11 +31,17 @@ import (
 	"google.golang.org/protobuf/types/pluginpb"
 )
 
+// pooled are the messages that can be decoded into again, with what memory they
+// have.
+const pooled = ",pool=" + api + "ShouldAllowBatchRequest,pool=" + api + "ShouldAllowRequest,pool=" + api + "Limit"
+
+const api = "github.com/ratelimitd/ratelimitd/proto/ratelimit/v1."
+
 // plugins are tools of this module, each with its parameter.
 var plugins = []struct{ name, parameter string }{
 	{"protoc-gen-go", "paths=source_relative"},
 	{"protoc-gen-go-grpc", "paths=source_relative"},
-	{"protoc-gen-go-vtproto", "paths=source_relative,features=marshal+unmarshal+size"},
+	{"protoc-gen-go-vtproto", "paths=source_relative,features=marshal+unmarshal_unsafe+size+pool" + pooled},
 }
 
 func main() {

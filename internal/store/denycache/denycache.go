@@ -9,6 +9,7 @@ import (
 	"context"
 	"hash/maphash"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -189,12 +190,16 @@ func (c *Cache) learn(ctx context.Context, r *store.Request, res *store.Result, 
 		if sh.denials[id] == nil && len(sh.denials) >= c.share {
 			sh.evict(c.now())
 		}
+		id = identity{strings.Clone(r.Namespace), strings.Clone(r.Identifier)} // they may be parts of a large message
 		sh.denials[id] = newDenial(r, res, asked, c.ttl)
 	}
 }
 
 func newDenial(r *store.Request, res *store.Result, asked, ttl time.Duration) *denial {
 	d := &denial{limits: slices.Clone(r.Limits), cost: r.Cost, decision: res.Decision, asked: asked, until: forever, askAgain: asked + ttl}
+	for i := range d.limits {
+		d.limits[i].Name = strings.Clone(d.limits[i].Name)
+	}
 	d.decision.Statuses = slices.Clone(res.Statuses)
 	for _, st := range res.Statuses {
 		if !st.Allowed && st.RetryAfter != strategy.Never {

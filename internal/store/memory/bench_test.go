@@ -40,14 +40,13 @@ func BenchmarkDecide(b *testing.B) {
 	b.Run("uniform/fixed_window_10ms", func(b *testing.B) {
 		benchmark(b, orders["uniform"], []strategy.Limit{limit(b, "100/10ms", strategy.FixedWindow)})
 	})
-	b.Run("uniform/three_limits", func(b *testing.B) {
-		benchmark(b, orders["uniform"], []strategy.Limit{
-			limit(b, "100/s", strategy.TokenBucket), limit(b, "1000/min", strategy.FixedWindow), limit(b, "100000/day", strategy.FixedWindow),
-		})
-	})
+	three := []strategy.Limit{limit(b, "100/s", strategy.TokenBucket), limit(b, "1000/min", strategy.FixedWindow), limit(b, "100000/day", strategy.FixedWindow)}
+	b.Run("uniform/three_limits", func(b *testing.B) { benchmark(b, orders["uniform"], three) })
+	b.Run("uniform/three_limits_apart", func(b *testing.B) { benchmark(b, orders["uniform"], three[:1], three[1:2], three[2:]) })
 }
 
-func benchmark(b *testing.B, order func(*rand.Rand) func() int, limits []strategy.Limit) {
+// benchmark asks about each identifier by each of limits, in turn.
+func benchmark(b *testing.B, order func(*rand.Rand) func() int, limits ...[]strategy.Limit) {
 	s, err := New(Options{Now: func() strategy.Instant { return 0 }})
 	if err != nil {
 		b.Fatal(err)
@@ -56,14 +55,16 @@ func benchmark(b *testing.B, order func(*rand.Rand) func() int, limits []strateg
 	b.ReportAllocs()
 	b.RunParallel(func(pb *testing.PB) {
 		drawn := draws(order)
-		request := store.Request{Namespace: "checkout", Limits: limits, Cost: 1}
+		request := store.Request{Namespace: "checkout", Cost: 1}
 		var result store.Result
 		now := strategy.Instant(1_700_000_000_000_000)
 		buffer := []byte("user:")
 		for i := 0; pb.Next(); i++ {
 			buffer = strconv.AppendInt(buffer[:len("user:")], int64(drawn[i&(len(drawn)-1)]), 10)
 			request.Identifier = unsafe.String(&buffer[0], len(buffer))
-			s.decide(&request, &result, now+strategy.Instant(i))
+			for _, request.Limits = range limits {
+				s.decide(&request, &result, s.hash.within(request.Namespace), now+strategy.Instant(i))
+			}
 		}
 	})
 }
@@ -123,4 +124,38 @@ func limit(tb testing.TB, rate string, s strategy.Strategy) strategy.Limit {
 		tb.Fatal(wrong)
 	}
 	return l
+}
+
+// BenchmarkShards has all processors decide about 100k identifiers, in stores
+// of so many shards, and reports which part of the locks they waited for.
+func BenchmarkShards(b *testing.B) {
+	limits := []strategy.Limit{limit(b, "100/min", strategy.FixedWindow)}
+	uniform := func(r *rand.Rand) func() int { return func() int { return r.Intn(100_000) } }
+	for shards := 1; shards <= DefaultShards; shards *= 2 {
+		b.Run(strconv.Itoa(shards), func(b *testing.B) {
+			s, err := New(Options{Shards: shards, Now: func() strategy.Instant { return 0 }})
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer s.Close()
+			b.RunParallel(func(pb *testing.PB) {
+				drawn := draws(uniform)
+				request := store.Request{Namespace: "checkout", Limits: limits, Cost: 1}
+				var result store.Result
+				namespace := s.hash.within(request.Namespace)
+				buffer := []byte("user:")
+				for i := 0; pb.Next(); i++ {
+					buffer = strconv.AppendInt(buffer[:len("user:")], int64(drawn[i&(len(drawn)-1)]), 10)
+					request.Identifier = unsafe.String(&buffer[0], len(buffer))
+					s.decide(&request, &result, namespace, strategy.Instant(i))
+				}
+			})
+			var acquired, contended uint64
+			for i := range s.shards {
+				acquired += s.shards[i].acquired
+				contended += s.shards[i].contended
+			}
+			b.ReportMetric(100*float64(contended)/float64(acquired), "%contended")
+		})
+	}
 }

@@ -30,9 +30,18 @@ func newHasher() hasher {
 // identity hashes a namespace and an identifier. They are hashed apart, so
 // where the one ends and the other begins matters.
 func (h *hasher) identity(namespace, identifier string) key {
+	return h.identityIn(h.within(namespace), identifier)
+}
+
+// within hashes a namespace, for identityIn.
+func (h *hasher) within(namespace string) key {
+	return key{maphash.String(h.namespace[0], namespace), maphash.String(h.namespace[1], namespace)}
+}
+
+func (h *hasher) identityIn(namespace key, identifier string) key {
 	return key{
-		hi: h.fold(0, maphash.String(h.namespace[0], namespace), maphash.String(h.identifier[0], identifier)),
-		lo: h.fold(1, maphash.String(h.namespace[1], namespace), maphash.String(h.identifier[1], identifier)),
+		hi: h.fold(0, namespace.hi, maphash.String(h.identifier[0], identifier)),
+		lo: h.fold(1, namespace.lo, maphash.String(h.identifier[1], identifier)),
 	}
 }
 

@@ -138,10 +138,16 @@ func New(o Options) (*Store, error) {
 // error.
 func (s *Store) Decide(_ context.Context, requests []store.Request, results []store.Result) {
 	now := s.now()
+	var name string // of the namespace that was hashed last: mostly all are of one
+	var namespace key
 	for len(requests) > 0 {
 		n := store.RunLength(requests)
 		if n == 1 {
-			s.decide(&requests[0], &results[0], now)
+			r := &requests[0]
+			if name == "" || name != r.Namespace {
+				name, namespace = r.Namespace, s.hash.within(r.Namespace)
+			}
+			s.decide(r, &results[0], namespace, now)
 		} else {
 			s.decideTogether(requests[:n], results[:n], now)
 		}
@@ -186,16 +192,31 @@ func (s *Store) decideTogether(requests []store.Request, results []store.Result,
 	}
 }
 
-func (s *Store) decide(r *store.Request, res *store.Result, now strategy.Instant) {
-	res.Err = nil
-	identity := s.hash.identity(r.Namespace, r.Identifier)
+// decide decides r, whose namespace has the hash namespace.
+func (s *Store) decide(r *store.Request, res *store.Result, namespace key, now strategy.Instant) {
+	identity := s.hash.identityIn(namespace, r.Identifier)
+	if len(r.Limits) == 1 { // most have one, and need no room for many
+		one := [1]key{s.hash.counter(identity, &r.Limits[0])}
+		s.decideAt(identity, r, one[:], res, now)
+		return
+	}
+	s.decideMany(identity, r, res, now)
+}
+
+func (s *Store) decideMany(identity key, r *store.Request, res *store.Result, now strategy.Instant) {
 	var keys [strategy.MaxLimits]key
 	for i := range r.Limits {
 		keys[i] = s.hash.counter(identity, &r.Limits[i])
 	}
+	s.decideAt(identity, r, keys[:len(r.Limits)], res, now)
+}
+
+// decideAt decides r, whose counters are known by keys.
+func (s *Store) decideAt(identity key, r *store.Request, keys []key, res *store.Result, now strategy.Instant) {
+	res.Err = nil
 	sh := s.shard(identity)
 	sh.lock()
-	sh.decide(r, keys[:len(r.Limits)], &res.Decision, now)
+	sh.decide(r, keys, &res.Decision, now)
 	sh.unlock(&s.logEntries)
 	if s.logEntries.Load() > s.maxLogEntries {
 		s.evictLogs(now)

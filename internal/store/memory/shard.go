@@ -13,16 +13,18 @@ import (
 type shard struct {
 	mu sync.Mutex // protects the following
 
+	// What a decision uses lies together: here, and in the first part of table.
+	acquired uint64 // how often mu was: for the metrics, as are those below
+	counted  int    // of entries, those that are counted in the store's
 	table
-	share   int    // how many counters it may hold
-	hand    uint32 // the number that expire looks at next
-	counted int    // of entries, those that are counted in the store's
+	share int    // how many counters it may hold
+	hand  uint32 // the number that expire looks at next
 
-	// Of mu itself, and of evictions: for the metrics.
-	acquired, contended uint64
-	waits               [len(waitBounds) + 1]uint64 // contended, by the bound that the wait did not exceed
-	waited              time.Duration
-	evicted             evictions
+	// Of mu itself, and of evictions.
+	contended uint64
+	waits     [len(waitBounds) + 1]uint64 // contended, by the bound that the wait did not exceed
+	waited    time.Duration
+	evicted   evictions
 
 	states [strategy.MaxLimits]strategy.State // for decide alone
 	_      [64]byte                           // keeps the next shard's mutex out of this one's cache lines

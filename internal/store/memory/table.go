@@ -16,21 +16,22 @@ type counter struct {
 // A table holds counters by key. They lie in chunks that never move, numbered
 // from 0; an open-addressed index finds them.
 type table struct {
-	chunks []*[chunkSize]counter
-	used   uint32   // numbers below it have been given out at some time
-	free   []uint32 // of those, the ones to give out again
+	entries int // the room of all logs, in entries
 
 	// index has a power of two of slots, probed linearly from the tag's low
 	// bits. A slot is tag<<32 | number+1, or 0. With the tag beside the number
 	// the index grows without a look at the counters.
 	index []uint64
 
+	chunks []*[chunkSize]counter
+	used   uint32   // numbers below it have been given out at some time
+	free   []uint32 // of those, the ones to give out again
+
 	ranking
 
 	logs     []strategy.Log
 	logOwner []uint32 // of each log, the number of its counter; or notHeld
 	freeLogs []uint32
-	entries  int // the room of all logs, in entries
 }
 
 const (

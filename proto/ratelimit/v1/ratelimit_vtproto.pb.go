@@ -13,6 +13,8 @@ import (
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	durationpb1 "google.golang.org/protobuf/types/known/durationpb"
 	io "io"
+	sync "sync"
+	unsafe "unsafe"
 )
 
 const (
@@ -609,6 +611,78 @@ func (m *ResetResponse) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 	return len(dAtA) - i, nil
 }
 
+var vtprotoPool_ShouldAllowRequest = sync.Pool{
+	New: func() interface{} {
+		return &ShouldAllowRequest{}
+	},
+}
+
+func (m *ShouldAllowRequest) ResetVT() {
+	if m != nil {
+		for _, mm := range m.Limits {
+			mm.ResetVT()
+		}
+		f0 := m.Limits[:0]
+		m.Reset()
+		m.Limits = f0
+	}
+}
+func (m *ShouldAllowRequest) ReturnToVTPool() {
+	if m != nil {
+		m.ResetVT()
+		vtprotoPool_ShouldAllowRequest.Put(m)
+	}
+}
+func ShouldAllowRequestFromVTPool() *ShouldAllowRequest {
+	return vtprotoPool_ShouldAllowRequest.Get().(*ShouldAllowRequest)
+}
+
+var vtprotoPool_Limit = sync.Pool{
+	New: func() interface{} {
+		return &Limit{}
+	},
+}
+
+func (m *Limit) ResetVT() {
+	if m != nil {
+		m.Reset()
+	}
+}
+func (m *Limit) ReturnToVTPool() {
+	if m != nil {
+		m.ResetVT()
+		vtprotoPool_Limit.Put(m)
+	}
+}
+func LimitFromVTPool() *Limit {
+	return vtprotoPool_Limit.Get().(*Limit)
+}
+
+var vtprotoPool_ShouldAllowBatchRequest = sync.Pool{
+	New: func() interface{} {
+		return &ShouldAllowBatchRequest{}
+	},
+}
+
+func (m *ShouldAllowBatchRequest) ResetVT() {
+	if m != nil {
+		for _, mm := range m.Requests {
+			mm.ResetVT()
+		}
+		f0 := m.Requests[:0]
+		m.Reset()
+		m.Requests = f0
+	}
+}
+func (m *ShouldAllowBatchRequest) ReturnToVTPool() {
+	if m != nil {
+		m.ResetVT()
+		vtprotoPool_ShouldAllowBatchRequest.Put(m)
+	}
+}
+func ShouldAllowBatchRequestFromVTPool() *ShouldAllowBatchRequest {
+	return vtprotoPool_ShouldAllowBatchRequest.Get().(*ShouldAllowBatchRequest)
+}
 func (m *ShouldAllowRequest) SizeVT() (n int) {
 	if m == nil {
 		return 0
@@ -845,7 +919,7 @@ func (m *ResetResponse) SizeVT() (n int) {
 	return n
 }
 
-func (m *ShouldAllowRequest) UnmarshalVT(dAtA []byte) error {
+func (m *ShouldAllowRequest) UnmarshalVTUnsafe(dAtA []byte) error {
 	l := len(dAtA)
 	iNdEx := 0
 	for iNdEx < l {
@@ -904,7 +978,11 @@ func (m *ShouldAllowRequest) UnmarshalVT(dAtA []byte) error {
 			if postIndex > l {
 				return io.ErrUnexpectedEOF
 			}
-			m.Namespace = string(dAtA[iNdEx:postIndex])
+			var stringValue string
+			if intStringLen > 0 {
+				stringValue = unsafe.String(&dAtA[iNdEx], intStringLen)
+			}
+			m.Namespace = stringValue
 			iNdEx = postIndex
 		case 2:
 			if wireType != 2 {
@@ -936,7 +1014,11 @@ func (m *ShouldAllowRequest) UnmarshalVT(dAtA []byte) error {
 			if postIndex > l {
 				return io.ErrUnexpectedEOF
 			}
-			m.Identifier = string(dAtA[iNdEx:postIndex])
+			var stringValue string
+			if intStringLen > 0 {
+				stringValue = unsafe.String(&dAtA[iNdEx], intStringLen)
+			}
+			m.Identifier = stringValue
 			iNdEx = postIndex
 		case 3:
 			if wireType != 2 {
@@ -967,8 +1049,15 @@ func (m *ShouldAllowRequest) UnmarshalVT(dAtA []byte) error {
 			if postIndex > l {
 				return io.ErrUnexpectedEOF
 			}
-			m.Limits = append(m.Limits, &Limit{})
-			if err := m.Limits[len(m.Limits)-1].UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
+			if len(m.Limits) == cap(m.Limits) {
+				m.Limits = append(m.Limits, &Limit{})
+			} else {
+				m.Limits = m.Limits[:len(m.Limits)+1]
+				if m.Limits[len(m.Limits)-1] == nil {
+					m.Limits[len(m.Limits)-1] = &Limit{}
+				}
+			}
+			if err := m.Limits[len(m.Limits)-1].UnmarshalVTUnsafe(dAtA[iNdEx:postIndex]); err != nil {
 				return err
 			}
 			iNdEx = postIndex
@@ -1002,7 +1091,11 @@ func (m *ShouldAllowRequest) UnmarshalVT(dAtA []byte) error {
 			if postIndex > l {
 				return io.ErrUnexpectedEOF
 			}
-			m.Policy = string(dAtA[iNdEx:postIndex])
+			var stringValue string
+			if intStringLen > 0 {
+				stringValue = unsafe.String(&dAtA[iNdEx], intStringLen)
+			}
+			m.Policy = stringValue
 			iNdEx = postIndex
 		case 5:
 			if wireType != 0 {
@@ -1066,7 +1159,7 @@ func (m *ShouldAllowRequest) UnmarshalVT(dAtA []byte) error {
 	}
 	return nil
 }
-func (m *Limit) UnmarshalVT(dAtA []byte) error {
+func (m *Limit) UnmarshalVTUnsafe(dAtA []byte) error {
 	l := len(dAtA)
 	iNdEx := 0
 	for iNdEx < l {
@@ -1125,7 +1218,11 @@ func (m *Limit) UnmarshalVT(dAtA []byte) error {
 			if postIndex > l {
 				return io.ErrUnexpectedEOF
 			}
-			m.Rate = string(dAtA[iNdEx:postIndex])
+			var stringValue string
+			if intStringLen > 0 {
+				stringValue = unsafe.String(&dAtA[iNdEx], intStringLen)
+			}
+			m.Rate = stringValue
 			iNdEx = postIndex
 		case 2:
 			if wireType != 0 {
@@ -1195,7 +1292,11 @@ func (m *Limit) UnmarshalVT(dAtA []byte) error {
 			if postIndex > l {
 				return io.ErrUnexpectedEOF
 			}
-			m.Name = string(dAtA[iNdEx:postIndex])
+			var stringValue string
+			if intStringLen > 0 {
+				stringValue = unsafe.String(&dAtA[iNdEx], intStringLen)
+			}
+			m.Name = stringValue
 			iNdEx = postIndex
 		default:
 			iNdEx = preIndex
@@ -1219,7 +1320,7 @@ func (m *Limit) UnmarshalVT(dAtA []byte) error {
 	}
 	return nil
 }
-func (m *ShouldAllowResponse) UnmarshalVT(dAtA []byte) error {
+func (m *ShouldAllowResponse) UnmarshalVTUnsafe(dAtA []byte) error {
 	l := len(dAtA)
 	iNdEx := 0
 	for iNdEx < l {
@@ -1319,7 +1420,7 @@ func (m *ShouldAllowResponse) UnmarshalVT(dAtA []byte) error {
 			if m.RetryAfter == nil {
 				m.RetryAfter = &durationpb1.Duration{}
 			}
-			if err := (*durationpb.Duration)(m.RetryAfter).UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
+			if err := (*durationpb.Duration)(m.RetryAfter).UnmarshalVTUnsafe(dAtA[iNdEx:postIndex]); err != nil {
 				return err
 			}
 			iNdEx = postIndex
@@ -1355,7 +1456,7 @@ func (m *ShouldAllowResponse) UnmarshalVT(dAtA []byte) error {
 			if m.Delay == nil {
 				m.Delay = &durationpb1.Duration{}
 			}
-			if err := (*durationpb.Duration)(m.Delay).UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
+			if err := (*durationpb.Duration)(m.Delay).UnmarshalVTUnsafe(dAtA[iNdEx:postIndex]); err != nil {
 				return err
 			}
 			iNdEx = postIndex
@@ -1389,7 +1490,7 @@ func (m *ShouldAllowResponse) UnmarshalVT(dAtA []byte) error {
 				return io.ErrUnexpectedEOF
 			}
 			m.Statuses = append(m.Statuses, &LimitStatus{})
-			if err := m.Statuses[len(m.Statuses)-1].UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
+			if err := m.Statuses[len(m.Statuses)-1].UnmarshalVTUnsafe(dAtA[iNdEx:postIndex]); err != nil {
 				return err
 			}
 			iNdEx = postIndex
@@ -1415,7 +1516,7 @@ func (m *ShouldAllowResponse) UnmarshalVT(dAtA []byte) error {
 	}
 	return nil
 }
-func (m *LimitStatus) UnmarshalVT(dAtA []byte) error {
+func (m *LimitStatus) UnmarshalVTUnsafe(dAtA []byte) error {
 	l := len(dAtA)
 	iNdEx := 0
 	for iNdEx < l {
@@ -1474,7 +1575,11 @@ func (m *LimitStatus) UnmarshalVT(dAtA []byte) error {
 			if postIndex > l {
 				return io.ErrUnexpectedEOF
 			}
-			m.Name = string(dAtA[iNdEx:postIndex])
+			var stringValue string
+			if intStringLen > 0 {
+				stringValue = unsafe.String(&dAtA[iNdEx], intStringLen)
+			}
+			m.Name = stringValue
 			iNdEx = postIndex
 		case 2:
 			if wireType != 0 {
@@ -1546,7 +1651,7 @@ func (m *LimitStatus) UnmarshalVT(dAtA []byte) error {
 			if m.ResetAfter == nil {
 				m.ResetAfter = &durationpb1.Duration{}
 			}
-			if err := (*durationpb.Duration)(m.ResetAfter).UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
+			if err := (*durationpb.Duration)(m.ResetAfter).UnmarshalVTUnsafe(dAtA[iNdEx:postIndex]); err != nil {
 				return err
 			}
 			iNdEx = postIndex
@@ -1582,7 +1687,7 @@ func (m *LimitStatus) UnmarshalVT(dAtA []byte) error {
 			if m.RetryAfter == nil {
 				m.RetryAfter = &durationpb1.Duration{}
 			}
-			if err := (*durationpb.Duration)(m.RetryAfter).UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
+			if err := (*durationpb.Duration)(m.RetryAfter).UnmarshalVTUnsafe(dAtA[iNdEx:postIndex]); err != nil {
 				return err
 			}
 			iNdEx = postIndex
@@ -1628,7 +1733,7 @@ func (m *LimitStatus) UnmarshalVT(dAtA []byte) error {
 	}
 	return nil
 }
-func (m *ShouldAllowBatchRequest) UnmarshalVT(dAtA []byte) error {
+func (m *ShouldAllowBatchRequest) UnmarshalVTUnsafe(dAtA []byte) error {
 	l := len(dAtA)
 	iNdEx := 0
 	for iNdEx < l {
@@ -1686,8 +1791,15 @@ func (m *ShouldAllowBatchRequest) UnmarshalVT(dAtA []byte) error {
 			if postIndex > l {
 				return io.ErrUnexpectedEOF
 			}
-			m.Requests = append(m.Requests, &ShouldAllowRequest{})
-			if err := m.Requests[len(m.Requests)-1].UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
+			if len(m.Requests) == cap(m.Requests) {
+				m.Requests = append(m.Requests, &ShouldAllowRequest{})
+			} else {
+				m.Requests = m.Requests[:len(m.Requests)+1]
+				if m.Requests[len(m.Requests)-1] == nil {
+					m.Requests[len(m.Requests)-1] = &ShouldAllowRequest{}
+				}
+			}
+			if err := m.Requests[len(m.Requests)-1].UnmarshalVTUnsafe(dAtA[iNdEx:postIndex]); err != nil {
 				return err
 			}
 			iNdEx = postIndex
@@ -1713,7 +1825,7 @@ func (m *ShouldAllowBatchRequest) UnmarshalVT(dAtA []byte) error {
 	}
 	return nil
 }
-func (m *ShouldAllowBatchResponse) UnmarshalVT(dAtA []byte) error {
+func (m *ShouldAllowBatchResponse) UnmarshalVTUnsafe(dAtA []byte) error {
 	l := len(dAtA)
 	iNdEx := 0
 	for iNdEx < l {
@@ -1772,7 +1884,7 @@ func (m *ShouldAllowBatchResponse) UnmarshalVT(dAtA []byte) error {
 				return io.ErrUnexpectedEOF
 			}
 			m.Results = append(m.Results, &ShouldAllowResult{})
-			if err := m.Results[len(m.Results)-1].UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
+			if err := m.Results[len(m.Results)-1].UnmarshalVTUnsafe(dAtA[iNdEx:postIndex]); err != nil {
 				return err
 			}
 			iNdEx = postIndex
@@ -1798,7 +1910,7 @@ func (m *ShouldAllowBatchResponse) UnmarshalVT(dAtA []byte) error {
 	}
 	return nil
 }
-func (m *ShouldAllowResult) UnmarshalVT(dAtA []byte) error {
+func (m *ShouldAllowResult) UnmarshalVTUnsafe(dAtA []byte) error {
 	l := len(dAtA)
 	iNdEx := 0
 	for iNdEx < l {
@@ -1857,12 +1969,12 @@ func (m *ShouldAllowResult) UnmarshalVT(dAtA []byte) error {
 				return io.ErrUnexpectedEOF
 			}
 			if oneof, ok := m.Result.(*ShouldAllowResult_Response); ok {
-				if err := oneof.Response.UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
+				if err := oneof.Response.UnmarshalVTUnsafe(dAtA[iNdEx:postIndex]); err != nil {
 					return err
 				}
 			} else {
 				v := &ShouldAllowResponse{}
-				if err := v.UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
+				if err := v.UnmarshalVTUnsafe(dAtA[iNdEx:postIndex]); err != nil {
 					return err
 				}
 				m.Result = &ShouldAllowResult_Response{Response: v}
@@ -1899,9 +2011,9 @@ func (m *ShouldAllowResult) UnmarshalVT(dAtA []byte) error {
 			}
 			if oneof, ok := m.Result.(*ShouldAllowResult_Error); ok {
 				if unmarshal, ok := interface{}(oneof.Error).(interface {
-					UnmarshalVT([]byte) error
+					UnmarshalVTUnsafe([]byte) error
 				}); ok {
-					if err := unmarshal.UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
+					if err := unmarshal.UnmarshalVTUnsafe(dAtA[iNdEx:postIndex]); err != nil {
 						return err
 					}
 				} else {
@@ -1912,9 +2024,9 @@ func (m *ShouldAllowResult) UnmarshalVT(dAtA []byte) error {
 			} else {
 				v := &status.Status{}
 				if unmarshal, ok := interface{}(v).(interface {
-					UnmarshalVT([]byte) error
+					UnmarshalVTUnsafe([]byte) error
 				}); ok {
-					if err := unmarshal.UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
+					if err := unmarshal.UnmarshalVTUnsafe(dAtA[iNdEx:postIndex]); err != nil {
 						return err
 					}
 				} else {
@@ -1947,7 +2059,7 @@ func (m *ShouldAllowResult) UnmarshalVT(dAtA []byte) error {
 	}
 	return nil
 }
-func (m *ResetRequest) UnmarshalVT(dAtA []byte) error {
+func (m *ResetRequest) UnmarshalVTUnsafe(dAtA []byte) error {
 	l := len(dAtA)
 	iNdEx := 0
 	for iNdEx < l {
@@ -2006,7 +2118,11 @@ func (m *ResetRequest) UnmarshalVT(dAtA []byte) error {
 			if postIndex > l {
 				return io.ErrUnexpectedEOF
 			}
-			m.Namespace = string(dAtA[iNdEx:postIndex])
+			var stringValue string
+			if intStringLen > 0 {
+				stringValue = unsafe.String(&dAtA[iNdEx], intStringLen)
+			}
+			m.Namespace = stringValue
 			iNdEx = postIndex
 		case 2:
 			if wireType != 2 {
@@ -2038,7 +2154,11 @@ func (m *ResetRequest) UnmarshalVT(dAtA []byte) error {
 			if postIndex > l {
 				return io.ErrUnexpectedEOF
 			}
-			m.Identifier = string(dAtA[iNdEx:postIndex])
+			var stringValue string
+			if intStringLen > 0 {
+				stringValue = unsafe.String(&dAtA[iNdEx], intStringLen)
+			}
+			m.Identifier = stringValue
 			iNdEx = postIndex
 		case 3:
 			if wireType != 2 {
@@ -2070,7 +2190,7 @@ func (m *ResetRequest) UnmarshalVT(dAtA []byte) error {
 				return io.ErrUnexpectedEOF
 			}
 			m.Limits = append(m.Limits, &Limit{})
-			if err := m.Limits[len(m.Limits)-1].UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
+			if err := m.Limits[len(m.Limits)-1].UnmarshalVTUnsafe(dAtA[iNdEx:postIndex]); err != nil {
 				return err
 			}
 			iNdEx = postIndex
@@ -2104,7 +2224,11 @@ func (m *ResetRequest) UnmarshalVT(dAtA []byte) error {
 			if postIndex > l {
 				return io.ErrUnexpectedEOF
 			}
-			m.Policy = string(dAtA[iNdEx:postIndex])
+			var stringValue string
+			if intStringLen > 0 {
+				stringValue = unsafe.String(&dAtA[iNdEx], intStringLen)
+			}
+			m.Policy = stringValue
 			iNdEx = postIndex
 		default:
 			iNdEx = preIndex
@@ -2128,7 +2252,7 @@ func (m *ResetRequest) UnmarshalVT(dAtA []byte) error {
 	}
 	return nil
 }
-func (m *ResetResponse) UnmarshalVT(dAtA []byte) error {
+func (m *ResetResponse) UnmarshalVTUnsafe(dAtA []byte) error {
 	l := len(dAtA)
 	iNdEx := 0
 	for iNdEx < l {
