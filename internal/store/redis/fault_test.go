@@ -255,9 +255,9 @@ func TestBatchesStarveNobody(t *testing.T) {
 	}
 }
 
-// TestCallersTakeTurns has far more large batches under way than the
-// senders take at once, and callers with one request each beside them: they wait for a turn
-// of each batch, and not for the batches.
+// TestCallersTakeTurns has far more large batches under way than there are
+// senders, and then a caller with one request: it waits for a turn of each
+// batch, and not for the batches.
 func TestCallersTakeTurns(t *testing.T) {
 	server := redistest.Start(t)
 	s := open(t, server)
@@ -270,12 +270,24 @@ func TestCallersTakeTurns(t *testing.T) {
 	for i := range batch {
 		batch[i] = store.Request{Namespace: "batch", Identifier: fmt.Sprint(i % 10), Limits: ls, Cost: 1}
 	}
-	server.Pause(t) // until all of them wait
+	// await waits until so many senders wait for Redis, and callers for a sender.
+	await := func(senders, callers int) {
+		t.Helper()
+		redistest.Eventually(t, fmt.Sprintf("%d senders and %d callers wait", senders, callers), func() error {
+			s.pipes.mu.Lock()
+			defer s.pipes.mu.Unlock()
+			if l := s.pipes.lanes[""]; l.senders != senders || len(l.waiting) != callers {
+				return fmt.Errorf("%d and %d do", l.senders, len(l.waiting))
+			}
+			return nil
+		})
+	}
+	await(0, 0)
+	server.Pause(t)
 	var batchesDone atomic.Int64
 	var callers sync.WaitGroup
-	const sent = maxSenders * maxPipeline / maxTurn // have their first turn at once
-	const batches = sent + maxSenders
-	for range batches {
+	const batches = 5 * maxSenders
+	for i := range batches {
 		callers.Go(func() {
 			results := make([]store.Result, len(batch))
 			s.Decide(t.Context(), batch, results)
@@ -291,15 +303,8 @@ func TestCallersTakeTurns(t *testing.T) {
 				}
 			}
 		})
+		await(min(i+1, maxSenders), max(0, i+1-maxSenders))
 	}
-	redistest.Eventually(t, "batches wait", func() error {
-		s.pipes.mu.Lock()
-		defer s.pipes.mu.Unlock()
-		if n := len(s.pipes.lanes[""].waiting); n < batches-sent {
-			return fmt.Errorf("%d do", n)
-		}
-		return nil
-	})
 	var before int64
 	callers.Go(func() {
 		if res := decide(t.Context(), s, unary); res.Err != nil {
@@ -307,16 +312,7 @@ func TestCallersTakeTurns(t *testing.T) {
 		}
 		before = batchesDone.Load()
 	})
-	redistest.Eventually(t, "the caller waits too", func() error {
-		s.pipes.mu.Lock()
-		defer s.pipes.mu.Unlock()
-		for _, waiting := range s.pipes.lanes[""].waiting {
-			if len(waiting.commands) == 1 {
-				return nil
-			}
-		}
-		return errors.New("not yet")
-	})
+	await(maxSenders, batches-maxSenders+1)
 	server.Resume(t)
 	callers.Wait()
 	if before != 0 {
