@@ -20,6 +20,7 @@ import (
 
 // TestCluster has one cluster go through all that follows, in order.
 func TestCluster(t *testing.T) {
+	t.Parallel() // it mostly waits
 	c := redistest.StartCluster(t)
 	for _, test := range []struct {
 		name string

@@ -58,6 +58,7 @@ const testClock = `local now, slack = tonumber(redis.call('GET', 'test:now')), 3
 `
 
 func TestConformance(t *testing.T) {
+	t.Parallel() // with tests that mostly wait
 	server := redistest.Start(t)
 	storetest.Run(t, func(t *testing.T) storetest.Subject {
 		client := server.Client(t)
