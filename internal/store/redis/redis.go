@@ -188,8 +188,8 @@ func (s *Store) ServerOf(ctx context.Context, r *store.Request) string {
 	if s.pipes.cluster == nil {
 		return ""
 	}
-	c := newCall(s.script.hash, r)
-	return s.pipes.laneOf(ctx, c.key())
+	var room [128]byte // enough for most
+	return s.pipes.laneOf(ctx, string(appendTag(room[:0], r.Namespace, r.Identifier)))
 }
 
 // Health reports whether the server answers; of a cluster, whether the
