@@ -130,7 +130,7 @@ func TestLogsAreTrimmed(t *testing.T) {
 }
 
 // decide has s decide one request.
-func decide(ctx context.Context, s *Store, r store.Request) store.Result {
+func decide(ctx context.Context, s store.Store, r store.Request) store.Result {
 	results := make([]store.Result, 1)
 	s.Decide(ctx, []store.Request{r}, results)
 	return results[0]
