@@ -6,8 +6,10 @@ set -euo pipefail
 
 # Each line: the command that the tests run, and the package that has it.
 needed='
+caddy         caddy
 cc            build-essential
 memcached     memcached
+nginx         nginx-light
 redis-server  redis-server
 '
 

@@ -85,19 +85,14 @@ func accepts(flag *kong.Flag, text string) error {
 // those it does not set from the variables of Envoy's service, if they count.
 func (c *serveCmd) BeforeResolve(ctx *kong.Context, trace *kong.Path) error {
 	c.flags = trace.Command.Flags
-	value := func(name string) string {
-		at := slices.IndexFunc(c.flags, func(f *kong.Flag) bool { return f.Name == name })
-		text, _ := ctx.FlagValue(c.flags[at]).(string)
-		return text
-	}
-	if name := value("config"); name != "" {
+	at := slices.IndexFunc(c.flags, func(f *kong.Flag) bool { return f.Name == "config" })
+	if name, _ := ctx.FlagValue(c.flags[at]).(string); name != "" {
 		var err error
 		if c.file, err = readConfigFile(name, c.flags); err != nil {
 			return err
 		}
 	}
-	_, ofEnvoy := os.LookupEnv("RUNTIME_ROOT")
-	if ofEnvoy || value("envoy-config-dir") != "" || c.file != nil && c.file.flags["envoy-config-dir"].text != "" {
+	if os.Getenv("RUNTIME_ROOT") != "" { // a PORT or a LOG_LEVEL alone may be somebody else's
 		c.envoy = readEnvoyEnvironment(os.LookupEnv)
 	}
 	ctx.AddResolver(kong.ResolverFunc(func(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, error) {

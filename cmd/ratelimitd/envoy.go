@@ -16,9 +16,10 @@ import (
 
 // envoyFlags say how Envoy's rate limit service is answered.
 type envoyFlags struct {
-	ConfigDir       string `type:"path" placeholder:"DIR" help:"The *.yaml files of envoyproxy/ratelimit, in this directory and those below; read anew when they change. With it, or with RUNTIME_ROOT set, the environment variables of that service count too: see docs/envoy.md."`
+	ConfigDir       string `type:"path" placeholder:"DIR" help:"The *.yaml files of envoyproxy/ratelimit, in this directory and those below; read anew when they change. If RUNTIME_ROOT is set, it and the other environment variables of that service count too: see docs/envoy.md."`
 	MergeDomains    bool   `help:"Let several files configure one domain."`
 	ShadowMode      bool   `help:"Answer OK whatever the limits say; the status of each descriptor, and metrics, tell what they would do."`
+	AllOrNone       bool   `help:"Charge a request that is over one of its limits to none of them. In memory, and in Redis that is no cluster: elsewhere each descriptor is charged on its own, as always without this."`
 	ResponseHeaders bool   `help:"Have Envoy tell its client of the limit in headers."`
 	LimitHeader     string `default:"RateLimit-Limit" help:"The header with the limit."`
 	RemainingHeader string `default:"RateLimit-Remaining" help:"The header with what is left of it."`
@@ -28,7 +29,7 @@ type envoyFlags struct {
 
 func (f *envoyFlags) options() server.EnvoyOptions {
 	return server.EnvoyOptions{
-		ShadowMode: f.ShadowMode, DynamicMetadata: f.DynamicMetadata,
+		ShadowMode: f.ShadowMode, AllOrNone: f.AllOrNone, DynamicMetadata: f.DynamicMetadata,
 		ResponseHeaders: f.ResponseHeaders, LimitHeader: f.LimitHeader, RemainingHeader: f.RemainingHeader, ResetHeader: f.ResetHeader,
 	}
 }
@@ -134,8 +135,8 @@ func readEnvoyEnvironment(lookup func(string) (string, bool)) *envoyEnvironment 
 var withoutCounterpart = []string{
 	"CACHE_KEY_PREFIX", "EXPIRATION_JITTER_MAX_SECONDS", "EXTRA_TAGS", "FORCE_START_WITHOUT_INITIAL_CONFIG",
 	"GRPC_CLIENT_TLS_CACERT", "GRPC_CLIENT_TLS_SAN", "GRPC_MAX_CONNECTION_AGE", "GRPC_MAX_CONNECTION_AGE_GRACE", "GRPC_SERVER_TLS_CERT", "GRPC_SERVER_TLS_KEY", "GRPC_SERVER_USE_TLS", "GRPC_UDS",
-	"HEALTHY_WITH_AT_LEAST_ONE_CONFIG_LOADED", "MEMCACHE_MAX_IDLE_CONNS", "MEMCACHE_SRV", "MEMCACHE_SRV_REFRESH", "MEMCACHE_TLS",
-	"NEAR_LIMIT_RATIO", "PROMETHEUS_ADDR", "PROMETHEUS_MAPPER_YAML", "PROMETHEUS_PATH",
+	"HEALTHY_WITH_AT_LEAST_ONE_CONFIG_LOADED", "LIMIT_REQUEST_HEADERS_ENABLED", "MEMCACHE_MAX_IDLE_CONNS", "MEMCACHE_SRV", "MEMCACHE_SRV_REFRESH", "MEMCACHE_TLS",
+	"NEAR_LIMIT_RATIO", "PROMETHEUS_ADDR", "PROMETHEUS_MAPPER_YAML", "PROMETHEUS_PATH", "QUOTA_MODE",
 	"REDIS_HEALTH_CHECK_ACTIVE_CONNECTION", "REDIS_PERSECOND", "REDIS_PERSECOND_URL", "REDIS_PIPELINE_LIMIT", "REDIS_PIPELINE_WINDOW", "REDIS_TLS_SKIP_HOSTNAME_VERIFICATION",
 	"STATSD_HOST", "STATSD_PORT", "STOP_CACHE_KEY_INCREMENT_WHEN_OVERLIMIT", "TRACING_ENABLED", "USE_DOG_STATSD", "USE_PROMETHEUS", "USE_STATSD",
 }

@@ -29,9 +29,12 @@ type route struct {
 
 var works = sync.Pool{New: func() any { return new(work) }}
 
-// decide decides each of in on its own, in order, and passes each answer or
-// error to out by its index.
-func (s *Server) decide(ctx context.Context, in []*ratelimitv1.ShouldAllowRequest, out func(i int, response *ratelimitv1.ShouldAllowResponse, err error)) {
+// An answered is told the answer or the error of a request by its index, and
+// the limits it was held to, which are for reading until it returns.
+type answered func(i int, limits []strategy.Limit, response *ratelimitv1.ShouldAllowResponse, err error)
+
+// decide decides each of in on its own, in order, and passes the outcome to out.
+func (s *Server) decide(ctx context.Context, in []*ratelimitv1.ShouldAllowRequest, out answered) {
 	w := works.Get().(*work)
 	defer w.free()
 
@@ -71,16 +74,17 @@ func (s *Server) decide(ctx context.Context, in []*ratelimitv1.ShouldAllowReques
 		switch to := &w.routes[i]; {
 		case to.refusal != nil:
 			s.metrics.refused.Inc()
-			out(i, nil, to.refusal)
+			out(i, nil, nil, to.refusal)
 		case to.exempt:
 			s.metrics.decided(request.GetNamespace(), outcomeExempt)
 			response := made.empty()
 			response.Allowed, response.Reason = true, ratelimitv1.Reason_EXEMPT
-			out(i, response, nil)
+			out(i, nil, response, nil)
 		default:
-			response, err := s.answer(ctx, to.namespace, request.GetPolicy(), &w.requests[decided], &w.results[decided], &made)
+			r := &w.requests[decided]
+			response, err := s.answer(ctx, to.namespace, request.GetPolicy(), r, &w.results[decided], &made)
 			decided++
-			out(i, response, err)
+			out(i, r.Limits, response, err)
 		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/http"
 	"slices"
 	"strings"
 
@@ -16,7 +17,8 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/store"
 )
 
-// This file holds all there is of the mapping from errors to gRPC codes.
+// This file holds all there is of the mapping from errors to gRPC codes, and
+// from those to HTTP statuses.
 
 // violations are what is wrong with a request, by field.
 type violations []*errdetails.BadRequest_FieldViolation
@@ -107,3 +109,26 @@ var errStopping = status.Error(codes.Unavailable, "the server is stopping; conne
 
 // errPanicked is the status of a request whose handling panicked.
 var errPanicked = status.Error(codes.Internal, "internal error: see the server's log")
+
+// httpCode returns the HTTP status for err, which is a gRPC status.
+func httpCode(err error) int {
+	switch status.Code(err) {
+	case codes.InvalidArgument:
+		return http.StatusBadRequest
+	case codes.NotFound:
+		return http.StatusNotFound
+	case codes.Unavailable:
+		return http.StatusServiceUnavailable
+	case codes.DeadlineExceeded:
+		return http.StatusGatewayTimeout
+	case codes.Canceled:
+		return 499 // as proxies log a client that went away; nobody reads it
+	default:
+		return http.StatusInternalServerError
+	}
+}
+
+// writeError answers with err as the JSON of a google.rpc.Status.
+func writeError(w http.ResponseWriter, code int, err error) {
+	writeMessage(w, code, status.Convert(err).Proto())
+}

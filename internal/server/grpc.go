@@ -10,15 +10,18 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/ratelimitd/ratelimitd/internal/store"
+	"github.com/ratelimitd/ratelimitd/internal/strategy"
 	ratelimitv1 "github.com/ratelimitd/ratelimitd/proto/ratelimit/v1"
 )
 
 // The methods, as the label of their latency.
 const (
-	methodUnary  = "ShouldAllow"
-	methodBatch  = "ShouldAllowBatch"
-	methodStream = "ShouldAllowStream"
-	methodEnvoy  = "ShouldRateLimit"
+	methodUnary     = "ShouldAllow"
+	methodBatch     = "ShouldAllowBatch"
+	methodStream    = "ShouldAllowStream"
+	methodEnvoy     = "ShouldRateLimit"
+	methodHTTP      = "/v1/should-allow"
+	methodAuthorize = "/v1/authorize"
 )
 
 // ShouldAllow implements ratelimitv1.RateLimitServiceServer.
@@ -26,7 +29,7 @@ func (s *Server) ShouldAllow(ctx context.Context, in *ratelimitv1.ShouldAllowReq
 	defer since(time.Now(), s.metrics.latency[methodUnary])
 	var response *ratelimitv1.ShouldAllowResponse
 	var err error
-	s.decide(ctx, []*ratelimitv1.ShouldAllowRequest{in}, func(_ int, r *ratelimitv1.ShouldAllowResponse, e error) { response, err = r, e })
+	s.decide(ctx, []*ratelimitv1.ShouldAllowRequest{in}, func(_ int, _ []strategy.Limit, r *ratelimitv1.ShouldAllowResponse, e error) { response, err = r, e })
 	return response, err
 }
 
@@ -70,7 +73,7 @@ func (s *Server) batch(ctx context.Context, in *ratelimitv1.ShouldAllowBatchRequ
 	pointers := make([]*ratelimitv1.ShouldAllowResult, n)
 	results := make([]ratelimitv1.ShouldAllowResult, n)
 	answers := make([]ratelimitv1.ShouldAllowResult_Response, n)
-	s.decide(ctx, in.GetRequests(), func(i int, response *ratelimitv1.ShouldAllowResponse, err error) {
+	s.decide(ctx, in.GetRequests(), func(i int, _ []strategy.Limit, response *ratelimitv1.ShouldAllowResponse, err error) {
 		if err != nil {
 			pointers[i] = failedResult(err)
 			return

@@ -15,15 +15,31 @@ import (
 func (s *Server) httpHandler(registry *prometheus.Registry) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
-		fmt.Fprint(w, "ratelimitd\n\n/healthz  is the process alive\n/readyz   should it be sent requests\n/metrics  Prometheus metrics\n/rlconfig the configuration in force\n/json, /healthcheck  as envoyproxy/ratelimit\n")
+		fmt.Fprint(w, "ratelimitd\n\n/healthz  is the process alive\n/readyz   should it be sent requests\n/metrics  Prometheus metrics\n/v1/should-allow  ask, in JSON\n/v1/authorize     for reverse proxies\n/rlconfig the configuration in force\n/json, /healthcheck  as envoyproxy/ratelimit\n")
 	})
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", s.ready)
 	mux.HandleFunc("POST /json", s.envoyJSON)
 	mux.HandleFunc("GET /healthcheck", s.healthcheck)
 	mux.HandleFunc("GET /rlconfig", s.showConfig)
+	mux.HandleFunc("/v1/should-allow", s.shouldAllowHTTP)
+	mux.HandleFunc("/v1/authorize", s.authorize)
 	mux.Handle("GET /metrics", s.metricsHandler(registry))
-	return mux
+	return s.recoverHTTP(mux)
+}
+
+// recoverHTTP recovers from a panic of next as recoverUnary does.
+func (s *Server) recoverHTTP(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var err error
+		defer func() {
+			if err != nil {
+				writeError(w, httpCode(err), err)
+			}
+		}()
+		defer s.recovered("HTTP", &err)
+		next.ServeHTTP(w, r)
+	})
 }
 
 func (s *Server) metricsHandler(registry *prometheus.Registry) http.Handler {

@@ -51,6 +51,7 @@ type metrics struct {
 	refused   prometheus.Counter
 	panics    prometheus.Counter
 	grpc      *grpcCounters
+	envoy     *limitHits
 
 	storeLatency prometheus.Observer
 	storeErrors  prometheus.Counter
@@ -100,7 +101,7 @@ func newDurations(name, help, label string) *prometheus.HistogramVec {
 }
 
 func newMetrics(reg prometheus.Registerer, storeName string) *metrics {
-	m := &metrics{latency: map[string]prometheus.Observer{}, grpc: newGRPCCounters(reg)}
+	m := &metrics{latency: map[string]prometheus.Observer{}, grpc: newGRPCCounters(reg), envoy: newLimitHits(reg)}
 	m.namespaces.Store(new(map[string]*namespaceCounters))
 	m.decisions = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "ratelimitd_decisions_total",
@@ -135,7 +136,7 @@ func newMetrics(reg prometheus.Registerer, storeName string) *metrics {
 	for _, s := range strategy.All {
 		m.checks[s] = checkCounters{checks.WithLabelValues(s.String(), "denied"), checks.WithLabelValues(s.String(), "allowed")}
 	}
-	for _, method := range []string{methodUnary, methodBatch, methodStream, methodEnvoy} {
+	for _, method := range []string{methodUnary, methodBatch, methodStream, methodEnvoy, methodHTTP, methodAuthorize} {
 		m.latency[method] = latency.WithLabelValues(method)
 	}
 	m.others = m.newCounters(otherNamespaces)
@@ -159,15 +160,6 @@ func (m *metrics) checked(r *store.Request, policy string, statuses []strategy.S
 			m.limit(r.Namespace, c, limitName{policy, l.Name}).count(allowed)
 		}
 	}
-}
-
-// envoyPolicy is what the limits of Envoy's configuration have for a policy.
-const envoyPolicy = "envoy"
-
-// checkedEnvoy counts what the limit called metric said of r.
-func (m *metrics) checkedEnvoy(r *store.Request, metric string, allowed bool) {
-	m.checks[r.Limits[0].Strategy].count(allowed)
-	m.limit(r.Namespace, m.namespace(r.Namespace), limitName{envoyPolicy, metric}).count(allowed)
 }
 
 // configured gives namespaces a label value of their own, however many have

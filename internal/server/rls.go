@@ -25,7 +25,8 @@ import (
 // EnvoyOptions are that service's own defaults.
 type EnvoyOptions struct {
 	ShadowMode      bool // the overall answer is always OK
-	DynamicMetadata bool // the answer has the request, and which quotas it was over
+	AllOrNone       bool // where the store can, a request consumes of all its descriptors or of none
+	DynamicMetadata bool // the answer has the request, and what its limits have for Envoy
 
 	ResponseHeaders bool   // the answer has these headers for Envoy's client
 	LimitHeader     string // "": RateLimit-Limit
@@ -51,15 +52,7 @@ func (s envoyService) ShouldRateLimit(ctx context.Context, in *rlsv3.RateLimitRe
 	}
 	w := works.Get().(*work)
 	defer w.free()
-	w.requests = w.requests[:0]
-	for i, m := range matches {
-		if m.Limit != nil && !m.Unlimited {
-			w.limits = append(w.limits, m.Limit.Limit)
-			w.requests = append(w.requests, store.Request{
-				Namespace: in.GetDomain(), Identifier: m.Identifier, Limits: w.limits[len(w.limits)-1:], Cost: hits(in, i),
-			})
-		}
-	}
+	places := s.gather(w, in, matches)
 	w.results = resized(w.results, len(w.requests))
 	if len(w.requests) > 0 {
 		start := time.Now()
@@ -69,8 +62,8 @@ func (s envoyService) ShouldRateLimit(ctx context.Context, in *rlsv3.RateLimitRe
 
 	out := &rlsv3.RateLimitResponse{OverallCode: rlsv3.RateLimitResponse_OK, Statuses: make([]*rlsv3.RateLimitResponse_DescriptorStatus, len(matches))}
 	ns := config.Policies.Namespace(in.GetDomain())
-	var overQuota []int
-	decided := 0
+	var overQuota []int // of the descriptors of quotas, those that are over
+	quotas := 0
 	for i, m := range matches {
 		status := &rlsv3.RateLimitResponse_DescriptorStatus{Code: rlsv3.RateLimitResponse_OK}
 		out.Statuses[i] = status
@@ -82,16 +75,24 @@ func (s envoyService) ShouldRateLimit(ctx context.Context, in *rlsv3.RateLimitRe
 			s.metrics.decided(in.GetDomain(), outcomeUnlimited)
 			continue
 		}
-		over, err := s.describe(ctx, ns, &m, &w.requests[decided], &w.results[decided], status)
-		decided++
+		at := places[i]
+		over, err := s.describe(ctx, ns, &m, &w.requests[at], &w.results[at], status)
+		if m.QuotaMode {
+			quotas++
+		}
 		switch {
 		case err != nil:
 			return nil, err
-		case over && m.QuotaMode:
+		case !over || m.ShadowMode:
+		case m.QuotaMode:
+			status.Code = rlsv3.RateLimitResponse_OVER_LIMIT
 			overQuota = append(overQuota, i)
-		case over && !m.ShadowMode:
+		default:
 			status.Code, out.OverallCode = rlsv3.RateLimitResponse_OVER_LIMIT, rlsv3.RateLimitResponse_OVER_LIMIT
 		}
+	}
+	if quotas > 0 && len(overQuota) == quotas { // one that is not can be served from
+		out.OverallCode = rlsv3.RateLimitResponse_OVER_LIMIT
 	}
 	if s.envoy.ResponseHeaders {
 		out.ResponseHeadersToAdd = s.envoy.headers(out.Statuses)
@@ -100,9 +101,38 @@ func (s envoyService) ShouldRateLimit(ctx context.Context, in *rlsv3.RateLimitRe
 		out.OverallCode = rlsv3.RateLimitResponse_OK
 	}
 	if s.envoy.DynamicMetadata {
-		out.DynamicMetadata = metadata(in, matches, overQuota)
+		out.DynamicMetadata = metadata(in, matches, out.Statuses, overQuota)
 	}
 	return out, nil
+}
+
+// gather puts what the store is to be asked into w, and returns where there the
+// request of each match is. Those that can deny, if they are to be held all or
+// none, are joined.
+func (s envoyService) gather(w *work, in *rlsv3.RateLimitRequest, matches []envoy.Match) (places []int) {
+	places = make([]int, len(matches))
+	w.requests = w.requests[:0]
+	add := func(i int, joined bool) {
+		m := &matches[i]
+		w.limits = append(w.limits, m.Limit.Limit)
+		places[i] = len(w.requests)
+		w.requests = append(w.requests, store.Request{
+			Namespace: in.GetDomain(), Identifier: m.Identifier, Limits: w.limits[len(w.limits)-1:], Cost: hits(in, i),
+			Joined: joined && len(w.requests) > 0,
+		})
+	}
+	joins := func(m *envoy.Match) bool { return s.envoy.AllOrNone && !m.ShadowMode && !m.QuotaMode }
+	for i := range matches {
+		if m := &matches[i]; m.Limit != nil && !m.Unlimited && joins(m) {
+			add(i, true)
+		}
+	}
+	for i := range matches {
+		if m := &matches[i]; m.Limit != nil && !m.Unlimited && !joins(m) {
+			add(i, false)
+		}
+	}
+	return places
 }
 
 // describe sets status to what the store said of a descriptor, but for its
@@ -124,7 +154,7 @@ func (s envoyService) describe(ctx context.Context, ns *policy.Namespace, m *env
 		if !res.Repeated {
 			s.failure.recovered(s.logger)
 		}
-		s.metrics.checkedEnvoy(r, m.Metric, d.Allowed)
+		s.metrics.checks[r.Limits[0].Strategy].count(d.Allowed)
 		s.hotKeys.Record(r.Namespace, r.Identifier, !d.Allowed)
 		switch {
 		case d.Allowed:
@@ -137,7 +167,10 @@ func (s envoyService) describe(ctx context.Context, ns *policy.Namespace, m *env
 	}
 	status.LimitRemaining = uint32(min(d.Statuses[0].Remaining, math.MaxUint32))
 	status.DurationUntilReset = durationpb.New(untilReset(m.Limit, &d.Statuses[0]))
-	return !d.Allowed, nil
+	// Who asks for nothing wants to know whether there is anything left.
+	over = !d.Allowed || r.Cost == 0 && d.Statuses[0].Remaining == 0
+	s.metrics.envoy.count(m.Metric, r.Cost, over, m.ShadowMode || s.envoy.ShadowMode)
+	return over, nil
 }
 
 // untilReset returns how long until the counter of l is as if never used: of a
@@ -183,9 +216,13 @@ func matchDescriptors(config *envoy.Config, in *rlsv3.RateLimitRequest) ([]envoy
 			matches[i] = config.Match(in.GetDomain(), entries)
 			continue
 		}
-		l, err := envoy.NewLimit(own.GetRequestsPerUnit(), envoy.Unit(own.GetUnit()))
+		multiplier := uint32(1)
+		if own.GetUnitMultiplier() != nil {
+			multiplier = own.GetUnitMultiplier().GetValue()
+		}
+		l, err := envoy.NewLimit(own.GetRequestsPerUnit(), envoy.Unit(own.GetUnit()), multiplier)
 		if err != nil {
-			wrong.add(fmt.Sprintf("descriptors[%d].limit.unit", i), err.Error())
+			wrong.add(fmt.Sprintf("descriptors[%d].limit", i), err.Error())
 		} else if config.Knows(in.GetDomain()) {
 			matches[i] = envoy.Override(in.GetDomain(), entries, l)
 		}
@@ -232,9 +269,9 @@ func (o *EnvoyOptions) headers(statuses []*rlsv3.RateLimitResponse_DescriptorSta
 	}
 }
 
-// metadata returns the request, and which of its quotas it is over, for Envoy
-// to pass on.
-func metadata(in *rlsv3.RateLimitRequest, matches []envoy.Match, overQuota []int) *structpb.Struct {
+// metadata returns the request, which of its quotas it is over, and what the
+// limits that it is within have for Envoy to pass on.
+func metadata(in *rlsv3.RateLimitRequest, matches []envoy.Match, statuses []*rlsv3.RateLimitResponse_DescriptorStatus, overQuota []int) *structpb.Struct {
 	quota := slices.ContainsFunc(matches, func(m envoy.Match) bool { return m.Limit != nil && m.QuotaMode })
 	fields := map[string]*structpb.Value{
 		"domain":           structpb.NewStringValue(in.GetDomain()),
@@ -244,10 +281,32 @@ func metadata(in *rlsv3.RateLimitRequest, matches []envoy.Match, overQuota []int
 	if in.GetHitsAddend() > 0 {
 		fields["hitsAddend"] = structpb.NewNumberValue(float64(in.GetHitsAddend()))
 	}
+	within := &structpb.Struct{Fields: map[string]*structpb.Value{}}
+	for i, m := range matches {
+		if m.Limit != nil && statuses[i].GetCode() == rlsv3.RateLimitResponse_OK {
+			if own, err := structpb.NewStruct(m.Metadata); err == nil { // it has been read from a file, as UTF-8
+				merge(within, own)
+			}
+		}
+	}
+	if len(within.GetFields()) > 0 {
+		fields["metadata"] = structpb.NewStructValue(within)
+	}
 	if overQuota != nil {
 		fields["quotaModeViolations"] = listOf(overQuota, func(i int) *structpb.Value { return structpb.NewNumberValue(float64(i)) })
 	}
 	return &structpb.Struct{Fields: fields}
+}
+
+// merge adds to the fields of to those of from that it does not have.
+func merge(to, from *structpb.Struct) {
+	for key, value := range from.GetFields() {
+		if has, ok := to.GetFields()[key]; !ok {
+			to.Fields[key] = value
+		} else if has.GetStructValue() != nil && value.GetStructValue() != nil {
+			merge(has.GetStructValue(), value.GetStructValue())
+		}
+	}
 }
 
 func descriptorValue(d *commonv3.RateLimitDescriptor) *structpb.Value {

@@ -150,6 +150,10 @@ func New(o Options) (*Server, error) {
 	s.http = &http.Server{
 		Handler:           s.httpHandler(o.Registry),
 		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       10 * time.Second,
+		WriteTimeout:      30 * time.Second,
+		IdleTimeout:       3 * time.Minute, // longer than proxies keep a connection, so that none sends on one we close
+		MaxHeaderBytes:    64 << 10,        // proxies hand on all of their callers' headers
 		ErrorLog:          slog.NewLogLogger(s.logger.Handler(), slog.LevelWarn),
 	}
 	s.admin = &http.Server{

@@ -65,6 +65,22 @@ type Request struct {
 	Limits     []strategy.Limit
 	Cost       uint64
 	DryRun     bool
+
+	// Joined has the request decided together with the one before it in the same
+	// call, where the store can: in memory, and in Redis that is no cluster. Of
+	// such a run either all requests consume or none does; the result of each
+	// says what it alone would get. The requests of a run are all dry runs or
+	// none is, have no limit in shadow mode, and no counter in common.
+	Joined bool
+}
+
+// RunLength returns how many requests, from the first on, are decided together.
+func RunLength(requests []Request) int {
+	n := 1
+	for n < len(requests) && requests[n].Joined {
+		n++
+	}
+	return n
 }
 
 // Counts reports whether r has a counter: a request of nothing but unlimited

@@ -379,3 +379,32 @@ func (n Node) Uint(most uint64) uint64 {
 	}
 	return number
 }
+
+// Map returns the mapping n, whatever it holds: text, float64, bool, nil, []any
+// and map[string]any.
+func (n Node) Map() map[string]any {
+	m := map[string]any{}
+	n.Pairs(func(key, value Node) { m[key.Text()] = value.any() })
+	return m
+}
+
+func (n Node) any() any {
+	y := n.resolved()
+	switch {
+	case y == nil:
+		return nil
+	case y.Kind == yaml.MappingNode:
+		return n.Map()
+	case y.Kind == yaml.SequenceNode:
+		list := []any{}
+		n.Items(func(item Node) { list = append(list, item.any()) })
+		return list
+	case y.ShortTag() == "!!bool":
+		return n.Bool()
+	case y.ShortTag() == "!!int" || y.ShortTag() == "!!float":
+		if f, err := strconv.ParseFloat(y.Value, 64); err == nil {
+			return f
+		}
+	}
+	return y.Value
+}

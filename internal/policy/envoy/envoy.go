@@ -87,19 +87,20 @@ type Limit struct {
 	Multiplier      uint32 // of the unit; at least 1
 	Unlimited       bool   // held to nothing, and known
 	ShadowMode      bool   // over the limit, the answer is OK all the same
-	QuotaMode       bool   // likewise, and the answer's metadata says so
+	QuotaMode       bool   // likewise, unless all such limits of the request are over
 	RuleName        string // by which Replaces of others name it
 	Replaces        []string
+	Metadata        map[string]any // what Envoy is told while within the limit; nil: nothing
 
 	metric   string // its path in the file
 	detailed bool   // the metric has the request's values
 }
 
-// NewLimit returns the limit of so many requests in a unit of time, as a fixed
-// window; or, of a unit that is none, what is wrong. A count above
+// NewLimit returns the limit of so many requests in multiplier units of time, as
+// a fixed window; or, of a period that is none, what is wrong. A count above
 // rate.MaxCount is counted as that.
-func NewLimit(requests uint32, unit Unit) (*Limit, error) {
-	return newLimit(requests, unit, 1, strategy.FixedWindow, 0, strategy.DefaultMaxLogCount)
+func NewLimit(requests uint32, unit Unit, multiplier uint32) (*Limit, error) {
+	return newLimit(requests, unit, multiplier, strategy.FixedWindow, 0, strategy.DefaultMaxLogCount)
 }
 
 func newLimit(requests uint32, unit Unit, multiplier uint32, algorithm strategy.Strategy, burst uint64, maxLogCount int64) (*Limit, error) {
@@ -161,11 +162,11 @@ func (c *Config) Match(domain string, entries []Entry) Match {
 		}
 		path = append(path, d)
 		byValue = byValue || d.valueToMetric
-		value := e.Value
 		if d.shareThreshold {
-			value = d.Value
+			id = append(appendEntry(id, e.Key, d.Value[:len(d.Value)-1]), '*')
+		} else {
+			id = appendEntry(id, e.Key, e.Value)
 		}
-		id = appendEntry(id, e.Key, value)
 		if i < len(entries)-1 {
 			at = &d.below
 			continue
@@ -209,7 +210,7 @@ func Override(domain string, entries []Entry, l *Limit) Match {
 
 // find returns the descriptor that matches e best, or nil.
 func (n *node) find(e Entry) *descriptor {
-	if d := n.children[e]; d != nil {
+	if d := n.children[e]; d != nil && e.Value != "" {
 		return d
 	}
 	for _, w := range n.wildcards {
@@ -222,27 +223,32 @@ func (n *node) find(e Entry) *descriptor {
 
 // appendEntry appends an entry to the identifier of a counter: key=value, with
 // a comma before it if it is not the first. What would be taken for one of
-// these is written %XX, so that no two descriptors have one identifier.
+// these is written %XX, and so is a star: one that is not stands for all values
+// that begin so. So no two descriptors have one identifier.
 func appendEntry(id []byte, key, value string) []byte {
 	if len(id) > 0 {
 		id = append(id, ',')
 	}
 	id = store.AppendEscaped(id, key, "=,")
 	id = append(id, '=')
-	return store.AppendEscaped(id, value, ",")
+	return store.AppendEscaped(id, value, ",*")
 }
 
 // maxIdentifierBytes is how long an identifier is at most. Values may be longer,
 // as they are whatever a client sends in a header.
 const maxIdentifierBytes = 1024
 
-// bounded returns id, or, if that is too long, its beginning and its hash.
+// bounded returns id, or, if that is too long, its beginning and its hash. What
+// is between them is in no other identifier, as %s is no escape.
 func bounded(id []byte) string {
-	if len(id) <= maxIdentifierBytes {
+	switch {
+	case len(id) == 0: // a store wants to have one
+		return "%none"
+	case len(id) <= maxIdentifierBytes:
 		return string(id)
 	}
 	sum := sha256.Sum256(id)
-	return string(id[:64]) + "...sha256:" + hex.EncodeToString(sum[:])
+	return string(id[:64]) + "%sha256:" + hex.EncodeToString(sum[:])
 }
 
 func appendMetric(b *strings.Builder, key, value string) {

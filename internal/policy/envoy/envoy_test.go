@@ -179,7 +179,7 @@ func TestIdentifiersAreApart(t *testing.T) {
 				return envoy.Entry{Key: text.Draw(rt, "key"), Value: text.Draw(rt, "value")}
 			}), 1, 3).Draw(rt, name)
 		}
-		l, err := envoy.NewLimit(1, envoy.Second)
+		l, err := envoy.NewLimit(1, envoy.Second, 1)
 		if err != nil {
 			rt.Fatal(err)
 		}
@@ -197,7 +197,7 @@ func TestIdentifiersAreApart(t *testing.T) {
 			rt.Fatalf("%q and %q: same identifier %v, want %v", a, b, got, same)
 		}
 	})
-	l, _ := envoy.NewLimit(1, envoy.Second)
+	l, _ := envoy.NewLimit(1, envoy.Second, 1)
 	long := envoy.Override("d", entries("k="+strings.Repeat("x", 100_000)), l).Identifier
 	if other := envoy.Override("d", entries("k="+strings.Repeat("x", 100_001)), l).Identifier; long == other || len(long) > 1024 {
 		t.Errorf("long values: %q and %q", long, other)

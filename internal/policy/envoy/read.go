@@ -78,12 +78,14 @@ func (r *Reader) Read(name string, n yamlfile.Node) {
 func (r *Reader) mapping(name string, n yamlfile.Node, keys map[string]func(yamlfile.Node)) {
 	for _, k := range elsewhere {
 		if keys[k] == nil {
-			keys[k] = func(v yamlfile.Node) {
-				r.Warnings = append(r.Warnings, fmt.Sprintf("%s:%d: %s has no effect here", name, v.Line(), k))
-			}
+			keys[k] = func(v yamlfile.Node) { r.warn(name, v, k) }
 		}
 	}
 	n.Mapping(keys)
+}
+
+func (r *Reader) warn(name string, n yamlfile.Node, key string) {
+	r.Warnings = append(r.Warnings, fmt.Sprintf("%s:%d: %s has no effect here", name, n.Line(), key))
 }
 
 // descriptors reads a list of descriptors into tree, which is at path.
@@ -97,8 +99,9 @@ func (r *Reader) descriptors(name string, n yamlfile.Node, tree *node, path stri
 
 func (r *Reader) descriptor(name string, n yamlfile.Node, tree *node, path string, depth int) {
 	d := &descriptor{}
-	var key, limit, below, share yamlfile.Node
+	var key, limit, below, share, meta yamlfile.Node
 	var shadow, quota, detailed bool
+	var metadata map[string]any
 	r.mapping(name, n, map[string]func(yamlfile.Node){
 		"key":             func(v yamlfile.Node) { key, d.Key = v, v.Text() },
 		"value":           func(v yamlfile.Node) { d.Value = v.Text() },
@@ -109,7 +112,7 @@ func (r *Reader) descriptor(name string, n yamlfile.Node, tree *node, path strin
 		"detailed_metric": func(v yamlfile.Node) { detailed = v.Bool() },
 		"value_to_metric": func(v yamlfile.Node) { d.valueToMetric = v.Bool() },
 		"share_threshold": func(v yamlfile.Node) { share, d.shareThreshold = v, v.Bool() },
-		"metadata":        func(yamlfile.Node) {}, // notes for people and other programs
+		"metadata":        func(v yamlfile.Node) { meta, metadata = v, v.Map() },
 	})
 	if d.Key == "" {
 		at := key
@@ -134,7 +137,10 @@ func (r *Reader) descriptor(name string, n yamlfile.Node, tree *node, path strin
 	if !limit.IsNull() {
 		if d.limit = r.limit(name, limit); d.limit != nil {
 			d.limit.metric, d.limit.detailed, d.limit.ShadowMode, d.limit.QuotaMode = path, detailed, shadow, quota
+			d.limit.Metadata = metadata
 		}
+	} else if meta.Given() {
+		r.warn(name, meta, "metadata")
 	}
 	r.descriptors(name, below, &d.below, path, depth+1)
 	if tree.children == nil {

@@ -106,7 +106,12 @@ func (c *Cache) Decide(ctx context.Context, requests []store.Request, results []
 	resets := make([]uint64, 0, len(requests))
 	for i := range requests {
 		results[i].Repeated = false
-		known, seen := c.answer(&requests[i], &results[i], now)
+		known, seen := false, uint64(0)
+		if r := &requests[i]; r.Joined || i+1 < len(requests) && requests[i+1].Joined {
+			seen = c.resets(r) // the store decides all that are decided together
+		} else {
+			known, seen = c.answer(r, &results[i], now)
+		}
 		if !known {
 			open, resets = append(open, i), append(resets, seen)
 		}
@@ -148,6 +153,14 @@ func (c *Cache) answer(r *store.Request, res *store.Result, now time.Duration) (
 	sh.hits++
 	d.repeat(res, now)
 	return true, 0
+}
+
+// resets returns how many resets r's shard has seen.
+func (c *Cache) resets(r *store.Request) uint64 {
+	sh := c.shard(r)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	return sh.resets
 }
 
 // learn takes notice of what the store, asked at an instant, says of r.

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"math/bits"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -137,8 +138,51 @@ func New(o Options) (*Store, error) {
 // error.
 func (s *Store) Decide(_ context.Context, requests []store.Request, results []store.Result) {
 	now := s.now()
+	for len(requests) > 0 {
+		n := store.RunLength(requests)
+		if n == 1 {
+			s.decide(&requests[0], &results[0], now)
+		} else {
+			s.decideTogether(requests[:n], results[:n], now)
+		}
+		requests, results = requests[n:], results[n:]
+	}
+}
+
+// decideTogether decides a run of requests. It holds the locks of all their
+// shards, which it takes in the order of the shards, as every other does.
+func (s *Store) decideTogether(requests []store.Request, results []store.Result, now strategy.Instant) {
+	places := make([]int, len(requests))
 	for i := range requests {
-		s.decide(&requests[i], &results[i], now)
+		places[i] = int(s.hash.identity(requests[i].Namespace, requests[i].Identifier).hi >> s.shift)
+	}
+	locked := slices.Compact(slices.Sorted(slices.Values(places)))
+	for _, place := range locked {
+		s.shards[place].lock()
+	}
+	decide := func(dryRun bool) (allowed bool) {
+		allowed = true
+		for i, r := range requests {
+			r.DryRun = r.DryRun || dryRun
+			identity := s.hash.identity(r.Namespace, r.Identifier)
+			keys := make([]key, len(r.Limits))
+			for j := range r.Limits {
+				keys[j] = s.hash.counter(identity, &r.Limits[j])
+			}
+			results[i].Err = nil
+			s.shards[places[i]].decide(&r, keys, &results[i].Decision, now)
+			allowed = allowed && results[i].Allowed
+		}
+		return allowed
+	}
+	if decide(true) {
+		decide(false)
+	}
+	for _, place := range locked {
+		s.shards[place].unlock(&s.logEntries)
+	}
+	if s.logEntries.Load() > s.maxLogEntries {
+		s.evictLogs(now)
 	}
 }
 

@@ -33,10 +33,10 @@ func BenchmarkPipelining(b *testing.B) {
 		return func(ctx context.Context, requests []store.Request, results []store.Result) {
 			ctx, cancel := context.WithTimeout(ctx, s.timeout)
 			defer cancel()
-			call := newCall(s.script.hash, &requests[0])
+			call := newCall(s.script.hash, requests)
 			call.reply = call.command(ctx, false, "")
 			_ = c.Process(ctx, call.reply)
-			results[0].Err = call.decide(&requests[0], &results[0].Decision)
+			call.decide(requests, results)
 		}
 	}
 	for _, by := range []struct {

@@ -18,10 +18,12 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 )
 
-// A call is one request on its way through Redis.
+// A call is one request, or a run of such as are decided together, on its way
+// through Redis.
 type call struct {
-	keys int
-	args []any // of an EVALSHA; none if there is nothing to ask
+	requests int
+	keys     int
+	args     []any // of an EVALSHA; none if there is nothing to ask
 
 	pending  bool       // whether it is to be sent
 	load     bool       // whether the server may not know the script
@@ -30,31 +32,47 @@ type call struct {
 	cut      error      // why the reply did not come in time
 }
 
-// newCall returns the call of r. Its arguments are what decide.lua says.
-func newCall(hash string, r *store.Request) call {
-	c := call{args: append(make([]any, 0, 5+5*len(r.Limits)), "evalsha", hash, 0)}
-	for i := range r.Limits {
-		if l := &r.Limits[i]; !l.Rate.IsUnlimited() {
-			c.args = append(c.args, counterKey(r.Namespace, r.Identifier, l))
-			c.keys++
-		}
-	}
+// newCall returns the call of a run. Its arguments are what decide.lua says.
+func newCall(hash string, run []store.Request) call {
+	c := call{requests: len(run), args: append(make([]any, 0, 5+5*len(run[0].Limits)), "evalsha", hash, 0)}
+	eachLimit(run, func(r *store.Request, l *strategy.Limit) {
+		c.args = append(c.args, counterKey(r.Namespace, r.Identifier, l))
+		c.keys++
+	})
 	if c.keys == 0 {
-		return call{}
+		return call{requests: len(run)}
 	}
 	c.pending = true
 	c.args[2] = c.keys
-	c.args = append(c.args, min(r.Cost, rate.MaxCount+1), consumes(r))
-	for i := range r.Limits {
-		if l := &r.Limits[i]; !l.Rate.IsUnlimited() {
-			c.args = append(c.args, uint8(l.Strategy), l.Rate.Count, int64(l.Rate.Period/time.Microsecond), l.Capacity)
+	c.args = append(c.args, scriptCost(&run[0]), consumes(run))
+	eachLimit(run, func(_ *store.Request, l *strategy.Limit) {
+		c.args = append(c.args, uint8(l.Strategy), l.Rate.Count, int64(l.Rate.Period/time.Microsecond), l.Capacity)
+	})
+	switch {
+	case len(run) > 1:
+		eachLimit(run, func(r *store.Request, _ *strategy.Limit) { c.args = append(c.args, scriptCost(r)) })
+		if c.keys == 1 { // the script would take it for shadows
+			c.args = append(c.args, "")
 		}
-	}
-	if slices.ContainsFunc(r.Limits, func(l strategy.Limit) bool { return l.Shadow }) {
-		c.args = append(c.args, shadows(r.Limits))
+	case slices.ContainsFunc(run[0].Limits, func(l strategy.Limit) bool { return l.Shadow }):
+		c.args = append(c.args, shadows(run[0].Limits))
 	}
 	return c
 }
+
+// eachLimit calls f for each limit of a run that has a counter, in order.
+func eachLimit(run []store.Request, f func(*store.Request, *strategy.Limit)) {
+	for i := range run {
+		for j := range run[i].Limits {
+			if l := &run[i].Limits[j]; !l.Rate.IsUnlimited() {
+				f(&run[i], l)
+			}
+		}
+	}
+}
+
+// scriptCost returns the cost of r as the script can take it.
+func scriptCost(r *store.Request) uint64 { return min(r.Cost, rate.MaxCount+1) }
 
 // shadows returns a digit for each limit that has a counter: 1 if it is in
 // shadow mode, and otherwise 0.
@@ -72,10 +90,12 @@ func shadows(limits []strategy.Limit) string {
 	return string(digits)
 }
 
-// consumes returns 1 if r consumes when it is allowed, and otherwise 0.
-func consumes(r *store.Request) int {
-	if r.Cost > 0 && !r.DryRun {
-		return 1
+// consumes returns 1 if run consumes when it is allowed, and otherwise 0.
+func consumes(run []store.Request) int {
+	for i := range run {
+		if run[i].Cost > 0 && !run[i].DryRun {
+			return 1
+		}
 	}
 	return 0
 }
@@ -115,12 +135,19 @@ func (c *call) again() (wait bool) {
 	return false
 }
 
-// decide sets d to the answer that the reply implies.
-func (c *call) decide(r *store.Request, d *strategy.Decision) error {
+// decide sets results to the answers to run that the reply implies.
+func (c *call) decide(run []store.Request, results []store.Result) {
+	err := c.answer(run, results)
+	for i := range results {
+		results[i].Err = err
+	}
+}
+
+func (c *call) answer(run []store.Request, results []store.Result) error {
 	if c.cut != nil {
 		return fmt.Errorf("redis: no reply in time: %w", c.cut)
 	}
-	var states [strategy.MaxLimits]strategy.State
+	var states []any
 	var now strategy.Instant
 	var consumed strategy.Consumed
 	if c.reply != nil {
@@ -137,25 +164,43 @@ func (c *call) decide(r *store.Request, d *strategy.Decision) error {
 		}
 		micros, _ := reply[0].(int64)
 		from, _ := reply[1].(int64)
-		now, consumed = strategy.Instant(micros), strategy.Consumed(from)
-		next := reply[2:]
-		for i := range r.Limits {
-			if r.Limits[i].Rate.IsUnlimited() {
-				continue
-			}
-			if len(next) > 0 {
-				states[i], next = parseState(next[0]), next[1:]
-			}
-		}
+		now, consumed, states = strategy.Instant(micros), strategy.Consumed(from), reply[2:]
 	}
-	if d.Decide(r.Limits, states[:len(r.Limits)], r.Cost, now, r.DryRun) != consumed && c.reply != nil {
-		return fmt.Errorf("redis: %w: script and strategy disagree on %v at %d: %+v", store.ErrCounters, c.args[2:], now, states[:len(r.Limits)])
+	if decideRun(run, results, states, now) != consumed && c.reply != nil {
+		return fmt.Errorf("redis: %w: script and strategy disagree on %v at %d: %v", store.ErrCounters, c.args[2:], now, states)
 	}
 	return nil
 }
 
+// decideRun decides a run by the states from before, as texts in order, and
+// returns from which limits it consumed.
+func decideRun(run []store.Request, results []store.Result, texts []any, now strategy.Instant) strategy.Consumed {
+	decide := func(dryRun bool) (consumed strategy.Consumed, allowed bool) {
+		texts, allowed := texts, true
+		for i := range run {
+			r := &run[i]
+			var states [strategy.MaxLimits]strategy.State
+			for j := range r.Limits {
+				if len(texts) > 0 && !r.Limits[j].Rate.IsUnlimited() {
+					states[j], texts = parseState(texts[0]), texts[1:]
+				}
+			}
+			from := results[i].Decide(r.Limits, states[:len(r.Limits)], r.Cost, now, r.DryRun || dryRun)
+			consumed, allowed = max(consumed, from), allowed && results[i].Allowed
+		}
+		return consumed, allowed
+	}
+	if len(run) > 1 {
+		if _, allowed := decide(true); !allowed {
+			return strategy.ConsumedNone
+		}
+	}
+	consumed, _ := decide(false)
+	return consumed
+}
+
 // ofCounters reports whether err, which Redis replied, is about the keys of one
-// request: a key that holds something else, or keys that are being moved. (Not
+// call: a key that holds something else, or keys that are being moved. (Not
 // all versions begin with the code when a script meets the error.)
 func ofCounters(err error) bool {
 	var reply redis.Error

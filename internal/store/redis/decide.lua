@@ -6,8 +6,9 @@
 --
 -- KEYS      the limits' counters, all in one slot
 -- ARGV      cost (at most 1e9 + 1), 1 to consume or 0 to look, and of each limit:
---           strategy number, count, period in microseconds, capacity; last, if
---           any limit is in shadow mode, a digit for each limit: 1 if it is
+--           strategy number, count, period in microseconds, capacity; then, if
+--           any limit is in shadow mode, a digit for each limit: 1 if it is; or
+--           instead, if the limits are of several requests, the cost of each
 -- before    now, in microseconds since the Unix epoch; slack, in milliseconds,
 --           which keys outlive their last use by. (The lines that set them
 --           come first: see script.go.)
@@ -147,7 +148,8 @@ local function log_add(key, cost, period, n, first)
 end
 
 local cost, consume = tonumber(ARGV[1]), ARGV[2] == '1'
-local shadows = ARGV[#KEYS * 4 + 3]
+local shadows, costs = ARGV[#KEYS * 4 + 3], #ARGV > #KEYS * 4 + 3 and #KEYS * 4 + 2
+if costs then shadows = nil end
 local reply, pending, all = {now, 0}, {}, true
 
 -- deny notes that limit i does not allow the request.
@@ -158,19 +160,20 @@ end
 
 for i = 1, #KEYS do
   local key, strategy = KEYS[i], ARGV[i * 4 - 1]
+  local cost = costs and tonumber(ARGV[costs + i]) or cost
   local count, period, capacity = tonumber(ARGV[i * 4]), tonumber(ARGV[i * 4 + 1]), tonumber(ARGV[i * 4 + 2])
   if strategy == '3' then
     local last, used, free, n, first = log_view(key, cost, period, capacity)
     reply[i + 2] = text(last, used, free)
-    if used + cost > capacity then
+    if used + cost > capacity and cost > 0 then
       deny(i)
-    else
+    elseif cost > 0 then
       pending[i] = function() log_add(key, cost, period, n, first) end
     end
   else
     local state = redis.call('GET', key)
     reply[i + 2] = state
-    if consume then
+    if consume and cost > 0 then
       local last, used, part = 0, 0, 0
       if state then
         last, used, part = string.match(state, '^(%d+) (%d+) (%d+)$')
@@ -189,7 +192,7 @@ for i = 1, #KEYS do
 end
 if consume then
   for i = 1, #KEYS do
-    if all or string.byte(shadows, i) ~= 49 then pending[i]() end
+    if pending[i] and (all or string.byte(shadows, i) ~= 49) then pending[i]() end
   end
   reply[2] = all and 2 or 1
 end

@@ -353,7 +353,7 @@ func TestShortDeadlines(t *testing.T) {
 	}
 }
 
-// TestLargestBatch decides as much as one call can ask, in the default time.
+// TestLargestBatch decides as much as one call can ask.
 func TestLargestBatch(t *testing.T) {
 	server := redistest.Start(t)
 	s, err := New(Options{URLs: []string{server.URL}, Timeout: patient})

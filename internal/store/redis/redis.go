@@ -67,9 +67,14 @@ func (s *Store) Decide(ctx context.Context, requests []store.Request, results []
 	ctx, cancel := context.WithTimeout(ctx, s.budget(requests))
 	defer cancel()
 
-	calls := make([]call, len(requests))
-	for i := range requests {
-		calls[i] = newCall(s.script.hash, &requests[i])
+	calls := make([]call, 0, len(requests))
+	for rest := requests; len(rest) > 0; {
+		n := 1
+		if s.pipes.cluster == nil { // on a cluster a run's counters are in several slots
+			n = store.RunLength(rest)
+		}
+		calls = append(calls, newCall(s.script.hash, rest[:n]))
+		rest = rest[n:]
 	}
 	for pause := firstPause; ; {
 		s.ask(ctx, calls)
@@ -89,7 +94,9 @@ func (s *Store) Decide(ctx context.Context, requests []store.Request, results []
 		}
 	}
 	for i := range calls {
-		results[i].Err = calls[i].decide(&requests[i], &results[i].Decision)
+		n := calls[i].requests
+		calls[i].decide(requests[:n], results[:n])
+		requests, results = requests[n:], results[n:]
 	}
 }
 

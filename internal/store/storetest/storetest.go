@@ -23,6 +23,7 @@ import (
 type Subject struct {
 	Store store.Store
 	Set   func(now strategy.Instant)
+	Joins bool // whether it decides joined requests together
 }
 
 // Run runs the suite. open opens a Subject, which open has the test close.
@@ -42,6 +43,7 @@ func Run(t *testing.T, open func(t *testing.T) Subject) {
 		{"RateChangesWithinAUnit", testRateChangesWithinAUnit},
 		{"Reset", testReset},
 		{"BatchIsInOrder", testBatchIsInOrder},
+		{"Joined", testJoined},
 		{"Race", testRace},
 		{"AgreesWithTheAlgorithms", testAgreesWithTheAlgorithms},
 		{"LongLog", testLongLog},
@@ -203,6 +205,40 @@ func testAllOrNone(t *testing.T, s Subject) {
 			}
 		}
 	}
+}
+
+// testJoined decides random runs of requests together, if the store does that,
+// and otherwise each on its own.
+func testJoined(t *testing.T, s Subject) {
+	model := newModel()
+	rapid.Check(t, func(rt *rapid.T) {
+		run := rapid.IntRange(0, 1<<40).Draw(rt, "run")
+		for step := range rapid.IntRange(1, 12).Draw(rt, "steps") {
+			s.Set(epoch + strategy.Instant(step*1000))
+			dry := rapid.IntRange(0, 5).Draw(rt, "dry run") == 0
+			requests := make([]store.Request, rapid.IntRange(1, 4).Draw(rt, "requests"))
+			for i := range requests {
+				r := &requests[i]
+				limits := everyStrategy(t, "3/h", 3)
+				n := rapid.IntRange(1, 3).Draw(rt, "limits")
+				from := rapid.IntRange(0, len(limits)-n).Draw(rt, "from")
+				*r = store.Request{
+					Namespace: "joined", Identifier: fmt.Sprint(run, " ", i), Limits: limits[from : from+n],
+					Cost: rapid.Uint64Range(0, 2).Draw(rt, "cost"), DryRun: dry, Joined: i > 0,
+				}
+				if rapid.IntRange(0, 5).Draw(rt, "unlimited") == 0 {
+					r.Limits = []strategy.Limit{Limit(t, strategy.Spec{Rate: "unlimited"})}
+				}
+			}
+			results := make([]store.Result, len(requests))
+			s.Store.Decide(t.Context(), requests, results)
+			for i, want := range model.decideRun(requests, epoch+strategy.Instant(step*1000), s.Joins) {
+				if results[i].Err != nil || !equal(results[i].Decision, want) {
+					rt.Fatalf("step %d, request %d of %+v:\n got %+v\nwant %+v", step, i, requests, results[i], want)
+				}
+			}
+		}
+	})
 }
 
 func testDryRunAndCostZero(t *testing.T, s Subject) {
@@ -568,7 +604,14 @@ func drawCost(limits []strategy.Limit) *rapid.Generator[uint64] {
 
 // A model is the plainest store there is: the algorithms over a map.
 type model struct {
-	counters map[strategy.Limit]*modelCounter
+	counters map[modelKey]*modelCounter
+}
+
+// A modelKey is a counter. (The counters of two namespaces never meet: that is
+// tested elsewhere.)
+type modelKey struct {
+	identifier string
+	limit      strategy.Limit
 }
 
 type modelCounter struct {
@@ -576,13 +619,33 @@ type modelCounter struct {
 	log   strategy.Log
 }
 
-func newModel() *model { return &model{map[strategy.Limit]*modelCounter{}} }
+func newModel() *model { return &model{map[modelKey]*modelCounter{}} }
+
+// decideRun decides requests: together, if they are to be.
+func (m *model) decideRun(requests []store.Request, now strategy.Instant, together bool) []strategy.Decision {
+	decide := func(dryRun bool) (decisions []strategy.Decision, allowed bool) {
+		allowed = true
+		for _, r := range requests {
+			r.DryRun = r.DryRun || dryRun
+			d := m.decide(r, now)
+			decisions, allowed = append(decisions, d), allowed && d.Allowed
+		}
+		return decisions, allowed
+	}
+	if together {
+		if decisions, allowed := decide(true); !allowed {
+			return decisions
+		}
+	}
+	decisions, _ := decide(false)
+	return decisions
+}
 
 func (m *model) decide(r store.Request, now strategy.Instant) strategy.Decision {
 	counters := make([]*modelCounter, len(r.Limits))
 	states := make([]strategy.State, len(r.Limits))
 	for i, l := range r.Limits {
-		known := counterOf(l)
+		known := modelKey{r.Identifier, counterOf(l)}
 		if m.counters[known] == nil {
 			m.counters[known] = &modelCounter{}
 		}

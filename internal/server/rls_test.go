@@ -1,0 +1,480 @@
+package server
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"math"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	commonv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/common/ratelimit/v3"
+	rlsv3 "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
+	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"google.golang.org/grpc/codes"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/ratelimitd/ratelimitd/internal/policy"
+	"github.com/ratelimitd/ratelimitd/internal/policy/envoy"
+	"github.com/ratelimitd/ratelimitd/internal/store/memory"
+	"github.com/ratelimitd/ratelimitd/internal/store/redis"
+	"github.com/ratelimitd/ratelimitd/internal/store/redis/redistest"
+	"github.com/ratelimitd/ratelimitd/internal/strategy"
+	"github.com/ratelimitd/ratelimitd/internal/yamlfile"
+)
+
+const edge = `
+domain: edge
+descriptors:
+  - key: user
+    rate_limit: {unit: day, requests_per_unit: 3}
+  - key: user
+    value: banned
+    rate_limit: {unit: second, requests_per_unit: 0}
+  - key: user
+    value: tried
+    shadow_mode: true
+    rate_limit: {unit: day, requests_per_unit: 1}
+  - key: user
+    value: free
+    rate_limit: {unlimited: true}
+  - key: plan
+    value: gold*
+    share_threshold: true
+    rate_limit: {unit: month, requests_per_unit: 2}
+  - key: page
+    rate_limit: {name: each_page, unit: day, requests_per_unit: 1}
+  - key: site
+    rate_limit: {unit: day, requests_per_unit: 9, replaces: [{name: each_page}]}
+  - key: model
+    value: big
+    quota_mode: true
+    metadata: {backend: {big: true}, n: [1, two]}
+    rate_limit: {unit: week, requests_per_unit: 1}
+  - key: model
+    value: small
+    quota_mode: true
+    metadata: {backend: {small: true}}
+    rate_limit: {unit: week, requests_per_unit: 2}
+  - key: token
+    rate_limit: {unit: hour, unit_multiplier: 2, requests_per_unit: 10, strategy: token_bucket, burst: 4}
+  - key: much
+    rate_limit: {unit: year, requests_per_unit: 4294967295}
+  - key: path
+    detailed_metric: true
+    rate_limit: {unit: day, requests_per_unit: 5}
+`
+
+// envoyConfig returns the configuration that data is.
+func envoyConfig(tb testing.TB, data string) *Config {
+	tb.Helper()
+	f, root := yamlfile.Parse("edge.yaml", []byte(data))
+	r := envoy.NewReader(envoy.Options{MaxLogCount: strategy.DefaultMaxLogCount})
+	r.Read("edge.yaml", root)
+	if err := f.Err(); err != nil {
+		tb.Fatal(err)
+	}
+	return &Config{Envoy: r.Config}
+}
+
+// descriptor returns the descriptor that text is: key=value,key=value.
+func descriptor(text string) *commonv3.RateLimitDescriptor {
+	d := &commonv3.RateLimitDescriptor{}
+	for part := range strings.SplitSeq(text, ",") {
+		key, value, _ := strings.Cut(part, "=")
+		d.Entries = append(d.Entries, &commonv3.RateLimitDescriptor_Entry{Key: key, Value: value})
+	}
+	return d
+}
+
+// envoyAsk returns a request of domain edge.
+func envoyAsk(hits uint32, descriptors ...string) *rlsv3.RateLimitRequest {
+	in := &rlsv3.RateLimitRequest{Domain: "edge", HitsAddend: hits}
+	for _, text := range descriptors {
+		in.Descriptors = append(in.Descriptors, descriptor(text))
+	}
+	return in
+}
+
+// shown returns an answer as a line: the overall code, and for each descriptor
+// its code, what remains, and its limit.
+func shown(out *rlsv3.RateLimitResponse) string {
+	var b strings.Builder
+	b.WriteString(out.GetOverallCode().String())
+	for _, st := range out.GetStatuses() {
+		fmt.Fprintf(&b, "; %s %d", st.GetCode(), st.GetLimitRemaining())
+		if l := st.GetCurrentLimit(); l != nil {
+			fmt.Fprintf(&b, " of %d/%s", l.GetRequestsPerUnit(), l.GetUnit())
+			if m := l.GetUnitMultiplier(); m != nil {
+				fmt.Fprintf(&b, "*%d", m.GetValue())
+			}
+		}
+	}
+	return b.String()
+}
+
+// TestShouldRateLimit is one story, told to each store: through gRPC, and, as
+// the last step, through POST /json.
+func TestShouldRateLimit(t *testing.T) {
+	server := redistest.Start(t)
+	remote, err := redis.New(redis.Options{URLs: []string{server.URL}, Timeout: patient})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, o := range map[string]Options{"memory": {}, "redis": {Store: remote, StoreName: "redis"}} {
+		t.Run(name, func(t *testing.T) {
+			o.Config = envoyConfig(t, edge)
+			d := start(t, o)
+			client := rlsv3.NewRateLimitServiceClient(d.conn)
+			own := func(hits uint64, text string) *rlsv3.RateLimitRequest {
+				in := envoyAsk(5, text)
+				in.Descriptors[0].HitsAddend = wrapperspb.UInt64(hits)
+				return in
+			}
+			override := func(n uint32, unit typev3.RateLimitUnit, multiplier *wrapperspb.UInt32Value, text string) *rlsv3.RateLimitRequest {
+				in := envoyAsk(0, text)
+				in.Descriptors[0].Limit = &commonv3.RateLimitDescriptor_RateLimitOverride{RequestsPerUnit: n, Unit: unit, UnitMultiplier: multiplier}
+				return in
+			}
+			elsewhere := envoyAsk(0, "user=alice")
+			elsewhere.Domain = "unknown"
+			for i, step := range []struct {
+				in   *rlsv3.RateLimitRequest
+				want string
+			}{
+				{envoyAsk(0, "user=alice"), "OK; OK 2 of 3/DAY"},
+				{envoyAsk(2, "user=alice"), "OK; OK 0 of 3/DAY"},
+				{envoyAsk(0, "user=alice"), "OVER_LIMIT; OVER_LIMIT 0 of 3/DAY"},
+				{own(0, "user=alice"), "OVER_LIMIT; OVER_LIMIT 0 of 3/DAY"}, // nothing is left
+				{own(0, "user=carol"), "OK; OK 3 of 3/DAY"},
+				{envoyAsk(4, "user=carol"), "OVER_LIMIT; OVER_LIMIT 3 of 3/DAY"}, // and is not charged
+				{own(3, "user=carol"), "OK; OK 0 of 3/DAY"},                      // the descriptor's own hits
+				{envoyAsk(0, "user=dan", "user=dan", "user=dan", "user=dan"), "OVER_LIMIT; OK 2 of 3/DAY; OK 1 of 3/DAY; OK 0 of 3/DAY; OVER_LIMIT 0 of 3/DAY"},
+				{envoyAsk(0, "user=erin", "user=banned"), "OVER_LIMIT; OK 2 of 3/DAY; OVER_LIMIT 0 of 0/SECOND"}, // each on its own
+				{envoyAsk(0, "user=erin"), "OK; OK 1 of 3/DAY"},
+				{envoyAsk(0, "user=tried"), "OK; OK 0 of 1/DAY"},
+				{envoyAsk(0, "user=tried"), "OK; OK 0 of 1/DAY"},
+				{envoyAsk(0, "user=free"), fmt.Sprintf("OK; OK %d", uint32(math.MaxUint32))},
+				{envoyAsk(0, "nobody=knows", "user=x,more=y"), "OK; OK 0; OK 0"},
+				{elsewhere, "OK; OK 0"},
+				{envoyAsk(0, "plan=gold-1"), "OK; OK 1 of 2/MONTH"},
+				{envoyAsk(0, "plan=gold-2"), "OK; OK 0 of 2/MONTH"},
+				{envoyAsk(0, "plan=gold-3"), "OVER_LIMIT; OVER_LIMIT 0 of 2/MONTH"},
+				{envoyAsk(0, "page=/a", "site=s"), "OK; OK 0; OK 8 of 9/DAY"},
+				{envoyAsk(0, "page=/a"), "OK; OK 0 of 1/DAY"}, // was not charged while it was replaced
+				{envoyAsk(0, "page=/a"), "OVER_LIMIT; OVER_LIMIT 0 of 1/DAY"},
+				{envoyAsk(0, "model=big", "model=small"), "OK; OK 0 of 1/WEEK; OK 1 of 2/WEEK"},
+				{envoyAsk(0, "model=big", "model=small"), "OK; OVER_LIMIT 0 of 1/WEEK; OK 0 of 2/WEEK"},
+				{envoyAsk(0, "model=big", "model=small"), "OVER_LIMIT; OVER_LIMIT 0 of 1/WEEK; OVER_LIMIT 0 of 2/WEEK"},
+				{envoyAsk(4, "token=t"), "OK; OK 0 of 10/HOUR*2"},
+				{envoyAsk(5, "token=u"), "OVER_LIMIT; OVER_LIMIT 4 of 10/HOUR*2"},
+				{envoyAsk(1, "much=x"), "OK; OK 999999999 of 4294967295/YEAR"},
+				{override(1, typev3.RateLimitUnit_MONTH, nil, "any=x,thing=y"), "OK; OK 0 of 1/MONTH"},
+				{override(1, typev3.RateLimitUnit_MONTH, nil, "any=x,thing=y"), "OVER_LIMIT; OVER_LIMIT 0 of 1/MONTH"},
+				{override(2, typev3.RateLimitUnit_MONTH, nil, "any=x,thing=y"), "OK; OK 0 of 2/MONTH"}, // the counter outlives its rate
+				{override(7, typev3.RateLimitUnit_DAY, wrapperspb.UInt32(3), "any=x"), "OK; OK 6 of 7/DAY*3"},
+				{envoyAsk(0, "user="+strings.Repeat("x", 100_000)), "OK; OK 2 of 3/DAY"},
+			} {
+				out, err := client.ShouldRateLimit(t.Context(), step.in)
+				if err != nil || shown(out) != step.want {
+					t.Errorf("step %d: got %s, %v, want %s", i, shown(out), err, step.want)
+				}
+				for _, st := range out.GetStatuses() {
+					if left := st.GetDurationUntilReset(); (left != nil) != (st.GetCurrentLimit() != nil) || left != nil && left.AsDuration() <= 0 && st.GetLimitRemaining() != 4 { // a full bucket has nothing to wait for
+						t.Errorf("step %d: %v: the limit's reset is missing", i, st)
+					}
+				}
+			}
+			if code, body := postJSON(t, d, envoyAsk(0, "user=alice")); code != http.StatusTooManyRequests || !strings.Contains(body, "OVER_LIMIT") {
+				t.Errorf("as JSON: %d %s", code, body)
+			}
+			if code, body := postJSON(t, d, envoyAsk(0, "user=frank")); code != http.StatusOK || !strings.Contains(body, "OK") {
+				t.Errorf("as JSON: %d %s", code, body)
+			}
+		})
+	}
+}
+
+func postJSON(t *testing.T, d *daemon, in *rlsv3.RateLimitRequest) (code int, body string) {
+	t.Helper()
+	text, err := protojson.Marshal(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return request(t, http.MethodPost, d, "/json", string(text))
+}
+
+func request(t *testing.T, method string, d *daemon, path, body string) (code int, reply string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patient)
+	defer cancel()
+	r, err := http.NewRequestWithContext(ctx, method, "http://"+d.HTTPAddr()+path, strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	response, err := http.DefaultClient.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	text, err := io.ReadAll(response.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return response.StatusCode, string(text)
+}
+
+// TestEnvoyReset checks the time until a window ends: to the microsecond, and of
+// what was never used too.
+func TestEnvoyReset(t *testing.T) {
+	now := strategy.Instant(1_767_225_600_000_000 + 250_001) // a quarter of a second after midnight
+	s, err := memory.New(memory.Options{Now: func() strategy.Instant { return now }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := start(t, Options{Store: s, Config: envoyConfig(t, edge)})
+	out, err := rlsv3.NewRateLimitServiceClient(d.conn).ShouldRateLimit(t.Context(), envoyAsk(0, "user=alice", "user=banned"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := out.GetStatuses()[0].GetDurationUntilReset().AsDuration(), 24*time.Hour-250_001*time.Microsecond; got != want {
+		t.Errorf("got %v, want %v", got, want)
+	}
+	if got := out.GetStatuses()[1].GetDurationUntilReset().AsDuration(); got <= 0 || got > time.Second {
+		t.Errorf("of a limit of 0 in a second: %v", got)
+	}
+}
+
+func TestEnvoyOptions(t *testing.T) {
+	d := start(t, Options{Config: envoyConfig(t, edge), Envoy: EnvoyOptions{
+		ShadowMode: true, DynamicMetadata: true, ResponseHeaders: true, RemainingHeader: "X-Left",
+	}})
+	client := rlsv3.NewRateLimitServiceClient(d.conn)
+	headers := func(in *rlsv3.RateLimitRequest) string {
+		out, err := client.ShouldRateLimit(t.Context(), in)
+		if err != nil || out.GetOverallCode() != rlsv3.RateLimitResponse_OK {
+			t.Errorf("%v, %v: in shadow mode all is OK", out, err)
+		}
+		var all []string
+		for _, h := range out.GetResponseHeadersToAdd() {
+			all = append(all, h.GetKey()+": "+h.GetValue())
+		}
+		return strings.Join(all, ", ")
+	}
+	for _, step := range []struct {
+		in   *rlsv3.RateLimitRequest
+		want string
+	}{
+		{envoyAsk(0, "user=alice", "page=/"), "RateLimit-Limit: 1, X-Left: 0, RateLimit-Reset: 86400"}, // the least that is left
+		{envoyAsk(3, "user=alice", "site=s"), "RateLimit-Limit: 3, X-Left: 2, RateLimit-Reset: 86400"}, // the one that it is over
+		{envoyAsk(0, "user=free", "nobody=knows"), ""},
+	} {
+		if got := headers(step.in); got != step.want {
+			t.Errorf("%v: got %q, want %q", step.in, got, step.want)
+		}
+	}
+
+	in := envoyAsk(1, "model=big", "model=small")
+	in.Descriptors[1].HitsAddend = wrapperspb.UInt64(2)
+	for i, want := range []map[string]any{
+		{"backend": map[string]any{"big": true, "small": true}, "n": []any{1.0, "two"}},
+		nil,
+	} {
+		out, err := client.ShouldRateLimit(t.Context(), in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := out.GetDynamicMetadata().AsMap()
+		if fmt.Sprintf("%v %v %v", got["domain"], got["hitsAddend"], got["descriptors"]) != "edge 1 [map[entries:[model=big]] map[entries:[model=small] hitsAddend:2]]" {
+			t.Errorf("message %d: %v", i, got)
+		}
+		meta, _ := got["metadata"].(map[string]any)
+		if fmt.Sprint(meta) != fmt.Sprint(want) {
+			t.Errorf("message %d: metadata %v, want %v", i, meta, want)
+		}
+	}
+}
+
+func TestEnvoyRefusals(t *testing.T) {
+	d := start(t, Options{Config: envoyConfig(t, edge)})
+	client := rlsv3.NewRateLimitServiceClient(d.conn)
+	with := func(change func(*rlsv3.RateLimitRequest)) *rlsv3.RateLimitRequest {
+		in := envoyAsk(0, "user=alice")
+		change(in)
+		return in
+	}
+	unit := func(u typev3.RateLimitUnit, multiplier uint32) func(*rlsv3.RateLimitRequest) {
+		return func(in *rlsv3.RateLimitRequest) {
+			in.Descriptors[0].Limit = &commonv3.RateLimitDescriptor_RateLimitOverride{RequestsPerUnit: 1, Unit: u, UnitMultiplier: wrapperspb.UInt32(multiplier)}
+		}
+	}
+	for want, in := range map[string]*rlsv3.RateLimitRequest{
+		"domain: empty":                           with(func(in *rlsv3.RateLimitRequest) { in.Domain = "" }),
+		"descriptors: 0 descriptors":              {Domain: "edge"},
+		"descriptors: 1001 descriptors":           envoyAsk(0, slices.Repeat([]string{"user=alice"}, 1001)...),
+		"descriptors[0].limit: unit 0 is not":     with(unit(typev3.RateLimitUnit_UNKNOWN, 1)),
+		"descriptors[0].limit: unit 99 is not":    with(unit(99, 1)),
+		"descriptors[0].limit: unit_multiplier 0": with(unit(typev3.RateLimitUnit_DAY, 0)),
+		"descriptors[0].limit: unit_multiplier 4": with(unit(typev3.RateLimitUnit_YEAR, 4294967295)),
+		"descriptors[0].is_negative_hits":         with(func(in *rlsv3.RateLimitRequest) { in.Descriptors[0].IsNegativeHits = true }),
+	} {
+		if _, err := client.ShouldRateLimit(t.Context(), in); status.Code(err) != codes.InvalidArgument || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v, want %s", err, want)
+		}
+		if code, body := postJSON(t, d, in); code != http.StatusBadRequest || !strings.Contains(body, want) {
+			t.Errorf("as JSON: got %d %s, want %s", code, body, want)
+		}
+	}
+	for body, want := range map[string]int{
+		"":                               http.StatusBadRequest,
+		"{":                              http.StatusBadRequest,
+		`{"domain": 1}`:                  http.StatusBadRequest,
+		`{"unknown": "edge"}`:            http.StatusBadRequest,
+		strings.Repeat(" ", 1<<20) + " ": http.StatusRequestEntityTooLarge,
+	} {
+		if code, reply := request(t, http.MethodPost, d, "/json", body); code != want {
+			t.Errorf("%.20q: %d %s, want %d", body, code, reply, want)
+		}
+	}
+}
+
+// TestEnvoyOnError has the store fail.
+func TestEnvoyOnError(t *testing.T) {
+	for onError, want := range map[policy.OnError]struct {
+		answer string
+		code   int
+	}{
+		policy.FailAllow: {"OK; OK 0 of 3/DAY; OK 0 of 1/DAY; OK 0", http.StatusOK},
+		policy.FailDeny:  {"OVER_LIMIT; OVER_LIMIT 0 of 3/DAY; OK 0 of 1/DAY; OK 0", http.StatusTooManyRequests},
+		policy.FailLocal: {"OK; OK 2 of 3/DAY; OK 0 of 1/DAY; OK 0", http.StatusOK},
+		policy.FailError: {"Unavailable", http.StatusServiceUnavailable},
+	} {
+		t.Run(string(onError), func(t *testing.T) {
+			local, err := memory.New(memory.Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			d := start(t, Options{Store: noRedis(t), StoreName: "redis", OnError: onError, Fallback: local, Config: envoyConfig(t, edge)})
+			in := envoyAsk(0, "user=alice", "user=tried", "nobody=knows")
+			out, err := rlsv3.NewRateLimitServiceClient(d.conn).ShouldRateLimit(t.Context(), in)
+			got := shown(out)
+			if err != nil {
+				got = status.Code(err).String()
+			}
+			if got != want.answer {
+				t.Errorf("got %s, want %s", got, want.answer)
+			}
+			if code, body := postJSON(t, d, in); code != want.code {
+				t.Errorf("as JSON: %d %s, want %d", code, body, want.code)
+			}
+		})
+	}
+}
+
+func TestEnvoyEndpoints(t *testing.T) {
+	d := start(t, Options{Config: envoyConfig(t, edge)})
+	if code, body := request(t, http.MethodGet, d, "/healthcheck", ""); code != http.StatusOK || body != "OK" {
+		t.Errorf("/healthcheck: %d %q", code, body)
+	}
+	if reply, err := healthpb.NewHealthClient(d.conn).Check(t.Context(), &healthpb.HealthCheckRequest{Service: "ratelimit"}); err != nil || reply.GetStatus() != healthpb.HealthCheckResponse_SERVING {
+		t.Errorf("health: %v, %v", reply, err)
+	}
+	code, body := request(t, http.MethodGet, d, "/rlconfig", "")
+	for _, line := range []string{
+		"edge.user: unit=DAY requests_per_unit=3, shadow_mode: false\n",
+		"edge.user_tried: unit=DAY requests_per_unit=1, shadow_mode: true\n",
+	} {
+		if code != http.StatusOK || !strings.Contains(body, line) {
+			t.Errorf("/rlconfig: %d %s, want %s", code, body, line)
+		}
+	}
+	d.SetConfig(envoyConfig(t, "domain: other\ndescriptors: [{key: k, rate_limit: {unit: hour, requests_per_unit: 7}}]"))
+	if _, body := request(t, http.MethodGet, d, "/rlconfig", ""); body != "other.k: unit=HOUR requests_per_unit=7, shadow_mode: false\n" {
+		t.Errorf("/rlconfig: %s", body)
+	}
+	d.health.Shutdown()
+	if code, body := request(t, http.MethodGet, d, "/healthcheck", ""); code != http.StatusInternalServerError {
+		t.Errorf("/healthcheck of a daemon that stops: %d %q", code, body)
+	}
+}
+
+func TestEnvoyMetrics(t *testing.T) {
+	d := start(t, Options{Config: envoyConfig(t, edge)})
+	client := rlsv3.NewRateLimitServiceClient(d.conn)
+	for _, in := range []*rlsv3.RateLimitRequest{
+		envoyAsk(3, "user=alice", "user=tried"), envoyAsk(2, "user=alice"), envoyAsk(1, "path=/a", "nobody=knows"),
+	} {
+		if _, err := client.ShouldRateLimit(t.Context(), in); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range maxLimits {
+		if _, err := client.ShouldRateLimit(t.Context(), envoyAsk(1, fmt.Sprintf("path=/%d", i))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for labels, want := range map[[2]string]float64{
+		{"edge.user", "within_limit"}: 3, {"edge.user", "over_limit"}: 2, {"edge.user_tried", "shadow"}: 3,
+		{"edge.path_/a", "within_limit"}: 1, {"other", "within_limit"}: 3,
+	} {
+		if n := testutil.ToFloat64(d.metrics.envoy.hits.WithLabelValues(labels[0], labels[1])); n != want {
+			t.Errorf("%v: %v, want %v", labels, n, want)
+		}
+	}
+}
+
+// BenchmarkShouldRateLimit times a request from message to message: what gRPC
+// adds is not in it.
+func BenchmarkShouldRateLimit(b *testing.B) {
+	d := quietServer(b)
+	d.SetConfig(envoyConfig(b, strings.ReplaceAll(edge, "unit: day, requests_per_unit: 3", "unit: second, requests_per_unit: 1000000000")))
+	for _, n := range []int{1, 3} {
+		b.Run(fmt.Sprintf("descriptors=%d", n), func(b *testing.B) {
+			in := envoyAsk(0, slices.Repeat([]string{"user=alice"}, n)...)
+			service := envoyService{Server: d}
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := service.ShouldRateLimit(b.Context(), in); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// TestEnvoyAllOrNone has requests charged to all of their descriptors or to
+// none, but for those that deny nothing.
+func TestEnvoyAllOrNone(t *testing.T) {
+	server := redistest.Start(t)
+	remote, err := redis.New(redis.Options{URLs: []string{server.URL}, Timeout: patient})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, o := range map[string]Options{"memory": {}, "redis": {Store: remote, StoreName: "redis"}} {
+		t.Run(name, func(t *testing.T) {
+			o.Config, o.Envoy = envoyConfig(t, edge), EnvoyOptions{AllOrNone: true}
+			d := start(t, o)
+			client := rlsv3.NewRateLimitServiceClient(d.conn)
+			for i, step := range []struct {
+				in   *rlsv3.RateLimitRequest
+				want string
+			}{
+				{envoyAsk(0, "user=tried", "user=erin", "nobody=knows", "user=banned"), "OVER_LIMIT; OK 0 of 1/DAY; OK 3 of 3/DAY; OK 0; OVER_LIMIT 0 of 0/SECOND"},
+				{envoyAsk(2, "user=erin", "page=/a"), "OVER_LIMIT; OK 3 of 3/DAY; OVER_LIMIT 1 of 1/DAY"},
+				{envoyAsk(1, "user=erin", "page=/a", "user=tried"), "OK; OK 2 of 3/DAY; OK 0 of 1/DAY; OK 0 of 1/DAY"},
+				{envoyAsk(1, "user=erin", "page=/a"), "OVER_LIMIT; OK 2 of 3/DAY; OVER_LIMIT 0 of 1/DAY"},
+			} {
+				if out, err := client.ShouldRateLimit(t.Context(), step.in); err != nil || shown(out) != step.want {
+					t.Errorf("step %d: got %s, %v, want %s", i, shown(out), err, step.want)
+				}
+			}
+		})
+	}
+}
