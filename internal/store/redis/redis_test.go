@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/big"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -297,6 +298,32 @@ func TestCountersExpire(t *testing.T) {
 		}
 		if time.Now().After(deadline) {
 			t.Fatalf("after %v these are left: %q", patient, keys)
+		}
+	}
+}
+
+// TestEveryKeyExpires consumes from all strategies, in all ways there are.
+func TestEveryKeyExpires(t *testing.T) {
+	server := redistest.Start(t)
+	s, client := open(t, server), server.Client(t)
+	ls := limits(t, oneOfEach...)
+	var requests []store.Request
+	for i := range 300 {
+		r := store.Request{
+			Namespace: "test", Identifier: strconv.Itoa(i % 3), Limits: slices.Clone(ls[i%4 : i%4+3]),
+			Cost: uint64(i % 4), DryRun: i%11 == 0, Joined: i%13 == 12,
+		}
+		r.Limits[0].Shadow = i%7 == 0
+		requests = append(requests, r)
+	}
+	s.Decide(t.Context(), requests, make([]store.Result, len(requests)))
+	keys, err := client.Keys(t.Context(), "*").Result()
+	if want := 3 * len(ls); err != nil || len(keys) > want || len(keys) < want/2 { // some may be unused again
+		t.Errorf("%d keys, %v, want up to %d: %q", len(keys), err, want, keys)
+	}
+	for _, key := range keys {
+		if left, err := client.PTTL(t.Context(), key).Result(); err != nil || left == -1 {
+			t.Errorf("key %s never expires: %v, %v", key, left, err)
 		}
 	}
 }
