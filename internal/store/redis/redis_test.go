@@ -311,12 +311,18 @@ func TestEveryKeyExpires(t *testing.T) {
 	for i := range 300 {
 		r := store.Request{
 			Namespace: "test", Identifier: strconv.Itoa(i % 3), Limits: slices.Clone(ls[i%4 : i%4+3]),
-			Cost: uint64(i % 4), DryRun: i%11 == 0, Joined: i%13 == 12,
+			Cost: uint64(i % 4), DryRun: i%11 == 0,
 		}
 		r.Limits[0].Shadow = i%7 == 0
 		requests = append(requests, r)
 	}
-	s.Decide(t.Context(), requests, make([]store.Result, len(requests)))
+	results := make([]store.Result, len(requests))
+	s.Decide(t.Context(), requests, results)
+	for i, res := range results {
+		if res.Err != nil {
+			t.Errorf("request %d: %v", i, res.Err)
+		}
+	}
 	keys, err := client.Keys(t.Context(), "*").Result()
 	if want := 3 * len(ls); err != nil || len(keys) > want || len(keys) < want/2 { // some may be unused again
 		t.Errorf("%d keys, %v, want up to %d: %q", len(keys), err, want, keys)
