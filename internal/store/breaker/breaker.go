@@ -69,12 +69,12 @@ func New(s Store) *Breaker { return &Breaker{Store: s, circuits: map[string]*cir
 
 // A circuit is that of one server.
 type circuit struct {
-	*gobreaker.TwoStepCircuitBreaker[struct{}]
+	*gobreaker.CircuitBreaker[struct{}]
 	failed atomic.Int64 // when a call last failed, in nanoseconds since the Unix epoch
 }
 
 func newCircuit() *circuit {
-	return &circuit{TwoStepCircuitBreaker: gobreaker.NewTwoStepCircuitBreaker[struct{}](gobreaker.Settings{
+	return &circuit{CircuitBreaker: gobreaker.NewCircuitBreaker[struct{}](gobreaker.Settings{
 		Interval:     interval,
 		BucketPeriod: bucket,
 		Timeout:      probeAfter,
@@ -82,7 +82,7 @@ func newCircuit() *circuit {
 			return c.TotalFailures >= tripAll && c.TotalSuccesses == 0 ||
 				c.TotalFailures >= tripMost && c.TotalFailures >= 3*c.TotalSuccesses
 		},
-		IsExcluded: func(err error) bool { return errors.Is(err, errSaysNothing) },
+		IsExcluded: func(err error) bool { return err != nil && !errors.Is(err, errFailed) }, // a panic, too
 	})}
 }
 
@@ -116,54 +116,71 @@ func (b *Breaker) Open() (n int) {
 	return n
 }
 
-// errSaysNothing stands for a call that says nothing of how the server is.
-var errSaysNothing = errors.New("the call says nothing of the server")
+var (
+	// errFailed stands for a call that failed at a server.
+	errFailed = errors.New("the server failed")
+	// errSaysNothing stands for a call that says nothing of how the server is.
+	errSaysNothing = errors.New("the call says nothing of the server")
+)
 
 // A part is what one call has for one server.
 type part struct {
 	server  string
 	circuit *circuit
-	done    func(error) // nil if the circuit is open
-	decided bool        // whether a request was
-	err     error       // why another was not
+	asked   bool // or else the circuit is open
+	decided bool // whether a request was
+	failed  bool // whether another was not
 }
 
 // Decide has the store decide, but fails with ErrOpen what is for a server
 // whose circuit is open.
 func (b *Breaker) Decide(ctx context.Context, requests []store.Request, results []store.Result) {
-	parts, of := b.split(ctx, requests)
-	answered := false // or else Decide panics
-	defer func() {
-		gone := store.CallerGone(ctx) != nil
-		for i := range parts {
-			parts[i].finish(answered, gone)
+	var fewParts [4]part // spare a call with few requests allocations
+	var fewOf [4]int
+	parts, of := b.split(ctx, requests, fewParts[:0], fewOf[:0])
+	within(ctx, parts, func() {
+		b.decide(ctx, requests, results, func(i int) bool { return of[i] >= 0 && !parts[of[i]].asked })
+		for i := range results {
+			if of[i] >= 0 {
+				parts[of[i]].note(results[i].Err)
+			}
 		}
-	}()
-	b.decide(ctx, requests, results, func(i int) bool { return of[i] >= 0 && parts[of[i]].done == nil })
-	answered = true
-	for i := range results {
-		if of[i] >= 0 {
-			parts[of[i]].note(results[i].Err)
-		}
+	})
+}
+
+// within calls decide once, and tells those circuits of parts that let the call
+// through how their servers did.
+func within(ctx context.Context, parts []part, decide func()) {
+	if len(parts) == 0 {
+		decide()
+		return
+	}
+	p := &parts[0]
+	_, _ = p.circuit.Execute(func() (struct{}, error) {
+		p.asked = true
+		within(ctx, parts[1:], decide)
+		return struct{}{}, p.verdict(ctx)
+	})
+	if !p.asked {
+		within(ctx, parts[1:], decide)
 	}
 }
 
-// split returns the parts that requests have, and which of them each is of: -1
-// is none. What asks the store nothing is decided however it is.
-func (b *Breaker) split(ctx context.Context, requests []store.Request) (parts []part, of []int) {
-	of = make([]int, len(requests))
+// split appends to parts those that requests have, and to of which of them each
+// request is of: -1 is none. What asks the store nothing is decided however it
+// is.
+func (b *Breaker) split(ctx context.Context, requests []store.Request, parts []part, of []int) ([]part, []int) {
+	of = slices.Grow(of, len(requests))
 	for i := range requests {
-		if of[i] = -1; !requests[i].Counts() {
-			continue
+		n := -1
+		if requests[i].Counts() {
+			server := b.ServerOf(ctx, &requests[i])
+			if n = slices.IndexFunc(parts, func(p part) bool { return p.server == server }); n < 0 {
+				n = len(parts)
+				parts = append(parts, part{server: server, circuit: b.circuitOf(server)})
+			}
 		}
-		server := b.ServerOf(ctx, &requests[i])
-		of[i] = slices.IndexFunc(parts, func(p part) bool { return p.server == server })
-		if of[i] < 0 {
-			of[i] = len(parts)
-			p := part{server: server, circuit: b.circuitOf(server)}
-			p.done, _ = p.circuit.Allow()
-			parts = append(parts, p)
-		}
+		of = append(of, n)
 	}
 	return parts, of
 }
@@ -208,20 +225,19 @@ func (p *part) note(err error) {
 	case err == nil:
 		p.decided = true
 	case !errors.Is(err, store.ErrCounters):
-		p.err = err
+		p.failed = true
 	}
 }
 
-// finish tells the circuit how its server did.
-func (p *part) finish(answered, callerGone bool) {
+// verdict returns how the server did, for its circuit.
+func (p *part) verdict(ctx context.Context) error {
 	switch {
-	case p.done == nil:
-	case answered && p.decided:
-		p.done(nil)
-	case !answered || callerGone || p.err == nil:
-		p.done(errSaysNothing)
+	case p.decided:
+		return nil
+	case !p.failed || store.CallerGone(ctx) != nil:
+		return errSaysNothing
 	default:
 		p.circuit.failed.Store(time.Now().UnixNano())
-		p.done(p.err)
+		return errFailed
 	}
 }

@@ -238,3 +238,14 @@ func TestPanicIsPassedOn(t *testing.T) {
 		}()
 	}
 }
+
+// TestNoGarbage has a call of one request, to a server that is well, leave
+// nothing to collect.
+func TestNoGarbage(t *testing.T) {
+	b := New(noStore{})
+	requests := []store.Request{{Identifier: "a", Limits: []strategy.Limit{{Rate: rate.Rate{Count: 1, Period: time.Hour}}}}}
+	results := make([]store.Result, 1)
+	if n := testing.AllocsPerRun(100, func() { b.Decide(t.Context(), requests, results) }); n != 0 {
+		t.Errorf("%v allocations a decision", n)
+	}
+}

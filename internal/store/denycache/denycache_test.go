@@ -210,36 +210,42 @@ func TestStoreIsAskedOnceATTL(t *testing.T) {
 }
 
 // TestFloodAtRedis counts the commands that a real server gets while many
-// callers hammer one limit.
+// callers hammer one limit: none within the TTL, and one for each that passes.
 func TestFloodAtRedis(t *testing.T) {
 	server := redistest.Start(t)
 	s, err := redis.New(redis.Options{URLs: []string{server.URL}, Timeout: 10 * time.Second})
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := New(s, Options{TTL: time.Hour})
+	var now atomic.Int64
+	c := New(s, Options{TTL: time.Second, Now: func() time.Duration { return time.Duration(now.Load()) }})
 	defer c.Close()
 	l := storetest.Limit(t, strategy.Spec{Rate: "3/366d"})
 	for range 4 {
 		ask(t, c, "alice", 1, l)
 	}
-	if err := server.Client(t).ConfigResetStat(t.Context()).Err(); err != nil {
+	client := server.Client(t)
+	if err := client.ConfigResetStat(t.Context()).Err(); err != nil {
 		t.Fatal(err)
 	}
-	var callers sync.WaitGroup
-	for range 8 {
-		callers.Go(func() {
-			for range 1000 {
-				if d := ask(t, c, "alice", 1, l); d.Allowed {
-					t.Error("allowed")
+	for ttls := range 5 {
+		var callers sync.WaitGroup
+		for range 8 {
+			callers.Go(func() {
+				for range 250 {
+					if d := ask(t, c, "alice", 1, l); d.Allowed {
+						t.Error("allowed")
+					}
 				}
-			}
-		})
-	}
-	callers.Wait()
-	info, err := server.Client(t).Info(t.Context(), "commandstats").Result()
-	if err != nil || strings.Contains(info, "evalsha") {
-		t.Errorf("8000 requests over the limit cost Redis decisions: %v\n%s", err, info)
+			})
+		}
+		callers.Wait()
+		info, err := client.InfoMap(t.Context(), "commandstats").Result()
+		stat := info["Commandstats"]["cmdstat_evalsha"]
+		if err != nil || (ttls == 0) != (stat == "") || ttls > 0 && !strings.HasPrefix(stat, fmt.Sprintf("calls=%d,", ttls)) {
+			t.Errorf("after %d TTLs, with 2000 requests over the limit in each, Redis has had these decisions: %q, %v", ttls, stat, err)
+		}
+		now.Add(int64(time.Second))
 	}
 }
 

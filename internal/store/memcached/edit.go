@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/bradfitz/gomemcache/memcache"
@@ -35,6 +36,11 @@ type edit struct {
 	found *memcache.Item // what was read; nil if there is none
 	next  *memcache.Item // what to write
 	err   error          // why the edit failed
+
+	// Of an edit that waits to be carried:
+	carried chan struct{} // closed once it has been
+	mu      sync.Mutex    // protects the following, err, and what change sets
+	left    bool          // whether its caller waits no more
 }
 
 var (
@@ -45,32 +51,40 @@ var (
 // run makes edits, of different items: all reads at once, then all writes, and
 // so again with those that met conflicts.
 func (s *Store) run(ctx context.Context, edits []*edit) {
-	alone := len(edits) == 1
-	for attempt := 1; len(edits) > 0; attempt++ {
-		s.read(ctx, edits)
-		changed := s.apply(edits)
-		// Several could keep others waiting for as long as the slowest of
-		// them takes, or for each other: they take no turns.
-		if alone && len(changed) == 1 && attempt == 1 {
-			e := edits[0]
-			waited, err := s.turns.take(ctx, e.key)
-			if err != nil {
-				e.err = fmt.Errorf("memcached %s: %w: %w, after waiting for other writers of %q", e.server.addr, store.ErrCounters, err, e.key)
-				return
-			}
-			defer s.turns.leave(e.key)
-			if waited { // for what changed the item
-				s.read(ctx, edits)
-				changed = s.apply(edits)
-			}
+	s.read(ctx, edits)
+	changed := s.apply(edits)
+	// Several could keep others waiting for as long as the slowest of them
+	// takes: they take no turns.
+	if len(edits) > 1 || len(changed) == 0 {
+		s.finish(ctx, changed)
+		return
+	}
+	e := edits[0]
+	if !s.turns.take(e) {
+		e.await(ctx)
+		return
+	}
+	defer func() {
+		if waiting := s.turns.leave(e.key); waiting != nil {
+			s.running.Go(func() { s.carry(e.key, e.server, waiting) })
 		}
-		if edits = s.write(ctx, changed); len(edits) == 0 {
+	}()
+	s.finish(ctx, changed)
+}
+
+// finish writes what edits have changed, and reads, changes and writes again
+// what met a conflict.
+func (s *Store) finish(ctx context.Context, edits []*edit) {
+	for attempt := 1; ; attempt++ {
+		if edits = s.write(ctx, edits); len(edits) == 0 {
 			return
 		}
 		s.conflicts.Add(uint64(len(edits)))
 		var err error
 		if attempt < s.maxAttempts {
 			if err = pause(ctx, attempt); err == nil {
+				s.read(ctx, edits)
+				edits = s.apply(edits)
 				continue
 			}
 		}

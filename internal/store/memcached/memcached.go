@@ -70,7 +70,7 @@ type Store struct {
 	conflicts, exhausted atomic.Uint64 // for the metrics
 
 	closing context.CancelFunc // closes all connections
-	running sync.WaitGroup     // calls to servers
+	running sync.WaitGroup     // calls to servers, and who carries
 }
 
 var _ store.Store = (*Store)(nil)
@@ -97,7 +97,7 @@ func New(o Options) (*Store, error) {
 		o.Now = func() strategy.Instant { return strategy.InstantOf(time.Now()) }
 	}
 	ctx, closing := context.WithCancel(context.Background())
-	s := &Store{timeout: o.Timeout, maxAttempts: o.MaxAttempts, now: o.Now, turns: turns{taken: map[string]*turn{}}, closing: closing}
+	s := &Store{timeout: o.Timeout, maxAttempts: o.MaxAttempts, now: o.Now, turns: turns{waiting: map[string][]*edit{}}, closing: closing}
 	for _, addr := range o.Addrs {
 		server, err := newServer(ctx, addr, o)
 		if err != nil {

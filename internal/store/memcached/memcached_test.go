@@ -18,6 +18,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/ratelimitd/ratelimitd/internal/store"
+	"github.com/ratelimitd/ratelimitd/internal/store/breaker"
 	"github.com/ratelimitd/ratelimitd/internal/store/memcached/memcachedtest"
 	"github.com/ratelimitd/ratelimitd/internal/store/storetest"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
@@ -546,6 +547,56 @@ func TestOneServerDown(t *testing.T) {
 	if err := s.Health(t.Context()); err == nil || !strings.Contains(err.Error(), down.Addr) || !strings.Contains(err.Error(), up.Addr) {
 		t.Errorf("Health reports %v, want it to name both servers", err)
 	}
+}
+
+// TestBreakerWithOneServerDown kills one of three servers, with a breaker before
+// the store: the identifiers of the others do not notice, and its own are
+// refused until it is back.
+func TestBreakerWithOneServerDown(t *testing.T) {
+	servers := []*memcachedtest.Server{memcachedtest.Start(t), memcachedtest.Start(t), memcachedtest.Start(t)}
+	s := open(t, Options{}, servers...)
+	b := breaker.New(s)
+	requests, results := make([]store.Request, 60), make([]store.Result, 60)
+	for i := range requests {
+		requests[i] = request(t, strategy.Spec{Rate: "1000000/366d"})
+		requests[i].Identifier = fmt.Sprint("user:", i)
+	}
+	calls := 0
+	// decideUntil decides all requests, in calls of many and of one, until
+	// those of the dead server have such an error.
+	decideUntil := func(want error) {
+		t.Helper()
+		for deadline := time.Now().Add(patient); ; time.Sleep(time.Millisecond) {
+			calls++
+			b.Decide(t.Context(), requests[:30], results[:30])
+			for i := 30; i < len(requests); i++ {
+				b.Decide(t.Context(), requests[i:i+1], results[i:i+1])
+			}
+			done := true
+			for i, res := range results {
+				switch of := s.ServerOf(t.Context(), &requests[i]); {
+				case of == servers[0].Addr:
+					done = done && errors.Is(res.Err, want)
+				case res.Err != nil || res.Statuses[0].Remaining != uint64(1_000_000-calls):
+					t.Fatalf("an identifier at %s, where %s is down: %+v, want one unit less each time", of, servers[0].Addr, res)
+				}
+			}
+			if done {
+				return
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("after %v not all identifiers of the server have %v", patient, want)
+			}
+		}
+	}
+	decideUntil(nil)
+	servers[0].Stop()
+	decideUntil(breaker.ErrOpen)
+	if n := b.Open(); n != 1 {
+		t.Errorf("%d circuits are open, want one", n)
+	}
+	servers[0].Restart(t)
+	decideUntil(nil)
 }
 
 // TestErrors has the server not there, and there but silent.

@@ -5,80 +5,14 @@ import (
 	"errors"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/ratelimitd/ratelimitd/internal/store"
 	"github.com/ratelimitd/ratelimitd/internal/store/memcached/memcachedtest"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 )
-
-func TestTurns(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		ts := turns{taken: map[string]*turn{}}
-		var order []string
-		wait := func(ctx context.Context, name string) {
-			go func() {
-				waited, err := ts.take(ctx, "a")
-				if !waited || !errors.Is(err, ctx.Err()) {
-					t.Errorf("%s waited %t, %v", name, waited, err)
-				}
-				if err == nil {
-					order = append(order, name)
-				}
-			}()
-			synctest.Wait()
-		}
-		for _, key := range []string{"a", "b"} {
-			if waited, err := ts.take(t.Context(), key); waited || err != nil {
-				t.Errorf("a free turn: waited %t, %v", waited, err)
-			}
-		}
-		ts.leave("b")
-		ctx, cancel := context.WithCancel(t.Context())
-		wait(t.Context(), "first")
-		wait(ctx, "who goes away")
-		wait(t.Context(), "second")
-		cancel()
-		synctest.Wait()
-		for range 2 {
-			ts.leave("a")
-			synctest.Wait()
-		}
-		if len(order) != 2 || order[0] != "first" || order[1] != "second" {
-			t.Errorf("the turn went to %q", order)
-		}
-		ts.leave("a")
-		if len(ts.taken) > 0 {
-			t.Errorf("nobody has a turn, and these are kept: %v", ts.taken)
-		}
-	})
-}
-
-// TestTurnsUnderCancellation has callers go away as the turn reaches them.
-func TestTurnsUnderCancellation(t *testing.T) {
-	ts := turns{taken: map[string]*turn{}}
-	var holders int // protected by the turn
-	var wg sync.WaitGroup
-	for range 8 {
-		wg.Go(func() {
-			for range 2000 {
-				ctx, cancel := context.WithCancel(t.Context())
-				go cancel()
-				if _, err := ts.take(ctx, "a"); err == nil {
-					holders++
-					holders--
-					ts.leave("a")
-				}
-			}
-		})
-	}
-	wg.Wait()
-	if holders != 0 || len(ts.taken) > 0 {
-		t.Errorf("%d hold the turn, kept: %v", holders, ts.taken)
-	}
-}
 
 // TestOneProcessNeedsTwoAttempts has many callers want one item at once.
 func TestOneProcessNeedsTwoAttempts(t *testing.T) {
@@ -101,42 +35,127 @@ func TestOneProcessNeedsTwoAttempts(t *testing.T) {
 	}
 }
 
-// TestWhoWaitedReadsAgain has the item change while a caller waits for its
-// turn.
-func TestWhoWaitedReadsAgain(t *testing.T) {
+// hold takes the turn to write alice's item, and returns what waits until n
+// callers wait for it, and what leaves it to them.
+func hold(t *testing.T, s *Store) (await func(n int), leave func()) {
+	t.Helper()
+	r := request(t, strategy.Spec{Rate: "1/h"})
+	e := s.edit(&r)
+	if !s.turns.take(e) {
+		t.Fatal("the turn is taken")
+	}
+	await = func(n int) {
+		for waiting := -1; waiting != n; runtime.Gosched() {
+			s.turns.mu.Lock()
+			waiting = len(s.turns.waiting[e.key])
+			s.turns.mu.Unlock()
+		}
+	}
+	return await, func() {
+		if waiting := s.turns.leave(e.key); waiting != nil {
+			s.carry(e.key, e.server, waiting)
+		}
+		if len(s.turns.waiting) > 0 {
+			t.Errorf("nobody has a turn, and these are kept: %v", s.turns.waiting)
+		}
+	}
+}
+
+// TestWhoWaitsIsCarried has many callers wait for one item, which changes
+// meanwhile: one read and one write decide them all, by what is there then.
+func TestWhoWaitsIsCarried(t *testing.T) {
 	server := memcachedtest.Start(t)
 	s, other := open(t, Options{}, server), open(t, Options{}, server)
-	r := request(t, strategy.Spec{Rate: "100/366d"})
-	if _, err := s.turns.take(t.Context(), "rl:test:alice"); err != nil {
-		t.Fatal(err)
+	r := request(t, strategy.Spec{Rate: "30/366d"})
+	await, leave := hold(t, s)
+	const callers = 40
+	remaining := make(chan uint64, callers)
+	var wg sync.WaitGroup
+	for range callers {
+		wg.Go(func() {
+			res := decide(t.Context(), s, r)
+			if res.Err != nil {
+				t.Error(res.Err)
+			}
+			if res.Allowed {
+				remaining <- res.Statuses[0].Remaining
+			}
+		})
 	}
-	done := make(chan store.Result)
-	go func() { done <- decide(t.Context(), s, r) }()
-	for waiting := 0; waiting == 0; runtime.Gosched() {
-		s.turns.mu.Lock()
-		waiting = s.turns.taken["rl:test:alice"].waiting
-		s.turns.mu.Unlock()
-	}
+	await(callers)
 	decide(t.Context(), other, r)
-	s.turns.leave("rl:test:alice")
-	if res := <-done; res.Err != nil || res.Statuses[0].Remaining != 98 {
-		t.Errorf("%+v, want 98 left", res)
+	wires := tap(s)
+	_ = s.servers[0].client.Close() // of idle connections, which have no tap
+	leave()
+	wg.Wait()
+	close(remaining)
+	if sent := wires.sent(); sent["gets"] != 1 || sent["cas"]+sent["add"] != 1 {
+		t.Errorf("%d callers cost %v, want one read and one write", callers, sent)
+	}
+	want := uint64(29)
+	for n := range remaining { // one gets each of them
+		want--
+		if n > 28 {
+			t.Errorf("%d left after others' use", n)
+		}
+	}
+	if want != 0 || left(t, other, r) != 0 {
+		t.Errorf("%d got through, and %d are left; want 29 and 0", 29-want, left(t, other, r))
 	}
 	wantMetrics(t, s, 0, 0)
+}
+
+// TestWhoWaitsMayLeave has callers leave while they wait, and as they are
+// carried: their results are theirs again, and the others are decided.
+func TestWhoWaitsMayLeave(t *testing.T) {
+	s := open(t, Options{}, memcachedtest.Start(t))
+	r := request(t, strategy.Spec{Rate: "1000000/366d"})
+	var consumed, unknown atomic.Int64
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			requests, results := []store.Request{r}, make([]store.Result, 1)
+			for i := range 200 {
+				ctx, cancel := context.WithCancel(t.Context())
+				if i%2 == 0 {
+					go cancel()
+				}
+				s.Decide(ctx, requests, results)
+				cancel()
+				switch {
+				case results[0].Err == nil:
+					consumed.Add(1)
+				case i%2 == 0 && errors.Is(results[0].Err, context.Canceled):
+					unknown.Add(1)
+				default:
+					t.Error(results[0].Err)
+				}
+				requests[0], results[0] = r, store.Result{} // the race detector sees who else uses them
+			}
+		})
+	}
+	wg.Wait()
+	used := 1_000_000 - int64(left(t, s, r))
+	if used < consumed.Load() || used > consumed.Load()+unknown.Load() {
+		t.Errorf("%d are used, of %d decisions and %d that may have happened", used, consumed.Load(), unknown.Load())
+	}
 }
 
 // TestTimeRunsOutInTurn has a caller wait for a turn that does not come.
 func TestTimeRunsOutInTurn(t *testing.T) {
 	s := open(t, Options{Timeout: 50 * time.Millisecond}, memcachedtest.Start(t))
 	r := request(t, strategy.Spec{Rate: "100/366d"})
-	if _, err := s.turns.take(t.Context(), "rl:test:alice"); err != nil {
-		t.Fatal(err)
+	_, leave := hold(t, s)
+	if res := decide(t.Context(), s, r); !errors.Is(res.Err, context.DeadlineExceeded) || !errors.Is(res.Err, store.ErrCounters) {
+		t.Errorf("%+v, want the deadline, and that it is for the counters", res)
 	}
-	if res := decide(t.Context(), s, r); !errors.Is(res.Err, context.DeadlineExceeded) {
-		t.Errorf("%+v, want the deadline", res)
-	}
-	r.DryRun = true
-	if res := decide(t.Context(), s, r); res.Err != nil {
+	dry := r
+	dry.DryRun = true
+	if res := decide(t.Context(), s, dry); res.Err != nil {
 		t.Errorf("what writes nothing waits for a turn: %v", res.Err)
+	}
+	leave()
+	if n := left(t, s, r); n != 100 {
+		t.Errorf("%d left: a caller that has left is charged", n)
 	}
 }

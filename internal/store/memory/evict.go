@@ -113,18 +113,13 @@ func (sh *shard) unpinnedShut(pinned []uint32) uint32 {
 // a sample, one that has expired, or else the open one that was used least; or,
 // if a shut one will do, that which opens first.
 func (sh *shard) evictLog(shutToo bool, now strategy.Instant) bool {
-	if len(sh.logOwner) <= len(sh.freeLogs)+1 { // none but 0
+	if len(sh.logOwner) <= 1 {
 		return false
 	}
-	victim, start, seen := notHeld, rand.IntN(len(sh.logOwner)), 0
-	for i := range sh.logOwner {
-		n := sh.logOwner[(start+i)%len(sh.logOwner)]
-		if n == notHeld {
-			continue
-		}
-		if seen++; seen > evictSample {
-			break
-		}
+	owners := sh.logOwner[1:]
+	victim, start := notHeld, rand.IntN(len(owners))
+	for i := range min(len(owners), evictSample) {
+		n := owners[(start+i)%len(owners)]
 		c := sh.at(n)
 		if c.expires <= now {
 			victim = n

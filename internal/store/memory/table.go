@@ -29,17 +29,16 @@ type table struct {
 
 	ranking
 
-	logs     []strategy.Log
-	logOwner []uint32 // of each log, the number of its counter; or notHeld
-	freeLogs []uint32
+	logs     []strategy.Log // without gaps; the first is nobody's, as 0 stands for none
+	logOwner []uint32       // of each log, the number of its counter
 }
 
 const (
 	chunkSize = 256 // 16 kB
 	minIndex  = 16
 
-	// notHeld is the number of no counter, the position of one that was given
-	// back, and the owner of a log that was.
+	// notHeld is the number of no counter, and the position of one that was
+	// given back.
 	notHeld = ^uint32(0)
 )
 
@@ -99,8 +98,11 @@ func (t *table) remove(n uint32) {
 	t.dropRank(n)
 	if c.log != 0 {
 		t.entries -= t.logs[c.log].Size()
-		t.logs[c.log], t.logOwner[c.log] = strategy.Log{}, notHeld
-		t.freeLogs = append(t.freeLogs, c.log)
+		last := len(t.logs) - 1 // fills the gap
+		t.logs[c.log], t.logOwner[c.log] = t.logs[last], t.logOwner[last]
+		t.at(t.logOwner[c.log]).log = c.log
+		t.logs[last] = strategy.Log{}
+		t.logs, t.logOwner = t.logs[:last], t.logOwner[:last]
 	}
 	*c = counter{position: notHeld}
 	t.free = append(t.free, n)
@@ -149,17 +151,11 @@ func (t *table) growIndex() {
 func (t *table) log(n uint32) *strategy.Log {
 	c := t.at(n)
 	if c.log == 0 {
-		if last := len(t.freeLogs) - 1; last >= 0 {
-			c.log = t.freeLogs[last]
-			t.freeLogs = t.freeLogs[:last]
-		} else {
-			if len(t.logs) == 0 { // 0 is no log
-				t.logs, t.logOwner = append(t.logs, strategy.Log{}), append(t.logOwner, notHeld)
-			}
-			c.log = uint32(len(t.logs))
-			t.logs, t.logOwner = append(t.logs, strategy.Log{}), append(t.logOwner, n)
+		if len(t.logs) == 0 {
+			t.logs, t.logOwner = append(t.logs, strategy.Log{}), append(t.logOwner, notHeld)
 		}
-		t.logOwner[c.log] = n
+		c.log = uint32(len(t.logs))
+		t.logs, t.logOwner = append(t.logs, strategy.Log{}), append(t.logOwner, n)
 	}
 	return &t.logs[c.log]
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -13,6 +14,7 @@ import (
 	goredis "github.com/redis/go-redis/v9"
 
 	"github.com/ratelimitd/ratelimitd/internal/store"
+	"github.com/ratelimitd/ratelimitd/internal/store/breaker"
 	"github.com/ratelimitd/ratelimitd/internal/store/redis/redistest"
 	"github.com/ratelimitd/ratelimitd/internal/store/storetest"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
@@ -20,6 +22,7 @@ import (
 
 // TestCluster has one cluster go through all that follows, in order.
 func TestCluster(t *testing.T) {
+	t.Parallel() // it mostly waits
 	c := redistest.StartCluster(t)
 	for _, test := range []struct {
 		name string
@@ -31,6 +34,7 @@ func TestCluster(t *testing.T) {
 		{"Migration", testMigration},
 		{"PausedMaster", testPausedMaster},
 		{"KilledMaster", testKilledMaster},
+		{"BreakerOutlivesMaster", testBreakerOutlivesMaster},
 		{"RollingRestart", testClusterRollingRestart},
 	} {
 		if !t.Run(test.name, func(t *testing.T) { test.run(t, c) }) {
@@ -270,6 +274,72 @@ func testKilledMaster(t *testing.T, c *redistest.Cluster) {
 	victim, _ := c.MasterAndReplica(t, c.Nodes[0], load.keys[0])
 	load.outlives(t, s, victim)
 	c.Await(t)
+}
+
+// testBreakerOutlivesMaster kills a master under load, with a breaker before the
+// store: the keys of the others do not notice, those of the dead one are
+// answered at once, and go on when its replica has taken over.
+func testBreakerOutlivesMaster(t *testing.T, c *redistest.Cluster) {
+	coverage := func(required string) { // or else nothing is decided until the replica takes over
+		t.Helper()
+		for _, node := range c.Nodes {
+			if err := node.Client(t).ConfigSet(t.Context(), "cluster-require-full-coverage", required).Err(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	coverage("no")
+	s := openWith(t, Options{URLs: c.URLs()})
+	b := breaker.New(s)
+	load := startLoad(t, b, 12)
+	load.await(t, "decisions are made", func() error { return load.allEvery(100) })
+	victim, _ := c.MasterAndReplica(t, c.Nodes[0], load.keys[0])
+	var dead []int
+	for i := range load.requests {
+		if s.ServerOf(t.Context(), &load.requests[i]) == victim.Addr {
+			dead = append(dead, i)
+		}
+	}
+	killed := time.Now()
+	victim.Kill()
+	load.await(t, "the circuit opens", func() error {
+		for _, i := range dead {
+			if !errors.Is(load.errs[i], breaker.ErrOpen) {
+				return fmt.Errorf("counter %d: %w", i, load.errs[i])
+			}
+		}
+		return nil
+	})
+	opened := time.Since(killed)
+	var took []time.Duration
+	for range 100 {
+		start := time.Now()
+		decide(t.Context(), b, load.requests[dead[0]])
+		took = append(took, time.Since(start))
+	}
+	if n := b.Open(); n != 1 {
+		t.Errorf("%d circuits are open, want one", n)
+	}
+	slices.Sort(took)
+	load.await(t, "decisions go on", func() error { return load.fine() })
+	recovered := time.Since(killed)
+	load.stop()
+	t.Logf("%d decisions, of which %d failed; the circuit opened %v after the kill, and all was well after %v; half of the answers meanwhile took up to %v",
+		load.decisions.Load(), load.failed.Load(), opened, recovered, took[len(took)/2])
+	if took[len(took)/2] > 10*time.Millisecond {
+		t.Errorf("while the circuit is open, half of the answers take more than %v", took[len(took)/2])
+	}
+	for i, failures := range load.failures {
+		if failures > 0 && !slices.Contains(dead, i) {
+			t.Errorf("counter %d, of another master: %d decisions failed", i, failures)
+		}
+	}
+	if len(dead) == len(load.requests) {
+		t.Error("all counters are the dead master's")
+	}
+	victim.Restart(t)
+	c.Await(t)
+	coverage("yes")
 }
 
 // testClusterRollingRestart restarts all nodes one after the other under load,

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -16,6 +17,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/ratelimitd/ratelimitd/internal/store"
+	"github.com/ratelimitd/ratelimitd/internal/store/breaker"
 	"github.com/ratelimitd/ratelimitd/internal/store/redis/redistest"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 )
@@ -148,6 +150,87 @@ func TestFaults(t *testing.T) {
 	}
 }
 
+// TestHalfOpenConnection has the server close a connection, and the daemon not
+// hear of it: what it sends then is lost, and nothing comes back.
+func TestHalfOpenConnection(t *testing.T) {
+	f := startFaulty(t)
+	s := openWith(t, Options{URLs: []string{f.url()}, Timeout: 200 * time.Millisecond})
+	r := store.Request{Namespace: "test", Identifier: "alice", Limits: limits(t, strategy.Spec{Rate: "1000/366d"}), Cost: 1}
+	redistest.Eventually(t, "a decision", func() error { return decide(t.Context(), s, r).Err })
+	before := f.used(t, r)
+	f.do(t, "slow_close", "downstream", `"delay": 10000`)
+	if n, err := f.direct.ClientKillByFilter(t.Context(), "TYPE", "normal").Result(); err != nil || n == 0 {
+		t.Fatalf("%d connections are closed, %v", n, err)
+	}
+	start := time.Now()
+	if res := decide(t.Context(), s, r); res.Err == nil || time.Since(start) > time.Second {
+		t.Errorf("%+v after %v, want an error after about 200 ms", res, time.Since(start))
+	}
+	if used := f.used(t, r); used != before {
+		t.Errorf("%d units are used, want %d", used, before)
+	}
+	// The others of the pool are given up as they are met, with no help.
+	redistest.Eventually(t, "all is well again", func() error { return decide(t.Context(), s, r).Err })
+	f.proxy.Toxics.ResetToxics(t.Context()) // ends its delays, too
+}
+
+// TestBlackHole has Redis swallow all it is sent, with a breaker before the
+// store: callers wait for the timeout until the circuit opens, and then only
+// those who probe.
+func TestBlackHole(t *testing.T) {
+	f := startFaulty(t)
+	const timeout = 200 * time.Millisecond
+	b := breaker.New(openWith(t, Options{URLs: []string{f.url()}, Timeout: timeout}))
+	r := store.Request{Namespace: "test", Identifier: "alice", Limits: limits(t, strategy.Spec{Rate: "100000000/366d"}), Cost: 1}
+	redistest.Eventually(t, "a decision", func() error { return decide(t.Context(), b, r).Err })
+	f.do(t, "timeout", "downstream", `"timeout": 0`)
+	timed := func() (time.Duration, error) {
+		start := time.Now()
+		res := decide(t.Context(), b, r)
+		return time.Since(start), res.Err
+	}
+	p99 := func(took []time.Duration) time.Duration {
+		slices.Sort(took)
+		return took[len(took)*99/100]
+	}
+
+	var mu sync.Mutex // protects the following
+	var closing []time.Duration
+	var callers sync.WaitGroup
+	for range 16 {
+		callers.Go(func() {
+			for {
+				took, err := timed()
+				if errors.Is(err, breaker.ErrOpen) {
+					return
+				}
+				mu.Lock()
+				closing = append(closing, took)
+				mu.Unlock()
+			}
+		})
+	}
+	callers.Wait()
+	var open []time.Duration
+	probes, start := 0, time.Now()
+	for time.Since(start) < 3*timeout || len(open) < 1000 {
+		took, err := timed()
+		open = append(open, took)
+		if !errors.Is(err, breaker.ErrOpen) {
+			probes++
+		}
+	}
+	t.Logf("p99 until the circuit opens %v, of %d; then %v, of %d, %d of them probes", p99(closing), len(closing), p99(open), len(open), probes)
+	if got := p99(closing); got > timeout+200*time.Millisecond {
+		t.Errorf("until the circuit opens the p99 is %v, with a timeout of %v", got, timeout)
+	}
+	if got := p99(open); got > 5*time.Millisecond {
+		t.Errorf("while the circuit is open the p99 is %v", got)
+	}
+	f.heal(t)
+	redistest.Eventually(t, "all is well again", func() error { return decide(t.Context(), b, r).Err })
+}
+
 // TestPipelineIsCut has many decisions in one pipeline of which the replies
 // are cut: that is an error, and none of them has run twice. (A client of one
 // server gives those an error too that were answered before the cut.)
@@ -255,9 +338,9 @@ func TestBatchesStarveNobody(t *testing.T) {
 	}
 }
 
-// TestCallersTakeTurns has far more large batches under way than the
-// senders take at once, and callers with one request each beside them: they wait for a turn
-// of each batch, and not for the batches.
+// TestCallersTakeTurns has far more large batches under way than there are
+// senders, and then a caller with one request: it waits for a turn of each
+// batch, and not for the batches.
 func TestCallersTakeTurns(t *testing.T) {
 	server := redistest.Start(t)
 	s := open(t, server)
@@ -270,12 +353,24 @@ func TestCallersTakeTurns(t *testing.T) {
 	for i := range batch {
 		batch[i] = store.Request{Namespace: "batch", Identifier: fmt.Sprint(i % 10), Limits: ls, Cost: 1}
 	}
-	server.Pause(t) // until all of them wait
+	// await waits until so many senders wait for Redis, and callers for a sender.
+	await := func(senders, callers int) {
+		t.Helper()
+		redistest.Eventually(t, fmt.Sprintf("%d senders and %d callers wait", senders, callers), func() error {
+			s.pipes.mu.Lock()
+			defer s.pipes.mu.Unlock()
+			if l := s.pipes.lanes[""]; l.senders != senders || len(l.waiting) != callers {
+				return fmt.Errorf("%d and %d do", l.senders, len(l.waiting))
+			}
+			return nil
+		})
+	}
+	await(0, 0)
+	server.Pause(t)
 	var batchesDone atomic.Int64
 	var callers sync.WaitGroup
-	const sent = maxSenders * maxPipeline / maxTurn // have their first turn at once
-	const batches = sent + maxSenders
-	for range batches {
+	const batches = 5 * maxSenders
+	for i := range batches {
 		callers.Go(func() {
 			results := make([]store.Result, len(batch))
 			s.Decide(t.Context(), batch, results)
@@ -291,15 +386,8 @@ func TestCallersTakeTurns(t *testing.T) {
 				}
 			}
 		})
+		await(min(i+1, maxSenders), max(0, i+1-maxSenders))
 	}
-	redistest.Eventually(t, "batches wait", func() error {
-		s.pipes.mu.Lock()
-		defer s.pipes.mu.Unlock()
-		if n := len(s.pipes.lanes[""].waiting); n < batches-sent {
-			return fmt.Errorf("%d do", n)
-		}
-		return nil
-	})
 	var before int64
 	callers.Go(func() {
 		if res := decide(t.Context(), s, unary); res.Err != nil {
@@ -307,16 +395,7 @@ func TestCallersTakeTurns(t *testing.T) {
 		}
 		before = batchesDone.Load()
 	})
-	redistest.Eventually(t, "the caller waits too", func() error {
-		s.pipes.mu.Lock()
-		defer s.pipes.mu.Unlock()
-		for _, waiting := range s.pipes.lanes[""].waiting {
-			if len(waiting.commands) == 1 {
-				return nil
-			}
-		}
-		return errors.New("not yet")
-	})
+	await(maxSenders, batches-maxSenders+1)
 	server.Resume(t)
 	callers.Wait()
 	if before != 0 {

@@ -18,11 +18,8 @@ import (
 // the key's own, is written %XX: so no two counters have one key. (A named and
 // an unnamed limit differ in the second part: only a rate has a slash.)
 func counterKey(namespace, identifier string, l *strategy.Limit) string {
-	b := append(make([]byte, 0, 128), "rl:{"...) // room for most
-	b = store.AppendEscaped(b, namespace, "{}:")
-	b = append(b, ':')
-	b = store.AppendEscaped(b, identifier, "{}") // the first colon ended the namespace
-	b = append(b, "}:"...)
+	b := append(make([]byte, 0, 128), "rl:"...) // room for most
+	b = append(appendTag(b, namespace, identifier), ':')
 	if l.Name != "" {
 		b = store.AppendEscaped(b, l.Name, "{}:")
 		b = append(b, ':')
@@ -36,4 +33,12 @@ func counterKey(namespace, identifier string, l *strategy.Limit) string {
 		b = strconv.AppendInt(b, l.Capacity, 10)
 	}
 	return string(b)
+}
+
+// appendTag appends {<namespace>:<identifier>}, which alone says what slot the
+// counters are in.
+func appendTag(b []byte, namespace, identifier string) []byte {
+	b = store.AppendEscaped(append(b, '{'), namespace, "{}:")
+	b = store.AppendEscaped(append(b, ':'), identifier, "{}") // the first colon ended the namespace
+	return append(b, '}')
 }

@@ -58,18 +58,19 @@ type load struct {
 	decisions atomic.Int64
 	failed    atomic.Int64
 
-	mu      sync.Mutex // protects the following, of each request
-	allowed []int
-	errs    []error // of the last decision
-	times   []time.Time
-	slowest time.Duration // of all decisions
+	mu       sync.Mutex // protects the following, of each request
+	allowed  []int
+	failures []int
+	errs     []error // of the last decision
+	times    []time.Time
+	slowest  time.Duration // of all decisions
 
 	quit    chan struct{}
 	callers sync.WaitGroup
 }
 
-func startLoad(t *testing.T, s *Store, counters int) *load {
-	l := &load{allowed: make([]int, counters), errs: make([]error, counters), quit: make(chan struct{})}
+func startLoad(t *testing.T, s store.Store, counters int) *load {
+	l := &load{allowed: make([]int, counters), failures: make([]int, counters), errs: make([]error, counters), quit: make(chan struct{})}
 	for i := range counters {
 		r := store.Request{
 			Namespace: "load", Identifier: t.Name() + strconv.Itoa(i), Cost: 1,
@@ -105,6 +106,7 @@ func (l *load) note(i int, res store.Result, took time.Duration) {
 	l.slowest = max(l.slowest, took)
 	if l.errs[i] = res.Err; res.Err != nil {
 		l.failed.Add(1)
+		l.failures[i]++
 		return
 	}
 	l.allowed[i]++
@@ -161,7 +163,7 @@ func (l *load) inSecondBefore(end time.Time) (n int) {
 // outlives kills a master, waits until decisions go on without it, starts it
 // again, and checks that no more was lost with it than asynchronous replication
 // can lose. The load is over then.
-func (l *load) outlives(t *testing.T, s *Store, master *redistest.Server) {
+func (l *load) outlives(t *testing.T, s store.Store, master *redistest.Server) {
 	t.Helper()
 	killed := time.Now()
 	master.Kill()
@@ -180,7 +182,7 @@ func (l *load) outlives(t *testing.T, s *Store, master *redistest.Server) {
 
 // lost returns how many units callers were allowed that the counters know
 // nothing of. (They may know of more, from decisions whose reply was lost.)
-func (l *load) lost(t *testing.T, s *Store) (lost int) {
+func (l *load) lost(t *testing.T, s store.Store) (lost int) {
 	t.Helper()
 	for i, r := range l.requests {
 		r.Cost = 0

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -34,11 +35,11 @@ type pipeliner struct {
 	client  redis.UniversalClient
 	cluster *redis.ClusterClient // the client, if it is that of a cluster
 	timeout time.Duration
+	mapped  atomic.Bool // whether the nodes of the cluster are known
 
 	senders sync.WaitGroup // with mu held, until closed
 	mu      sync.Mutex     // protects the following
 	lanes   map[string]*lane
-	mapped  bool // whether the nodes of the cluster are known
 	closed  bool
 }
 
@@ -74,10 +75,7 @@ func (p *pipeliner) laneOf(ctx context.Context, key string) string {
 	if p.cluster == nil {
 		return ""
 	}
-	p.mu.Lock()
-	mapped := p.mapped
-	p.mu.Unlock()
-	if !mapped {
+	if !p.mapped.Load() {
 		return "" // asking would wait for the cluster to answer
 	}
 	node, err := p.cluster.MasterForKey(ctx, key)
@@ -217,9 +215,7 @@ func (p *pipeliner) learn(ctx context.Context, err error) {
 		p.cluster.ReloadState(ctx)
 		return
 	}
-	p.mu.Lock()
-	p.mapped = true
-	p.mu.Unlock()
+	p.mapped.Store(true)
 }
 
 // isReply reports whether err is what a server replied.

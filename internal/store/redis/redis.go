@@ -195,12 +195,8 @@ func (s *Store) ServerOf(ctx context.Context, r *store.Request) string {
 	if s.pipes.cluster == nil {
 		return ""
 	}
-	for i := range r.Limits {
-		if l := &r.Limits[i]; !l.Rate.IsUnlimited() {
-			return s.pipes.laneOf(ctx, counterKey(r.Namespace, r.Identifier, l))
-		}
-	}
-	return ""
+	var room [128]byte // enough for most
+	return s.pipes.laneOf(ctx, string(appendTag(room[:0], r.Namespace, r.Identifier)))
 }
 
 // Health reports whether the server answers; of a cluster, whether the

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/big"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -58,6 +59,7 @@ const testClock = `local now, slack = tonumber(redis.call('GET', 'test:now')), 3
 `
 
 func TestConformance(t *testing.T) {
+	t.Parallel() // with tests that mostly wait
 	server := redistest.Start(t)
 	storetest.Run(t, func(t *testing.T) storetest.Subject {
 		client := server.Client(t)
@@ -129,7 +131,7 @@ func TestLogsAreTrimmed(t *testing.T) {
 }
 
 // decide has s decide one request.
-func decide(ctx context.Context, s *Store, r store.Request) store.Result {
+func decide(ctx context.Context, s store.Store, r store.Request) store.Result {
 	results := make([]store.Result, 1)
 	s.Decide(ctx, []store.Request{r}, results)
 	return results[0]
@@ -296,6 +298,38 @@ func TestCountersExpire(t *testing.T) {
 		}
 		if time.Now().After(deadline) {
 			t.Fatalf("after %v these are left: %q", patient, keys)
+		}
+	}
+}
+
+// TestEveryKeyExpires consumes from all strategies, in all ways there are.
+func TestEveryKeyExpires(t *testing.T) {
+	server := redistest.Start(t)
+	s, client := open(t, server), server.Client(t)
+	ls := limits(t, oneOfEach...)
+	var requests []store.Request
+	for i := range 300 {
+		r := store.Request{
+			Namespace: "test", Identifier: strconv.Itoa(i % 3), Limits: slices.Clone(ls[i%4 : i%4+3]),
+			Cost: uint64(i % 4), DryRun: i%11 == 0,
+		}
+		r.Limits[0].Shadow = i%7 == 0
+		requests = append(requests, r)
+	}
+	results := make([]store.Result, len(requests))
+	s.Decide(t.Context(), requests, results)
+	for i, res := range results {
+		if res.Err != nil {
+			t.Errorf("request %d: %v", i, res.Err)
+		}
+	}
+	keys, err := client.Keys(t.Context(), "*").Result()
+	if want := 3 * len(ls); err != nil || len(keys) > want || len(keys) < want/2 { // some may be unused again
+		t.Errorf("%d keys, %v, want up to %d: %q", len(keys), err, want, keys)
+	}
+	for _, key := range keys {
+		if left, err := client.PTTL(t.Context(), key).Result(); err != nil || left == -1 {
+			t.Errorf("key %s never expires: %v, %v", key, left, err)
 		}
 	}
 }

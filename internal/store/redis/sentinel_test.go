@@ -12,6 +12,7 @@ import (
 
 // TestSentinel has one group go through all that follows, in order.
 func TestSentinel(t *testing.T) {
+	t.Parallel() // it mostly waits
 	g := redistest.StartSentinel(t)
 	for _, test := range []struct {
 		name string

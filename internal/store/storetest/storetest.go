@@ -517,11 +517,11 @@ func testAgreesWithTheAlgorithms(t *testing.T, s Subject) {
 func testLongLog(t *testing.T, s Subject) {
 	l := Limit(t, strategy.Spec{Rate: "200/100ms", Strategy: strategy.SlidingWindowLog})
 	model, now, random := newModel(), epoch, rand.New(rand.NewPCG(1, 2))
-	for i := range 5000 {
+	for i := range 2000 {
 		now += strategy.Instant(random.IntN(4) * random.IntN(1000)) // at times not at all
 		r := request(l)
 		r.Cost = uint64(random.IntN(3))
-		if i%1000 == 999 {
+		if i%500 == 499 {
 			now += 200_000
 		}
 		s.Set(now)
