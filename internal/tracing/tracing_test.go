@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"go.opentelemetry.io/proto/otlp/collector/trace/v1"
+	collectorv1 "go.opentelemetry.io/proto/otlp/collector/trace/v1"
 	tracev1 "go.opentelemetry.io/proto/otlp/trace/v1"
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
@@ -29,15 +29,15 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // A collector receives spans by OTLP.
 type collector struct {
-	v1.UnimplementedTraceServiceServer
+	collectorv1.UnimplementedTraceServiceServer
 
 	mu    sync.Mutex // protects the following
 	spans []*tracev1.Span
 	about map[string]string // the resource's attributes
 }
 
-// Export implements v1.TraceServiceServer.
-func (c *collector) Export(_ context.Context, in *v1.ExportTraceServiceRequest) (*v1.ExportTraceServiceResponse, error) {
+// Export implements collectorv1.TraceServiceServer.
+func (c *collector) Export(_ context.Context, in *collectorv1.ExportTraceServiceRequest) (*collectorv1.ExportTraceServiceResponse, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, r := range in.GetResourceSpans() {
@@ -48,7 +48,7 @@ func (c *collector) Export(_ context.Context, in *v1.ExportTraceServiceRequest) 
 			c.spans = append(c.spans, s.GetSpans()...)
 		}
 	}
-	return &v1.ExportTraceServiceResponse{}, nil
+	return &collectorv1.ExportTraceServiceResponse{}, nil
 }
 
 // TestSpans has a daemon answer a caller that is within a trace, and looks at
@@ -60,10 +60,15 @@ func TestSpans(t *testing.T) {
 		t.Fatal(err)
 	}
 	otlp := grpc.NewServer()
-	v1.RegisterTraceServiceServer(otlp, received)
+	collectorv1.RegisterTraceServiceServer(otlp, received)
 	done := make(chan error, 1)
 	go func() { done <- otlp.Serve(listener) }()
-	t.Cleanup(func() { otlp.Stop(); <-done })
+	t.Cleanup(func() {
+		otlp.Stop()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
 	t.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://"+listener.Addr().String())
 	t.Setenv("OTEL_SERVICE_NAME", "limits")
 
