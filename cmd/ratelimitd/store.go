@@ -103,7 +103,12 @@ func (f *storeFlags) openMemory(registry *prometheus.Registry) (store.Store, err
 
 func (f *storeFlags) openRemote(registry *prometheus.Registry) (breaker.Store, error) {
 	if f.Store == "redis" {
-		return f.openRedis()
+		s, err := f.openRedis()
+		if err != nil {
+			return nil, err
+		}
+		registry.MustRegister(s.Collector())
+		return s, nil
 	}
 	s, err := memcached.New(memcached.Options{Addrs: f.MemcachedAddr, MaxConns: f.MemcachedMaxConns, Timeout: f.StoreTimeout})
 	if err != nil {
@@ -113,7 +118,7 @@ func (f *storeFlags) openRemote(registry *prometheus.Registry) (breaker.Store, e
 	return s, nil
 }
 
-func (f *storeFlags) openRedis() (breaker.Store, error) {
+func (f *storeFlags) openRedis() (*redis.Store, error) {
 	r := &f.Redis
 	return redis.New(redis.Options{
 		URLs:             r.URL,

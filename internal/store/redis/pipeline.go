@@ -37,6 +37,8 @@ type pipeliner struct {
 	timeout time.Duration
 	mapped  atomic.Bool // whether the nodes of the cluster are known
 
+	pipelines, commands atomic.Uint64 // sent, for the metrics
+
 	senders sync.WaitGroup // with mu held, until closed
 	mu      sync.Mutex     // protects the following
 	lanes   map[string]*lane
@@ -181,6 +183,8 @@ func (p *pipeliner) exec(load []*shipment) {
 	if pipe.Len() == 0 {
 		return
 	}
+	p.pipelines.Add(1)
+	p.commands.Add(uint64(pipe.Len()))
 	ctx, cancel := context.WithDeadline(context.Background(), deadline)
 	defer cancel()
 	_, err := pipe.Exec(ctx)
@@ -222,6 +226,16 @@ func (p *pipeliner) learn(ctx context.Context, err error) {
 func isReply(err error) bool {
 	var reply redis.Error
 	return errors.As(err, &reply)
+}
+
+// waiting returns how many shipments wait.
+func (p *pipeliner) waiting() (n int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, l := range p.lanes {
+		n += len(l.waiting)
+	}
+	return n
 }
 
 // close waits for what is under way.

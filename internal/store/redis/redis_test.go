@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	goredis "github.com/redis/go-redis/v9"
 	"go.uber.org/goleak"
 	"pgregory.net/rapid"
@@ -431,4 +432,28 @@ func BenchmarkDecide(b *testing.B) {
 		}
 		b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*len(requests)), "ns/decision")
 	})
+}
+
+// TestMetrics counts what known calls send.
+func TestMetrics(t *testing.T) {
+	s := open(t, redistest.Start(t))
+	r := store.Request{Namespace: "test", Identifier: "alice", Limits: limits(t, strategy.Spec{Rate: "9/h"}), Cost: 1}
+	decide(t.Context(), s, r) // sends the script too, as Redis does not know it
+	before, commands := s.pipes.pipelines.Load(), s.pipes.commands.Load()
+	s.Decide(t.Context(), []store.Request{r, r, r}, make([]store.Result, 3))
+	if p, c := s.pipes.pipelines.Load()-before, s.pipes.commands.Load()-commands; p != 1 || c != 3 {
+		t.Errorf("3 requests of one call went as %d commands in %d round trips", c, p)
+	}
+	if err := testutil.CollectAndCompare(s.Collector(), strings.NewReader(`# HELP ratelimitd_redis_pool_timeouts_total Round trips that got no connection in time, as all were in use.
+# TYPE ratelimitd_redis_pool_timeouts_total counter
+ratelimitd_redis_pool_timeouts_total 0
+# HELP ratelimitd_redis_waiting Calls whose commands wait for a round trip to share.
+# TYPE ratelimitd_redis_waiting gauge
+ratelimitd_redis_waiting 0
+`), "ratelimitd_redis_pool_timeouts_total", "ratelimitd_redis_waiting"); err != nil {
+		t.Error(err)
+	}
+	if n := testutil.CollectAndCount(s.Collector()); n != 6 {
+		t.Errorf("%d metrics", n)
+	}
 }

@@ -1,0 +1,41 @@
+package redis
+
+import "github.com/prometheus/client_golang/prometheus"
+
+// A Collector collects a store's metrics.
+type Collector struct{ store *Store }
+
+var _ prometheus.Collector = Collector{}
+
+var (
+	pipelinesDesc = prometheus.NewDesc("ratelimitd_redis_pipelines_total",
+		"Round trips to Redis that decided something.", nil, nil)
+	commandsDesc = prometheus.NewDesc("ratelimitd_redis_commands_total",
+		"Commands sent in those round trips: decisions that share one are more than one a round trip.", nil, nil)
+	waitingDesc = prometheus.NewDesc("ratelimitd_redis_waiting",
+		"Calls whose commands wait for a round trip to share.", nil, nil)
+	connectionsDesc = prometheus.NewDesc("ratelimitd_redis_connections",
+		"Connections to Redis, by whether they are in use or idle.", []string{"state"}, nil)
+	poolTimeoutsDesc = prometheus.NewDesc("ratelimitd_redis_pool_timeouts_total",
+		"Round trips that got no connection in time, as all were in use.", nil, nil)
+)
+
+// Collector returns what collects the metrics of s.
+func (s *Store) Collector() Collector { return Collector{s} }
+
+// Describe implements prometheus.Collector.
+func (c Collector) Describe(descs chan<- *prometheus.Desc) { prometheus.DescribeByCollect(c, descs) }
+
+// Collect implements prometheus.Collector.
+func (c Collector) Collect(metrics chan<- prometheus.Metric) {
+	p, pool := c.store.pipes, c.store.client.PoolStats()
+	emit := func(desc *prometheus.Desc, kind prometheus.ValueType, value float64, labels ...string) {
+		metrics <- prometheus.MustNewConstMetric(desc, kind, value, labels...)
+	}
+	emit(pipelinesDesc, prometheus.CounterValue, float64(p.pipelines.Load()))
+	emit(commandsDesc, prometheus.CounterValue, float64(p.commands.Load()))
+	emit(waitingDesc, prometheus.GaugeValue, float64(p.waiting()))
+	emit(connectionsDesc, prometheus.GaugeValue, float64(pool.IdleConns), "idle")
+	emit(connectionsDesc, prometheus.GaugeValue, float64(pool.TotalConns-min(pool.IdleConns, pool.TotalConns)), "used")
+	emit(poolTimeoutsDesc, prometheus.CounterValue, float64(pool.Timeouts))
+}
