@@ -2,6 +2,7 @@ package server
 
 import (
 	"fmt"
+	"maps"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -53,18 +54,13 @@ func (s *Server) parseAuthorize(r *http.Request) (q *authorizeQuery, wrong viola
 		wrong.add("query", fmt.Sprintf("%v; percent-encode what is not a letter or a digit", err))
 		return nil, wrong
 	}
-	known := 0
-	for _, name := range authorizeParameters {
-		switch values := given[name]; {
-		case len(values) > 1:
-			wrong.add(name, fmt.Sprintf("given %d times; give it once", len(values)))
-			known++
-		case values != nil:
-			known++
+	for _, name := range slices.Sorted(maps.Keys(given)) {
+		switch {
+		case !slices.Contains(authorizeParameters, name):
+			wrong.add("query", fmt.Sprintf("unknown parameter %.64q; there are %s", name, strings.Join(authorizeParameters, ", ")))
+		case len(given[name]) > 1:
+			wrong.add(name, fmt.Sprintf("given %d times; give it once", len(given[name])))
 		}
-	}
-	if known < len(given) {
-		wrong.add("query", "has an unknown parameter; there are "+strings.Join(authorizeParameters, ", "))
 	}
 	if wrong != nil {
 		return nil, wrong

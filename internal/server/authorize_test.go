@@ -46,7 +46,7 @@ func TestAuthorize(t *testing.T) {
 		{"GET", who + "&rate=1/mn", nil, 400, "request: rate: rate "},
 		{"GET", who + "&rate=1/s&strategy=x", nil, 400, "strategy: unknown strategy"},
 		{"GET", who + "&rate=1/s&burst=4", nil, 400, "burst: burst 4: fixed_window has none"},
-		{"GET", who + "&policy=default&trusted_proxy=1", nil, 400, "query: has an unknown parameter; there are namespace"},
+		{"GET", who + "&policy=default&trusted_proxy=1", nil, 400, "query: unknown parameter \\\"trusted_proxy\\\"; there are namespace"},
 		{"GET", who + "&policy=default&identifier=b", nil, 400, "identifier: given 2 times"},
 		{"GET", who + "&policy=default&identifier_from=client_ip", nil, 400, "identifier: give exactly one of"},
 		{"GET", who + "&policy=default&trusted_proxies=1", nil, 400, "trusted_proxies: \\\"1\\\" means nothing without identifier_from"},

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"mime"
 	"net/http"
 	"strings"
 	"time"
@@ -21,11 +20,6 @@ func (s *Server) shouldAllowHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodPost {
 		w.Header().Set("Allow", http.MethodPost)
 		s.refuseHTTP(w, http.StatusMethodNotAllowed, "method", fmt.Sprintf("%.32q; use POST", r.Method))
-		return
-	}
-	// A web page can not have a browser send this type elsewhere unasked.
-	if kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || kind != "application/json" {
-		s.refuseHTTP(w, http.StatusUnsupportedMediaType, "Content-Type", fmt.Sprintf(`%.64q; send "application/json"`, r.Header.Get("Content-Type")))
 		return
 	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBodyBytes))
