@@ -149,12 +149,12 @@ func limits(tb testing.TB, specs ...strategy.Spec) []strategy.Limit {
 
 // oneOfEach is a limit of each strategy.
 var oneOfEach = []strategy.Spec{
-	{Rate: "100/min"},
-	{Rate: "100/min", Strategy: strategy.SlidingWindowCounter},
-	{Rate: "100/min", Strategy: strategy.SlidingWindowLog},
-	{Rate: "100/min", Strategy: strategy.TokenBucket, Burst: 20, Name: "burst"},
-	{Rate: "100/min", Strategy: strategy.LeakyBucket},
-	{Rate: "100/min", Strategy: strategy.GCRA},
+	{Rate: "100/h"},
+	{Rate: "100/h", Strategy: strategy.SlidingWindowCounter},
+	{Rate: "100/h", Strategy: strategy.SlidingWindowLog},
+	{Rate: "100/h", Strategy: strategy.TokenBucket, Burst: 20, Name: "burst"},
+	{Rate: "100/h", Strategy: strategy.LeakyBucket},
+	{Rate: "100/h", Strategy: strategy.GCRA},
 }
 
 func TestKeys(t *testing.T) {
@@ -166,12 +166,12 @@ func TestKeys(t *testing.T) {
 	}
 	prefix := "rl:{check%3Aout:user:%7B42%7D%20%C3%A9}:"
 	ttl := map[string]time.Duration{ // the longest until the counter is unused
-		prefix + "fixed_window:100/1m":           time.Minute,
-		prefix + "sliding_window_counter:100/1m": 2 * time.Minute,
-		prefix + "sliding_window_log:100/1m":     time.Minute,
-		prefix + "burst:token_bucket":            600 * time.Millisecond,
-		prefix + "leaky_bucket:100/1m":           600 * time.Millisecond,
-		prefix + "gcra:100/1m:1":                 600 * time.Millisecond,
+		prefix + "fixed_window:100/1h":           time.Hour,
+		prefix + "sliding_window_counter:100/1h": 2 * time.Hour,
+		prefix + "sliding_window_log:100/1h":     time.Hour,
+		prefix + "burst:token_bucket":            36 * time.Second,
+		prefix + "leaky_bucket:100/1h":           36 * time.Second,
+		prefix + "gcra:100/1h:1":                 36 * time.Second,
 	}
 	keys, err := client.Keys(t.Context(), "*").Result()
 	if err != nil {
