@@ -2,12 +2,11 @@ package redis
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math"
 	"os"
-	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -27,37 +26,54 @@ type call struct {
 
 	pending  bool       // whether it is to be sent
 	load     bool       // whether the server may not know the script
-	reply    *redis.Cmd // nil if there is none
+	reply    *redis.StringCmd // nil if there is none
 	shipment *shipment  // which the reply comes with
 	cut      error      // why the reply did not come in time
 }
 
 // newCall returns the call of a run. Its arguments are what decide.lua says.
 func newCall(hash string, run []store.Request) call {
-	c := call{requests: len(run), args: append(make([]any, 0, 5+5*len(run[0].Limits)), "evalsha", hash, 0)}
-	eachLimit(run, func(r *store.Request, l *strategy.Limit) {
-		c.args = append(c.args, counterKey(r.Namespace, r.Identifier, l))
-		c.keys++
-	})
+	c := call{requests: len(run)}
+	eachLimit(run, func(*store.Request, *strategy.Limit) { c.keys++ })
 	if c.keys == 0 {
-		return call{requests: len(run)}
+		return c
 	}
 	c.pending = true
-	c.args[2] = c.keys
-	c.args = append(c.args, scriptCost(&run[0]), consumes(run))
-	eachLimit(run, func(_ *store.Request, l *strategy.Limit) {
-		c.args = append(c.args, uint8(l.Strategy), l.Rate.Count, int64(l.Rate.Period/time.Microsecond), l.Capacity)
+	c.args = make([]any, 3+2*c.keys)
+	c.args[0], c.args[1], c.args[2] = "evalsha", hash, c.keys
+
+	// The keys, and then the limits, are parts of one text.
+	parts, ends := make([]byte, 0, 256), make([]int, 0, 8) // room for most
+	eachLimit(run, func(r *store.Request, l *strategy.Limit) {
+		parts = appendCounterKey(parts, r.Namespace, r.Identifier, l)
+		ends = append(ends, len(parts))
 	})
-	switch {
-	case len(run) > 1:
-		eachLimit(run, func(r *store.Request, _ *strategy.Limit) { c.args = append(c.args, scriptCost(r)) })
-		if c.keys == 1 { // the script would take it for shadows
-			c.args = append(c.args, "")
-		}
-	case slices.ContainsFunc(run[0].Limits, func(l strategy.Limit) bool { return l.Shadow }):
-		c.args = append(c.args, shadows(run[0].Limits))
+	consume := consumes(run)
+	eachLimit(run, func(r *store.Request, l *strategy.Limit) {
+		parts = appendLimit(parts, l, r.Cost, consume)
+		ends = append(ends, len(parts))
+	})
+	text, start := string(parts), 0
+	for i, end := range ends {
+		c.args[3+i] = text[start:end]
+		start = end
 	}
 	return c
+}
+
+// appendLimit appends l as the script reads it.
+func appendLimit(b []byte, l *strategy.Limit, cost uint64, consume byte) []byte {
+	shadow := byte(0)
+	if l.Shadow {
+		shadow = 1
+	}
+	b = append(b, byte(l.Strategy), shadow, consume)
+	for _, n := range [...]float64{
+		float64(min(cost, rate.MaxCount+1)), float64(l.Rate.Count), float64(l.Rate.Period / time.Microsecond), float64(l.Capacity),
+	} {
+		b = binary.BigEndian.AppendUint64(b, math.Float64bits(n))
+	}
+	return b
 }
 
 // eachLimit calls f for each limit of a run that has a counter, in order.
@@ -71,27 +87,8 @@ func eachLimit(run []store.Request, f func(*store.Request, *strategy.Limit)) {
 	}
 }
 
-// scriptCost returns the cost of r as the script can take it.
-func scriptCost(r *store.Request) uint64 { return min(r.Cost, rate.MaxCount+1) }
-
-// shadows returns a digit for each limit that has a counter: 1 if it is in
-// shadow mode, and otherwise 0.
-func shadows(limits []strategy.Limit) string {
-	digits := make([]byte, 0, strategy.MaxLimits)
-	for i := range limits {
-		switch l := &limits[i]; {
-		case l.Rate.IsUnlimited():
-		case l.Shadow:
-			digits = append(digits, '1')
-		default:
-			digits = append(digits, '0')
-		}
-	}
-	return string(digits)
-}
-
 // consumes returns 1 if run consumes when it is allowed, and otherwise 0.
-func consumes(run []store.Request) int {
+func consumes(run []store.Request) byte {
 	for i := range run {
 		if run[i].Cost > 0 && !run[i].DryRun {
 			return 1
@@ -105,12 +102,12 @@ func (c *call) key() string { return c.args[3].(string) }
 
 // command returns what to send, with the script's source if it has to be
 // loaded. The arguments are never written to again once they have been sent.
-func (c *call) command(ctx context.Context, load bool, source string) *redis.Cmd {
+func (c *call) command(ctx context.Context, load bool, source string) *redis.StringCmd {
 	args := c.args
 	if load {
 		args = append([]any{"eval", source}, args[2:]...)
 	}
-	reply := redis.NewCmd(ctx, args...)
+	reply := redis.NewStringCmd(ctx, args...)
 	reply.SetFirstKeyPos(3)
 	return reply
 }
@@ -147,11 +144,11 @@ func (c *call) answer(run []store.Request, results []store.Result) error {
 	if c.cut != nil {
 		return fmt.Errorf("redis: no reply in time: %w", c.cut)
 	}
-	var states []any
+	var states string
 	var now strategy.Instant
 	var consumed strategy.Consumed
 	if c.reply != nil {
-		reply, err := c.reply.Slice()
+		reply, err := c.reply.Result()
 		if errors.Is(err, os.ErrDeadlineExceeded) { // that of the last caller in the pipeline
 			return fmt.Errorf("redis: %w: %w", context.DeadlineExceeded, err)
 		} else if err != nil && ofCounters(err) {
@@ -159,30 +156,28 @@ func (c *call) answer(run []store.Request, results []store.Result) error {
 		} else if err != nil {
 			return fmt.Errorf("redis: %w", err)
 		}
-		if len(reply) < 2 {
-			return fmt.Errorf("redis: %w: script replied %v", store.ErrCounters, reply)
+		if len(reply) != sizeOfHead+c.keys*sizeOfState {
+			return fmt.Errorf("redis: %w: script replied %q", store.ErrCounters, reply)
 		}
-		micros, _ := reply[0].(int64)
-		from, _ := reply[1].(int64)
-		now, consumed, states = strategy.Instant(micros), strategy.Consumed(from), reply[2:]
+		now, consumed, states = strategy.Instant(double(reply)), strategy.Consumed(reply[sizeOfHead-1]), reply[sizeOfHead:]
 	}
 	if decideRun(run, results, states, now) != consumed && c.reply != nil {
-		return fmt.Errorf("redis: %w: script and strategy disagree on %v at %d: %v", store.ErrCounters, c.args[2:], now, states)
+		return fmt.Errorf("redis: %w: script and strategy disagree on %q at %d: %q", store.ErrCounters, c.args[2:], now, states)
 	}
 	return nil
 }
 
-// decideRun decides a run by the states from before, as texts in order, and
-// returns from which limits it consumed.
-func decideRun(run []store.Request, results []store.Result, texts []any, now strategy.Instant) strategy.Consumed {
+// decideRun decides a run by the states from before, in order, and returns from
+// which limits it consumed.
+func decideRun(run []store.Request, results []store.Result, packed string, now strategy.Instant) strategy.Consumed {
 	decide := func(dryRun bool) (consumed strategy.Consumed, allowed bool) {
-		texts, allowed := texts, true
+		packed, allowed := packed, true
 		for i := range run {
 			r := &run[i]
 			var states [strategy.MaxLimits]strategy.State
 			for j := range r.Limits {
-				if len(texts) > 0 && !r.Limits[j].Rate.IsUnlimited() {
-					states[j], texts = parseState(texts[0]), texts[1:]
+				if len(packed) > 0 && !r.Limits[j].Rate.IsUnlimited() {
+					states[j], packed = parseState(packed[:sizeOfState]), packed[sizeOfState:]
 				}
 			}
 			from := results[i].Decide(r.Limits, states[:len(r.Limits)], r.Cost, now, r.DryRun || dryRun)
@@ -207,18 +202,26 @@ func ofCounters(err error) bool {
 	return errors.As(err, &reply) && (strings.Contains(reply.Error(), "WRONGTYPE ") || redis.IsTryAgainError(err))
 }
 
-// parseState reads a state as decide.lua writes it. What is not one is that of
-// a counter wholly unused, to the script too.
-func parseState(reply any) strategy.State {
-	text, _ := reply.(string)
-	last, rest, _ := strings.Cut(text, " ")
-	used, part, _ := strings.Cut(rest, " ")
-	var n [3]int64
-	for i, field := range [3]string{last, used, part} {
-		var err error
-		if n[i], err = strconv.ParseInt(field, 10, 64); err != nil || n[i] < 0 {
-			return strategy.State{}
-		}
+// The sizes of what decide.lua packs.
+const (
+	sizeOfHead  = 9
+	sizeOfState = 24
+)
+
+// parseState reads a state as decide.lua packs it. What is none is that of a
+// counter wholly unused, to the script too.
+func parseState(packed string) strategy.State {
+	if len(packed) != sizeOfState {
+		return strategy.State{}
 	}
-	return strategy.State{Last: strategy.Instant(n[0]), Used: uint32(min(n[1], math.MaxUint32)), Part: n[2]}
+	last, used, part := double(packed), double(packed[8:]), double(packed[16:])
+	if last < 0 || used < 0 || part < 0 || !(last+used+part < 1<<55) {
+		return strategy.State{}
+	}
+	return strategy.State{Last: strategy.Instant(last), Used: uint32(min(used, math.MaxUint32)), Part: int64(part)}
+}
+
+// double returns the double that packed begins with.
+func double(packed string) float64 {
+	return math.Float64frombits(binary.BigEndian.Uint64([]byte(packed[:8])))
 }

@@ -18,12 +18,16 @@ import (
 // the key's own, is written %XX: so no two counters have one key. (A named and
 // an unnamed limit differ in the second part: only a rate has a slash.)
 func counterKey(namespace, identifier string, l *strategy.Limit) string {
-	b := append(make([]byte, 0, 128), "rl:"...) // room for most
+	return string(appendCounterKey(make([]byte, 0, 128), namespace, identifier, l)) // room for most
+}
+
+func appendCounterKey(b []byte, namespace, identifier string, l *strategy.Limit) []byte {
+	b = append(b, "rl:"...)
 	b = append(appendTag(b, namespace, identifier), ':')
 	if l.Name != "" {
 		b = store.AppendEscaped(b, l.Name, "{}:")
 		b = append(b, ':')
-		return string(append(b, l.Strategy.String()...))
+		return append(b, l.Strategy.String()...)
 	}
 	b = append(b, l.Strategy.String()...)
 	b = append(b, ':')
@@ -32,7 +36,7 @@ func counterKey(namespace, identifier string, l *strategy.Limit) string {
 		b = append(b, ':')
 		b = strconv.AppendInt(b, l.Capacity, 10)
 	}
-	return string(b)
+	return b
 }
 
 // appendTag appends {<namespace>:<identifier>}, which alone says what slot the

@@ -57,14 +57,14 @@ type lane struct {
 // Many commands are sent in several turns, each when the last is done.
 type shipment struct {
 	ctx      context.Context // the caller's; has a deadline
-	commands []*redis.Cmd
+	commands []*redis.StringCmd
 	sent     int // how many of commands have had their turn
 	turnEnd  int // which of commands the turn ends before
 	done     chan struct{}
 }
 
 // turn returns the commands whose turn it is.
-func (s *shipment) turn() []*redis.Cmd { return s.commands[s.sent:s.turnEnd] }
+func (s *shipment) turn() []*redis.StringCmd { return s.commands[s.sent:s.turnEnd] }
 
 func newPipeliner(client redis.UniversalClient, timeout time.Duration) *pipeliner {
 	p := &pipeliner{client: client, timeout: timeout, lanes: map[string]*lane{}}
@@ -195,7 +195,7 @@ func (p *pipeliner) exec(load []*shipment) {
 			continue // it failed already
 		}
 		for _, c := range turn { // each has its own error, unless there was no connection
-			if c.Err() == nil && c.Val() == nil && err != nil {
+			if c.Err() == nil && c.Val() == "" && err != nil {
 				c.SetErr(err)
 			}
 		}
@@ -276,7 +276,7 @@ func (s *shipment) finish() { close(s.done) }
 // once makes a command one that the client never sends a second time after it
 // may have run. Without it a ClusterClient sends all of a pipeline again when
 // its connection fails, or when its first reply is an error such as TRYAGAIN.
-type once struct{ *redis.Cmd }
+type once struct{ *redis.StringCmd }
 
 // NoRetry is what the client asks.
 func (once) NoRetry() bool { return true }

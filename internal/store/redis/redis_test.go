@@ -80,7 +80,7 @@ func TestConformance(t *testing.T) {
 // TestMuldiv compares the script's arithmetic with that of big integers.
 func TestMuldiv(t *testing.T) {
 	client := redistest.Start(t).Client(t)
-	muldiv, _, _ := strings.Cut(decideBody, "-- Each take function")
+	muldiv, _, _ := strings.Cut(decideBody, "local function expiry")
 	script := goredis.NewScript(muldiv + `
 		local q, r = muldiv(tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]))
 		return {string.format('%.0f', q), string.format('%.0f', r)}`)
@@ -341,9 +341,11 @@ func TestForeignValues(t *testing.T) {
 	r := store.Request{Namespace: "test", Identifier: "alice", Limits: limits(t, strategy.Spec{Rate: "5/h"}), Cost: 1}
 	key := counterKey(r.Namespace, r.Identifier, &r.Limits[0])
 
-	client.Set(t.Context(), key, "not a state", 0)
-	if res := decide(t.Context(), s, r); res.Err != nil || res.Statuses[0].Remaining != 4 {
-		t.Errorf("over a foreign string: %+v, want a counter that starts afresh", res)
+	for _, foreign := range []string{"not a state", "", "as long as a state: 24 B.", "123456789012345678901234", strings.Repeat("\xff", 24)} {
+		client.Set(t.Context(), key, foreign, 0)
+		if res := decide(t.Context(), s, r); res.Err != nil || res.Statuses[0].Remaining != 4 {
+			t.Errorf("over %q: %+v, want a counter that starts afresh", foreign, res)
+		}
 	}
 	client.Del(t.Context(), key)
 	client.LPush(t.Context(), key, "not a state")
