@@ -24,11 +24,11 @@ type call struct {
 	keys     int
 	args     []any // of an EVALSHA; none if there is nothing to ask
 
-	pending  bool       // whether it is to be sent
-	load     bool       // whether the server may not know the script
+	pending  bool             // whether it is to be sent
+	load     bool             // whether the server may not know the script
 	reply    *redis.StringCmd // nil if there is none
-	shipment *shipment  // which the reply comes with
-	cut      error      // why the reply did not come in time
+	shipment *shipment        // which the reply comes with
+	cut      error            // why the reply did not come in time
 }
 
 // newCall returns the call of a run. Its arguments are what decide.lua says.

@@ -56,11 +56,19 @@ type lane struct {
 // sender's until done is closed: a caller that leaves before leaves it alone.
 // Many commands are sent in several turns, each when the last is done.
 type shipment struct {
-	ctx      context.Context // the caller's; has a deadline
+	ctx      context.Context // the caller's
+	deadline time.Time       // of the caller, or the store's for it
 	commands []*redis.StringCmd
 	sent     int // how many of commands have had their turn
 	turnEnd  int // which of commands the turn ends before
 	done     chan struct{}
+	one      [1]*redis.StringCmd // what most have: room for commands
+}
+
+func newShipment(ctx context.Context, deadline time.Time) *shipment {
+	s := &shipment{ctx: ctx, deadline: deadline, done: make(chan struct{})}
+	s.commands = s.one[:0]
+	return s
 }
 
 // turn returns the commands whose turn it is.
@@ -167,17 +175,18 @@ func (p *pipeliner) next(name string, l *lane, load []*shipment) []*shipment {
 // caller has.
 func (p *pipeliner) exec(load []*shipment) {
 	pipe := p.client.Pipeline()
-	deadline := time.Now().Add(p.timeout)
+	now := time.Now()
+	deadline := now.Add(p.timeout)
 	for _, s := range load {
-		if err := s.ctx.Err(); err != nil {
+		if err := s.left(now); err != nil {
 			s.fail(err)
 			continue
 		}
 		for _, c := range s.turn() {
 			_ = pipe.Process(s.ctx, once{c}) // only queues it
 		}
-		if d, _ := s.ctx.Deadline(); d.After(deadline) {
-			deadline = d
+		if s.deadline.After(deadline) {
+			deadline = s.deadline
 		}
 	}
 	if pipe.Len() == 0 {
@@ -246,19 +255,41 @@ func (p *pipeliner) close() {
 	p.senders.Wait()
 }
 
-// wait waits for s to be done, and reports whether it was before the caller's
-// ctx ended.
-func (s *shipment) wait() bool {
+// left returns why the caller of s does not wait for it any more, or nil.
+func (s *shipment) left(now time.Time) error {
+	if err := s.ctx.Err(); err != nil {
+		return err
+	}
+	if !now.Before(s.deadline) {
+		return context.DeadlineExceeded
+	}
+	return nil
+}
+
+// timers are stopped ones, to be used again: a context with a deadline would
+// be a new one for each decision, and five more allocations.
+var timers = sync.Pool{New: func() any { return time.NewTimer(0) }}
+
+// wait waits for s to be done. The error says why it stopped before.
+func (s *shipment) wait() error {
 	select {
 	case <-s.done:
-		return true
+		return nil
 	default:
 	}
+	timer := timers.Get().(*time.Timer)
+	timer.Reset(time.Until(s.deadline))
+	defer func() {
+		timer.Stop()
+		timers.Put(timer)
+	}()
 	select {
 	case <-s.done:
-		return true
+		return nil
 	case <-s.ctx.Done():
-		return false
+		return s.ctx.Err()
+	case <-timer.C:
+		return context.DeadlineExceeded
 	}
 }
 

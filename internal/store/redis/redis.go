@@ -64,10 +64,12 @@ func New(o Options) (*Store, error) {
 
 // Decide sends all requests together, and along with those of other callers.
 func (s *Store) Decide(ctx context.Context, requests []store.Request, results []store.Result) {
-	ctx, cancel := context.WithTimeout(ctx, s.budget(requests))
-	defer cancel()
-
-	calls := make([]call, 0, len(requests))
+	deadline := time.Now().Add(s.budget(requests))
+	if d, ok := ctx.Deadline(); ok && d.Before(deadline) {
+		deadline = d
+	}
+	var few [2]call
+	calls := few[:0]
 	for rest := requests; len(rest) > 0; {
 		n := 1
 		if s.pipes.cluster == nil { // on a cluster a run's counters are in several slots
@@ -77,7 +79,7 @@ func (s *Store) Decide(ctx context.Context, requests []store.Request, results []
 		rest = rest[n:]
 	}
 	for pause := firstPause; ; {
-		s.ask(ctx, calls)
+		s.ask(ctx, deadline, calls)
 		again, wait := false, false
 		for i := range calls {
 			wait = calls[i].again() || wait
@@ -87,7 +89,7 @@ func (s *Store) Decide(ctx context.Context, requests []store.Request, results []
 			break
 		}
 		if wait {
-			if !sleep(ctx, pause) {
+			if time.Until(deadline) < pause || !sleep(ctx, pause) {
 				break // the errors they have are more to the point than that of ctx
 			}
 			pause *= 2
@@ -110,7 +112,7 @@ func (s *Store) budget(requests []store.Request) time.Duration {
 }
 
 // ask sends the calls that are pending, and waits for their replies.
-func (s *Store) ask(ctx context.Context, calls []call) {
+func (s *Store) ask(ctx context.Context, deadline time.Time, calls []call) {
 	var known [4]destination
 	to := known[:0]
 	for i := range calls {
@@ -120,7 +122,10 @@ func (s *Store) ask(ctx context.Context, calls []call) {
 			continue
 		}
 		var d *destination
-		d, to = destinationOf(ctx, s.pipes.laneOf(ctx, c.key()), to)
+		d, to = destinationOf(s.pipes.laneOf(ctx, c.key()), to)
+		if d.shipment == nil {
+			d.shipment = newShipment(ctx, deadline)
+		}
 		load := c.load && !d.loads // once is enough for what comes after
 		d.loads = d.loads || load
 		c.pending, c.reply, c.shipment = false, c.command(ctx, load, s.script.source), d.shipment
@@ -130,8 +135,10 @@ func (s *Store) ask(ctx context.Context, calls []call) {
 		s.pipes.send(d.lane, d.shipment)
 	}
 	for i := range calls {
-		if c := &calls[i]; c.shipment != nil && !c.shipment.wait() {
-			c.reply, c.cut = nil, ctx.Err()
+		if c := &calls[i]; c.shipment != nil {
+			if c.cut = c.shipment.wait(); c.cut != nil {
+				c.reply = nil
+			}
 		}
 	}
 }
@@ -144,10 +151,10 @@ type destination struct {
 }
 
 // destinationOf returns that of to which is for lane, adding it if need be.
-func destinationOf(ctx context.Context, lane string, to []destination) (*destination, []destination) {
+func destinationOf(lane string, to []destination) (*destination, []destination) {
 	i := slices.IndexFunc(to, func(d destination) bool { return d.lane == lane })
 	if i < 0 {
-		i, to = len(to), append(to, destination{lane: lane, shipment: &shipment{ctx: ctx, done: make(chan struct{})}})
+		i, to = len(to), append(to, destination{lane: lane})
 	}
 	return &to[i], to
 }
