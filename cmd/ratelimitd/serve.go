@@ -17,6 +17,7 @@ import (
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"google.golang.org/grpc"
 
+	"github.com/ratelimitd/ratelimitd/internal/headroom"
 	"github.com/ratelimitd/ratelimitd/internal/policy"
 	"github.com/ratelimitd/ratelimitd/internal/reload"
 	"github.com/ratelimitd/ratelimitd/internal/server"
@@ -69,6 +70,7 @@ func (c *serveCmd) Run(ctx context.Context, logTo stderrWriter, command *kong.Co
 	if err != nil {
 		return err
 	}
+	headroom.Keep(headroom.Default)
 	level := new(slog.LevelVar)
 	logger := c.logger(logTo, level)
 	c.warnOfIdle(logger)

@@ -68,11 +68,7 @@ func (s *Server) decideInto(ctx context.Context, in []*ratelimitv1.ShouldAllowRe
 	}
 
 	w.results = resized(w.results, len(w.requests))
-	if len(w.requests) > 0 {
-		start := time.Now()
-		s.store.Decide(ctx, w.requests, w.results)
-		since(start, s.metrics.storeLatency)
-	}
+	s.askStore(ctx, w)
 
 	made := kept.parts(len(in), limits)
 	decided := 0
@@ -94,6 +90,17 @@ func (s *Server) decideInto(ctx context.Context, in []*ratelimitv1.ShouldAllowRe
 		}
 	}
 	w.tally.flush(s.metrics)
+}
+
+// askStore has the store decide the requests of w.
+func (s *Server) askStore(ctx context.Context, w *work) {
+	if len(w.requests) == 0 {
+		return
+	}
+	if latency := s.metrics.storeLatency; latency != nil {
+		defer since(time.Now(), latency)
+	}
+	s.store.Decide(ctx, w.requests, w.results)
 }
 
 // free makes w ready for another call, holding on to nothing of this one's.

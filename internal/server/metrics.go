@@ -53,7 +53,7 @@ type metrics struct {
 	grpc      *grpcCounters
 	envoy     *limitHits
 
-	storeLatency prometheus.Observer
+	storeLatency prometheus.Observer // nil of memory, where it would cost as much as it measures
 	storeErrors  prometheus.Counter
 
 	others     *namespaceCounters // of all namespaces that have none of their own
@@ -108,6 +108,9 @@ func newDurations(name, help, label string) *prometheus.HistogramVec {
 	}, []string{label})
 }
 
+// memoryStore is the name of the store that is in the process.
+const memoryStore = "memory"
+
 func newMetrics(reg prometheus.Registerer, storeName string) *metrics {
 	m := &metrics{latency: map[string]prometheus.Observer{}, grpc: newGRPCCounters(reg), envoy: newLimitHits(reg)}
 	m.namespaces.Store(new(map[string]*namespaceCounters))
@@ -126,7 +129,7 @@ func newMetrics(reg prometheus.Registerer, storeName string) *metrics {
 	latency := newDurations("ratelimitd_request_duration_seconds",
 		"Time from a call's arrival to its answer, by method; of a stream, of each message.", "method")
 	storeLatency := newDurations("ratelimitd_store_operation_duration_seconds",
-		"Time the store took to decide what one call asked (a batch is one operation).", "store")
+		"Time that a store outside the process took to decide what one call asked (a batch is one operation).", "store")
 	storeErrors := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "ratelimitd_store_errors_total",
 		Help: "Decisions and resets that the store failed to make.",
@@ -148,7 +151,10 @@ func newMetrics(reg prometheus.Registerer, storeName string) *metrics {
 		m.latency[method] = latency.WithLabelValues(method)
 	}
 	m.others = m.newCounters(otherNamespaces)
-	m.storeLatency, m.storeErrors = storeLatency.WithLabelValues(storeName), storeErrors.WithLabelValues(storeName)
+	m.storeErrors = storeErrors.WithLabelValues(storeName)
+	if storeName != memoryStore {
+		m.storeLatency = storeLatency.WithLabelValues(storeName)
+	}
 	return m
 }
 

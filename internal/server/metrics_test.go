@@ -72,7 +72,6 @@ func BenchmarkMetrics(b *testing.B) {
 		var count tally
 		for p.Next() {
 			m.latency[methodUnary].Observe(15e-6)
-			m.storeLatency.Observe(1e-6)
 			count.checked(m, r, "default", statuses)
 			count.decided(m, r.Namespace, outcomeDenied)
 			count.flush(m)

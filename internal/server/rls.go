@@ -54,11 +54,7 @@ func (s envoyService) ShouldRateLimit(ctx context.Context, in *rlsv3.RateLimitRe
 	defer w.free()
 	places := s.gather(w, in, matches)
 	w.results = resized(w.results, len(w.requests))
-	if len(w.requests) > 0 {
-		start := time.Now()
-		s.store.Decide(ctx, w.requests, w.results)
-		since(start, s.metrics.storeLatency)
-	}
+	s.askStore(ctx, w)
 
 	out := &rlsv3.RateLimitResponse{OverallCode: rlsv3.RateLimitResponse_OK, Statuses: make([]*rlsv3.RateLimitResponse_DescriptorStatus, len(matches))}
 	ns := config.Policies.Namespace(in.GetDomain())

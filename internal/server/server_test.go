@@ -671,7 +671,6 @@ func TestMetrics(t *testing.T) {
 		`ratelimitd_request_duration_seconds_count{method="ShouldAllow"} 300`,
 		`grpc_server_started_total{grpc_method="/ratelimit.v1.RateLimitService/ShouldAllow",grpc_type="unary"} 300`,
 		`grpc_server_handled_total{grpc_code="OK",grpc_method="/ratelimit.v1.RateLimitService/ShouldAllow",grpc_type="unary"} 300`,
-		`ratelimitd_store_operation_duration_seconds_count{store="memory"} 300`,
 		`ratelimitd_store_errors_total{store="memory"} 0`,
 		`ratelimitd_refused_requests_total 0`,
 	} {
