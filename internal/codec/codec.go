@@ -47,7 +47,7 @@ type Receiver interface {
 
 // A Sender stands for a message to be sent, for who uses messages again.
 type Sender interface {
-	// Sending returns the message to encode.
+	// Sending returns the message to encode, which is valid: it is not checked.
 	Sending() proto.Message
 	// Sent is called when the message is encoded, and not needed any more.
 	Sent()
@@ -58,7 +58,8 @@ func (Codec) Name() string { return standard.Name }
 
 // Marshal implements encoding.CodecV2.
 func (c Codec) Marshal(v any) (mem.BufferSlice, error) {
-	if s, ok := v.(Sender); ok {
+	s, valid := v.(Sender)
+	if valid {
 		v = s.Sending()
 		defer s.Sent()
 	}
@@ -66,8 +67,10 @@ func (c Codec) Marshal(v any) (mem.BufferSlice, error) {
 	if !ok {
 		return c.standard.Marshal(v)
 	}
-	if err := errors.Join(checkRequestText(v), check(v)); err != nil {
-		return nil, fmt.Errorf("marshal: %w", err)
+	if !valid {
+		if err := errors.Join(checkRequestText(v), check(v)); err != nil {
+			return nil, fmt.Errorf("marshal: %w", err)
+		}
 	}
 	size := m.SizeVT()
 	if mem.IsBelowBufferPoolingThreshold(size) {

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -17,8 +18,23 @@ type work struct {
 	requests []store.Request
 	results  []store.Result
 	limits   []strategy.Limit // those that the requests brought, one after the other
+	last     lastLimits       // of limits
 	routes   []route          // of each request of the call
 	tally    tally
+}
+
+// lastLimits are the limits that the last request of a call brought, if they
+// are valid. The next mostly has the same, which are then not read again.
+type lastLimits struct {
+	in  []*ratelimitv1.Limit
+	out []strategy.Limit
+}
+
+// are reports whether in are as the last.
+func (l *lastLimits) are(in []*ratelimitv1.Limit) bool {
+	return len(in) > 0 && slices.EqualFunc(in, l.in, func(a, b *ratelimitv1.Limit) bool {
+		return a.GetRate() == b.GetRate() && a.GetName() == b.GetName() && a.GetStrategy() == b.GetStrategy() && a.GetBurst() == b.GetBurst()
+	})
 }
 
 // A route is which way a request goes.
@@ -60,7 +76,7 @@ func (s *Server) decideInto(ctx context.Context, in []*ratelimitv1.ShouldAllowRe
 		if request != nil && request.Cost != nil {
 			r.Cost = *request.Cost
 		}
-		w.limits, to.refusal = s.resolve(request, ns, &r, w.limits)
+		w.limits, to.refusal = s.resolve(request, ns, &r, w.limits, &w.last)
 		if to.refusal == nil {
 			w.requests = append(w.requests, r)
 			limits += len(r.Limits)
@@ -108,7 +124,7 @@ func (w *work) free() {
 	clear(w.requests)
 	clear(w.limits)
 	clear(w.routes)
-	w.limits = w.limits[:0]
+	w.limits, w.last = w.limits[:0], lastLimits{}
 	works.Put(w)
 }
 

@@ -27,7 +27,7 @@ const (
 func (s *Server) Reset(ctx context.Context, in *ratelimitv1.ResetRequest) (*ratelimitv1.ResetResponse, error) {
 	var r store.Request
 	ns := s.config.Load().Policies.Namespace(in.GetNamespace())
-	if _, err := s.resolve(in, ns, &r, nil); err != nil {
+	if _, err := s.resolve(in, ns, &r, nil, new(lastLimits)); err != nil {
 		s.metrics.refused.Inc()
 		return nil, err
 	}

@@ -54,7 +54,7 @@ func (s *Server) check(in subject, ns *policy.Namespace) (wrong violations) {
 // resolve validates in, which is of namespace ns, and sets the names and the
 // limits of r to what it asks about. Limits that the caller sent are appended
 // to arena, which is returned.
-func (s *Server) resolve(in subject, ns *policy.Namespace, r *store.Request, arena []strategy.Limit) ([]strategy.Limit, error) {
+func (s *Server) resolve(in subject, ns *policy.Namespace, r *store.Request, arena []strategy.Limit, last *lastLimits) ([]strategy.Limit, error) {
 	wrong := s.check(in, ns)
 	r.Namespace, r.Identifier = in.GetNamespace(), in.GetIdentifier()
 	if name := in.GetPolicy(); name != "" && wrong == nil {
@@ -63,6 +63,10 @@ func (s *Server) resolve(in subject, ns *policy.Namespace, r *store.Request, are
 			return arena, unknownPolicy(r.Namespace, name, ns)
 		}
 		r.Limits = p.Limits(r.Identifier)
+		return arena, nil
+	}
+	if wrong == nil && last.are(in.GetLimits()) {
+		r.Limits = last.out
 		return arena, nil
 	}
 	start := len(arena)
@@ -99,6 +103,7 @@ func (s *Server) resolve(in subject, ns *policy.Namespace, r *store.Request, are
 		return arena[:start], wrong.err()
 	}
 	r.Limits = arena[start:]
+	*last = lastLimits{in.GetLimits(), r.Limits}
 	return arena, nil
 }
 
