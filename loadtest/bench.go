@@ -28,27 +28,57 @@ type benchCase struct {
 	baseline, subject program
 }
 
-// A program is a command line in which %[1]s stands for its gRPC address, %[2]s
-// for its HTTP address, %[3]s for that of its store and %[4]s for a directory of
-// Envoy's configuration, which is envoyConfig.
+// A program is a command line of one that is built here. In it and in its
+// environment {grpc} and {http} stand for its addresses, {grpc-port} and
+// {http-port} for their ports, {store} for the address of its store, and {envoy}
+// for a directory that has Envoy's configuration, envoyConfig, in config/.
 type program struct {
 	command string
+	env     string // variables, with spaces between them
 	store   string // "redis" or "memcached"; empty: none of its own
 }
 
 var (
-	nullServer      = program{command: "loadtest null --grpc-addr=%[1]s --http-addr=%[2]s"}
-	memoryServer    = program{command: "ratelimitd serve --log-level=warn --grpc-addr=%[1]s --http-addr=%[2]s --admin-addr=off"}
-	envoyServer     = program{command: memoryServer.command + " --envoy-config-dir=%[4]s"}
-	redisServer     = program{command: "ratelimitd serve --log-level=warn --grpc-addr=%[1]s --http-addr=%[2]s --admin-addr=off --store=redis --redis-url=redis://%[3]s --store-timeout=1s", store: "redis"}
-	memcachedServer = program{command: "ratelimitd serve --log-level=warn --grpc-addr=%[1]s --http-addr=%[2]s --admin-addr=off --store=memcached --memcached-addr=%[3]s --store-timeout=1s", store: "memcached"}
+	nullServer      = program{command: "loadtest null --grpc-addr={grpc} --http-addr={http}"}
+	memoryServer    = program{command: "ratelimitd serve --log-level=warn --grpc-addr={grpc} --http-addr={http} --admin-addr=off"}
+	envoyServer     = program{command: memoryServer.command + " --envoy-config-dir={envoy}/config"}
+	redisServer     = program{command: memoryServer.command + " --store=redis --redis-url=redis://{store} --store-timeout=1s", store: "redis"}
+	envoyRedis      = program{command: redisServer.command + " --envoy-config-dir={envoy}/config", store: "redis"}
+	memcachedServer = program{command: memoryServer.command + " --store=memcached --memcached-addr={store} --store-timeout=1s", store: "memcached"}
+
+	// The service of Envoy's project, which `go install` builds. It counts
+	// nothing for statsd.
+	envoyproxy = program{
+		command: "service_cmd",
+		env: "RUNTIME_ROOT={envoy} RUNTIME_SUBDIRECTORY=. RUNTIME_WATCH_ROOT=false HOST=127.0.0.1 PORT={http-port} GRPC_HOST=127.0.0.1 GRPC_PORT={grpc-port} " +
+			"DEBUG_HOST=127.0.0.1 DEBUG_PORT=0 REDIS_SOCKET_TYPE=tcp REDIS_URL={store} DISABLE_STATS=true LOG_LEVEL=error",
+		store: "redis",
+	}
 )
+
+// envoyproxyPackage is where envoyproxy is from.
+const envoyproxyPackage = "github.com/envoyproxy/ratelimit/src/service_cmd@v1.4.1-0.20260122083618-3fb702589d36"
+
+// with returns p with more variables.
+func (p program) with(env string) program {
+	p.env += " " + env
+	return p
+}
 
 // envoyConfig has the limit that the loads of Envoy's protocol are held to.
 const (
 	envoyDomain = "loadtest"
-	envoyConfig = "domain: " + envoyDomain + "\ndescriptors:\n  - key: user\n    rate_limit: {unit: second, requests_per_unit: 1000000000}\n"
+	envoyConfig = "domain: " + envoyDomain + "\ndescriptors:\n" +
+		"  - key: user\n    rate_limit: {unit: second, requests_per_unit: 1000000000}\n" +
+		"  - key: hot\n    rate_limit: {unit: hour, requests_per_unit: 10}\n"
 )
+
+// envoyLoad is load by Envoy's protocol.
+func envoyLoad(load runCmd) runCmd {
+	load.Target, load.Namespace, load.Limit = target.Envoy, envoyDomain, []string{"1000000000/s"}
+	load.Concurrency = cmp.Or(load.Concurrency, 128)
+	return load
+}
 
 // matrices are the published ones. A load's fields that are zero have the
 // defaults of the flags.
@@ -60,7 +90,7 @@ var matrices = map[string][]benchCase{
 		{"unary, memory, one key far over its limit", runCmd{KeyDistribution: keys.Hot, Scenario: "over"}, nullServer, memoryServer},
 		{"unary, memory, new keys alone", runCmd{KeyDistribution: keys.Flood}, nullServer, memoryServer},
 		{"unary, memory, four limits", runCmd{Scenario: "several"}, nullServer, memoryServer},
-		{"unary, memory, Envoy's protocol", runCmd{Target: target.Envoy, Namespace: envoyDomain, Limit: []string{"1000000000/s"}}, nullServer, envoyServer},
+		{"unary, memory, Envoy's protocol", envoyLoad(runCmd{Concurrency: 64}), nullServer, envoyServer},
 		{"unary, memory, JSON over HTTP", runCmd{Target: target.HTTP}, nullServer, memoryServer},
 		{"batches of 100, memory", runCmd{Target: target.Batch, Batch: 100}, nullServer, memoryServer},
 		{"stream, memory", runCmd{Target: target.Stream, Concurrency: 256}, nullServer, memoryServer},
@@ -75,6 +105,13 @@ var matrices = map[string][]benchCase{
 		{"unary, Redis, one key far over its limit", runCmd{Concurrency: 128, KeyDistribution: keys.Hot, Scenario: "over"}, nullServer, redisServer},
 		{"unary, memcached", runCmd{Concurrency: 128}, nullServer, memcachedServer},
 		{"unary, memory, open loop of 5,000/s", runCmd{ArrivalRate: 5000, Poisson: true}, nullServer, memoryServer},
+	},
+	// Other services, with a store as ours.
+	"peers": {
+		{"envoyproxy/ratelimit, unary, Redis", envoyLoad(runCmd{}), envoyproxy, envoyRedis},
+		{"envoyproxy/ratelimit with explicit pipelining, unary, Redis", envoyLoad(runCmd{}), envoyproxy.with("REDIS_PIPELINE_WINDOW=150us REDIS_PIPELINE_LIMIT=128"), envoyRedis},
+		{"envoyproxy/ratelimit with its local cache, one key far over its limit, Redis", envoyLoad(runCmd{KeyDistribution: keys.Hot, DescriptorKey: "hot"}), envoyproxy.with("LOCAL_CACHE_SIZE_IN_BYTES=1000000"), envoyRedis},
+		{"envoyproxy/ratelimit with Redis, and ours in memory", envoyLoad(runCmd{}), envoyproxy, envoyServer},
 	},
 	// The transport's options, on the null server: each alone against what
 	// gRPC does by itself, and those that the null server has.
@@ -98,7 +135,7 @@ func plain(more string) program {
 }
 
 type benchCmd struct {
-	Matrix   string        `enum:"server,transport" default:"server" help:"What to compare: server (the daemon with the null server) or transport (options of gRPC)."`
+	Matrix   string        `enum:"server,peers,transport" default:"server" help:"What to compare: the daemon with the null server (server) or with other services (peers), or options of gRPC (transport)."`
 	Out      string        `default:"loadtest/results" placeholder:"DIR" help:"Where to write the results."`
 	Duration time.Duration `default:"1s" help:"How long to measure each run."`
 	Warmup   time.Duration `default:"200ms" help:"How long to go before that."`
@@ -171,7 +208,18 @@ func (b *bench) build(ctx context.Context) error {
 			return fmt.Errorf("build %s, which must be run in the repository's root: %w\n%s", name, err, text)
 		}
 	}
-	return nil
+	if b.Matrix == "peers" {
+		cmd := exec.CommandContext(ctx, "go", "install", "-trimpath", "-ldflags=-s -w", envoyproxyPackage)
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOBIN="+b.dir)
+		if text, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("install %s: %w\n%s", envoyproxyPackage, err, text)
+		}
+	}
+	config := filepath.Join(b.dir, "envoy", "config")
+	if err := os.MkdirAll(config, 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(config, "loadtest.yaml"), []byte(envoyConfig), 0o644)
 }
 
 // compare runs a case.
@@ -250,11 +298,18 @@ func (b *bench) start(ctx context.Context, s program) (p *process, err error) {
 	if p.http, err = freeAddr(); err != nil {
 		return p, err
 	}
-	command := strings.NewReplacer("%[1]s", p.grpc, "%[2]s", p.http, "%[3]s", p.store, "%[4]s", b.dir).Replace(s.command)
-	if err := os.WriteFile(filepath.Join(b.dir, "envoy.yaml"), []byte(envoyConfig), 0o644); err != nil {
-		return p, err
+	port := func(addr string) string {
+		_, port, _ := net.SplitHostPort(addr)
+		return port
 	}
-	return p, run(p.grpc, strings.Fields(b.dir+string(filepath.Separator)+command)...)
+	fill := strings.NewReplacer("{grpc}", p.grpc, "{http}", p.http, "{grpc-port}", port(p.grpc), "{http-port}", port(p.http),
+		"{store}", p.store, "{envoy}", filepath.Join(b.dir, "envoy"))
+	command := strings.Fields(fill.Replace(s.command))
+	command[0] = filepath.Join(b.dir, command[0])
+	if s.env != "" {
+		command = slices.Concat([]string{"env"}, strings.Fields(fill.Replace(s.env)), command)
+	}
+	return p, run(p.grpc, command...)
 }
 
 // freeAddr returns an address of the loopback interface that nobody listens on.
@@ -276,7 +331,7 @@ func (b *bench) measure(ctx context.Context, bc *benchCase, p *process) (*report
 	c.Concurrency = cmp.Or(c.Concurrency, 64)
 	c.Connections, c.Streams = 4, 4
 	c.KeyDistribution, c.Keys = cmp.Or(c.KeyDistribution, keys.Uniform), cmp.Or(c.Keys, 100_000)
-	c.Scenario, c.Cost, c.Seed, c.Quiet, c.DescriptorKey = cmp.Or(c.Scenario, "below"), 1, 1, true, "user"
+	c.Scenario, c.Cost, c.Seed, c.Quiet, c.DescriptorKey = cmp.Or(c.Scenario, "below"), 1, 1, true, cmp.Or(c.DescriptorKey, "user")
 	if p.store != "" {
 		_, port, _ := net.SplitHostPort(p.store)
 		c.RedisPort, _ = strconv.Atoi(port) // it is one of ours
@@ -300,8 +355,8 @@ type row struct {
 	baseline, subject []*report.Report
 }
 
-const header = `| case | baseline: decisions/s | subject: decisions/s | baseline: server CPU, µs a decision | subject: server CPU | ratio of server CPU | store's CPU | client CPU | subject: p50 | p99 | p99.9 |
-|---|---|---|---|---|---|---|---|---|---|---|
+const header = `| case | baseline: decisions/s | subject: decisions/s | baseline: server CPU, µs a decision | subject: server CPU | ratio of server CPU | baseline: store's CPU | subject: store's CPU | client CPU | subject: p50 | p99 | p99.9 |
+|---|---|---|---|---|---|---|---|---|---|---|---|
 `
 
 func (r *row) markdown() string {
@@ -311,17 +366,19 @@ func (r *row) markdown() string {
 	for i := range ratios {
 		ratios[i] = server(r.subject[i]) / server(r.baseline[i])
 	}
-	store := "-"
-	if r.subject[0].CPU.Redis != nil {
-		store = spread(of(r.subject, func(x *report.Report) float64 { return value(x.CPU.Redis) }), "%.2f")
+	store := func(runs []*report.Report) string {
+		if runs[0].CPU.Redis == nil {
+			return "-"
+		}
+		return spread(of(runs, func(x *report.Report) float64 { return value(x.CPU.Redis) }), "%.2f")
 	}
 	latency := func(of3 func(l *report.Latency) float64) string {
 		return fmt.Sprintf("%.0f µs", median(of(r.subject, func(x *report.Report) float64 { return of3(&x.Latency) })))
 	}
-	return fmt.Sprintf("| %s | %s | %s | %s | %s | **%s** | %s | %s | %s | %s | %s |", r.name,
+	return fmt.Sprintf("| %s | %s | %s | %s | %s | **%s** | %s | %s | %s | %s | %s | %s |", r.name,
 		spread(of(r.baseline, rate), "%.0f"), spread(of(r.subject, rate), "%.0f"),
 		spread(of(r.baseline, server), "%.2f"), spread(of(r.subject, server), "%.2f"), spread(ratios, "%.2f"),
-		store, fmt.Sprintf("%.2f", median(of(r.subject, func(x *report.Report) float64 { return value(x.CPU.Client) }))),
+		store(r.baseline), store(r.subject), fmt.Sprintf("%.2f", median(of(r.subject, func(x *report.Report) float64 { return value(x.CPU.Client) }))),
 		latency(func(l *report.Latency) float64 { return l.P50 }), latency(func(l *report.Latency) float64 { return l.P99 }), latency(func(l *report.Latency) float64 { return l.P999 }))
 }
 

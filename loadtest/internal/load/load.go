@@ -267,6 +267,7 @@ func (r *run) watch(ctx context.Context) []Sample {
 	defer ticks.Stop()
 	warm := time.NewTimer(r.Warmup)
 	defer warm.Stop()
+	warmup := warm.C
 	var samples []Sample
 	var isWarm bool
 	var last, told struct {
@@ -274,16 +275,22 @@ func (r *run) watch(ctx context.Context) []Sample {
 		decisions, calls int64
 		allowed          int64
 	}
+	warmedUp := func() {
+		isWarm, warmup = true, nil
+		if r.Measured != nil {
+			r.Measured()
+		}
+		last.at, last.decisions, last.allowed = time.Since(r.start), r.decisions.Load(), r.allowed.Load()
+	}
+	if r.Warmup == 0 { // however soon ctx ends
+		warmedUp()
+	}
 	for {
 		select {
 		case <-ctx.Done():
 			return samples
-		case <-warm.C:
-			isWarm = true
-			if r.Measured != nil {
-				r.Measured()
-			}
-			last.at, last.decisions, last.allowed = time.Since(r.start), r.decisions.Load(), r.allowed.Load()
+		case <-warmup:
+			warmedUp()
 		case <-ticks.C:
 			now, decisions, allowed := time.Since(r.start), r.decisions.Load(), r.allowed.Load()
 			if seconds := (now - last.at).Seconds(); isWarm && seconds > 0 && now <= r.end+every {
