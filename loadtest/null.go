@@ -6,7 +6,6 @@ import (
 	"io"
 	"net"
 
-	"github.com/ratelimitd/ratelimitd/internal/headroom"
 	"github.com/ratelimitd/ratelimitd/loadtest/internal/null"
 )
 
@@ -28,7 +27,6 @@ func (c *nullCmd) Run(ctx context.Context, out io.Writer) error {
 	if c.ReadBuffer < 0 || c.WriteBuffer < 0 {
 		return fmt.Errorf("--read-buffer %d, --write-buffer %d: give 0 or more bytes, such as 65536", c.ReadBuffer, c.WriteBuffer)
 	}
-	headroom.Keep(headroom.Default) // as the daemon does
 	g, err := net.Listen("tcp", c.GRPCAddr)
 	if err != nil {
 		return fmt.Errorf("--grpc-addr %q: %w; choose another, such as 127.0.0.1:8081", c.GRPCAddr, err)
