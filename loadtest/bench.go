@@ -104,9 +104,14 @@ var matrices = map[string][]benchCase{
 		{"unary, Redis", runCmd{Concurrency: 128, Limit: []string{"1000000/s,token_bucket"}}, nullServer, redisServer},
 		{"unary, Redis, one key far over its limit", runCmd{Concurrency: 128, KeyDistribution: keys.Hot, Scenario: "over"}, nullServer, redisServer},
 		{"unary, memcached", runCmd{Concurrency: 128}, nullServer, memcachedServer},
+		{"unary, memory; the null server with Go's own GOGC", runCmd{}, nullServer.with("GOGC=100"), memoryServer},
+		{"batches of 100, memory; likewise", runCmd{Target: target.Batch, Batch: 100}, nullServer.with("GOGC=100"), memoryServer},
+		{"stream, memory; likewise", runCmd{Target: target.Stream, Concurrency: 256}, nullServer.with("GOGC=100"), memoryServer},
+		{"stream of batches of 100, memory; likewise", runCmd{Target: target.Stream, Batch: 100}, nullServer.with("GOGC=100"), memoryServer},
+		{"unary, Redis; likewise", runCmd{Concurrency: 128, Limit: []string{"1000000/s,token_bucket"}}, nullServer.with("GOGC=100"), redisServer},
 		{"unary, memory, open loop of 5,000/s", runCmd{ArrivalRate: 5000, Poisson: true}, nullServer, memoryServer},
 	},
-	// Other services, with a store as ours.
+	// Other services, each with a Redis as the daemon.
 	"peers": {
 		{"envoyproxy/ratelimit, unary, Redis", envoyLoad(runCmd{}), envoyproxy, envoyRedis},
 		{"envoyproxy/ratelimit with explicit pipelining, unary, Redis", envoyLoad(runCmd{}), envoyproxy.with("REDIS_PIPELINE_WINDOW=150us REDIS_PIPELINE_LIMIT=128"), envoyRedis},
