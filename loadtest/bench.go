@@ -145,7 +145,7 @@ type benchCmd struct {
 	Duration time.Duration `default:"1s" help:"How long to measure each run."`
 	Warmup   time.Duration `default:"200ms" help:"How long to go before that."`
 	Repeat   int           `default:"5" help:"Runs of each case, of baseline and subject in turns."`
-	Only     string        `placeholder:"TEXT" help:"Only the cases whose name has this text."`
+	Only     string        `placeholder:"TEXT" help:"Only the cases whose name has this text; print the results, and write nothing."`
 }
 
 // Run runs the matrix and writes the results.
@@ -187,11 +187,16 @@ func (c *benchCmd) Run(ctx context.Context, out io.Writer, log stderrWriter) err
 	if len(rows) == 0 {
 		return fmt.Errorf("--only %q: no case of --matrix %s has that in its name; try --only unary", c.Only, c.Matrix)
 	}
+	page := b.page(ctx, rows) + startup
+	if c.Only != "" { // the file is of whole matrices
+		fmt.Fprint(out, page)
+		return nil
+	}
 	name := filepath.Join(c.Out, c.Matrix+".md")
 	if err := os.MkdirAll(c.Out, 0o755); err != nil {
 		return fmt.Errorf("--out: %w", err)
 	}
-	if err := os.WriteFile(name, []byte(b.page(ctx, rows)+startup), 0o644); err != nil {
+	if err := os.WriteFile(name, []byte(page), 0o644); err != nil {
 		return fmt.Errorf("--out: %w", err)
 	}
 	fmt.Fprintln(out, "written:", name)

@@ -69,7 +69,7 @@ func (s *Store) Decide(ctx context.Context, requests []store.Request, results []
 		deadline = d
 	}
 	var few [2]call
-	calls := few[:0]
+	calls := slices.Grow(few[:0], len(requests))
 	for rest := requests; len(rest) > 0; {
 		n := 1
 		if s.pipes.cluster == nil { // on a cluster a run's counters are in several slots
