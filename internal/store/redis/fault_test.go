@@ -221,7 +221,7 @@ func TestBlackHole(t *testing.T) {
 		}
 	}
 	t.Logf("p99 until the circuit opens %v, of %d; then %v, of %d, %d of them probes", p99(closing), len(closing), p99(open), len(open), probes)
-	if got := p99(closing); got > timeout+200*time.Millisecond {
+	if got := p99(closing); got > timeout+time.Second { // a loaded machine stalls that long
 		t.Errorf("until the circuit opens the p99 is %v, with a timeout of %v", got, timeout)
 	}
 	if got := p99(open); got > 5*time.Millisecond {
