@@ -35,6 +35,7 @@ func BenchmarkDecide(b *testing.B) {
 		}
 	}
 	for _, order := range []string{"uniform", "zipf"} {
+		b.Run(order+"/batch", func(b *testing.B) { batches(b, orders[order]) })
 		b.Run(order+"/baseline", func(b *testing.B) { baseline(b, orders[order]) })
 	}
 	b.Run("uniform/fixed_window_10ms", func(b *testing.B) {
@@ -63,7 +64,36 @@ func benchmark(b *testing.B, order func(*rand.Rand) func() int, limits ...[]stra
 			buffer = strconv.AppendInt(buffer[:len("user:")], int64(drawn[i&(len(drawn)-1)]), 10)
 			request.Identifier = unsafe.String(&buffer[0], len(buffer))
 			for _, request.Limits = range limits {
-				s.decide(&request, &result, s.hash.within(request.Namespace), now+strategy.Instant(i))
+				s.decide(&request, &result, now+strategy.Instant(i))
+			}
+		}
+	})
+}
+
+// batches has each decision be one of a hundred that are asked for at once.
+func batches(b *testing.B, order func(*rand.Rand) func() int) {
+	s, err := New(Options{Now: func() strategy.Instant { return 1_700_000_000_000_000 }})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer s.Close()
+	limits := []strategy.Limit{limit(b, "100/min", strategy.FixedWindow)}
+	b.ReportAllocs()
+	b.RunParallel(func(pb *testing.PB) {
+		drawn := draws(order)
+		var requests [100]store.Request
+		var results [100]store.Result
+		var buffers [100][]byte
+		for i := range requests {
+			requests[i] = store.Request{Namespace: "checkout", Limits: limits, Cost: 1}
+			buffers[i] = []byte("user:")
+		}
+		for i, n := 0, 0; pb.Next(); i++ {
+			buffer := strconv.AppendInt(buffers[n][:len("user:")], int64(drawn[i&(len(drawn)-1)]), 10)
+			buffers[n], requests[n].Identifier = buffer, unsafe.String(&buffer[0], len(buffer))
+			if n++; n == len(requests) {
+				s.Decide(b.Context(), requests[:], results[:])
+				n = 0
 			}
 		}
 	})
@@ -142,12 +172,11 @@ func BenchmarkShards(b *testing.B) {
 				drawn := draws(uniform)
 				request := store.Request{Namespace: "checkout", Limits: limits, Cost: 1}
 				var result store.Result
-				namespace := s.hash.within(request.Namespace)
 				buffer := []byte("user:")
 				for i := 0; pb.Next(); i++ {
 					buffer = strconv.AppendInt(buffer[:len("user:")], int64(drawn[i&(len(drawn)-1)]), 10)
 					request.Identifier = unsafe.String(&buffer[0], len(buffer))
-					s.decide(&request, &result, namespace, strategy.Instant(i))
+					s.decide(&request, &result, strategy.Instant(i))
 				}
 			})
 			var acquired, contended uint64

@@ -129,6 +129,7 @@ func New(o Options) (*Store, error) {
 	s.maxLogEntries = max(entriesPerKey*int64(o.MaxKeys), oneRequest)
 	for i := range s.shards {
 		s.shards[i].share = share
+		s.shards[i].init(share + strategy.MaxLimits - 1) // as a request's own counters are not evicted for it
 	}
 	s.swept.Go(s.sweep)
 	return s, nil
@@ -138,21 +139,65 @@ func New(o Options) (*Store, error) {
 // error.
 func (s *Store) Decide(_ context.Context, requests []store.Request, results []store.Result) {
 	now := s.now()
-	var name string // of the namespace that was hashed last: mostly all are of one
-	var namespace key
 	for len(requests) > 0 {
 		n := store.RunLength(requests)
-		if n == 1 {
-			r := &requests[0]
-			if name == "" || name != r.Namespace {
-				name, namespace = r.Namespace, s.hash.within(r.Namespace)
-			}
-			s.decide(r, &results[0], namespace, now)
-		} else {
+		switch {
+		case n > 1:
 			s.decideTogether(requests[:n], results[:n], now)
+		case len(requests) == 1:
+			s.decide(&requests[0], &results[0], now)
+		default:
+			n = s.decideApart(requests, results, now)
 		}
 		requests, results = requests[n:], results[n:]
 	}
+}
+
+// ahead is how many counters are fetched at a time: some more than a processor
+// waits for at once.
+const ahead = strategy.MaxLimits
+
+// decideApart decides the first of requests, each on its own, and returns how
+// many: up to a run, and as many as have ahead counters.
+//
+// Most of a decision's time is spent waiting for memory, where the counters of
+// many identifiers are. So those of all these requests are fetched before the
+// first is decided: the processor waits for many at a time, as it can not
+// across locks.
+func (s *Store) decideApart(requests []store.Request, results []store.Result, now strategy.Instant) (n int) {
+	var keys [ahead]key
+	var shards [ahead]*shard // of each of keys
+	var name string          // of the namespace that was hashed last: mostly all are of one
+	var namespace key
+	used := 0
+	for n < len(requests) && used+len(requests[n].Limits) <= ahead && store.RunLength(requests[n:]) == 1 {
+		r := &requests[n]
+		if name == "" || name != r.Namespace {
+			name, namespace = r.Namespace, s.hash.within(r.Namespace)
+		}
+		identity := s.hash.identityIn(namespace, r.Identifier)
+		for i := range r.Limits {
+			keys[used], shards[used] = s.hash.counter(identity, &r.Limits[i]), s.shard(identity)
+			used++
+		}
+		n++
+	}
+
+	var slots [ahead]uint64
+	for i, sh := range shards[:used] {
+		slots[i] = sh.slot(keys[i])
+	}
+	for i, sh := range shards[:used] {
+		sh.fetch(slots[i])
+	}
+
+	first := 0
+	for i := range requests[:n] {
+		last := first + len(requests[i].Limits)
+		s.decideAt(shards[first], &requests[i], keys[first:last], &results[i], now)
+		first = last
+	}
+	return n
 }
 
 // decideTogether decides a run of requests. It holds the locks of all their
@@ -192,12 +237,12 @@ func (s *Store) decideTogether(requests []store.Request, results []store.Result,
 	}
 }
 
-// decide decides r, whose namespace has the hash namespace.
-func (s *Store) decide(r *store.Request, res *store.Result, namespace key, now strategy.Instant) {
-	identity := s.hash.identityIn(namespace, r.Identifier)
+// decide decides r.
+func (s *Store) decide(r *store.Request, res *store.Result, now strategy.Instant) {
+	identity := s.hash.identity(r.Namespace, r.Identifier)
 	if len(r.Limits) == 1 { // most have one, and need no room for many
 		one := [1]key{s.hash.counter(identity, &r.Limits[0])}
-		s.decideAt(identity, r, one[:], res, now)
+		s.decideAt(s.shard(identity), r, one[:], res, now)
 		return
 	}
 	s.decideMany(identity, r, res, now)
@@ -208,13 +253,12 @@ func (s *Store) decideMany(identity key, r *store.Request, res *store.Result, no
 	for i := range r.Limits {
 		keys[i] = s.hash.counter(identity, &r.Limits[i])
 	}
-	s.decideAt(identity, r, keys[:len(r.Limits)], res, now)
+	s.decideAt(s.shard(identity), r, keys[:len(r.Limits)], res, now)
 }
 
-// decideAt decides r, whose counters are known by keys.
-func (s *Store) decideAt(identity key, r *store.Request, keys []key, res *store.Result, now strategy.Instant) {
+// decideAt decides r, whose counters are known by keys in sh.
+func (s *Store) decideAt(sh *shard, r *store.Request, keys []key, res *store.Result, now strategy.Instant) {
 	res.Err = nil
-	sh := s.shard(identity)
 	sh.lock()
 	sh.decide(r, keys, &res.Decision, now)
 	sh.unlock(&s.logEntries)

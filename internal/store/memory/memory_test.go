@@ -394,6 +394,7 @@ func TestTableAgreesWithAMap(t *testing.T) {
 		rank   int64
 	}
 	var tab table
+	tab.init(600)
 	want := map[key]known{}
 	random := rand.New(rand.NewPCG(1, 2))
 	for step := range 100_000 {
@@ -563,5 +564,38 @@ func TestJoinedRace(t *testing.T) {
 	wg.Wait()
 	if allowed.Load() != 500 {
 		t.Errorf("%d were allowed, want 500", allowed.Load())
+	}
+}
+
+// TestBatchesRace has batches look ahead at counters that others add, consume
+// from and evict meanwhile: what one caller is denied stays so.
+func TestBatchesRace(t *testing.T) {
+	s, _ := newStore(t, Options{MaxKeys: 600, Shards: 2})
+	hot, others := []strategy.Limit{limit(t, "1/h", strategy.FixedWindow)}, []strategy.Limit{limit(t, "100/h", strategy.SlidingWindowLog)}
+	var allowed atomic.Int64
+	var wg sync.WaitGroup
+	for racer := range uint64(4) {
+		wg.Go(func() {
+			random := rand.New(rand.NewPCG(racer, 0))
+			requests, results := make([]store.Request, 50), make([]store.Result, 50)
+			for range 300 {
+				for i := range requests {
+					requests[i] = store.Request{Namespace: "test", Identifier: fmt.Sprint(random.IntN(2000)), Limits: others, Cost: 1}
+				}
+				hottest := random.IntN(len(requests))
+				requests[hottest].Identifier, requests[hottest].Limits = "hot", hot
+				s.Decide(t.Context(), requests, results)
+				if results[hottest].Allowed {
+					allowed.Add(1)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if allowed.Load() != 1 {
+		t.Errorf("%d were allowed, want 1", allowed.Load())
+	}
+	if held(s) > 600 {
+		t.Errorf("the store holds %d counters, want at most 600", held(s))
 	}
 }

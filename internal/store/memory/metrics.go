@@ -125,8 +125,9 @@ func (c Collector) Collect(ch chan<- prometheus.Metric) {
 
 // bytes returns how much memory t has, but for what the allocator adds.
 func (t *table) bytes() int {
-	return len(t.chunks)*chunkSize*int(unsafe.Sizeof(counter{})) +
-		8*(cap(t.chunks)+cap(t.index)) + 4*(cap(t.free)+cap(t.open)+cap(t.logOwner)) +
+	chunks := (int(t.used) + chunkSize - 1) / chunkSize
+	return chunks*int(unsafe.Sizeof(chunk{})) +
+		8*(len(t.chunks)+len(*t.index.Load())) + 4*(cap(t.free)+cap(t.open)+cap(t.logOwner)) +
 		cap(t.shut)*int(unsafe.Sizeof(t.shut[0])) +
 		cap(t.logs)*int(unsafe.Sizeof(strategy.Log{})) + 16*t.entries
 }

@@ -71,7 +71,7 @@ func (sh *shard) decide(r *store.Request, keys []key, d *strategy.Decision, now 
 		}
 		c := sh.at(n)
 		numbers[i], states[i] = n, c.state
-		if c.log != 0 {
+		if c.log.Load() != 0 {
 			states[i] = sh.log(n).View(&r.Limits[i], r.Cost, now)
 		}
 	}

@@ -44,6 +44,7 @@ func Run(t *testing.T, open func(t *testing.T) Subject) {
 		{"Reset", testReset},
 		{"BatchIsInOrder", testBatchIsInOrder},
 		{"Joined", testJoined},
+		{"MixedBatches", testMixedBatches},
 		{"Race", testRace},
 		{"AgreesWithTheAlgorithms", testAgreesWithTheAlgorithms},
 		{"LongLog", testLongLog},
@@ -236,6 +237,43 @@ func testJoined(t *testing.T, s Subject) {
 				if results[i].Err != nil || !equal(results[i].Decision, want) {
 					rt.Fatalf("step %d, request %d of %+v:\n got %+v\nwant %+v", step, i, requests, results[i], want)
 				}
+			}
+		}
+	})
+}
+
+// testMixedBatches has batches of few and many limits, joined and not, about few
+// identifiers: each decision is what it is when the runs are decided in order.
+func testMixedBatches(t *testing.T, s Subject) {
+	model := newModel()
+	limits := append(everyStrategy(t, "3/h", 3), everyStrategy(t, "5/min", 5)...)
+	rapid.Check(t, func(rt *rapid.T) {
+		batch := rapid.IntRange(0, 1<<40).Draw(rt, "batch")
+		now := epoch + strategy.Instant(rapid.IntRange(0, 1<<40).Draw(rt, "now"))
+		var requests []store.Request
+		var want []strategy.Decision
+		for range rapid.IntRange(2, 30).Draw(rt, "runs") {
+			run := make([]store.Request, 1)
+			if rapid.IntRange(0, 3).Draw(rt, "joined") == 0 {
+				run = make([]store.Request, rapid.IntRange(2, 4).Draw(rt, "length"))
+			}
+			first := rapid.IntRange(0, 3).Draw(rt, "first")
+			for i := range run {
+				n := rapid.IntRange(1, len(limits)).Draw(rt, "limits")
+				from := rapid.IntRange(0, len(limits)-n).Draw(rt, "from")
+				run[i] = store.Request{
+					Namespace: "mixed", Identifier: fmt.Sprint(batch, " ", first+i),
+					Limits: limits[from : from+n], Cost: 1, Joined: i > 0,
+				}
+			}
+			requests, want = append(requests, run...), append(want, model.decideRun(run, now, s.Joins)...)
+		}
+		s.Set(now)
+		results := make([]store.Result, len(requests))
+		s.Store.Decide(t.Context(), requests, results)
+		for i := range results {
+			if results[i].Err != nil || !equal(results[i].Decision, want[i]) {
+				rt.Fatalf("request %d of %d, %+v:\n got %+v\nwant %+v", i, len(requests), requests[i], results[i], want[i])
 			}
 		}
 	})
