@@ -42,7 +42,7 @@ const maxMessageBytes = 8 << 20
 // streamWorkers is how many goroutines are kept to answer calls: a goroutine of
 // its own for each call costs a fifth more of the server's time, most of it for
 // growing its stack. When all are busy, that is what further calls get.
-const streamWorkers = 64
+const streamWorkers = 128
 
 // Options say how to make a Server. Store, Logger and Registry are required.
 type Options struct {

@@ -33,9 +33,11 @@ func BenchmarkPipelining(b *testing.B) {
 		return func(ctx context.Context, requests []store.Request, results []store.Result) {
 			ctx, cancel := context.WithTimeout(ctx, s.timeout)
 			defer cancel()
-			call := newCall(s.script.hash, requests)
-			call.reply = call.command(ctx, false, "")
-			_ = c.Process(ctx, call.reply)
+			call := newCall(requests)
+			questions, answers := []question{call.question}, make([]reply, 1)
+			command := s.pipes.script.command(ctx, questions)
+			replies(command, c.Process(ctx, command), questions, answers)
+			call.reply = &answers[0]
 			call.decide(requests, results)
 		}
 	}

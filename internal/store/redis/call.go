@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"math"
 	"os"
-	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -21,41 +20,53 @@ import (
 // through Redis.
 type call struct {
 	requests int
-	keys     int
-	args     []any // of an EVALSHA; none if there is nothing to ask
+	question
+	pending bool // whether it is to be sent
 
-	pending  bool             // whether it is to be sent
-	load     bool             // whether the server may not know the script
-	reply    *redis.StringCmd // nil if there is none
-	shipment *shipment        // which the reply comes with
-	cut      error            // why the reply did not come in time
+	shipment *shipment // which it goes with
+	index    int       // which question of that it is
+	reply    *reply    // nil if there is none
+	cut      error     // why it did not come in time
 }
 
-// newCall returns the call of a run. Its arguments are what decide.lua says.
-func newCall(hash string, run []store.Request) call {
+// A question is what Redis is asked of a run: nothing, if it has no keys.
+// Nothing it refers to is written to again.
+type question struct {
+	keys []any  // strings
+	run  string // the run as the script reads it
+	load bool   // whether the server may not know the script
+}
+
+// A reply is that to a question.
+type reply struct {
+	now    strategy.Instant
+	packed string // from which limits it consumed, and the states before
+	err    error
+}
+
+// newCall returns the call of a run.
+func newCall(run []store.Request) call {
 	c := call{requests: len(run)}
-	eachLimit(run, func(*store.Request, *strategy.Limit) { c.keys++ })
-	if c.keys == 0 {
+	keys := 0
+	eachLimit(run, func(*store.Request, *strategy.Limit) { keys++ })
+	if keys == 0 {
 		return c
 	}
 	c.pending = true
-	c.args = make([]any, 3+2*c.keys)
-	c.args[0], c.args[1], c.args[2] = "evalsha", hash, c.keys
-
-	// The keys, and then the limits, are parts of one text.
-	parts, ends := make([]byte, 0, 256), make([]int, 0, 8) // room for most
-	eachLimit(run, func(r *store.Request, l *strategy.Limit) {
-		parts = appendCounterKey(parts, r.Namespace, r.Identifier, l)
-		ends = append(ends, len(parts))
-	})
+	// The run and then the keys are parts of one text.
+	text, ends := make([]byte, 0, 256), make([]int, 0, 4) // room for most
+	text = binary.BigEndian.AppendUint32(text, uint32(keys))
 	consume := consumes(run)
+	eachLimit(run, func(r *store.Request, l *strategy.Limit) { text = appendLimit(text, l, r.Cost, consume) })
+	start := len(text)
 	eachLimit(run, func(r *store.Request, l *strategy.Limit) {
-		parts = appendLimit(parts, l, r.Cost, consume)
-		ends = append(ends, len(parts))
+		text = appendCounterKey(text, r.Namespace, r.Identifier, l)
+		ends = append(ends, len(text))
 	})
-	text, start := string(parts), 0
+	whole := string(text)
+	c.run, c.keys = whole[:start], make([]any, keys)
 	for i, end := range ends {
-		c.args[3+i] = text[start:end]
+		c.keys[i] = whole[start:end]
 		start = end
 	}
 	return c
@@ -98,19 +109,61 @@ func consumes(run []store.Request) byte {
 }
 
 // key returns the first key.
-func (c *call) key() string { return c.args[3].(string) }
+func (c *call) key() string { return c.keys[0].(string) }
 
-// command returns what to send, with the script's source if it has to be
-// loaded. The arguments are never written to again once they have been sent.
-func (c *call) command(ctx context.Context, load bool, source string) *redis.StringCmd {
-	args := c.args
-	if load {
-		args = append([]any{"eval", source}, args[2:]...)
+// command returns what asks questions, with the script's source if a server may
+// not know it.
+func (s script) command(ctx context.Context, questions []question) *redis.StringCmd {
+	keys, size, load := 0, 0, false
+	for i := range questions {
+		keys += len(questions[i].keys)
+		size += len(questions[i].run)
+		load = load || questions[i].load
 	}
-	reply := redis.NewStringCmd(ctx, args...)
-	reply.SetFirstKeyPos(3)
-	return reply
+	args := make([]any, 3, 4+keys)
+	args[0], args[1], args[2] = "evalsha", s.hash, keys
+	if load {
+		args[0], args[1] = "eval", s.source
+	}
+	runs := make([]byte, 0, size)
+	for i := range questions {
+		args = append(args, questions[i].keys...)
+		runs = append(runs, questions[i].run...)
+	}
+	cmd := redis.NewStringCmd(ctx, append(args, runs)...)
+	cmd.SetFirstKeyPos(3)
+	return cmd
 }
+
+// replies returns those to questions that cmd asked, of which failed says
+// what went wrong with all of them.
+func replies(cmd *redis.StringCmd, failed error, questions []question, replies []reply) {
+	packed, err := cmd.Result()
+	if err == nil && packed == "" {
+		err = failed // there was no connection
+	}
+	want := sizeOfNow
+	for i := range questions {
+		want += questions[i].replySize()
+	}
+	if err == nil && len(packed) != want {
+		err = fmt.Errorf("%w: script replied %q", store.ErrCounters, packed)
+	}
+	if err != nil {
+		for i := range replies {
+			replies[i].err = err
+		}
+		return
+	}
+	now, packed := strategy.Instant(double(packed)), packed[sizeOfNow:]
+	for i := range questions {
+		size := questions[i].replySize()
+		replies[i], packed = reply{now: now, packed: packed[:size]}, packed[size:]
+	}
+}
+
+// replySize returns how long the packed reply to q is.
+func (q *question) replySize() int { return sizeOfConsumed + len(q.keys)*sizeOfState }
 
 // again makes c pending again if its reply says that the script did not run,
 // and may run soon. It reports whether to wait before.
@@ -119,10 +172,10 @@ func (c *call) command(ctx context.Context, load bool, source string) *redis.Str
 // on the other node; READONLY, if the server has become a replica, which was
 // said of the first write, and so before anything was consumed.
 func (c *call) again() (wait bool) {
-	if c.reply == nil || c.reply.Err() == nil {
+	if c.reply == nil || c.reply.err == nil {
 		return false
 	}
-	switch err := c.reply.Err(); {
+	switch err := c.reply.err; {
 	case redis.HasErrorPrefix(err, "NOSCRIPT"):
 		c.pending, c.load = true, true
 	case redis.IsTryAgainError(err), redis.IsReadOnlyError(err):
@@ -148,21 +201,20 @@ func (c *call) answer(run []store.Request, results []store.Result) error {
 	var now strategy.Instant
 	var consumed strategy.Consumed
 	if c.reply != nil {
-		reply, err := c.reply.Result()
-		if errors.Is(err, os.ErrDeadlineExceeded) { // that of the last caller in the pipeline
+		if err := c.reply.err; errors.Is(err, os.ErrDeadlineExceeded) { // that of the last caller in the pipeline
 			return fmt.Errorf("redis: %w: %w", context.DeadlineExceeded, err)
-		} else if err != nil && ofCounters(err) {
+		} else if err != nil && redis.IsTryAgainError(err) {
 			return fmt.Errorf("redis: %w: %w", store.ErrCounters, err)
 		} else if err != nil {
 			return fmt.Errorf("redis: %w", err)
 		}
-		if len(reply) != sizeOfHead+c.keys*sizeOfState {
-			return fmt.Errorf("redis: %w: script replied %q", store.ErrCounters, reply)
+		if c.reply.packed[0] == foreign {
+			return fmt.Errorf("redis: %w: WRONGTYPE: one of the keys %q holds what is not ratelimitd's", store.ErrCounters, c.keys)
 		}
-		now, consumed, states = strategy.Instant(double(reply)), strategy.Consumed(reply[sizeOfHead-1]), reply[sizeOfHead:]
+		now, consumed, states = c.reply.now, strategy.Consumed(c.reply.packed[0]), c.reply.packed[sizeOfConsumed:]
 	}
 	if decideRun(run, results, states, now) != consumed && c.reply != nil {
-		return fmt.Errorf("redis: %w: script and strategy disagree on %q at %d: %q", store.ErrCounters, c.args[2:], now, states)
+		return fmt.Errorf("redis: %w: script and strategy disagree on %q at %d: %q", store.ErrCounters, c.keys, now, states)
 	}
 	return nil
 }
@@ -194,19 +246,16 @@ func decideRun(run []store.Request, results []store.Result, packed string, now s
 	return consumed
 }
 
-// ofCounters reports whether err, which Redis replied, is about the keys of one
-// call: a key that holds something else, or keys that are being moved. (Not
-// all versions begin with the code when a script meets the error.)
-func ofCounters(err error) bool {
-	var reply redis.Error
-	return errors.As(err, &reply) && (strings.Contains(reply.Error(), "WRONGTYPE ") || redis.IsTryAgainError(err))
-}
-
 // The sizes of what decide.lua packs.
 const (
-	sizeOfHead  = 9
-	sizeOfState = 24
+	sizeOfNow      = 8
+	sizeOfConsumed = 1
+	sizeOfState    = 24
 )
+
+// foreign is what decide.lua packs instead of a strategy.Consumed if a key holds
+// what is no string.
+const foreign = 3
 
 // parseState reads a state as decide.lua packs it. What is none is that of a
 // counter wholly unused, to the script too.

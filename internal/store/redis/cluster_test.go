@@ -64,7 +64,7 @@ end
 			t.Fatal(err)
 		}
 		s := openWith(t, Options{URLs: c.URLs()})
-		s.script = newScript(clock)
+		s.pipes.script = newScript(clock)
 		return storetest.Subject{Store: s, Set: func(now strategy.Instant) {
 			pipe := client.Pipeline()
 			for _, key := range clocks {

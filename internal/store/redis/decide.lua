@@ -1,18 +1,20 @@
--- Decides one request by all of its limits, and if every one of them allows it
--- and it is to consume, consumes from all. The algorithms are those of
--- internal/strategy, which says how and why; this file has just what must
--- happen inside Redis, and Go works out the rest of the answer from the states
--- that are returned.
+-- Decides runs of limits, one after the other: each by all of its limits, and if
+-- every one of them allows it and it is to consume, consumes from all. The
+-- algorithms are those of internal/strategy, which says how and why; this file
+-- has just what must happen inside Redis, and Go works out the rest of the answer
+-- from the states that are returned.
 --
--- KEYS      the limits' counters, all in one slot
--- ARGV      of each limit, packed: strategy number; 1 in shadow mode; 1 to
---           consume, 0 to look, the same for all; cost (at most 1e9 + 1), count,
---           period in microseconds, capacity
+-- KEYS      the limits' counters; in a cluster all in one slot
+-- ARGV[1]   packed, of each run: how many limits it has; and of each of those:
+--           strategy number; 1 in shadow mode; 1 to consume, 0 to look, the same
+--           for all of the run; cost (at most 1e9 + 1), count, period in
+--           microseconds, capacity
 -- before    now, in microseconds since the Unix epoch; slack, in milliseconds,
 --           which keys outlive their last use by. (The lines that set them
 --           come first: see script.go.)
--- returns   packed: now; from which limits it consumed: 0 none, 1 those that are
---           not in shadow mode, 2 all; and the states before, in order
+-- returns   packed: now; and of each run: from which limits it consumed, 0 none,
+--           1 those that are not in shadow mode, 2 all, or 3 none as a key holds
+--           what is no string; and the states before, in order
 --
 -- A state is three doubles: last, used, part. A sliding window log is a string
 -- of 16-byte entries, each a pair of doubles: the instant, and the total of units
@@ -22,8 +24,8 @@
 -- microseconds since the epoch do until the year 2255.
 --
 -- It is written for Redis' processor: it packs rather than prints, as that takes
--- a third of the time, and makes few functions and tables, as each is made anew
--- for each decision.
+-- a third of the time, makes few functions and tables, as each is made anew each
+-- time, and decides several runs, as calling it takes as long as deciding one.
 
 -- muldiv returns the quotient and the remainder of (a x n + c) / p, for whole
 -- numbers a < 2^53, n < 2^30 and c < p < 2^45. A quotient above 2^53 is not
@@ -52,6 +54,12 @@ local function expiry(micros)
   return math.min(math.ceil(micros / 1000), 1e15) + slack
 end
 
+-- check_type fails unless failure, which a command returned, is about the type of
+-- what the key holds.
+local function check_type(failure)
+  if not string.find(failure.err, 'WRONGTYPE', 1, true) then error(failure.err, 0) end
+end
+
 -- log_functions returns the two that sliding window logs need.
 local function log_functions()
   local function entry(key, i)
@@ -71,8 +79,11 @@ local function log_functions()
 
   -- view returns the state of a sliding window log, as strategy.Log.View
   -- does; its length; and the index of the first entry younger than the period.
+  -- It returns nothing if the key holds what is no string.
   local function view(key, cost, period, capacity)
-    local n = redis.call('STRLEN', key) / 16
+    local n = redis.pcall('STRLEN', key)
+    if type(n) == 'table' then return check_type(n) end
+    n = n / 16
     if n < 2 or n % 1 ~= 0 then return 0, 0, 0, 0, 0 end -- none, or not a log
     local last, total = entry(key, n - 1)
     local oldest = math.max(now, last) - period
@@ -108,88 +119,110 @@ local function log_functions()
 end
 
 local unused = '\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0'
-local states, all, consume = '', true, true
+local runs, position = ARGV[1], 1
+local reply = {struct.pack('>d', now)}
 local values, matters = {}, {} -- of each limit: its next state, and how many microseconds that matters
 local shadows, view, add, adds -- most decisions need none of these
 
-for i = 1, #KEYS do
-  local key = KEYS[i]
-  local strategy, shadow, consumes, cost, count, period, capacity = struct.unpack('>BBBdddd', ARGV[i])
-  consume = consume and consumes == 1
-  if shadow == 1 then
-    shadows = shadows or {}
-    shadows[i] = true
-  end
-  local allowed = true
-  if strategy == 3 then -- sliding_window_log
-    if not view then
-      view, add = log_functions()
-      adds = {}
-    end
-    local last, used, free, n, first = view(key, cost, period, capacity)
-    states = states .. struct.pack('>ddd', last, used, free)
-    allowed = cost == 0 or used + cost <= capacity
-    if allowed and cost > 0 then
-      adds[i] = function() add(key, cost, period, n, first) end
-    end
-  else
-    local state = redis.call('GET', key)
-    local last, used, part = 0, 0, 0
-    if state and #state == 24 then
-      last, used, part = struct.unpack('>ddd', state)
-      if not (last + used + part < 2 ^ 55) then last, used, part = 0, 0, 0 end -- no state is so great
-      states = states .. state
-    else
-      states = states .. unused
-    end
-    if consume and cost > 0 then
-      local at, level = math.max(now, last)
-      if strategy == 1 then -- fixed_window
-        local elapsed = at % period
-        if last < at - elapsed then used = 0 end
-        used, part, matters[i] = used + cost, 0, period - elapsed
-        level = used
-      elseif strategy == 2 then -- sliding_window_counter
-        local elapsed = at % period
-        local start = at - elapsed
-        if last < start then
-          if last >= start - period then part = used else part = 0 end
-          used = 0
-        end
-        local weight, fraction = muldiv(period - elapsed, part, 0, period)
-        if fraction > 0 then weight = weight + 1 end
-        used, matters[i] = used + cost, 2 * period - elapsed
-        level = used + weight
-      else -- the buckets
-        if used > 0 then
-          if part >= period then part = period - 1 end
-          local drained
-          drained, part = muldiv(at - last, count, part, period)
-          used = used - drained
-          if used <= 0 then used, part = 0, 0 end
-        end
-        used = used + cost
-        level, matters[i] = used, used * period / count
-      end
-      allowed = level <= capacity
-      if allowed then values[i] = struct.pack('>ddd', at, used, part) end
-    end
-  end
-  if not allowed then
-    all, consume = false, consume and shadow == 1
-  end
-end
+local last_key = 0
+while last_key < #KEYS do
+  local first_key = last_key + 1
+  local limits
+  limits, position = struct.unpack('>I4', runs, position)
+  last_key = last_key + limits
+  local states, all, consume, foreign = '', true, true, false
 
-local consumed = 0
-if consume then
-  consumed = all and 2 or 1
-  for i = 1, #KEYS do
-    if not all and shadows[i] then -- one in shadow mode denied: none of those consumes
-    elseif values[i] then
-      redis.call('SET', KEYS[i], values[i], 'PX', expiry(matters[i]))
-    elseif adds and adds[i] then
-      adds[i]()
+  for i = first_key, last_key do
+    local key = KEYS[i]
+    local strategy, shadow, consumes, cost, count, period, capacity
+    strategy, shadow, consumes, cost, count, period, capacity, position = struct.unpack('>BBBdddd', runs, position)
+    consume = consume and consumes == 1
+    if shadow == 1 then
+      shadows = shadows or {}
+      shadows[i] = true
+    end
+    local allowed = true
+    if strategy == 3 then -- sliding_window_log
+      if not view then
+        view, add = log_functions()
+        adds = {}
+      end
+      local last, used, free, n, first = view(key, cost, period, capacity)
+      if last then
+        states = states .. struct.pack('>ddd', last, used, free)
+        allowed = cost == 0 or used + cost <= capacity
+        if allowed and cost > 0 then
+          adds[i] = function() add(key, cost, period, n, first) end
+        end
+      else
+        states, foreign = states .. unused, true
+      end
+    else
+      local state = redis.pcall('GET', key)
+      local last, used, part = 0, 0, 0
+      if type(state) == 'table' then
+        check_type(state)
+        states, foreign = states .. unused, true
+      elseif state and #state == 24 then
+        last, used, part = struct.unpack('>ddd', state)
+        if not (last + used + part < 2 ^ 55) then last, used, part = 0, 0, 0 end -- no state is so great
+        states = states .. state
+      else
+        states = states .. unused
+      end
+      if consume and cost > 0 then
+        local at, level = math.max(now, last)
+        if strategy == 1 then -- fixed_window
+          local elapsed = at % period
+          if last < at - elapsed then used = 0 end
+          used, part, matters[i] = used + cost, 0, period - elapsed
+          level = used
+        elseif strategy == 2 then -- sliding_window_counter
+          local elapsed = at % period
+          local start = at - elapsed
+          if last < start then
+            if last >= start - period then part = used else part = 0 end
+            used = 0
+          end
+          local weight, fraction = muldiv(period - elapsed, part, 0, period)
+          if fraction > 0 then weight = weight + 1 end
+          used, matters[i] = used + cost, 2 * period - elapsed
+          level = used + weight
+        else -- the buckets
+          if used > 0 then
+            if part >= period then part = period - 1 end
+            local drained
+            drained, part = muldiv(at - last, count, part, period)
+            used = used - drained
+            if used <= 0 then used, part = 0, 0 end
+          end
+          used = used + cost
+          level, matters[i] = used, used * period / count
+        end
+        allowed = level <= capacity
+        if allowed then values[i] = struct.pack('>ddd', at, used, part) end
+      end
+    end
+    if not allowed then
+      all, consume = false, consume and shadow == 1
     end
   end
+
+  local consumed = 0
+  if foreign then
+    consumed = 3
+  elseif consume then
+    consumed = all and 2 or 1
+    for i = first_key, last_key do
+      if not all and shadows[i] then -- one in shadow mode denied: none of those consumes
+      elseif values[i] then
+        redis.call('SET', KEYS[i], values[i], 'PX', expiry(matters[i]))
+      elseif adds and adds[i] then
+        adds[i]()
+      end
+    end
+  end
+  reply[#reply + 1] = string.char(consumed)
+  reply[#reply + 1] = states
 end
-return struct.pack('>dB', now, consumed) .. states
+return table.concat(reply)

@@ -248,7 +248,7 @@ func TestPipelineIsCut(t *testing.T) {
 				requests[i] = r
 			}
 			results := make([]store.Result, len(requests))
-			f.do(t, "limit_data", "downstream", `"bytes": 2000`)
+			f.do(t, "limit_data", "downstream", `"bytes": 1000`)
 			s.Decide(t.Context(), requests, results)
 			f.heal(t)
 			allowed := 0

@@ -10,10 +10,10 @@ var _ prometheus.Collector = Collector{}
 var (
 	pipelinesDesc = prometheus.NewDesc("ratelimitd_redis_pipelines_total",
 		"Round trips to Redis that decided something.", nil, nil)
-	commandsDesc = prometheus.NewDesc("ratelimitd_redis_commands_total",
-		"Commands sent in those round trips: decisions that share one are more than one a round trip.", nil, nil)
+	decisionsDesc = prometheus.NewDesc("ratelimitd_redis_decisions_total",
+		"Decisions asked for in those round trips: where they share them, more than one a round trip.", nil, nil)
 	waitingDesc = prometheus.NewDesc("ratelimitd_redis_waiting",
-		"Calls whose commands wait for a round trip to share.", nil, nil)
+		"Calls that wait for a round trip to share.", nil, nil)
 	connectionsDesc = prometheus.NewDesc("ratelimitd_redis_connections",
 		"Connections to Redis, by whether they are in use or idle.", []string{"state"}, nil)
 	poolTimeoutsDesc = prometheus.NewDesc("ratelimitd_redis_pool_timeouts_total",
@@ -33,7 +33,7 @@ func (c Collector) Collect(metrics chan<- prometheus.Metric) {
 		metrics <- prometheus.MustNewConstMetric(desc, kind, value, labels...)
 	}
 	emit(pipelinesDesc, prometheus.CounterValue, float64(p.pipelines.Load()))
-	emit(commandsDesc, prometheus.CounterValue, float64(p.commands.Load()))
+	emit(decisionsDesc, prometheus.CounterValue, float64(p.questions.Load()))
 	emit(waitingDesc, prometheus.GaugeValue, float64(p.waiting()))
 	emit(connectionsDesc, prometheus.GaugeValue, float64(pool.IdleConns), "idle")
 	emit(connectionsDesc, prometheus.GaugeValue, float64(pool.TotalConns-min(pool.IdleConns, pool.TotalConns)), "used")

@@ -15,29 +15,34 @@ const (
 	// maxSenders is how many pipelines a lane has under way at most. More make
 	// the pipelines shorter; fewer let one slow pipeline hold up the rest.
 	maxSenders = 4
-	// maxPipeline is how many commands a pipeline has before what else waits
+	// maxPipeline is how many questions a pipeline has before what else waits
 	// is left to the next.
 	maxPipeline = 256
-	// maxTurn is how many commands of one caller go together, while others
+	// maxTurn is how many questions of one caller go together, while others
 	// wait: half a millisecond of Redis.
 	maxTurn = 64
+	// maxTogether is how many keys a command has, if it asks several questions:
+	// Redis does nothing else until it is done with them.
+	maxTogether = 16
 )
 
 var errClosed = errors.New("the store is closed")
 
 // A pipeliner has concurrent callers share round trips: what gathers while one
 // pipeline is under way is sent as the next. It waits for nothing: a command
-// that comes while there is no pipeline under way is sent at once.
+// that comes while there is no pipeline under way is sent at once. And they share
+// commands, but in a cluster, where a command's keys have to be in one slot.
 //
 // A command is sent once. If the connection fails, whether it ran or not is
 // unknown, and it is an error.
 type pipeliner struct {
 	client  redis.UniversalClient
 	cluster *redis.ClusterClient // the client, if it is that of a cluster
+	script  script
 	timeout time.Duration
 	mapped  atomic.Bool // whether the nodes of the cluster are known
 
-	pipelines, commands atomic.Uint64 // sent, for the metrics
+	pipelines, questions atomic.Uint64 // sent, for the metrics
 
 	senders sync.WaitGroup // with mu held, until closed
 	mu      sync.Mutex     // protects the following
@@ -52,30 +57,41 @@ type lane struct {
 	senders int
 }
 
-// A shipment is commands of one caller for one lane, in order. It is the
+// A shipment is questions of one caller for one lane, in order. It is the
 // sender's until done is closed: a caller that leaves before leaves it alone.
-// Many commands are sent in several turns, each when the last is done.
+// Many questions are sent in several turns, each when the last is done.
 type shipment struct {
-	ctx      context.Context // the caller's
-	deadline time.Time       // of the caller, or the store's for it
-	commands []*redis.StringCmd
-	sent     int // how many of commands have had their turn
-	turnEnd  int // which of commands the turn ends before
-	done     chan struct{}
-	one      [1]*redis.StringCmd // what most have: room for commands
+	ctx       context.Context // the caller's
+	deadline  time.Time       // of the caller, or the store's for it
+	questions []question
+	replies   []reply // of each of questions
+	sent      int     // how many of questions have had their turn
+	turnEnd   int     // which of questions the turn ends before
+	done      chan struct{}
+
+	oneQuestion [1]question // what most have: room for questions
+	oneReply    [1]reply    // and replies
 }
 
 func newShipment(ctx context.Context, deadline time.Time) *shipment {
 	s := &shipment{ctx: ctx, deadline: deadline, done: make(chan struct{})}
-	s.commands = s.one[:0]
+	s.questions, s.replies = s.oneQuestion[:0], s.oneReply[:0]
 	return s
 }
 
-// turn returns the commands whose turn it is.
-func (s *shipment) turn() []*redis.StringCmd { return s.commands[s.sent:s.turnEnd] }
+// add adds q and returns its index.
+func (s *shipment) add(q question) int {
+	s.questions, s.replies = append(s.questions, q), append(s.replies, reply{})
+	return len(s.questions) - 1
+}
 
-func newPipeliner(client redis.UniversalClient, timeout time.Duration) *pipeliner {
-	p := &pipeliner{client: client, timeout: timeout, lanes: map[string]*lane{}}
+// turn returns the questions whose turn it is, and room for the replies.
+func (s *shipment) turn() ([]question, []reply) {
+	return s.questions[s.sent:s.turnEnd], s.replies[s.sent:s.turnEnd]
+}
+
+func newPipeliner(client redis.UniversalClient, script script, timeout time.Duration) *pipeliner {
+	p := &pipeliner{client: client, script: script, timeout: timeout, lanes: map[string]*lane{}}
 	p.cluster, _ = client.(*redis.ClusterClient)
 	return p
 }
@@ -131,7 +147,7 @@ func (p *pipeliner) run(name string, l *lane) {
 // requeue puts behind the others what has not been sent whole. (The sender
 // goes on, and so what it puts there is seen to.)
 func (p *pipeliner) requeue(l *lane, load []*shipment) {
-	load = slices.DeleteFunc(load, func(s *shipment) bool { return s.sent == len(s.commands) })
+	load = slices.DeleteFunc(load, func(s *shipment) bool { return s.sent == len(s.questions) })
 	if len(load) == 0 {
 		return
 	}
@@ -150,10 +166,10 @@ func (p *pipeliner) next(name string, l *lane, load []*shipment) []*shipment {
 		most = maxPipeline
 	}
 	n := 0
-	for commands := 0; n < len(l.waiting) && commands < maxPipeline; n++ {
+	for questions := 0; n < len(l.waiting) && questions < maxPipeline; n++ {
 		s := l.waiting[n]
-		s.turnEnd = min(s.sent+most, len(s.commands))
-		commands += len(s.turn())
+		s.turnEnd = min(s.sent+most, len(s.questions))
+		questions += s.turnEnd - s.sent
 	}
 	load = append(load, l.waiting[:n]...)
 	rest := copy(l.waiting, l.waiting[n:])
@@ -174,48 +190,73 @@ func (p *pipeliner) next(name string, l *lane, load []*shipment) []*shipment {
 // longer to set up than a decision may would never be had. It has longer if a
 // caller has.
 func (p *pipeliner) exec(load []*shipment) {
-	pipe := p.client.Pipeline()
 	now := time.Now()
 	deadline := now.Add(p.timeout)
+	var asked []question
 	for _, s := range load {
 		if err := s.left(now); err != nil {
 			s.fail(err)
 			continue
 		}
-		for _, c := range s.turn() {
-			_ = pipe.Process(s.ctx, once{c}) // only queues it
-		}
+		questions, _ := s.turn()
+		asked = append(asked, questions...)
 		if s.deadline.After(deadline) {
 			deadline = s.deadline
 		}
 	}
-	if pipe.Len() == 0 {
+	if len(asked) == 0 {
 		return
 	}
-	p.pipelines.Add(1)
-	p.commands.Add(uint64(pipe.Len()))
 	ctx, cancel := context.WithDeadline(context.Background(), deadline)
 	defer cancel()
-	_, err := pipe.Exec(ctx)
-	p.learn(ctx, err)
+	replies, err := p.ask(ctx, asked)
 	for _, s := range load {
-		turn := s.turn()
-		if len(turn) == 0 {
+		_, room := s.turn()
+		if len(room) == 0 {
 			continue // it failed already
 		}
-		for _, c := range turn { // each has its own error, unless there was no connection
-			if c.Err() == nil && c.Val() == "" && err != nil {
-				c.SetErr(err)
-			}
-		}
-		s.sent += len(turn)
+		replies = replies[copy(room, replies):]
+		s.sent += len(room)
 		switch {
-		case s.sent == len(s.commands):
+		case s.sent == len(s.questions):
 			s.finish()
 		case err != nil && !isReply(err): // the rest would only wait for the same
 			s.fail(err)
 		}
 	}
+}
+
+// ask asks questions, and returns their replies, and the first error.
+func (p *pipeliner) ask(ctx context.Context, questions []question) ([]reply, error) {
+	type part struct {
+		command *redis.StringCmd
+		end     int // which of questions it ends before
+	}
+	pipe := p.client.Pipeline()
+	var parts []part
+	for start := 0; start < len(questions); {
+		end := start + 1
+		for keys := len(questions[start].keys); p.cluster == nil && end < len(questions); end++ {
+			if keys += len(questions[end].keys); keys > maxTogether {
+				break
+			}
+		}
+		command := p.script.command(ctx, questions[start:end])
+		parts = append(parts, part{command, end})
+		_ = pipe.Process(ctx, once{command}) // only queues it
+		start = end
+	}
+	p.pipelines.Add(1)
+	p.questions.Add(uint64(len(questions)))
+	_, err := pipe.Exec(ctx)
+	p.learn(ctx, err)
+
+	all, start := make([]reply, len(questions)), 0
+	for _, part := range parts {
+		replies(part.command, err, questions[start:part.end], all[start:part.end])
+		start = part.end
+	}
+	return all, err
 }
 
 // learn has a cluster's client ask anew which node has which keys if a
@@ -295,10 +336,10 @@ func (s *shipment) wait() error {
 
 // fail finishes s without having sent what is left of it.
 func (s *shipment) fail(err error) {
-	for _, c := range s.commands[s.sent:] {
-		c.SetErr(err)
+	for i := s.sent; i < len(s.questions); i++ {
+		s.replies[i].err = err
 	}
-	s.sent, s.turnEnd = len(s.commands), len(s.commands)
+	s.sent, s.turnEnd = len(s.questions), len(s.questions)
 	s.finish()
 }
 

@@ -30,7 +30,6 @@ const perLimit = 20 * time.Microsecond
 type Store struct {
 	client  redis.UniversalClient
 	pipes   *pipeliner
-	script  script
 	timeout time.Duration
 
 	close    sync.Once
@@ -56,8 +55,7 @@ func New(o Options) (*Store, error) {
 	client := redis.NewUniversalClient(options)
 	return &Store{
 		client:  client,
-		pipes:   newPipeliner(client, o.Timeout+o.DialTimeout),
-		script:  newScript(serverClock),
+		pipes:   newPipeliner(client, newScript(serverClock), o.Timeout+o.DialTimeout),
 		timeout: o.Timeout,
 	}, nil
 }
@@ -75,7 +73,7 @@ func (s *Store) Decide(ctx context.Context, requests []store.Request, results []
 		if s.pipes.cluster == nil { // on a cluster a run's counters are in several slots
 			n = store.RunLength(rest)
 		}
-		calls = append(calls, newCall(s.script.hash, rest[:n]))
+		calls = append(calls, newCall(rest[:n]))
 		rest = rest[n:]
 	}
 	for pause := firstPause; ; {
@@ -126,18 +124,19 @@ func (s *Store) ask(ctx context.Context, deadline time.Time, calls []call) {
 		if d.shipment == nil {
 			d.shipment = newShipment(ctx, deadline)
 		}
-		load := c.load && !d.loads // once is enough for what comes after
-		d.loads = d.loads || load
-		c.pending, c.reply, c.shipment = false, c.command(ctx, load, s.script.source), d.shipment
-		d.shipment.commands = append(d.shipment.commands, c.reply)
+		c.load = c.load && !d.loads // once is enough for what comes after
+		d.loads = d.loads || c.load
+		c.pending, c.shipment, c.index = false, d.shipment, d.shipment.add(c.question)
 	}
 	for _, d := range to {
 		s.pipes.send(d.lane, d.shipment)
 	}
 	for i := range calls {
 		if c := &calls[i]; c.shipment != nil {
-			if c.cut = c.shipment.wait(); c.cut != nil {
-				c.reply = nil
+			if c.cut = c.shipment.wait(); c.cut == nil {
+				c.reply = &c.shipment.replies[c.index]
+			} else {
+				c.reply = nil // the shipment is the sender's
 			}
 		}
 	}
@@ -147,7 +146,7 @@ func (s *Store) ask(ctx context.Context, deadline time.Time, calls []call) {
 type destination struct {
 	lane     string
 	shipment *shipment
-	loads    bool // whether one of the commands loads the script
+	loads    bool // whether one of the questions loads the script
 }
 
 // destinationOf returns that of to which is for lane, adding it if need be.

@@ -68,7 +68,7 @@ func TestConformance(t *testing.T) {
 			t.Fatal(err)
 		}
 		s := open(t, server)
-		s.script = newScript(testClock)
+		s.pipes.script = newScript(testClock)
 		return storetest.Subject{Store: s, Joins: true, Set: func(now strategy.Instant) {
 			if err := client.Set(t.Context(), "test:now", int64(now), 0).Err(); err != nil {
 				t.Fatal(err)
@@ -117,7 +117,7 @@ func TestMuldiv(t *testing.T) {
 func TestLogsAreTrimmed(t *testing.T) {
 	server := redistest.Start(t)
 	s, client := open(t, server), server.Client(t)
-	s.script = newScript(testClock)
+	s.pipes.script = newScript(testClock)
 	r := store.Request{Namespace: "test", Identifier: "alice", Limits: limits(t, strategy.Spec{Rate: "1000/100ms", Strategy: strategy.SlidingWindowLog}), Cost: 1}
 	for i := range 2000 {
 		client.Set(t.Context(), "test:now", 1_000_000+i*1000, 0) // 100 entries are in the window
@@ -188,9 +188,10 @@ func TestKeys(t *testing.T) {
 	}
 }
 
-// TestOneCommandPerDecision counts the commands that a server gets, whatever
-// the number of limits.
-func TestOneCommandPerDecision(t *testing.T) {
+// TestCommands counts the commands that a server gets: one a decision at most,
+// whatever the number of limits, and decisions that are asked for together share
+// them, up to maxTogether keys.
+func TestCommands(t *testing.T) {
 	server := redistest.Start(t)
 	s, client := open(t, server), server.Client(t)
 	r := store.Request{Namespace: "test", Identifier: "alice", Limits: limits(t, oneOfEach...), Cost: 1}
@@ -204,11 +205,16 @@ func TestOneCommandPerDecision(t *testing.T) {
 		}
 	}
 	results := make([]store.Result, 7)
-	s.Decide(t.Context(), []store.Request{r, r, r, r, r, r, r}, results)
+	s.Decide(t.Context(), []store.Request{r, r, r, r, r, r, r}, results) // of 6 keys each: as 2, 2, 2 and 1
+	for i, res := range results {
+		if res.Err != nil {
+			t.Errorf("decision %d of seven: %v", i, res.Err)
+		}
+	}
 	if err := s.Reset(t.Context(), &r); err != nil {
 		t.Fatal(err)
 	}
-	if calls := commandCalls(t, client); calls["evalsha"] != 57 || calls["eval"] != 0 || calls["script|load"] != 0 || calls["del"] != 1 {
+	if calls := commandCalls(t, client); calls["evalsha"] != 54 || calls["eval"] != 0 || calls["script|load"] != 0 || calls["del"] != 1 {
 		t.Errorf("57 decisions and a reset cost these commands: %v", calls)
 	}
 }
@@ -354,6 +360,34 @@ func TestForeignValues(t *testing.T) {
 	}
 }
 
+// TestForeignValuesAmongOthers has a key that holds something else among those
+// of one command: the decisions about others are not disturbed.
+func TestForeignValuesAmongOthers(t *testing.T) {
+	server := redistest.Start(t)
+	s, client := open(t, server), server.Client(t)
+	for _, spec := range []strategy.Spec{{Rate: "5/h"}, {Rate: "5/h", Strategy: strategy.SlidingWindowLog}} {
+		requests, results := make([]store.Request, 9), make([]store.Result, 9)
+		for i := range requests {
+			requests[i] = store.Request{Namespace: "test", Identifier: fmt.Sprint(i), Limits: limits(t, spec, strategy.Spec{Rate: "7/min"}), Cost: 1}
+		}
+		const of = 4
+		client.LPush(t.Context(), counterKey("test", fmt.Sprint(of), &requests[of].Limits[0]), "not a state")
+		s.Decide(t.Context(), requests, results)
+		for i, res := range results {
+			if i == of && (!errors.Is(res.Err, store.ErrCounters) || !strings.Contains(res.Err.Error(), "WRONGTYPE")) {
+				t.Errorf("%+v: %+v, want an error that says WRONGTYPE", spec, res)
+			}
+			if i != of && (res.Err != nil || res.Statuses[0].Remaining != 4) {
+				t.Errorf("%+v, beside that key: %+v", spec, res)
+			}
+		}
+		if n := client.Exists(t.Context(), counterKey("test", fmt.Sprint(of), &requests[of].Limits[1])).Val(); n != 0 {
+			t.Errorf("%+v: the request that failed has consumed from its other limit", spec)
+		}
+		client.FlushAll(t.Context())
+	}
+}
+
 // TestErrors has the server not there, and there but silent.
 func TestErrors(t *testing.T) {
 	silent, err := net.Listen("tcp", "127.0.0.1:0")
@@ -441,15 +475,15 @@ func TestMetrics(t *testing.T) {
 	s := open(t, redistest.Start(t))
 	r := store.Request{Namespace: "test", Identifier: "alice", Limits: limits(t, strategy.Spec{Rate: "9/h"}), Cost: 1}
 	decide(t.Context(), s, r) // sends the script too, as Redis does not know it
-	before, commands := s.pipes.pipelines.Load(), s.pipes.commands.Load()
+	before, decisions := s.pipes.pipelines.Load(), s.pipes.questions.Load()
 	s.Decide(t.Context(), []store.Request{r, r, r}, make([]store.Result, 3))
-	if p, c := s.pipes.pipelines.Load()-before, s.pipes.commands.Load()-commands; p != 1 || c != 3 {
-		t.Errorf("3 requests of one call went as %d commands in %d round trips", c, p)
+	if p, d := s.pipes.pipelines.Load()-before, s.pipes.questions.Load()-decisions; p != 1 || d != 3 {
+		t.Errorf("3 requests of one call are counted as %d decisions in %d round trips", d, p)
 	}
 	if err := testutil.CollectAndCompare(s.Collector(), strings.NewReader(`# HELP ratelimitd_redis_pool_timeouts_total Round trips that got no connection in time, as all were in use.
 # TYPE ratelimitd_redis_pool_timeouts_total counter
 ratelimitd_redis_pool_timeouts_total 0
-# HELP ratelimitd_redis_waiting Calls whose commands wait for a round trip to share.
+# HELP ratelimitd_redis_waiting Calls that wait for a round trip to share.
 # TYPE ratelimitd_redis_waiting gauge
 ratelimitd_redis_waiting 0
 `), "ratelimitd_redis_pool_timeouts_total", "ratelimitd_redis_waiting"); err != nil {

@@ -40,7 +40,7 @@ func testSentinelConformance(t *testing.T, g *redistest.SentinelGroup) {
 			t.Fatal(err)
 		}
 		s := openWith(t, throughSentinels(g))
-		s.script = newScript(testClock)
+		s.pipes.script = newScript(testClock)
 		return storetest.Subject{Store: s, Joins: true, Set: func(now strategy.Instant) {
 			if err := client.Set(t.Context(), "test:now", int64(now), 0).Err(); err != nil {
 				t.Fatal(err)
