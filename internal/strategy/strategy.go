@@ -133,6 +133,10 @@ func (d *Decision) Decide(limits []Limit, states []State, cost uint64, now Insta
 	return d.decideMany(limits, states, cost, now, dryRun)
 }
 
+// decideMany is apart so that its room is not in Decide's frame: goroutines that
+// are new to a call would grow their stacks for it.
+//
+//go:noinline
 func (d *Decision) decideMany(limits []Limit, states []State, cost uint64, now Instant, dryRun bool) Consumed {
 	var next [MaxLimits]State
 	return d.decide(limits, states, cost, now, dryRun, next[:])
