@@ -9,8 +9,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
+	"github.com/ratelimitd/ratelimitd/internal/durations"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 	ratelimitv1 "github.com/ratelimitd/ratelimitd/proto/ratelimit/v1"
 )
@@ -19,7 +19,7 @@ import (
 // with 200, or with 429 or the status that it asked for. The method and the
 // body say nothing, as proxies hand on those of the request they hold.
 func (s *Server) authorize(w http.ResponseWriter, r *http.Request) {
-	defer since(time.Now(), s.metrics.latency[methodAuthorize])
+	defer s.metrics.latency[methodAuthorize].Since(durations.Start())
 	q, wrong := s.parseAuthorize(r)
 	if err := wrong.err(); err != nil {
 		s.metrics.refused.Inc()

@@ -4,8 +4,8 @@ import (
 	"context"
 	"slices"
 	"sync"
-	"time"
 
+	"github.com/ratelimitd/ratelimitd/internal/durations"
 	"github.com/ratelimitd/ratelimitd/internal/policy"
 	"github.com/ratelimitd/ratelimitd/internal/store"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
@@ -114,7 +114,7 @@ func (s *Server) askStore(ctx context.Context, w *work) {
 		return
 	}
 	if latency := s.metrics.storeLatency; latency != nil {
-		defer since(time.Now(), latency)
+		defer latency.Since(durations.Start())
 	}
 	s.store.Decide(ctx, w.requests, w.results)
 }

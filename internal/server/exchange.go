@@ -5,12 +5,12 @@ import (
 	"fmt"
 	"slices"
 	"sync"
-	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/ratelimitd/ratelimitd/internal/codec"
+	"github.com/ratelimitd/ratelimitd/internal/durations"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 	ratelimitv1 "github.com/ratelimitd/ratelimitd/proto/ratelimit/v1"
 )
@@ -166,7 +166,7 @@ func (s *Server) handler(fullMethod, method string, alone bool, answer func(*exc
 	latency := s.metrics.latency[method]
 	info := &grpc.UnaryServerInfo{Server: s, FullMethod: fullMethod}
 	handle := func(ctx context.Context, in any) (any, error) {
-		defer since(time.Now(), latency)
+		defer latency.Since(durations.Start())
 		e := in.(*exchange)
 		if err := answer(e, ctx, s); err != nil {
 			return nil, err

@@ -5,10 +5,10 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/ratelimitd/ratelimitd/internal/durations"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 )
 
@@ -47,13 +47,13 @@ type metrics struct {
 	decisions *prometheus.CounterVec
 	limits    *prometheus.CounterVec
 	checks    [len(strategy.All) + 1]checkCounters // by strategy
-	latency   map[string]prometheus.Observer       // by method
+	latency   map[string]*durations.Histogram      // by method
 	refused   prometheus.Counter
 	panics    prometheus.Counter
 	grpc      *grpcCounters
 	envoy     *limitHits
 
-	storeLatency prometheus.Observer // nil of memory, where it would cost as much as it measures
+	storeLatency *durations.Histogram // nil of memory, where it would cost as much as it measures
 	storeErrors  prometheus.Counter
 
 	others     *namespaceCounters // of all namespaces that have none of their own
@@ -92,27 +92,11 @@ type namespaceCounters struct {
 // A limitName is a limit of the configuration, within its namespace.
 type limitName struct{ policy, limit string }
 
-// buckets are of a microsecond to half a second, each twice the one before.
-var buckets = prometheus.ExponentialBuckets(1e-6, 2, 20)
-
-// newDurations returns a histogram of durations: of classic buckets, and of
-// native ones each 10% wider than the one before for who scrapes those.
-func newDurations(name, help, label string) *prometheus.HistogramVec {
-	return prometheus.NewHistogramVec(prometheus.HistogramOpts{
-		Name:                            name,
-		Help:                            help,
-		Buckets:                         buckets,
-		NativeHistogramBucketFactor:     1.1,
-		NativeHistogramMaxBucketNumber:  160,
-		NativeHistogramMinResetDuration: time.Hour,
-	}, []string{label})
-}
-
 // memoryStore is the name of the store that is in the process.
 const memoryStore = "memory"
 
 func newMetrics(reg prometheus.Registerer, storeName string) *metrics {
-	m := &metrics{latency: map[string]prometheus.Observer{}, grpc: newGRPCCounters(reg), envoy: newLimitHits(reg)}
+	m := &metrics{latency: map[string]*durations.Histogram{}, grpc: newGRPCCounters(reg), envoy: newLimitHits(reg)}
 	m.namespaces.Store(new(map[string]*namespaceCounters))
 	m.decisions = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "ratelimitd_decisions_total",
@@ -126,10 +110,9 @@ func newMetrics(reg prometheus.Registerer, storeName string) *metrics {
 		Name: "ratelimitd_limit_decisions_total",
 		Help: "Limits that requests were held to, by namespace, the configuration's policy and limit, and whether that limit alone allowed it. Limits that requests brought along have neither policy nor limit.",
 	}, []string{"namespace", "policy", "limit", "outcome"})
-	latency := newDurations("ratelimitd_request_duration_seconds",
-		"Time from a call's arrival to its answer, by method; of a stream, of each message.", "method")
-	storeLatency := newDurations("ratelimitd_store_operation_duration_seconds",
-		"Time that a store outside the process took to decide what one call asked (a batch is one operation).", "store")
+	methods := []string{methodUnary, methodBatch, methodStream, methodEnvoy, methodHTTP, methodAuthorize}
+	latency := durations.NewVec("ratelimitd_request_duration_seconds",
+		"Time from a call's arrival to its answer, by method; of a stream, of each message.", "method", methods...)
 	storeErrors := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "ratelimitd_store_errors_total",
 		Help: "Decisions and resets that the store failed to make.",
@@ -142,18 +125,21 @@ func newMetrics(reg prometheus.Registerer, storeName string) *metrics {
 		Name: "ratelimitd_panics_total",
 		Help: "Calls whose handling panicked: each is a defect, with its stack in the log.",
 	})
-	reg.MustRegister(m.decisions, m.limits, checks, latency, storeLatency, storeErrors, m.refused, m.panics)
+	reg.MustRegister(m.decisions, m.limits, checks, latency, storeErrors, m.refused, m.panics)
 
 	for _, s := range strategy.All {
 		m.checks[s] = checkCounters{checks.WithLabelValues(s.String(), "denied"), checks.WithLabelValues(s.String(), "allowed")}
 	}
-	for _, method := range []string{methodUnary, methodBatch, methodStream, methodEnvoy, methodHTTP, methodAuthorize} {
-		m.latency[method] = latency.WithLabelValues(method)
+	for _, method := range methods {
+		m.latency[method] = latency.Of(method)
 	}
 	m.others = m.newCounters(otherNamespaces)
 	m.storeErrors = storeErrors.WithLabelValues(storeName)
 	if storeName != memoryStore {
-		m.storeLatency = storeLatency.WithLabelValues(storeName)
+		latency := durations.NewVec("ratelimitd_store_operation_duration_seconds",
+			"Time that a store outside the process took to decide what one call asked (a batch is one operation).", "store", storeName)
+		reg.MustRegister(latency)
+		m.storeLatency = latency.Of(storeName)
 	}
 	return m
 }
@@ -252,6 +238,3 @@ func (m *metrics) newChecks(namespace string, l limitName) checkCounters {
 		m.limits.WithLabelValues(namespace, l.policy, l.limit, "allowed"),
 	}
 }
-
-// since observes the time from start.
-func since(start time.Time, o prometheus.Observer) { o.Observe(time.Since(start).Seconds()) }

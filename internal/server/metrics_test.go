@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
@@ -71,7 +72,7 @@ func BenchmarkMetrics(b *testing.B) {
 	b.RunParallel(func(p *testing.PB) {
 		var count tally
 		for p.Next() {
-			m.latency[methodUnary].Observe(15e-6)
+			m.latency[methodUnary].Observe(15 * time.Microsecond)
 			count.checked(m, r, "default", statuses)
 			count.decided(m, r.Namespace, outcomeDenied)
 			count.flush(m)

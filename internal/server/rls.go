@@ -15,6 +15,7 @@ import (
 	"google.golang.org/protobuf/types/known/structpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
+	"github.com/ratelimitd/ratelimitd/internal/durations"
 	"github.com/ratelimitd/ratelimitd/internal/policy"
 	"github.com/ratelimitd/ratelimitd/internal/policy/envoy"
 	"github.com/ratelimitd/ratelimitd/internal/store"
@@ -43,7 +44,7 @@ type envoyService struct {
 // ShouldRateLimit implements rlsv3.RateLimitServiceServer. Each descriptor is
 // decided on its own, all of them in one trip to the store.
 func (s envoyService) ShouldRateLimit(ctx context.Context, in *rlsv3.RateLimitRequest) (*rlsv3.RateLimitResponse, error) {
-	defer since(time.Now(), s.metrics.latency[methodEnvoy])
+	defer s.metrics.latency[methodEnvoy].Since(durations.Start())
 	config := s.config.Load()
 	matches, err := matchDescriptors(config.Envoy, in)
 	if err != nil {

@@ -6,11 +6,11 @@ import (
 	"io"
 	"net/http"
 	"strings"
-	"time"
 
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/ratelimitd/ratelimitd/internal/durations"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 	ratelimitv1 "github.com/ratelimitd/ratelimitd/proto/ratelimit/v1"
 )
@@ -31,7 +31,7 @@ func (s *Server) shouldAllowHTTP(w http.ResponseWriter, r *http.Request) {
 		s.refuseHTTP(w, http.StatusBadRequest, "body", "ended early")
 		return
 	}
-	defer since(time.Now(), s.metrics.latency[methodHTTP])
+	defer s.metrics.latency[methodHTTP].Since(durations.Start())
 	in := new(ratelimitv1.ShouldAllowRequest)
 	if err := protojson.Unmarshal(body, in); err != nil {
 		s.refuseHTTP(w, http.StatusBadRequest, "body", undecodable(err)+`; send such as {"namespace": "checkout", "identifier": "user:42", "limits": [{"rate": "100/min"}]}`)

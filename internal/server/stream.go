@@ -8,6 +8,7 @@ import (
 
 	"google.golang.org/grpc"
 
+	"github.com/ratelimitd/ratelimitd/internal/durations"
 	ratelimitv1 "github.com/ratelimitd/ratelimitd/proto/ratelimit/v1"
 )
 
@@ -62,7 +63,7 @@ func (s *Server) answerMessage(stream ratelimitv1.RateLimitService_ShouldAllowSt
 	if ended.ended {
 		return errStopping
 	}
-	defer since(time.Now(), s.metrics.latency[methodStream])
+	defer s.metrics.latency[methodStream].Since(durations.Start())
 	if err := e.answer(stream.Context(), s); err != nil {
 		e.response.Results = append(e.response.GetResults()[:0], failedResult(err))
 	}
