@@ -18,7 +18,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
-	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
@@ -172,7 +171,7 @@ func (m metric) Write(out *dto.Metric) error {
 		}
 	}
 	h := &dto.Histogram{
-		Schema: proto.Int32(schema), ZeroThreshold: proto.Float64(zeroThreshold), ZeroCount: proto.Uint64(0),
+		Schema: new(int32(schema)), ZeroThreshold: new(float64(zeroThreshold)), ZeroCount: new(uint64(0)),
 		CreatedTimestamp: timestamppb.New(m.of.created),
 	}
 	var native [maxIndex + 1 - minIndex + 1]uint64 // the last is of what has no end
@@ -188,12 +187,12 @@ func (m metric) Write(out *dto.Metric) error {
 		}
 		if classic < classics && ends[i] == classicEnd(classic) {
 			h.Bucket = append(h.Bucket, &dto.Bucket{
-				CumulativeCount: proto.Uint64(total), UpperBound: proto.Float64(time.Duration(ends[i]).Seconds()),
+				CumulativeCount: new(total), UpperBound: new(time.Duration(ends[i]).Seconds()),
 			})
 			classic++
 		}
 	}
-	h.SampleCount, h.SampleSum = proto.Uint64(total), proto.Float64(float64(nanos)/1e9)
+	h.SampleCount, h.SampleSum = new(total), new(float64(nanos)/1e9)
 	addNative(h, native[:])
 	out.Label, out.Histogram = m.labels, h
 	return nil
@@ -209,13 +208,13 @@ func addNative(h *dto.Histogram, counts []uint64) {
 		}
 		index := minIndex + i
 		if len(h.PositiveSpan) == 0 || index != next {
-			h.PositiveSpan = append(h.PositiveSpan, &dto.BucketSpan{Offset: proto.Int32(int32(index - next)), Length: proto.Uint32(0)})
+			h.PositiveSpan = append(h.PositiveSpan, &dto.BucketSpan{Offset: new(int32(index - next)), Length: new(uint32(0))})
 		}
 		*h.PositiveSpan[len(h.PositiveSpan)-1].Length++
 		h.PositiveDelta = append(h.PositiveDelta, int64(n)-last)
 		next, last = index+1, int64(n)
 	}
 	if len(h.PositiveSpan) == 0 { // says that it is native all the same
-		h.PositiveSpan = []*dto.BucketSpan{{Offset: proto.Int32(0), Length: proto.Uint32(0)}}
+		h.PositiveSpan = []*dto.BucketSpan{{Offset: new(int32(0)), Length: new(uint32(0))}}
 	}
 }
