@@ -13,7 +13,7 @@ type nullCmd struct {
 	GRPCAddr string `name:"grpc-addr" default:"127.0.0.1:8081" help:"Where to serve gRPC, as host:port."`
 	HTTPAddr string `name:"http-addr" default:"127.0.0.1:8080" help:"Where to serve HTTP, as host:port."`
 
-	StreamWorkers int    `default:"64" help:"Goroutines that are kept for calls; 0 starts one for each call."`
+	StreamWorkers int    `default:"128" help:"Goroutines that are kept for calls; 0 starts one for each call."`
 	Codec         string `enum:"generated,standard" default:"generated" help:"How messages are encoded: generated code, or by reflection (standard)."`
 	ReadBuffer    int    `default:"0" placeholder:"BYTES" help:"gRPC's read buffer of a connection; 0 for its default."`
 	WriteBuffer   int    `default:"0" placeholder:"BYTES" help:"gRPC's write buffer of a connection; 0 for its default."`
@@ -22,7 +22,7 @@ type nullCmd struct {
 // Run serves until ctx ends.
 func (c *nullCmd) Run(ctx context.Context, out io.Writer) error {
 	if c.StreamWorkers < 0 || c.StreamWorkers > maxConcurrency {
-		return fmt.Errorf("--stream-workers %d: give 0 to %d, such as 64", c.StreamWorkers, maxConcurrency)
+		return fmt.Errorf("--stream-workers %d: give 0 to %d, such as 128", c.StreamWorkers, maxConcurrency)
 	}
 	if c.ReadBuffer < 0 || c.WriteBuffer < 0 {
 		return fmt.Errorf("--read-buffer %d, --write-buffer %d: give 0 or more bytes, such as 65536", c.ReadBuffer, c.WriteBuffer)
