@@ -29,6 +29,35 @@ func Of(pid int) (time.Duration, error) {
 	return time.Duration(ts.Nano()), nil
 }
 
+// Stolen returns how much processor time the machine's host has kept from it
+// since it started, and how much there was of all kinds. On a machine that is
+// nobody's guest nothing is stolen.
+func Stolen() (stolen, all uint64, err error) {
+	text, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		return 0, 0, err
+	}
+	// proc_stat(5): user, nice, system, idle, iowait, irq, softirq, steal, and
+	// two that user and nice have already.
+	const steal, own = 7, 8
+	first, _, _ := strings.Cut(string(text), "\n")
+	fields := strings.Fields(strings.TrimPrefix(first, "cpu"))
+	if len(fields) < own {
+		return 0, 0, fmt.Errorf("/proc/stat: %q has not the %d times of Linux 2.6.11 and later", first, own)
+	}
+	for i, field := range fields[:own] {
+		ticks, err := strconv.ParseUint(field, 10, 64)
+		if err != nil {
+			return 0, 0, fmt.Errorf("/proc/stat: %w", err)
+		}
+		all += ticks
+		if i == steal {
+			stolen = ticks
+		}
+	}
+	return stolen, all, nil
+}
+
 // Listener returns the process of this machine that listens on the TCP port.
 func Listener(port int) (int, error) {
 	sockets := make(map[string]bool)

@@ -13,5 +13,8 @@ var errLinux = errors.New("processor times are read on Linux alone")
 // Of returns an error.
 func Of(int) (time.Duration, error) { return 0, errLinux }
 
+// Stolen returns an error.
+func Stolen() (stolen, all uint64, err error) { return 0, 0, errLinux }
+
 // Listener returns an error.
 func Listener(int) (int, error) { return 0, errLinux }

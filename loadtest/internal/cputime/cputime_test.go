@@ -3,6 +3,7 @@ package cputime
 import (
 	"net"
 	"os"
+	"runtime"
 	"testing"
 	"time"
 )
@@ -20,6 +21,17 @@ func TestOf(t *testing.T) {
 	}
 	if _, err := Of(1 << 23); err == nil {
 		t.Error("a process that is none has used time")
+	}
+}
+
+func TestStolen(t *testing.T) {
+	stolen, all, err := Stolen()
+	if err != nil || all == 0 || stolen > all {
+		t.Fatalf("%d of %d ticks, %v", stolen, all, err)
+	}
+	const second = 100 // ticks of a processor
+	if cores := uint64(runtime.NumCPU()); all < second*cores {
+		t.Errorf("%d processors have had %d ticks since the start", cores, all)
 	}
 }
 
