@@ -140,6 +140,16 @@ func TestReports(t *testing.T) {
 	}
 }
 
+// TestBench compares one case, briefly.
+func TestBench(t *testing.T) {
+	t.Chdir("..") // it builds the daemon
+	var out, errs bytes.Buffer
+	status := run(t.Context(), []string{"bench", "--only=unary, memory, Zipf", "--repeat=1", "--duration=100ms", "--max-stolen=1"}, &out, &errs)
+	if status != exitOK || !strings.Contains(out.String(), "\n| unary, memory, Zipf | ") || !strings.Contains(out.String(), "to its first decision") {
+		t.Errorf("status %d:\n%s\n%s", status, &out, &errs)
+	}
+}
+
 func TestNobodyThere(t *testing.T) {
 	const nobody = "127.0.0.1:1" // a port that needs rights, and that no service has
 	for _, target := range []string{"unary", "stream", "http"} {
