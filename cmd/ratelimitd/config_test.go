@@ -75,10 +75,10 @@ func TestPrecedence(t *testing.T) {
 		args []string
 		want string
 	}{
-		{nil, nil, `gRPC address "in-file"`},
-		{[]string{"RATELIMITD_GRPC_ADDR=in-env"}, nil, `gRPC address "in-env"`},
-		{[]string{"RATELIMITD_GRPC_ADDR=in-env"}, []string{"--grpc-addr=on-line"}, `gRPC address "on-line"`},
-		{nil, []string{"--grpc-addr=127.0.0.1:0"}, `HTTP address "in-file"`},
+		{nil, nil, `--grpc-addr "in-file"`},
+		{[]string{"RATELIMITD_GRPC_ADDR=in-env"}, nil, `--grpc-addr "in-env"`},
+		{[]string{"RATELIMITD_GRPC_ADDR=in-env"}, []string{"--grpc-addr=on-line"}, `--grpc-addr "on-line"`},
+		{nil, []string{"--grpc-addr=127.0.0.1:0"}, `--http-addr "in-file"`},
 	} {
 		_, stderr, status := runs(t, append(tt.env, "RATELIMITD_CONFIG="+file), append([]string{"serve"}, tt.args...)...)
 		if status != exitError || !strings.Contains(stderr, tt.want) {

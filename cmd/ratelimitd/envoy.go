@@ -11,7 +11,7 @@ import (
 	"strings"
 
 	"github.com/ratelimitd/ratelimitd/internal/policy/envoy"
-	"github.com/ratelimitd/ratelimitd/internal/server"
+	"github.com/ratelimitd/ratelimitd/internal/server/envoyapi"
 )
 
 // envoyFlags say how Envoy's rate limit service is answered.
@@ -27,8 +27,8 @@ type envoyFlags struct {
 	DynamicMetadata bool   `help:"Answer with the request, and which quotas it was over, as dynamic metadata."`
 }
 
-func (f *envoyFlags) options() server.EnvoyOptions {
-	return server.EnvoyOptions{
+func (f *envoyFlags) options() envoyapi.Settings {
+	return envoyapi.Settings{
 		ShadowMode: f.ShadowMode, AllOrNone: f.AllOrNone, DynamicMetadata: f.DynamicMetadata,
 		ResponseHeaders: f.ResponseHeaders, LimitHeader: f.LimitHeader, RemainingHeader: f.RemainingHeader, ResetHeader: f.ResetHeader,
 	}

@@ -9,7 +9,7 @@ import (
 	"time"
 	"unicode"
 
-	"github.com/ratelimitd/ratelimitd/internal/hotkeys"
+	"github.com/ratelimitd/ratelimitd/internal/account"
 )
 
 // Show writes v for people.
@@ -33,7 +33,7 @@ func (v *View) Show(w io.Writer) error {
 	}
 	for _, list := range []struct {
 		title string
-		keys  []hotkeys.Key
+		keys  []account.Key
 	}{{"asked/s\t\t  WHO ASKS MOST", v.Asked}, {"denied/s\t\t  WHO IS DENIED MOST", v.DeniedMost}} {
 		fmt.Fprintf(t, "\t\t\n%s\n", list.title)
 		if len(list.keys) == 0 {

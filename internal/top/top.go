@@ -18,14 +18,14 @@ import (
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
 
-	"github.com/ratelimitd/ratelimitd/internal/hotkeys"
+	"github.com/ratelimitd/ratelimitd/internal/account"
 )
 
 // A Sample is what a daemon had counted at an instant.
 type Sample struct {
 	at      time.Time
 	metrics map[string]*dto.MetricFamily
-	hot     []hotkeys.Namespace
+	hot     []account.HotKeys
 }
 
 // maxReplyBytes is more than a daemon with all its namespaces answers.
@@ -92,8 +92,8 @@ type View struct {
 	HottestShare  float64 `json:"hottest_stripe"` // acquisitions of the stripe most used, as a multiple of the mean
 
 	Namespaces []Namespace   `json:"namespaces"` // the busiest first
-	Asked      []hotkeys.Key `json:"asked"`      // who asks most, of all namespaces
-	DeniedMost []hotkeys.Key `json:"denied_most"`
+	Asked      []account.Key `json:"asked"`      // who asks most, of all namespaces
+	DeniedMost []account.Key `json:"denied_most"`
 }
 
 // A Namespace is what was decided for one namespace, per second.
@@ -138,9 +138,9 @@ func Between(before, after *Sample, n int) *View {
 
 // hottest returns the n hottest of keys, of those that are surely hot: where all
 // are asked alike, any rate is within its error.
-func hottest(keys []hotkeys.Key, n int) []hotkeys.Key {
-	keys = slices.DeleteFunc(keys, func(k hotkeys.Key) bool { return k.Error > k.PerSecond/2 })
-	slices.SortFunc(keys, func(a, b hotkeys.Key) int { return cmp.Compare(b.PerSecond, a.PerSecond) })
+func hottest(keys []account.Key, n int) []account.Key {
+	keys = slices.DeleteFunc(keys, func(k account.Key) bool { return k.Error > k.PerSecond/2 })
+	slices.SortFunc(keys, func(a, b account.Key) int { return cmp.Compare(b.PerSecond, a.PerSecond) })
 	return keys[:min(n, len(keys))]
 }
 

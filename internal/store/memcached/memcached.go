@@ -155,6 +155,9 @@ func (s *Store) Decide(ctx context.Context, requests []store.Request, results []
 	}
 }
 
+// DecidesTogether reports false: each identifier has an item of its own.
+func (s *Store) DecidesTogether() bool { return false }
+
 // Reset drops the counters of r from their item: one round trip to read it,
 // and, if any is there, one to write what remains.
 func (s *Store) Reset(ctx context.Context, r *store.Request) error {

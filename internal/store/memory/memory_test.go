@@ -51,14 +51,14 @@ func held(s *Store) (n int) {
 func TestConformance(t *testing.T) {
 	storetest.Run(t, func(t *testing.T) storetest.Subject {
 		s, set := newStore(t, Options{})
-		return storetest.Subject{Store: s, Set: set, Joins: true}
+		return storetest.Subject{Store: s, Set: set}
 	})
 }
 
 func TestConformanceWithOneShard(t *testing.T) {
 	storetest.Run(t, func(t *testing.T) storetest.Subject {
 		s, set := newStore(t, Options{Shards: 1})
-		return storetest.Subject{Store: s, Set: set, Joins: true}
+		return storetest.Subject{Store: s, Set: set}
 	})
 }
 
@@ -539,23 +539,24 @@ func TestCloseTwice(t *testing.T) {
 	}
 }
 
-// TestJoinedRace has callers decide about overlapping identifiers together, in
+// TestTogetherRace has callers decide about overlapping identifiers together, in
 // differing orders: none waits for ever, and the counters stay equal.
-func TestJoinedRace(t *testing.T) {
+func TestTogetherRace(t *testing.T) {
 	s, _ := newStore(t, Options{})
 	l := limit(t, "500/h", strategy.FixedWindow)
 	var allowed atomic.Int64
 	var wg sync.WaitGroup
 	for racer := range 8 {
 		wg.Go(func() {
-			results := make([]store.Result, 3)
+			results := make([]store.Result, 1)
 			for range 200 {
 				requests := make([]store.Request, 3)
 				for i := range requests {
-					requests[i] = store.Request{Namespace: "test", Identifier: fmt.Sprint((racer + i) % 3), Limits: []strategy.Limit{l}, Cost: 1, Joined: i > 0}
+					requests[i] = store.Request{Namespace: "test", Identifier: fmt.Sprint((racer + i) % 3), Limits: []strategy.Limit{l}, Cost: 1}
 				}
-				s.Decide(t.Context(), requests, results)
-				if results[0].Allowed && results[1].Allowed && results[2].Allowed {
+				requests[0].With = requests[1:]
+				s.Decide(t.Context(), requests[:1], results)
+				if results[0].Allowed && results[0].With[0].Allowed && results[0].With[1].Allowed {
 					allowed.Add(1)
 				}
 			}

@@ -69,7 +69,7 @@ func TestConformance(t *testing.T) {
 		}
 		s := open(t, server)
 		s.pipes.script = newScript(testClock)
-		return storetest.Subject{Store: s, Joins: true, Set: func(now strategy.Instant) {
+		return storetest.Subject{Store: s, Set: func(now strategy.Instant) {
 			if err := client.Set(t.Context(), "test:now", int64(now), 0).Err(); err != nil {
 				t.Fatal(err)
 			}

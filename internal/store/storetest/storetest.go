@@ -23,7 +23,6 @@ import (
 type Subject struct {
 	Store store.Store
 	Set   func(now strategy.Instant)
-	Joins bool // whether it decides joined requests together
 }
 
 // Run runs the suite. open opens a Subject, which open has the test close.
@@ -43,7 +42,7 @@ func Run(t *testing.T, open func(t *testing.T) Subject) {
 		{"RateChangesWithinAUnit", testRateChangesWithinAUnit},
 		{"Reset", testReset},
 		{"BatchIsInOrder", testBatchIsInOrder},
-		{"Joined", testJoined},
+		{"Together", testTogether},
 		{"MixedBatches", testMixedBatches},
 		{"Race", testRace},
 		{"AgreesWithTheAlgorithms", testAgreesWithTheAlgorithms},
@@ -208,9 +207,28 @@ func testAllOrNone(t *testing.T, s Subject) {
 	}
 }
 
-// testJoined decides random runs of requests together, if the store does that,
-// and otherwise each on its own.
-func testJoined(t *testing.T, s Subject) {
+// decideTogether decides requests together, if the store does that, and
+// otherwise each on its own.
+func (s Subject) decideTogether(t *testing.T, requests []store.Request) []store.Result {
+	if !s.Store.DecidesTogether() {
+		results := make([]store.Result, len(requests))
+		s.Store.Decide(t.Context(), requests, results)
+		return results
+	}
+	results := make([]store.Result, 1)
+	s.Store.Decide(t.Context(), together(requests), results)
+	return append(results, results[0].With...)
+}
+
+// together returns the one request that is all of requests.
+func together(requests []store.Request) []store.Request {
+	first := requests[0]
+	first.With = requests[1:]
+	return []store.Request{first}
+}
+
+// testTogether has random requests decided together.
+func testTogether(t *testing.T, s Subject) {
 	model := newModel()
 	rapid.Check(t, func(rt *rapid.T) {
 		run := rapid.IntRange(0, 1<<40).Draw(rt, "run")
@@ -225,15 +243,14 @@ func testJoined(t *testing.T, s Subject) {
 				from := rapid.IntRange(0, len(limits)-n).Draw(rt, "from")
 				*r = store.Request{
 					Namespace: "joined", Identifier: fmt.Sprint(run, " ", i), Limits: limits[from : from+n],
-					Cost: rapid.Uint64Range(0, 2).Draw(rt, "cost"), DryRun: dry, Joined: i > 0,
+					Cost: rapid.Uint64Range(0, 2).Draw(rt, "cost"), DryRun: dry,
 				}
 				if rapid.IntRange(0, 5).Draw(rt, "unlimited") == 0 {
 					r.Limits = []strategy.Limit{Limit(t, strategy.Spec{Rate: "unlimited"})}
 				}
 			}
-			results := make([]store.Result, len(requests))
-			s.Store.Decide(t.Context(), requests, results)
-			for i, want := range model.decideRun(requests, epoch+strategy.Instant(step*1000), s.Joins) {
+			results := s.decideTogether(t, requests)
+			for i, want := range model.decideRun(requests, epoch+strategy.Instant(step*1000), s.Store.DecidesTogether()) {
 				if results[i].Err != nil || !equal(results[i].Decision, want) {
 					rt.Fatalf("step %d, request %d of %+v:\n got %+v\nwant %+v", step, i, requests, results[i], want)
 				}
@@ -242,8 +259,8 @@ func testJoined(t *testing.T, s Subject) {
 	})
 }
 
-// testMixedBatches has batches of few and many limits, joined and not, about few
-// identifiers: each decision is what it is when the runs are decided in order.
+// testMixedBatches has batches of few and many limits, together and not, about
+// few identifiers: each decision is what it is when the runs are decided in order.
 func testMixedBatches(t *testing.T, s Subject) {
 	model := newModel()
 	limits := append(everyStrategy(t, "3/h", 3), everyStrategy(t, "5/min", 5)...)
@@ -254,7 +271,7 @@ func testMixedBatches(t *testing.T, s Subject) {
 		var want []strategy.Decision
 		for range rapid.IntRange(2, 30).Draw(rt, "runs") {
 			run := make([]store.Request, 1)
-			if rapid.IntRange(0, 3).Draw(rt, "joined") == 0 {
+			if rapid.IntRange(0, 3).Draw(rt, "together") == 0 {
 				run = make([]store.Request, rapid.IntRange(2, 4).Draw(rt, "length"))
 			}
 			first := rapid.IntRange(0, 3).Draw(rt, "first")
@@ -263,17 +280,25 @@ func testMixedBatches(t *testing.T, s Subject) {
 				from := rapid.IntRange(0, len(limits)-n).Draw(rt, "from")
 				run[i] = store.Request{
 					Namespace: "mixed", Identifier: fmt.Sprint(batch, " ", first+i),
-					Limits: limits[from : from+n], Cost: 1, Joined: i > 0,
+					Limits: limits[from : from+n], Cost: 1,
 				}
 			}
-			requests, want = append(requests, run...), append(want, model.decideRun(run, now, s.Joins)...)
+			want = append(want, model.decideRun(run, now, s.Store.DecidesTogether())...)
+			if s.Store.DecidesTogether() {
+				run = together(run)
+			}
+			requests = append(requests, run...)
 		}
 		s.Set(now)
-		results := make([]store.Result, len(requests))
-		s.Store.Decide(t.Context(), requests, results)
+		inTurn := make([]store.Result, len(requests))
+		s.Store.Decide(t.Context(), requests, inTurn)
+		var results []store.Result
+		for i := range inTurn {
+			results = append(append(results, inTurn[i]), inTurn[i].With...)
+		}
 		for i := range results {
 			if results[i].Err != nil || !equal(results[i].Decision, want[i]) {
-				rt.Fatalf("request %d of %d, %+v:\n got %+v\nwant %+v", i, len(requests), requests[i], results[i], want[i])
+				rt.Fatalf("request %d of %+v:\n got %+v\nwant %+v", i, requests, results[i], want[i])
 			}
 		}
 	})
