@@ -179,7 +179,17 @@ b:
 
 func FuzzRead(f *testing.F) {
 	f.Add(example)
-	f.Add("a: {exempt: ['*\\*', '\\']}")
+	for _, seed := range []string{
+		"a: {exempt: ['*\\*', '\\']}",
+		"a: {exempt: [10.0.0.0/33, 10.0.0.0/, 300.1.2.3, '2001:db8::/129', '::ffff:10.0.0.0/104', '10.0.0.0\\/33', 'fe80::1%eth0/64']}",
+		"a: &a {policies: {p: &p {limits: &l [{rate: 1/s}], overrides: [{identifiers: [x], limits: *l}]}, q: *p}}\nb: *a",
+		"a: &a\n  <<: *a\n  policies: *a",
+		"a: {policies: {p: }, on_error: , exempt: , policies_only: }",
+		"a: {policies: {p: {limits: [{name: , rate: , strategy: , burst: }], overrides: [{}, ~, []], shadow: }}}",
+		"a: " + strings.Repeat("[", 100) + strings.Repeat("]", 100),
+	} {
+		f.Add(seed)
+	}
 	f.Fuzz(func(t *testing.T, data string) {
 		c, err := read(data)
 		if err != nil {

@@ -21,12 +21,26 @@ import (
 	"go.yaml.in/yaml/v4"
 )
 
+const (
+	// maxDepth is how deep values may be nested, aliases included. Readers are
+	// recursive, so without a bound a file could exhaust their stack.
+	maxDepth = 1000
+	// maxProblems is how many problems of one file are told. Nobody reads more,
+	// and a file of nothing but problems must not fill memory and log.
+	maxProblems = 100
+	// maxSource is how much of a line is shown, in characters.
+	maxSource = 160
+)
+
 // A File is a file that is being read. It is for one goroutine.
 type File struct {
 	name     string
 	lines    []string
 	problems Problems
-	visits   int // how many nodes may still be looked at
+	seen     map[Problem]bool // the problems, so that what an alias repeats is told once
+	untold   int              // problems beyond maxProblems
+	visits   int              // how many nodes may still be looked at
+	stopped  bool             // whether the rest of the file reads as null: see stop
 }
 
 // Parse parses the one document that data holds, and returns its root. A file
@@ -35,12 +49,15 @@ func Parse(name string, data []byte) (*File, Node) {
 	f := &File{
 		name:  name,
 		lines: strings.Split(string(data), "\n"),
-		// Aliases of aliases make a small file mean a huge one.
+		seen:  map[Problem]bool{},
+		// Aliases of aliases make a small file mean a huge one. Without aliases
+		// no reader needs as many.
 		visits: 20*len(data) + 10_000,
 	}
 	if i := invalidUTF8(data); i >= 0 {
 		line := bytes.Count(data[:i], []byte("\n"))
 		f.add(line+1, i-bytes.LastIndexByte(data[:i], '\n'), fmt.Sprintf("byte 0x%02x is not valid UTF-8", data[i]))
+		f.stopped = true
 		return f, Node{file: f}
 	}
 	loader, err := yaml.NewLoader(bytes.NewReader(data), yaml.WithUniqueKeys(false)) // Pairs finds all of those
@@ -54,14 +71,14 @@ func Parse(name string, data []byte) (*File, Node) {
 	}
 	switch err := loader.Load(&another); {
 	case err == nil:
-		Node{f, &another}.Problem("a second document begins here; a file holds one")
+		Node{file: f, yaml: &another}.Problem("a second document begins here; a file holds one")
 	case !errors.Is(err, io.EOF):
 		f.unreadable(err)
 	}
 	if len(document.Content) == 0 { // nothing but comments
 		return f, Node{file: f}
 	}
-	return f, Node{f, document.Content[0]}
+	return f, Node{file: f, yaml: document.Content[0]}
 }
 
 func invalidUTF8(data []byte) int {
@@ -75,8 +92,10 @@ func invalidUTF8(data []byte) int {
 	return -1
 }
 
-// unreadable notes why the file is not YAML.
+// unreadable notes why the file is not YAML, and ends the reading: there is
+// nothing in it to find more problems in.
 func (f *File) unreadable(err error) {
+	defer func() { f.stopped = true }()
 	var at *yaml.LoadError
 	if !errors.As(err, &at) {
 		f.add(1, 1, "not YAML: "+err.Error())
@@ -91,11 +110,39 @@ func (f *File) unreadable(err error) {
 
 // add notes a problem. Lines and columns count from 1.
 func (f *File) add(line, column int, text string) {
+	if f.stopped {
+		return
+	}
 	p := Problem{File: f.name, Line: max(line, 1), Column: max(column, 1), Text: text}
 	if p.Line <= len(f.lines) {
-		p.Source = strings.TrimRight(f.lines[p.Line-1], "\r")
+		p.Source = firstRunes(strings.TrimRight(f.lines[p.Line-1], "\r"), maxSource)
 	}
-	f.problems = append(f.problems, p)
+	switch {
+	case f.seen[p]:
+	case len(f.problems) == maxProblems:
+		f.untold++
+	default:
+		f.seen[p] = true
+		f.problems = append(f.problems, p)
+	}
+}
+
+// stop notes a problem which makes it pointless to read on: from now on every
+// node is null, and nothing more is a problem.
+func (f *File) stop(n Node, format string, args ...any) {
+	n.Problem(format, args...)
+	f.stopped = true
+}
+
+// firstRunes returns the first n characters of s, or s if it has fewer.
+func firstRunes(s string, n int) string {
+	for i := range s {
+		if n == 0 {
+			return s[:i]
+		}
+		n--
+	}
+	return s
 }
 
 // Err returns the Problems noted so far, in the order of the file, or nil.
@@ -103,10 +150,14 @@ func (f *File) Err() error {
 	if len(f.problems) == 0 {
 		return nil
 	}
-	slices.SortStableFunc(f.problems, func(a, b Problem) int {
+	problems := slices.Clone(f.problems)
+	slices.SortStableFunc(problems, func(a, b Problem) int {
 		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))
 	})
-	return slices.Compact(f.problems) // what an alias repeats is told once
+	if f.untold > 0 {
+		problems = append(problems, Problem{File: f.name, Text: fmt.Sprintf("and %d more problems", f.untold)})
+	}
+	return problems
 }
 
 // A Problem is one thing that is wrong with a file.
@@ -114,11 +165,8 @@ type Problem struct {
 	File         string
 	Line, Column int    // from 1; 0 if it concerns no line
 	Text         string // what is wrong, and what would be right
-	Source       string // the line
+	Source       string // the beginning of the line
 }
-
-// maxSource is how much of a line is shown, in characters.
-const maxSource = 160
 
 // String returns the problem as file:line:column, what is wrong, and the line
 // with the place marked.
@@ -136,7 +184,6 @@ func (p Problem) String() string {
 	if p.Column > maxSource || len(source) == 0 {
 		return at
 	}
-	source = source[:min(len(source), maxSource)]
 	return fmt.Sprintf("%s\n%6d | %s\n       | %*s", at, p.Line, string(source), p.Column, "^")
 }
 
@@ -152,15 +199,23 @@ func (p Problems) Error() string {
 	return strings.Join(all, "\n")
 }
 
-// A Node is a value in a file. The zero Node is one that no file has: it is null,
-// and nothing can be wrong with it.
+// A Node is a value in a file. The zero Node belongs to no file: it is null, and
+// a Problem of it is dropped, since there is no place to note it. No method
+// panics, whatever the file holds.
 type Node struct {
-	file *File
-	yaml *yaml.Node // nil: there is nothing
+	file  *File
+	yaml  *yaml.Node // nil: there is nothing
+	depth int        // of nesting, aliases included
 }
+
+// child returns the node y, which n holds.
+func (n Node) child(y *yaml.Node) Node { return Node{n.file, y, n.depth + 1} }
 
 // Problem notes what is wrong with n.
 func (n Node) Problem(format string, args ...any) {
+	if !n.Given() {
+		return
+	}
 	line, column := 1, 1
 	if n.yaml != nil {
 		line, column = n.yaml.Line, n.yaml.Column
@@ -182,18 +237,20 @@ func (n Node) Line() int {
 // resolved returns what n stands for, past aliases. It returns nil for null and
 // for nothing.
 func (n Node) resolved() *yaml.Node {
-	if !n.Given() {
+	if !n.Given() || n.file.stopped {
+		return nil
+	}
+	if n.depth > maxDepth {
+		n.file.stop(n, "nested more than %d deep; nest less, and let no alias hold itself", maxDepth)
+		return nil
+	}
+	if n.file.visits--; n.file.visits < 0 {
+		n.file.stop(n, "aliases make the file too large; use fewer of them")
 		return nil
 	}
 	y := n.yaml
 	if y != nil && y.Kind == yaml.AliasNode {
 		y = y.Alias
-	}
-	if n.file.visits--; n.file.visits <= 0 {
-		if n.file.visits == 0 {
-			n.Problem("aliases make the file too large; write out less of it by aliases")
-		}
-		return nil
 	}
 	if y == nil || y.Kind == yaml.ScalarNode && y.ShortTag() == "!!null" {
 		return nil
@@ -249,8 +306,8 @@ func (n Node) Has(key string) bool {
 	if y == nil || y.Kind != yaml.MappingNode {
 		return false
 	}
-	for i := 0; i < len(y.Content); i += 2 {
-		if y.Content[i].Value == key {
+	for i := 0; i+1 < len(y.Content); i += 2 {
+		if k := n.child(y.Content[i]).resolved(); k != nil && k.Kind == yaml.ScalarNode && k.Value == key {
 			return true
 		}
 	}
@@ -287,8 +344,8 @@ func (n Node) pairs(f func(key, value Node), seen map[string]int) {
 	}
 	var merges []Node
 	own := map[string]bool{}
-	for i := 0; i < len(y.Content); i += 2 {
-		key, value := Node{n.file, y.Content[i]}, Node{n.file, y.Content[i+1]}
+	for i := 0; i+1 < len(y.Content); i += 2 {
+		key, value := n.child(y.Content[i]), n.child(y.Content[i+1])
 		if key.yaml.ShortTag() == "!!merge" {
 			merges = append(merges, value)
 			continue
@@ -323,7 +380,7 @@ func (n Node) Items(f func(item Node)) {
 		return
 	}
 	for _, item := range y.Content {
-		f(Node{n.file, item})
+		f(n.child(item))
 	}
 }
 

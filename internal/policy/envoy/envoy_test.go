@@ -291,9 +291,51 @@ func TestMisplacedKeys(t *testing.T) {
 	}
 }
 
+// nested returns a file whose descriptors are nested so deep.
+func nested(depth int) string {
+	return "domain: d\ndescriptors:" + strings.Repeat(" [{key: a, descriptors:", depth-1) + " [{key: a, rate_limit: {unit: day, requests_per_unit: 1}}]" + strings.Repeat("}]", depth-1)
+}
+
+func TestDepth(t *testing.T) {
+	for depth := 98; depth <= 102; depth++ {
+		r, err := read(false, nested(depth))
+		if depth > 100 {
+			if err == nil || !strings.Contains(err.Error(), "descriptors are nested more than 100 deep") {
+				t.Errorf("%d deep: got %v", depth, err)
+			}
+			continue
+		}
+		if err != nil {
+			t.Errorf("%d deep: %v", depth, err)
+		}
+		path := strings.Repeat("a=,", depth-1) + "a="
+		if r.Config.Match("d", entries(path)).Limit == nil {
+			t.Errorf("%d deep: the innermost limit is lost", depth)
+		}
+	}
+}
+
+// TestDescriptorsOfThemselves reads descriptors that an alias makes endless.
+func TestDescriptorsOfThemselves(t *testing.T) {
+	if _, err := read(false, "domain: d\ndescriptors: &x [{key: a, descriptors: *x}]"); err == nil || !strings.Contains(err.Error(), "nested more than 100 deep") {
+		t.Errorf("got %v", err)
+	}
+}
+
 func FuzzRead(f *testing.F) {
-	f.Add(edge)
+	for _, seed := range []string{
+		edge, nested(98), nested(99), nested(100), nested(101), nested(102),
+		"domain: d\ndescriptors: &x [{key: a, descriptors: *x}, {key: b, descriptors: *x}]",
+		"domain: d\ndescriptors: [&x {key: a, rate_limit: &l {unit: day, replaces: [*x]}}, {<<: *x, value: b*, share_threshold: yes}]",
+		"domain: d\ndescriptors: [{key: a, shadow_mode: , quota_mode: {}, metadata: {a: [1, {b: ~}]}, rate_limit: {unit: , unlimited: , burst: }}]",
+		"domain: ~\ndescriptors: ~", "- a", "domain: [a]",
+	} {
+		f.Add(seed)
+	}
 	f.Fuzz(func(t *testing.T, data string) {
+		if _, err := read(true, data, edge, data); err != nil {
+			_ = err.Error()
+		}
 		r, err := read(false, data)
 		if err != nil {
 			return

@@ -90,6 +90,9 @@ func (r *Reader) warn(name string, n yamlfile.Node, key string) {
 
 // descriptors reads a list of descriptors into tree, which is at path.
 func (r *Reader) descriptors(name string, n yamlfile.Node, tree *node, path string, depth int) {
+	if !n.Given() {
+		return
+	}
 	if depth == maxDepth {
 		n.Problem("descriptors are nested more than %d deep", maxDepth)
 		return
