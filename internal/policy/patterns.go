@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+
+	"github.com/ratelimitd/ratelimitd/internal/quote"
 )
 
 // Patterns finds, for an identifier, the value of the pattern that matches it
@@ -70,7 +72,7 @@ func (p *patterns[T]) add(pattern string, value T) error {
 	p.count++
 	switch {
 	case literal > maxIdentifierBytes:
-		return fmt.Errorf("%.32q... is longer than an identifier may be, which is %d bytes", pattern, maxIdentifierBytes)
+		return fmt.Errorf("%s is longer than an identifier may be, which is %d bytes", quote.Cut(pattern), maxIdentifierBytes)
 	case len(parts) == 1:
 		put(&p.exact, parts[0], value)
 	case len(parts) == 2 && parts[1] == "":
@@ -141,7 +143,7 @@ func cut(pattern string) ([]string, error) {
 			}
 		case '\\':
 			if i++; i == len(pattern) || pattern[i] != '*' && pattern[i] != '\\' {
-				return nil, fmt.Errorf(`%.64q: a \ stands before a * or a \ that is meant as such; write \\`, pattern)
+				return nil, fmt.Errorf(`%s: a \ stands before a * or a \ that is meant as such; write \\`, quote.Cut(pattern))
 			}
 			part.WriteByte(pattern[i])
 		default:

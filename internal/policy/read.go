@@ -3,6 +3,7 @@ package policy
 import (
 	"slices"
 
+	"github.com/ratelimitd/ratelimitd/internal/quote"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 	"github.com/ratelimitd/ratelimitd/internal/yamlfile"
 )
@@ -26,7 +27,7 @@ func Read(n yamlfile.Node, maxLogCount int64) *Config {
 func name(key yamlfile.Node, what, example string) string {
 	text := key.Text()
 	if text == "" || len(text) > maxNameBytes {
-		key.Problem("%.32q is no name of a %s: it has %d bytes; give it 1 to %d, as in %q", text, what, len(text), maxNameBytes, example)
+		key.Problem("%s is no name of a %s: it has %d bytes; give it 1 to %d, as in %q", quote.Cut(text), what, len(text), maxNameBytes, example)
 	}
 	return text
 }
@@ -54,7 +55,7 @@ func (r reader) namespace(n yamlfile.Node) *Namespace {
 func onError(n yamlfile.Node) OnError {
 	text := n.Text()
 	if !slices.Contains(OnErrors, OnError(text)) {
-		n.Problem("on_error %.32q is not known; use allow, deny, error or local", text)
+		n.Problem("on_error %s is not known; use allow, deny, error or local", quote.Cut(text))
 	}
 	return OnError(text)
 }
@@ -65,7 +66,7 @@ func addPattern[T any](p *patterns[T], n yamlfile.Node, value T, seen map[string
 	pattern := n.Text()
 	same := canonical(pattern)
 	if line, ok := seen[same]; ok {
-		n.Problem("%.64q is already on line %d; leave one out", pattern, line)
+		n.Problem("%s is already on line %d; leave one out", quote.Cut(pattern), line)
 		return
 	}
 	seen[same] = n.Line()

@@ -6,6 +6,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/ratelimitd/ratelimitd/internal/quote"
 )
 
 // Bounds of what Parse accepts.
@@ -72,7 +74,7 @@ func Parse(s string) (Rate, error) {
 	p := parser{rest: s}
 	r, problem := p.rate()
 	if problem != "" {
-		return Rate{}, fmt.Errorf("rate %s: %s", quote(s), problem)
+		return Rate{}, fmt.Errorf("rate %s: %s", quote.Cut(s), problem)
 	}
 	return r, nil
 }
@@ -122,7 +124,7 @@ func (p *parser) separator() string {
 	if equalFold(p.word(), "per") {
 		return ""
 	}
-	return fmt.Sprintf(`%s stands where "/" or "per" belongs, as in "100/min"`, quote(found))
+	return fmt.Sprintf(`%s stands where "/" or "per" belongs, as in "100/min"`, quote.Cut(found))
 }
 
 // period reads the rest of the rate: an optional number and a unit.
@@ -145,7 +147,7 @@ func (p *parser) period() (time.Duration, string) {
 	}
 	p.skipSpace()
 	if name == "" || p.rest != "" {
-		return 0, fmt.Sprintf(`%s is not expected in the period; write one whole number and one unit, as in "10/30s"`, quote(p.rest))
+		return 0, fmt.Sprintf(`%s is not expected in the period; write one whole number and one unit, as in "10/30s"`, quote.Cut(p.rest))
 	}
 	unit, ok := unitLength(name)
 	if !ok {
@@ -185,10 +187,10 @@ func (p *parser) number(part string, maxValue int64) (int64, string) {
 		if i := strings.IndexAny(bad, "/ \t"); i > 0 {
 			bad = bad[:i]
 		}
-		return 0, fmt.Sprintf(`the %s %s is not a whole number; write digits only, as in "100/min" or "10/30s"`, part, quote(bad))
+		return 0, fmt.Sprintf(`the %s %s is not a whole number; write digits only, as in "100/min" or "10/30s"`, part, quote.Cut(bad))
 	}
 	if over && part == "count" {
-		return 0, fmt.Sprintf(`the count %s is over 1e9; write 0 to 1000000000, as in "100/min"`, quote(text))
+		return 0, fmt.Sprintf(`the count %s is over 1e9; write 0 to 1000000000, as in "100/min"`, quote.Cut(text))
 	}
 	if over {
 		return 0, `the period is over 366 days; write a shorter one, as in "1000/366d"`
@@ -251,18 +253,9 @@ func unitLength(name string) (time.Duration, bool) {
 func unknownUnit(name string) string {
 	switch strings.ToLower(name) {
 	case "mo", "month", "months", "y", "yr", "year", "years":
-		return fmt.Sprintf(`the unit %s has no fixed length; write it in days, as in "100/30d"`, quote(name))
+		return fmt.Sprintf(`the unit %s has no fixed length; write it in days, as in "100/30d"`, quote.Cut(name))
 	case "us", "usec", "microsecond", "microseconds", "ns", "nanosecond", "nanoseconds":
-		return fmt.Sprintf(`the unit %s is too short; the shortest period is 1ms, as in "5/1ms"`, quote(name))
+		return fmt.Sprintf(`the unit %s is too short; the shortest period is 1ms, as in "5/1ms"`, quote.Cut(name))
 	}
-	return fmt.Sprintf(`unknown unit %s; use ms, s, m, h, d or w, as in "100/m"`, quote(name))
-}
-
-// quote quotes s for a message, cut to a length that fits in one.
-func quote(s string) string {
-	const most = 64
-	if len(s) > most {
-		return strconv.Quote(s[:most]) + "..."
-	}
-	return strconv.Quote(s)
+	return fmt.Sprintf(`unknown unit %s; use ms, s, m, h, d or w, as in "100/m"`, quote.Cut(name))
 }

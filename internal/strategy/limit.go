@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strconv"
 
+	"github.com/ratelimitd/ratelimitd/internal/quote"
 	"github.com/ratelimitd/ratelimitd/internal/rate"
 )
 
@@ -65,7 +66,7 @@ func NewLimit(spec Spec, maxLogCount int64) (Limit, []Violation) {
 	}
 
 	if len(spec.Name) > MaxNameBytes {
-		refuse("name", "%.32q... has %d bytes; a name has at most %d", spec.Name, len(spec.Name), MaxNameBytes)
+		refuse("name", "%s has %d bytes; a name has at most %d", quote.Cut(spec.Name), len(spec.Name), MaxNameBytes)
 	}
 	l := Limit{Name: spec.Name, Strategy: spec.Strategy}
 	if l.Strategy == 0 {
@@ -77,12 +78,12 @@ func NewLimit(spec Spec, maxLogCount int64) (Limit, []Violation) {
 
 	var err error
 	if len(spec.Rate) > maxRateBytes {
-		refuse("rate", `rate %.32q... has %d bytes; write it in at most %d, as in "100/min"`, spec.Rate, len(spec.Rate), maxRateBytes)
+		refuse("rate", `rate %s has %d bytes; write it in at most %d, as in "100/min"`, quote.Cut(spec.Rate), len(spec.Rate), maxRateBytes)
 	} else if l.Rate, err = rate.Parse(spec.Rate); err != nil {
 		refuse("rate", "%s", err.Error())
 	} else if l.Strategy == SlidingWindowLog && l.Rate.Count > maxLogCount {
-		refuse("rate", "rate %q: a sliding_window_log remembers each request, and this server caps its count at %d;"+
-			" use sliding_window_counter, or a rate such as %q", spec.Rate, maxLogCount, rate.Rate{Count: maxLogCount, Period: l.Rate.Period})
+		refuse("rate", "rate %s: a sliding_window_log remembers each request, and this server caps its count at %d;"+
+			" use sliding_window_counter, or a rate such as %q", quote.Cut(spec.Rate), maxLogCount, rate.Rate{Count: maxLogCount, Period: l.Rate.Period})
 	}
 
 	switch {

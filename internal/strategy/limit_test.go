@@ -68,7 +68,7 @@ func TestNewLimitViolations(t *testing.T) {
 			{"rate", `rate "100/mn": unknown unit "mn"; use ms, s, m, h, d or w, as in "100/m"`},
 		}},
 		{"long rate", strategy.Spec{Rate: "100/min" + strings.Repeat(" ", 58)}, []strategy.Violation{
-			{"rate", `rate "100/min                         "... has 65 bytes; write it in at most 64, as in "100/min"`},
+			{"rate", `rate "100/min` + strings.Repeat(" ", 57) + `"... has 65 bytes; write it in at most 64, as in "100/min"`},
 		}},
 		{"long name", strategy.Spec{Name: strings.Repeat("é", 65), Rate: "1/s"}, []strategy.Violation{
 			{"name", `"` + strings.Repeat("é", 32) + `"... has 130 bytes; a name has at most 128`},
@@ -99,7 +99,7 @@ func TestNewLimitViolations(t *testing.T) {
 			{"burst", `burst 18446744073709551615 is over 1000000000; write 1 to 1000000000, or 0 for the strategy's default`},
 		}},
 		{"everything", strategy.Spec{Name: strings.Repeat("n", 129), Rate: "?", Strategy: 9, Burst: 2e9}, []strategy.Violation{
-			{"name", `"nnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnn"... has 129 bytes; a name has at most 128`},
+			{"name", `"` + strings.Repeat("n", 64) + `"... has 129 bytes; a name has at most 128`},
 			{"strategy", `unknown strategy 9; use 1 (FIXED_WINDOW) to 6 (GCRA)`},
 			{"rate", `rate "?": the count "?" is not a whole number; write digits only, as in "100/min" or "10/30s"`},
 			{"burst", `burst 2000000000 is over 1000000000; write 1 to 1000000000, or 0 for the strategy's default`},

@@ -15,6 +15,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/ratelimitd/ratelimitd/internal/quote"
 	"github.com/ratelimitd/ratelimitd/internal/rate"
 )
 
@@ -58,7 +59,7 @@ func Parse(name string) (Strategy, error) {
 			return s, nil
 		}
 	}
-	return 0, fmt.Errorf("unknown strategy %q; use %s", name, strings.Join(names[1:], ", "))
+	return 0, fmt.Errorf("unknown strategy %s; use %s", quote.Cut(name), strings.Join(names[1:], ", "))
 }
 
 func (s Strategy) known() bool { return s >= FixedWindow && s <= GCRA }

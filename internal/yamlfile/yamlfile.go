@@ -19,6 +19,8 @@ import (
 	"unicode/utf8"
 
 	"go.yaml.in/yaml/v4"
+
+	"github.com/ratelimitd/ratelimitd/internal/quote"
 )
 
 const (
@@ -269,17 +271,8 @@ func what(y *yaml.Node) string {
 	case yaml.SequenceNode:
 		return "a list"
 	default:
-		return quote(y.Value)
+		return quote.Cut(y.Value)
 	}
-}
-
-// quote quotes a value, cut to what a message can bear.
-func quote(s string) string {
-	const most = 64
-	if len(s) > most {
-		return fmt.Sprintf("%.*q...", most, s)
-	}
-	return strconv.Quote(s)
 }
 
 // Mapping calls, for each key of the mapping n, the function of that name with
@@ -296,7 +289,7 @@ func (n Node) Mapping(keys map[string]func(Node)) {
 			known = append(known, k)
 		}
 		slices.Sort(known)
-		key.Problem("unknown key %s; known here: %s", quote(name), strings.Join(known, ", "))
+		key.Problem("unknown key %s; known here: %s", quote.Cut(name), strings.Join(known, ", "))
 	})
 }
 
@@ -353,7 +346,7 @@ func (n Node) pairs(f func(key, value Node), seen map[string]int) {
 		name := key.Text()
 		if first, ok := seen[name]; ok {
 			if own[name] { // and is not of a mapping that merges this one in
-				key.Problem("key %s is already on line %d", quote(name), first)
+				key.Problem("key %s is already on line %d", quote.Cut(name), first)
 			}
 			continue
 		}
@@ -417,7 +410,7 @@ func (n Node) Bool() bool {
 	case "false", "no", "off":
 		return false
 	default:
-		n.Problem("%s is neither true nor false", quote(text))
+		n.Problem("%s is neither true nor false", quote.Cut(text))
 		return false
 	}
 }
@@ -427,11 +420,11 @@ func (n Node) Uint(most uint64) uint64 {
 	text := n.Text()
 	number, err := strconv.ParseUint(strings.ReplaceAll(text, "_", ""), 10, 64)
 	if err != nil && !errors.Is(err, strconv.ErrRange) {
-		n.Problem("%s is not a whole number of 0 to %d", quote(text), most)
+		n.Problem("%s is not a whole number of 0 to %d", quote.Cut(text), most)
 		return 0
 	}
 	if number > most {
-		n.Problem("%s is over %d", quote(text), most)
+		n.Problem("%s is over %d", quote.Cut(text), most)
 		return 0
 	}
 	return number

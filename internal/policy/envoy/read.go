@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/ratelimitd/ratelimitd/internal/quote"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 	"github.com/ratelimitd/ratelimitd/internal/yamlfile"
 )
@@ -59,7 +60,7 @@ func (r *Reader) Read(name string, n yamlfile.Node) {
 	}
 	tree := r.Config.domains[text]
 	if other, ok := r.files[text]; ok && !r.o.Merge {
-		domain.Problem("domain %.64q is also that of %s; have one file for each, or allow to merge them", text, other)
+		domain.Problem("domain %s is also that of %s; have one file for each, or allow to merge them", quote.Cut(text), other)
 		tree = nil // so that what is wrong with the rest is found all the same
 	} else if !ok {
 		r.files[text] = name
@@ -132,10 +133,10 @@ func (r *Reader) descriptor(name string, n yamlfile.Node, tree *node, path strin
 
 	wildcard := strings.HasSuffix(d.Value, "*")
 	if d.shareThreshold && !wildcard {
-		share.Problem("share_threshold is for a value that ends with *; this one is %.64q", d.Value)
+		share.Problem("share_threshold is for a value that ends with *; this one is %s", quote.Cut(d.Value))
 	}
 	if tree.children[d.Entry] != nil {
-		key.Problem("descriptor %.128q is there twice", path)
+		key.Problem("descriptor %s is there twice", quote.Cut(path))
 	}
 	if !limit.IsNull() {
 		if d.limit = r.limit(name, limit); d.limit != nil {
@@ -173,12 +174,12 @@ func (r *Reader) limit(name string, n yamlfile.Node) *Limit {
 		"burst":           func(v yamlfile.Node) { burst = v },
 	})
 	if slices.Contains(replaces, ruleName) && ruleName != "" {
-		n.Problem("%.64q replaces itself; name another in replaces", ruleName)
+		n.Problem("%s replaces itself; name another in replaces", quote.Cut(ruleName))
 	}
 	number := unitCalled(unit.Text())
 	if unlimited.Given() && unlimited.Bool() {
 		if number != 0 {
-			unit.Problem("unlimited, with a unit of %.32q: leave one of them out", unit.Text())
+			unit.Problem("unlimited, with a unit of %s: leave one of them out", quote.Cut(unit.Text()))
 		}
 		return &Limit{Unlimited: true, RuleName: ruleName, Replaces: replaces, Multiplier: 1}
 	}
@@ -187,7 +188,7 @@ func (r *Reader) limit(name string, n yamlfile.Node) *Limit {
 		if !at.Given() {
 			at = n
 		}
-		at.Problem("unit %.32q is not known; use %s", unit.Text(), unitNames())
+		at.Problem("unit %s is not known; use %s", quote.Cut(unit.Text()), unitNames())
 		return nil
 	}
 	times, chosen, size := uint64(1), strategy.FixedWindow, uint64(0)
