@@ -125,7 +125,7 @@ func TestProblems(t *testing.T) {
 		"a: {exempt: [" + strings.Repeat("x", 1025) + "]}":                             "is longer than an identifier may be, which is 1024 bytes",
 		"a: {policies: {'': {limits: [{rate: 1/s}]}}}":                                 `"" is no name of a policy`,
 		"a: {policies: {p: }}":                                                         `1:19: a policy has limits, as in "limits: [{rate: 100/min}]"; this one has none`,
-		"a: {policies: {p: {limit: []}}}":                                              `unknown key "limit"; known here: limits, overrides, shadow`,
+		"a: {policies: {p: {limit: []}}}":                                              `unknown key "limit"; did you mean "limits"?`,
 		limits("[]"):                                                                   "1:28: no limits; give 1 to 16, as in [{rate: 100/min}]",
 		limits("{rate: 1/s}"):                                                          "1:28: a mapping, where a list is wanted",
 		limits("[1/s]"):                                                                `1:29: "1/s", where a mapping is wanted`,

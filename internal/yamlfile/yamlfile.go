@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -21,6 +22,7 @@ import (
 	"go.yaml.in/yaml/v4"
 
 	"github.com/ratelimitd/ratelimitd/internal/quote"
+	"github.com/ratelimitd/ratelimitd/internal/spelling"
 )
 
 const (
@@ -284,12 +286,7 @@ func (n Node) Mapping(keys map[string]func(Node)) {
 			read(value)
 			return
 		}
-		known := make([]string, 0, len(keys))
-		for k := range keys {
-			known = append(known, k)
-		}
-		slices.Sort(known)
-		key.Problem("unknown key %s; known here: %s", quote.Cut(name), strings.Join(known, ", "))
+		key.Problem("unknown key %s; %s", quote.Cut(name), spelling.Hint(name, slices.Sorted(maps.Keys(keys))))
 	})
 }
 
