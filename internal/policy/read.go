@@ -4,12 +4,13 @@ import (
 	"slices"
 
 	"github.com/ratelimitd/ratelimitd/internal/quote"
+	"github.com/ratelimitd/ratelimitd/internal/store"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 	"github.com/ratelimitd/ratelimitd/internal/yamlfile"
 )
 
-// maxNameBytes is how long the name of a namespace or a policy may be.
-const maxNameBytes = 128
+// MaxNameBytes is how long the name of a policy may be.
+const MaxNameBytes = 128
 
 // Read reads the namespaces of a configuration: a mapping from their names.
 // What is wrong is noted in the file that n is of. A SLIDING_WINDOW_LOG with a
@@ -18,16 +19,16 @@ func Read(n yamlfile.Node, maxLogCount int64) *Config {
 	r := reader{maxLogCount}
 	c := &Config{namespaces: map[string]*Namespace{}}
 	n.Pairs(func(key, value yamlfile.Node) {
-		c.namespaces[name(key, "namespace", "checkout")] = r.namespace(value)
+		c.namespaces[name(key, "namespace", store.MaxNamespaceBytes, "checkout")] = r.namespace(value)
 	})
 	return c
 }
 
-// name returns the name that key gives to what.
-func name(key yamlfile.Node, what, example string) string {
+// name returns the name that key gives to what, in at most maxBytes.
+func name(key yamlfile.Node, what string, maxBytes int, example string) string {
 	text := key.Text()
-	if text == "" || len(text) > maxNameBytes {
-		key.Problem("%s is no name of a %s: it has %d bytes; give it 1 to %d, as in %q", quote.Cut(text), what, len(text), maxNameBytes, example)
+	if text == "" || len(text) > maxBytes {
+		key.Problem("%s is no name of a %s: it has %d bytes; give it 1 to %d, as in %q", quote.Cut(text), what, len(text), maxBytes, example)
 	}
 	return text
 }
@@ -45,7 +46,7 @@ func (r reader) namespace(n yamlfile.Node) *Namespace {
 		},
 		"policies": func(v yamlfile.Node) {
 			v.Pairs(func(key, value yamlfile.Node) {
-				ns.policies[name(key, "policy", "default")] = r.policy(value)
+				ns.policies[name(key, "policy", MaxNameBytes, "default")] = r.policy(value)
 			})
 		},
 	})

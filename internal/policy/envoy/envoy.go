@@ -234,17 +234,14 @@ func appendEntry(id []byte, key, value string) []byte {
 	return store.AppendEscaped(id, value, ",*")
 }
 
-// maxIdentifierBytes is how long an identifier is at most. Values may be longer,
-// as they are whatever a client sends in a header.
-const maxIdentifierBytes = 1024
-
-// bounded returns id, or, if that is too long, its beginning and its hash. What
-// is between them is in no other identifier, as %s is no escape.
+// bounded returns id, or, if that is longer than an identifier may be, its
+// beginning and its hash. It can be: a value may be whatever a client sends in a
+// header. No other identifier has what is between the two, as %s is no escape.
 func bounded(id []byte) string {
 	switch {
 	case len(id) == 0: // a store wants to have one
 		return "%none"
-	case len(id) <= maxIdentifierBytes:
+	case len(id) <= store.MaxIdentifierBytes:
 		return string(id)
 	}
 	sum := sha256.Sum256(id)
