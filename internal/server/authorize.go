@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/ratelimitd/ratelimitd/internal/durations"
+	"github.com/ratelimitd/ratelimitd/internal/ipaddr"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 	ratelimitv1 "github.com/ratelimitd/ratelimitd/proto/ratelimit/v1"
 )
@@ -211,21 +212,11 @@ func clientAddr(peer string, forwardedFor []string, proxies int) (netip.Addr, er
 	return netip.Addr{}, fmt.Errorf("X-Forwarded-For has %d addresses, and trusted_proxies is %d: have the proxy send the header, or lower trusted_proxies", proxies-left, proxies)
 }
 
-// parseAddr reads an address, with or without a port: 192.0.2.1,
-// 192.0.2.1:443, 2001:db8::1, [2001:db8::1] or [2001:db8::1]:443. It returns the
-// one form of all ways to write it, without a zone.
+// parseAddr returns the address that s is, with or without a port.
 func parseAddr(s string) (netip.Addr, error) {
-	addr, err := netip.ParseAddr(s)
-	if err != nil {
-		var withPort netip.AddrPort
-		if withPort, err = netip.ParseAddrPort(s); err == nil {
-			addr = withPort.Addr()
-		} else if inner, ok := strings.CutPrefix(s, "["); ok && strings.HasSuffix(inner, "]") {
-			addr, err = netip.ParseAddr(inner[:len(inner)-1])
-		}
-	}
-	if err != nil {
+	addr, ok := ipaddr.ParseWithPort(s)
+	if !ok {
 		return netip.Addr{}, fmt.Errorf("X-Forwarded-For has %.64q where the client's address should be; have the proxy send such as 192.0.2.1", s)
 	}
-	return addr.Unmap().WithZone(""), nil
+	return addr, nil
 }

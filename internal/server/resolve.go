@@ -11,13 +11,8 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 )
 
-// Bounds of what a request may hold.
-const (
-	maxNamespaceBytes  = 128
-	maxIdentifierBytes = 1024
-	maxPolicyBytes     = 128
-	maxBatch           = 1000
-)
+// maxBatch is how many requests a batch may hold.
+const maxBatch = 1000
 
 // A subject is what ShouldAllowRequest and ResetRequest share.
 type subject interface {
@@ -29,12 +24,12 @@ type subject interface {
 
 // check returns what is wrong with in, but for its limits.
 func (s *Server) check(in subject, ns *policy.Namespace) (wrong violations) {
-	checkName(&wrong, "namespace", in.GetNamespace(), maxNamespaceBytes, "checkout")
-	checkName(&wrong, "identifier", in.GetIdentifier(), maxIdentifierBytes, "user:42")
+	checkName(&wrong, "namespace", in.GetNamespace(), store.MaxNamespaceBytes, "checkout")
+	checkName(&wrong, "identifier", in.GetIdentifier(), store.MaxIdentifierBytes, "user:42")
 
 	limits := in.GetLimits()
-	if n := len(in.GetPolicy()); n > maxPolicyBytes {
-		wrong.add("policy", fmt.Sprintf("%.32q... has %d bytes; give 1 to %d, such as \"default\"", in.GetPolicy(), n, maxPolicyBytes))
+	if n := len(in.GetPolicy()); n > policy.MaxNameBytes {
+		wrong.add("policy", fmt.Sprintf("%.32q... has %d bytes; give 1 to %d, such as \"default\"", in.GetPolicy(), n, policy.MaxNameBytes))
 	} else {
 		checkText(&wrong, "policy", in.GetPolicy(), "default")
 	}
