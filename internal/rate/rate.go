@@ -36,6 +36,14 @@ type Rate struct {
 // IsUnlimited reports whether r allows everything.
 func (r Rate) IsUnlimited() bool { return r.Count == Unlimited }
 
+// Valid reports whether r is within the bounds of what Parse accepts.
+func (r Rate) Valid() bool {
+	if r.IsUnlimited() {
+		return r.Period == 0
+	}
+	return 0 <= r.Count && r.Count <= MaxCount && MinPeriod <= r.Period && r.Period <= MaxPeriod && r.Period%MinPeriod == 0
+}
+
 // String returns the canonical form of r, which Parse reads back as r: the
 // count over the period in the largest unit that divides it, such as "100/1m",
 // "10/30s" or "unlimited".

@@ -190,3 +190,25 @@ func BenchmarkParse(b *testing.B) {
 		_, _ = rate.Parse("100/min")
 	}
 }
+
+func TestValid(t *testing.T) {
+	for r, want := range map[rate.Rate]bool{
+		{Count: rate.Unlimited}:                        true,
+		{Count: 0, Period: rate.MinPeriod}:             true,
+		{Count: rate.MaxCount, Period: rate.MaxPeriod}: true,
+		{}:                                     false,
+		{Count: 1, Period: rate.MinPeriod - 1}: false,
+		{Count: 1, Period: rate.MinPeriod + 1}: false,
+		{Count: 1, Period: rate.MaxPeriod + rate.MinPeriod}: false,
+		{Count: rate.MaxCount + 1, Period: rate.MinPeriod}:  false,
+		{Count: rate.Unlimited, Period: rate.MinPeriod}:     false,
+		{Count: rate.Unlimited - 1, Period: rate.MinPeriod}: false,
+	} {
+		if got := r.Valid(); got != want {
+			t.Errorf("%+v: got %v", r, got)
+		}
+		if again, err := rate.Parse(r.String()); (err == nil && again == r) != want {
+			t.Errorf("%+v: Parse reads %v, %v", r, again, err)
+		}
+	}
+}
