@@ -132,7 +132,7 @@ func TestProblems(t *testing.T) {
 		limits("[{}]"):                                                                 "1:29: a limit has a rate, as in {rate: 100/min}; this one has none",
 		limits("[{rate: 1/fortnight}]"):                                                `1:36: rate "1/fortnight": unknown unit "fortnight"`,
 		limits("[{rate: 1/s, strategy: fixed}]"):                                       `1:51: unknown strategy "fixed"; use fixed_window, sliding_window_counter`,
-		limits("[{rate: 1/s, burst: 5}]"):                                              "1:48: burst 5: fixed_window has no burst; leave it out",
+		limits("[{rate: 1/s, burst: 5}]"):                                              "1:48: burst 5: fixed_window has none; leave it out",
 		limits("[{rate: 1/s, strategy: gcra, burst: -1}]"):                             `"-1" is not a whole number of 0 to 1000000000`,
 		limits("[{rate: 1/s, strategy: gcra, burst: 1000000001}]"):                     `"1000000001" is over 1000000000`,
 		limits("[{rate: 10001/s, strategy: sliding_window_log}]"):                      "this server caps its count at 10000",
@@ -166,7 +166,7 @@ a:
 b:
   exempt: ["10.0.0.1/8"]
 `)
-	want := []string{"p.yaml:3:3: unknown key", "p.yaml:7:36: unknown strategy", "p.yaml:8:18: rate", "p.yaml:8:31: burst 3: fixed_window has no burst", "p.yaml:10:12: "}
+	want := []string{"p.yaml:3:3: unknown key", "p.yaml:7:36: unknown strategy", "p.yaml:8:18: rate", "p.yaml:8:31: burst 3: fixed_window has none", "p.yaml:10:12: "}
 	if err == nil || strings.Count(err.Error(), "p.yaml:") != len(want) {
 		t.Fatalf("got\n%v\nwant %d problems", err, len(want))
 	}

@@ -137,7 +137,7 @@ func newLimit(spec *Spec, r rate.Rate, problem string, maxLogCount int64) (Limit
 
 	switch {
 	case spec.Burst != 0 && l.Strategy.known() && !l.Strategy.hasBurst():
-		refuse("burst", "burst %d: %s has no burst; leave it out, or use token_bucket, leaky_bucket or gcra", spec.Burst, l.Strategy)
+		refuse("burst", "burst %d: %s has none; leave it out, or use token_bucket, leaky_bucket or gcra", spec.Burst, l.Strategy)
 	case spec.Burst > MaxBurst:
 		refuse("burst", "burst %d is over %s; write 1 to %[2]s, or 0 for the strategy's default", spec.Burst, strconv.Itoa(MaxBurst))
 	}

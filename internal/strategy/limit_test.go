@@ -84,13 +84,13 @@ func TestNewLimitViolations(t *testing.T) {
 				` use sliding_window_counter, or a rate such as "1000/5m"`},
 		}},
 		{"burst of the default strategy", strategy.Spec{Rate: "1/s", Burst: 1}, []strategy.Violation{
-			{"burst", `burst 1: fixed_window has no burst; leave it out, or use token_bucket, leaky_bucket or gcra`},
+			{"burst", `burst 1: fixed_window has none; leave it out, or use token_bucket, leaky_bucket or gcra`},
 		}},
 		{"burst of a counter", strategy.Spec{Rate: "1/s", Strategy: strategy.SlidingWindowCounter, Burst: 5}, []strategy.Violation{
-			{"burst", `burst 5: sliding_window_counter has no burst; leave it out, or use token_bucket, leaky_bucket or gcra`},
+			{"burst", `burst 5: sliding_window_counter has none; leave it out, or use token_bucket, leaky_bucket or gcra`},
 		}},
 		{"burst of a log", strategy.Spec{Rate: "1/s", Strategy: strategy.SlidingWindowLog, Burst: math.MaxUint64}, []strategy.Violation{
-			{"burst", `burst 18446744073709551615: sliding_window_log has no burst; leave it out, or use token_bucket, leaky_bucket or gcra`},
+			{"burst", `burst 18446744073709551615: sliding_window_log has none; leave it out, or use token_bucket, leaky_bucket or gcra`},
 		}},
 		{"burst", strategy.Spec{Rate: "1/s", Strategy: strategy.TokenBucket, Burst: 1_000_000_001}, []strategy.Violation{
 			{"burst", `burst 1000000001 is over 1000000000; write 1 to 1000000000, or 0 for the strategy's default`},

@@ -9,6 +9,7 @@ import (
 	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -96,32 +97,43 @@ type Limit struct {
 	detailed bool   // the metric has the request's values
 }
 
-// NewLimit returns the limit of so many requests in multiplier units of time, as
-// a fixed window; or, of a period that is none, what is wrong. A count above
-// rate.MaxCount is counted as that.
+// NewLimit returns a fixed window that allows so many requests in multiplier
+// units of time. The error says what is wrong with the unit or the multiplier. A
+// count above rate.MaxCount is read as rate.MaxCount.
 func NewLimit(requests uint32, unit Unit, multiplier uint32) (*Limit, error) {
-	return newLimit(requests, unit, multiplier, strategy.FixedWindow, 0, strategy.DefaultMaxLogCount)
+	s := spec{requests: requests, unit: unit, multiplier: multiplier, strategy: strategy.FixedWindow}
+	return s.limit(strategy.DefaultMaxLogCount)
 }
 
-func newLimit(requests uint32, unit Unit, multiplier uint32, algorithm strategy.Strategy, burst uint64, maxLogCount int64) (*Limit, error) {
-	u, ok := units[unit]
+// A spec is what a file or a request says of a limit.
+type spec struct {
+	requests   uint32
+	unit       Unit
+	multiplier uint32 // of the unit
+	strategy   strategy.Strategy
+	burst      uint64 // 0: the strategy's default
+}
+
+// limit returns the limit that s describes, or what is wrong with s.
+func (s *spec) limit(maxLogCount int64) (*Limit, error) {
+	u, ok := units[s.unit]
 	if !ok {
-		return nil, fmt.Errorf("unit %d is not known; use %s", unit, unitNames())
+		return nil, fmt.Errorf("unit %d is not known; use %s", s.unit, unitNames())
 	}
-	period := time.Duration(multiplier) * u.length
-	if multiplier < 1 || period > rate.MaxPeriod || period/u.length != time.Duration(multiplier) {
-		return nil, fmt.Errorf("unit_multiplier %d makes a period of more than 366 days, or none; use 1 to %d with this unit", multiplier, rate.MaxPeriod/u.length)
+	period := time.Duration(s.multiplier) * u.length
+	if s.multiplier < 1 || period > rate.MaxPeriod || period/u.length != time.Duration(s.multiplier) {
+		return nil, fmt.Errorf("unit_multiplier %d makes a period of 0 or of more than 366 days; use 1 to %d with this unit", s.multiplier, rate.MaxPeriod/u.length)
 	}
 	name := u.name // so that the counter outlives a change of the count, and not one of the unit
-	if multiplier > 1 {
-		name = fmt.Sprintf("%d%s", multiplier, name)
+	if s.multiplier > 1 {
+		name = fmt.Sprintf("%d%s", s.multiplier, name)
 	}
-	r := rate.Rate{Count: min(int64(requests), rate.MaxCount), Period: period}
-	l, wrong := strategy.NewLimit(strategy.Spec{Name: name, Rate: r.String(), Strategy: algorithm, Burst: burst}, maxLogCount)
+	r := rate.Rate{Count: min(int64(s.requests), rate.MaxCount), Period: period}
+	l, wrong := strategy.NewLimitOf(name, r, s.strategy, s.burst, maxLogCount)
 	if wrong != nil {
-		return nil, fmt.Errorf("%s", wrong[0].Problem)
+		return nil, errors.New(wrong[0].Problem)
 	}
-	return &Limit{Limit: l, RequestsPerUnit: requests, Unit: unit, Multiplier: multiplier}, nil
+	return &Limit{Limit: l, RequestsPerUnit: s.requests, Unit: s.unit, Multiplier: s.multiplier}, nil
 }
 
 // Knows reports whether c has domain.

@@ -255,10 +255,10 @@ func TestProblems(t *testing.T) {
 		limit("{unlimited: true, unit: day}"):                                                                  `unlimited, with a unit of "day": leave one of them out`,
 		limit("{unit: day, replaces: [{}]}"):                                                                   "what is replaced has a name",
 		limit("{unit: day, name: x, replaces: [{name: x}]}"):                                                   `"x" replaces itself`,
-		limit("{unit: day, unit_multiplier: 0}"):                                                               "unit_multiplier 0 makes a period of more than 366 days, or none; use 1 to 366 with this unit",
+		limit("{unit: day, unit_multiplier: 0}"):                                                               "unit_multiplier 0 makes a period of 0 or of more than 366 days; use 1 to 366 with this unit",
 		limit("{unit: year, unit_multiplier: 4294967295}"):                                                     "use 1 to 1 with this unit",
 		limit("{unit: day, strategy: x}"):                                                                      `unknown strategy "x"`,
-		limit("{unit: day, burst: 5}"):                                                                         "burst 5: fixed_window has no burst",
+		limit("{unit: day, burst: 5}"):                                                                         "burst 5: fixed_window has none",
 		limit("{unit: day, requests_per_unit: 5000, strategy: sliding_window_log}"):                            "caps its count at 1000",
 		"domain: d\ndescriptors:" + strings.Repeat(" [{key: a, descriptors:", 120) + strings.Repeat("}]", 120): "nested more than 100 deep",
 	} {

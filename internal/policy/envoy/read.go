@@ -191,21 +191,21 @@ func (r *Reader) limit(name string, n yamlfile.Node) *Limit {
 		at.Problem("unit %s is not known; use %s", quote.Cut(unit.Text()), unitNames())
 		return nil
 	}
-	times, chosen, size := uint64(1), strategy.FixedWindow, uint64(0)
+	s := spec{requests: uint32(requests), unit: number, multiplier: 1, strategy: strategy.FixedWindow}
 	if !multiplier.IsNull() {
-		times = multiplier.Uint(1<<32 - 1)
+		s.multiplier = uint32(multiplier.Uint(1<<32 - 1))
 	}
 	if !algorithm.IsNull() {
 		var err error
-		if chosen, err = strategy.Parse(algorithm.Text()); err != nil {
+		if s.strategy, err = strategy.Parse(algorithm.Text()); err != nil {
 			algorithm.Problem("%v", err)
 			return nil
 		}
 	}
 	if !burst.IsNull() {
-		size = burst.Uint(strategy.MaxBurst)
+		s.burst = burst.Uint(strategy.MaxBurst)
 	}
-	l, err := newLimit(uint32(requests), number, uint32(times), chosen, size, r.o.MaxLogCount)
+	l, err := s.limit(r.o.MaxLogCount)
 	if err != nil {
 		n.Problem("%v", err)
 		return nil
