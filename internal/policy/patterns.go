@@ -44,15 +44,15 @@ type patterns[T any] struct {
 	exact map[string]T
 
 	prefixes     map[netip.Prefix]T
-	prefixLength []int // those there are, longest first
+	prefixLength []int // the lengths in prefixes, longest first
 
-	// Of the globs, those with their only * at the end are looked up by what is
-	// before it, and the others tried one after the other.
+	// Most globs have one * at the end. These are looked up by what is before it.
+	// The others are tried one after the other.
 	starts      map[string]start[T]
-	startLength []int     // those there are, longest first
+	startLength []int     // the lengths in starts, longest first
 	globs       []glob[T] // in the order in which they are tried
 
-	count int // of all that were added
+	count int // how many patterns were added
 }
 
 type start[T any] struct {
@@ -60,7 +60,7 @@ type start[T any] struct {
 	order int
 }
 
-// A glob is a pattern cut at each of its *.
+// A glob is a pattern, cut at each *.
 type glob[T any] struct {
 	parts   []string
 	literal int // bytes that are not *
@@ -68,8 +68,8 @@ type glob[T any] struct {
 	value   T
 }
 
-// add adds a pattern. It reports what is wrong with it; whoever calls it makes
-// sure that no pattern is added twice.
+// add adds a pattern, or returns what is wrong with it. The caller must not add a
+// pattern twice: see canonical.
 func (p *patterns[T]) add(pattern string, value T) error {
 	if prefix, ok := parsePrefix(pattern); ok {
 		if masked := prefix.Masked(); masked != prefix {
@@ -92,7 +92,7 @@ func (p *patterns[T]) add(pattern string, value T) error {
 	p.count++
 	switch {
 	case literal > store.MaxIdentifierBytes:
-		return fmt.Errorf("%s is longer than an identifier may be, which is %d bytes", quote.Cut(pattern), store.MaxIdentifierBytes)
+		return fmt.Errorf("%s is longer than any identifier; write at most %d bytes", quote.Cut(pattern), store.MaxIdentifierBytes)
 	case len(parts) == 1:
 		put(&p.exact, parts[0], value)
 	case len(parts) == 2 && parts[1] == "":
@@ -120,8 +120,8 @@ func put[K comparable, T any](m *map[K]T, key K, value T) {
 	(*m)[key] = value
 }
 
-// insertLength adds n to lengths, which are in descending order, if it is not
-// there.
+// insertLength adds n to lengths, unless it is there. lengths are in descending
+// order.
 func insertLength(lengths []int, n int) []int {
 	at, found := slices.BinarySearchFunc(lengths, n, func(a, b int) int { return b - a })
 	if found {
@@ -170,7 +170,8 @@ const (
 // consistsOf reports whether s has no other bytes than those of set.
 func consistsOf(s, set string) bool { return strings.Trim(s, set) == "" }
 
-// canonical returns a text that two patterns share if they match the same.
+// canonical returns a text that is the same for two patterns if they match the
+// same identifiers, however they are written.
 func canonical(pattern string) string {
 	if prefix, ok := parsePrefix(pattern); ok {
 		return "network " + prefix.Masked().String()
@@ -185,10 +186,10 @@ func canonical(pattern string) string {
 	return "glob " + strings.Join(parts, "*")
 }
 
-// cut cuts a pattern at each *, and takes the backslashes out of the parts.
+// cut cuts a pattern at each *, and removes the escaping backslashes.
 func cut(pattern string) ([]string, error) {
 	if pattern == "" {
-		return nil, fmt.Errorf(`"" matches no identifier; give one, or a pattern such as "partner-*" or "10.0.0.0/8"`)
+		return nil, fmt.Errorf(`"" matches no identifier; write an identifier, or a pattern such as "partner-*" or "10.0.0.0/8"`)
 	}
 	var parts []string
 	var part strings.Builder
@@ -250,8 +251,9 @@ func (p *patterns[T]) match(identifier string) (value T, ok bool) {
 	return best.value, ok
 }
 
-// matches reports whether g matches s: its first part at the start, its last at
-// the end, and each of the others as far left as it will go in between.
+// matches reports whether g matches s: the first part at the start of s, the last
+// at the end, and the others in order in between. It is enough to find each as far
+// left as possible, because that leaves the most room for the next.
 func (g *glob[T]) matches(s string) bool {
 	first, last := g.parts[0], g.parts[len(g.parts)-1]
 	if len(s) < g.literal || !strings.HasPrefix(s, first) || !strings.HasSuffix(s, last) {

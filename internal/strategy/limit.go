@@ -16,11 +16,11 @@ const (
 	MaxBurst = 1_000_000_000
 	// MaxNameBytes is how long a limit's name may be.
 	MaxNameBytes = 128
-	// DefaultMaxLogCount is the cap on the count of a SLIDING_WINDOW_LOG where
-	// none is configured: up to 256 KiB for each counter that is full.
+	// DefaultMaxLogCount is the default for the greatest count of a
+	// SLIDING_WINDOW_LOG. A full counter of that size takes up to 256 KiB.
 	DefaultMaxLogCount = 10_000
 
-	// maxRateBytes is longer than any rate that is not mostly spaces.
+	// maxRateBytes is enough for every rate that is not mostly spaces.
 	maxRateBytes = 64
 )
 
@@ -107,8 +107,8 @@ func parseRate(text string) (r rate.Rate, problem string) {
 	return r, ""
 }
 
-// newLimit returns the limit that spec describes, but for its rate: that is r,
-// unless there is a problem with it.
+// newLimit makes the limit that spec describes, but with the rate r. problem says
+// what is wrong with r, or is empty.
 func newLimit(spec *Spec, r rate.Rate, problem string, maxLogCount int64) (Limit, []Violation) {
 	var wrong []Violation
 	refuse := func(field, format string, args ...any) {

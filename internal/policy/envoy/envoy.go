@@ -1,8 +1,8 @@
-// Package envoy holds limits as envoyproxy/ratelimit configures them: for each
-// domain a tree of descriptors. The files are that service's own, unchanged;
-// its README is where the format and the matching are described.
+// Package envoy reads and matches limits in the format of envoyproxy/ratelimit: a
+// tree of descriptors for each domain. It reads the files of that service
+// unchanged. That service's README describes the format and the matching.
 //
-// A Config never changes once it is read, and so is safe for concurrent use.
+// A Config does not change after it was read, so it is safe for concurrent use.
 package envoy
 
 import (
@@ -26,23 +26,22 @@ type Config struct {
 	domains map[string]*node
 }
 
-// A node is what a list of descriptors holds: those that a request's next entry
-// may match.
+// A node is a list of descriptors, which the next entry of a request may match.
 type node struct {
-	children  map[Entry]*descriptor // a descriptor without a value is under ""
-	wildcards []*descriptor         // those whose value ends with *, in the file's order
+	children  map[Entry]*descriptor // by key and value; without a value, by key and ""
+	wildcards []*descriptor         // those whose value ends with *, in the order of the file
 }
 
 // A descriptor is one item of such a list.
 type descriptor struct {
 	Entry
-	limit          *Limit // nil: none
+	limit          *Limit // nil if it has no limit
 	shareThreshold bool
 	valueToMetric  bool
 	below          node
 }
 
-// An Entry is a pair of a request's descriptor.
+// An Entry is one key and value of a request's descriptor.
 type Entry struct{ Key, Value string }
 
 // A Unit is a unit of time, by its number in the protocol.
@@ -79,22 +78,22 @@ func unitNames() string {
 	return strings.Join(names, ", ")
 }
 
-// A Limit is what a descriptor is held to.
+// A Limit is the limit of a descriptor.
 type Limit struct {
-	strategy.Limit // not of an Unlimited one
+	strategy.Limit // the zero Limit if Unlimited
 
 	RequestsPerUnit uint32
 	Unit            Unit
-	Multiplier      uint32 // of the unit; at least 1
-	Unlimited       bool   // held to nothing, and known
-	ShadowMode      bool   // over the limit, the answer is OK all the same
-	QuotaMode       bool   // likewise, unless all such limits of the request are over
-	RuleName        string // by which Replaces of others name it
-	Replaces        []string
-	Metadata        map[string]any // what Envoy is told while within the limit; nil: nothing
+	Multiplier      uint32         // of the unit; at least 1
+	Unlimited       bool           // allows everything, and counts in metrics
+	ShadowMode      bool           // the answer is OK even over the limit
+	QuotaMode       bool           // the same, unless all limits of the request in quota mode are over
+	RuleName        string         // the name that Replaces of another limit can have
+	Replaces        []string       // the limits that do not apply where this one does
+	Metadata        map[string]any // what to tell Envoy while within the limit; may be nil
 
-	metric   string // its path in the file
-	detailed bool   // the metric has the request's values
+	metric   string // the limit's path in the file
+	detailed bool   // whether the metric has the request's values
 }
 
 // NewLimit returns a fixed window that allows so many requests in multiplier
@@ -124,7 +123,7 @@ func (s *spec) limit(maxLogCount int64) (*Limit, error) {
 	if s.multiplier < 1 || period > rate.MaxPeriod || period/u.length != time.Duration(s.multiplier) {
 		return nil, fmt.Errorf("unit_multiplier %d makes a period of 0 or of more than 366 days; use 1 to %d with this unit", s.multiplier, rate.MaxPeriod/u.length)
 	}
-	name := u.name // so that the counter outlives a change of the count, and not one of the unit
+	name := u.name // so that a change of the count keeps the counter, and a change of the unit does not
 	if s.multiplier > 1 {
 		name = fmt.Sprintf("%d%s", s.multiplier, name)
 	}
@@ -147,18 +146,18 @@ func (c *Config) Domains() []string {
 	return slices.Sorted(maps.Keys(c.domains))
 }
 
-// A Match is what a request's descriptor is held to.
+// A Match is the limit that applies to a request's descriptor.
 type Match struct {
-	*Limit            // nil: nothing
+	*Limit            // nil if no limit applies
 	Identifier string // of the counter, within the domain
-	Metric     string // what metrics call it
+	Metric     string // the limit's name in metrics
 }
 
-// Match returns what a descriptor of domain is held to: the limit of the
-// configured descriptor that matches its last entry, below those that match the
-// entries before. Of several that match an entry, one with its very value goes
-// before one whose value is a prefix of it and *, in the file's order, and that
-// before one without a value.
+// Match returns the limit that applies to a descriptor of domain. It walks down
+// the tree of configured descriptors, one level for each entry, and returns the
+// limit of the one that matches the last entry. Where several match an entry, it
+// takes the one with the same value; then the first in the file whose value is a
+// prefix and *; then the one without a value.
 func (c *Config) Match(domain string, entries []Entry) Match {
 	if !c.Knows(domain) {
 		return Match{}
@@ -195,8 +194,9 @@ func (c *Config) Match(domain string, entries []Entry) Match {
 	return Match{}
 }
 
-// metric returns what metrics call the limit of the last descriptor of path: of
-// each its entry, with the request's value if it is to be there.
+// metric returns the name in metrics of the limit of the last descriptor of path:
+// the entry of each descriptor, with the request's value where the file asks for
+// it.
 func metric(domain string, entries []Entry, path []*descriptor) string {
 	detailed := path[len(path)-1].limit.detailed
 	var b strings.Builder
@@ -211,7 +211,7 @@ func metric(domain string, entries []Entry, path []*descriptor) string {
 	return b.String()
 }
 
-// Override returns the match of a descriptor that brings its own limit.
+// Override returns the match of a request's descriptor that has its own limit.
 func Override(domain string, entries []Entry, l *Limit) Match {
 	id := make([]byte, 0, 128)
 	for _, e := range entries {
@@ -220,7 +220,7 @@ func Override(domain string, entries []Entry, l *Limit) Match {
 	return Match{Limit: l, Identifier: bounded(id), Metric: domain + ".override"}
 }
 
-// find returns the descriptor that matches e best, or nil.
+// find returns the descriptor that matches e best, or nil: see Match.
 func (n *node) find(e Entry) *descriptor {
 	if d := n.children[e]; d != nil && e.Value != "" {
 		return d
@@ -233,10 +233,10 @@ func (n *node) find(e Entry) *descriptor {
 	return n.children[Entry{Key: e.Key}]
 }
 
-// appendEntry appends an entry to the identifier of a counter: key=value, with
-// a comma before it if it is not the first. What would be taken for one of
-// these is written %XX, and so is a star: one that is not stands for all values
-// that begin so. So no two descriptors have one identifier.
+// appendEntry appends an entry to the identifier of a counter: key=value, after a
+// comma if it is not the first. It writes as %XX each byte that has a meaning here,
+// so that no two descriptors share an identifier. That includes a star: an
+// unescaped star stands for all values with that beginning.
 func appendEntry(id []byte, key, value string) []byte {
 	if len(id) > 0 {
 		id = append(id, ',')
@@ -246,12 +246,12 @@ func appendEntry(id []byte, key, value string) []byte {
 	return store.AppendEscaped(id, value, ",*")
 }
 
-// bounded returns id, or, if that is longer than an identifier may be, its
-// beginning and its hash. It can be: a value may be whatever a client sends in a
-// header. No other identifier has what is between the two, as %s is no escape.
+// bounded returns id. If id is longer than an identifier may be, it returns its
+// beginning and its hash: a value may be a header of any length. No other
+// identifier contains %s, because that is not an escaped byte.
 func bounded(id []byte) string {
 	switch {
-	case len(id) == 0: // a store wants to have one
+	case len(id) == 0: // a store needs an identifier
 		return "%none"
 	case len(id) <= store.MaxIdentifierBytes:
 		return string(id)
@@ -269,7 +269,7 @@ func appendMetric(b *strings.Builder, key, value string) {
 	}
 }
 
-// Replaced returns the names of the limits that others of matches replace.
+// Replaced returns the names of all limits that the limits of matches replace.
 func Replaced(matches []Match) []string {
 	var names []string
 	for i := range matches {
@@ -280,7 +280,7 @@ func Replaced(matches []Match) []string {
 	return names
 }
 
-// String lists all limits, a line each, in order.
+// String lists all limits, one per line, in alphabetical order.
 func (c *Config) String() string {
 	if c == nil {
 		return ""
