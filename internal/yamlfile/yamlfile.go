@@ -1,10 +1,10 @@
-// Package yamlfile reads configuration from YAML strictly, and says all that is
-// wrong with a file at once, each with its place and the line it is on.
+// Package yamlfile reads configuration from YAML strictly. It reports all problems
+// of a file at once, each with its place and its line.
 //
-// A reader walks the file from its root by Mapping, Pairs and Items, and takes
-// scalars by Text, Bool and Uint. Whatever does not fit is noted as a problem
-// and read as its zero value, so that the walk goes on to find the next; the
-// values mean nothing unless File.Err is nil in the end.
+// A reader walks the file from its root with Mapping, Pairs and Items, and reads
+// scalars with Text, Bool and Uint. What does not fit is noted as a problem and
+// reads as the zero value, so that the walk goes on and finds the next problem. The
+// values mean nothing unless File.Err returns nil in the end.
 package yamlfile
 
 import (
@@ -29,33 +29,33 @@ const (
 	// maxDepth is how deep values may be nested, aliases included. Readers are
 	// recursive, so without a bound a file could exhaust their stack.
 	maxDepth = 1000
-	// maxProblems is how many problems of one file are told. Nobody reads more,
-	// and a file of nothing but problems must not fill memory and log.
+	// maxProblems is how many problems of one file are reported. Nobody reads more,
+	// and a file that is nothing but problems must not fill memory and the log.
 	maxProblems = 100
-	// maxSource is how much of a line is shown, in characters.
+	// maxSource is how many characters of a line are shown.
 	maxSource = 160
 )
 
-// A File is a file that is being read. It is for one goroutine.
+// A File is a file while it is read. It is not safe for concurrent use.
 type File struct {
 	name     string
 	lines    []string
 	problems Problems
-	seen     map[Problem]bool // the problems, so that what an alias repeats is told once
-	untold   int              // problems beyond maxProblems
-	visits   int              // how many nodes may still be looked at
+	seen     map[Problem]bool // the problems, so that each is reported once, however often aliases repeat it
+	untold   int              // how many problems there are beyond maxProblems
+	visits   int              // how many more nodes may be looked at
 	stopped  bool             // whether the rest of the file reads as null: see stop
 }
 
-// Parse parses the one document that data holds, and returns its root. A file
-// that is not YAML has its problem noted, and a root that is null.
+// Parse parses data, which is one document, and returns its root. If data is not
+// YAML, it notes that as a problem, and the root is null.
 func Parse(name string, data []byte) (*File, Node) {
 	f := &File{
 		name:  name,
 		lines: strings.Split(string(data), "\n"),
 		seen:  map[Problem]bool{},
-		// Aliases of aliases make a small file mean a huge one. Without aliases
-		// no reader needs as many.
+		// With aliases of aliases, a small file can mean a huge one. A file
+		// without aliases never needs this many visits.
 		visits: 20*len(data) + 10_000,
 	}
 	if i := invalidUTF8(data); i >= 0 {
@@ -64,7 +64,7 @@ func Parse(name string, data []byte) (*File, Node) {
 		f.stopped = true
 		return f, Node{file: f}
 	}
-	loader, err := yaml.NewLoader(bytes.NewReader(data), yaml.WithUniqueKeys(false)) // Pairs finds all of those
+	loader, err := yaml.NewLoader(bytes.NewReader(data), yaml.WithUniqueKeys(false)) // Pairs reports all keys that are there twice
 	if err != nil {
 		panic(err) // the option is wrong
 	}
@@ -75,7 +75,7 @@ func Parse(name string, data []byte) (*File, Node) {
 	}
 	switch err := loader.Load(&another); {
 	case err == nil:
-		Node{file: f, yaml: &another}.Problem("a second document begins here; a file holds one")
+		Node{file: f, yaml: &another}.Problem("a second document begins here; write one document per file")
 	case !errors.Is(err, io.EOF):
 		f.unreadable(err)
 	}
@@ -96,8 +96,8 @@ func invalidUTF8(data []byte) int {
 	return -1
 }
 
-// unreadable notes why the file is not YAML, and ends the reading: there is
-// nothing in it to find more problems in.
+// unreadable notes why the file is not YAML, and ends the reading: there is nothing
+// in which to find more problems.
 func (f *File) unreadable(err error) {
 	defer func() { f.stopped = true }()
 	var at *yaml.LoadError
@@ -131,8 +131,8 @@ func (f *File) add(line, column int, text string) {
 	}
 }
 
-// stop notes a problem which makes it pointless to read on: from now on every
-// node is null, and nothing more is a problem.
+// stop notes a problem which makes it pointless to read on. After it, every node is
+// null and no more problems are noted.
 func (f *File) stop(n Node, format string, args ...any) {
 	n.Problem(format, args...)
 	f.stopped = true
@@ -164,16 +164,16 @@ func (f *File) Err() error {
 	return problems
 }
 
-// A Problem is one thing that is wrong with a file.
+// A Problem is one mistake in a file.
 type Problem struct {
 	File         string
-	Line, Column int    // from 1; 0 if it concerns no line
+	Line, Column int    // from 1; 0 if the problem has no place
 	Text         string // what is wrong, and what would be right
 	Source       string // the beginning of the line
 }
 
-// String returns the problem as file:line:column, what is wrong, and the line
-// with the place marked.
+// String returns the problem as file:line:column and Text, followed by the line and
+// a mark under the place.
 func (p Problem) String() string {
 	if p.Line == 0 {
 		return p.File + ": " + p.Text
@@ -181,7 +181,7 @@ func (p Problem) String() string {
 	at := fmt.Sprintf("%s:%d:%d: %s", p.File, p.Line, p.Column, p.Text)
 	source := []rune(strings.Map(func(r rune) rune {
 		if r < ' ' || r == 0x7f {
-			return ' ' // one column each, as the mark below counts them
+			return ' ' // one column each: the mark below counts on it
 		}
 		return r
 	}, p.Source))
@@ -191,7 +191,7 @@ func (p Problem) String() string {
 	return fmt.Sprintf("%s\n%6d | %s\n       | %*s", at, p.Line, string(source), p.Column, "^")
 }
 
-// Problems are an error: all that is wrong with some files.
+// Problems are all mistakes in some files, as an error.
 type Problems []Problem
 
 // Error returns all problems, each as Problem.String does.
@@ -204,18 +204,18 @@ func (p Problems) Error() string {
 }
 
 // A Node is a value in a file. The zero Node belongs to no file: it is null, and
-// a Problem of it is dropped, since there is no place to note it. No method
-// panics, whatever the file holds.
+// Problem does nothing, because there is no place to note it. No method panics,
+// whatever is in the file.
 type Node struct {
 	file  *File
-	yaml  *yaml.Node // nil: there is nothing
+	yaml  *yaml.Node // nil if the file has no value
 	depth int        // of nesting, aliases included
 }
 
 // child returns the node y, which n holds.
 func (n Node) child(y *yaml.Node) Node { return Node{n.file, y, n.depth + 1} }
 
-// Problem notes what is wrong with n.
+// Problem notes that something is wrong with n.
 func (n Node) Problem(format string, args ...any) {
 	if !n.Given() {
 		return
@@ -227,7 +227,7 @@ func (n Node) Problem(format string, args ...any) {
 	n.file.add(line, column, fmt.Sprintf(format, args...))
 }
 
-// Given reports whether n is not the zero Node: null, too, is given.
+// Given reports whether n is in a file. A null that is written there is given, too.
 func (n Node) Given() bool { return n.file != nil }
 
 // Line returns the line n is on.
@@ -238,8 +238,8 @@ func (n Node) Line() int {
 	return n.yaml.Line
 }
 
-// resolved returns what n stands for, past aliases. It returns nil for null and
-// for nothing.
+// resolved returns the value of n, or of what n is an alias for. It returns nil if
+// that is null or missing.
 func (n Node) resolved() *yaml.Node {
 	if !n.Given() || n.file.stopped {
 		return nil
@@ -262,7 +262,7 @@ func (n Node) resolved() *yaml.Node {
 	return y
 }
 
-// IsNull reports whether n is null, or nothing.
+// IsNull reports whether n is null or missing.
 func (n Node) IsNull() bool { return n.resolved() == nil }
 
 // what describes y in a message.
@@ -277,8 +277,9 @@ func what(y *yaml.Node) string {
 	}
 }
 
-// Mapping calls, for each key of the mapping n, the function of that name with
-// its value. A key that has none is a problem. Null is an empty mapping.
+// Mapping calls, for each key of the mapping n, the function in keys with that
+// name, with the key's value. A key without a function is a problem. Null reads as
+// an empty mapping.
 func (n Node) Mapping(keys map[string]func(Node)) {
 	n.Pairs(func(key, value Node) {
 		name := key.Text()
@@ -290,7 +291,7 @@ func (n Node) Mapping(keys map[string]func(Node)) {
 	})
 }
 
-// Has reports whether n is a mapping that has a key.
+// Has reports whether n is a mapping with that key.
 func (n Node) Has(key string) bool {
 	y := n.resolved()
 	if y == nil || y.Kind != yaml.MappingNode {
@@ -317,12 +318,13 @@ func (n Node) String() string {
 	return string(text)
 }
 
-// Pairs calls f for each key and value of the mapping n, in the file's order,
-// with those it merges in (<<) last. A key that is there twice is a problem.
-// Null is an empty mapping.
+// Pairs calls f for each key and value of the mapping n, in the order of the file.
+// Keys that n merges in (<<) come last. A key that is there twice is a problem.
+// Null reads as an empty mapping.
 func (n Node) Pairs(f func(key, value Node)) { n.pairs(f, map[string]int{}) }
 
-// pairs is Pairs but for the keys that have been seen, with their lines.
+// pairs is Pairs without the keys in seen, which has their lines. It adds the keys
+// of n.
 func (n Node) pairs(f func(key, value Node), seen map[string]int) {
 	y := n.resolved()
 	if y == nil {
@@ -342,7 +344,7 @@ func (n Node) pairs(f func(key, value Node), seen map[string]int) {
 		}
 		name := key.Text()
 		if first, ok := seen[name]; ok {
-			if own[name] { // and is not of a mapping that merges this one in
+			if own[name] { // otherwise a mapping that merges this one in has the key
 				key.Problem("key %s is already on line %d", quote.Cut(name), first)
 			}
 			continue
@@ -359,7 +361,7 @@ func (n Node) pairs(f func(key, value Node), seen map[string]int) {
 	}
 }
 
-// Items calls f for each item of the list n. Null is an empty list.
+// Items calls f for each item of the list n. Null reads as an empty list.
 func (n Node) Items(f func(item Node)) {
 	y := n.resolved()
 	if y == nil {
@@ -374,8 +376,8 @@ func (n Node) Items(f func(item Node)) {
 	}
 }
 
-// Text returns the text of the scalar n, as it is written, whatever its type.
-// Null is "".
+// Text returns the text of the scalar n as it is written, whatever its type. Null
+// reads as "".
 func (n Node) Text() string {
 	y := n.resolved()
 	if y == nil {
@@ -388,7 +390,7 @@ func (n Node) Text() string {
 	return y.Value
 }
 
-// Texts returns the texts of the list n, or of the one value n.
+// Texts returns the texts of the list n. A single value reads as a list of one.
 func (n Node) Texts() []string {
 	y := n.resolved()
 	if y != nil && y.Kind == yaml.ScalarNode {
@@ -402,7 +404,7 @@ func (n Node) Texts() []string {
 // Bool returns the boolean n.
 func (n Node) Bool() bool {
 	switch text := n.Text(); strings.ToLower(text) {
-	case "true", "yes", "on": // as YAML 1.1, which much of this field's configuration is written in
+	case "true", "yes", "on": // as in YAML 1.1: much existing configuration is written in it
 		return true
 	case "false", "no", "off":
 		return false
@@ -412,7 +414,7 @@ func (n Node) Bool() bool {
 	}
 }
 
-// Uint returns the whole number n, which may be most at the most.
+// Uint returns the whole number n. A number over most is a problem.
 func (n Node) Uint(most uint64) uint64 {
 	text := n.Text()
 	number, err := strconv.ParseUint(strings.ReplaceAll(text, "_", ""), 10, 64)
@@ -427,8 +429,8 @@ func (n Node) Uint(most uint64) uint64 {
 	return number
 }
 
-// Map returns the mapping n, whatever it holds: text, float64, bool, nil, []any
-// and map[string]any.
+// Map returns the mapping n with all that is in it, as values of the types string,
+// float64, bool, nil, []any and map[string]any.
 func (n Node) Map() map[string]any {
 	m := map[string]any{}
 	n.Pairs(func(key, value Node) { m[key.Text()] = value.any() })

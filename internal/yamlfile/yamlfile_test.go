@@ -88,7 +88,7 @@ x.yaml:7:6: a list, where a mapping is wanted, as in "key: value"
 			"x.yaml:1:7: not YAML: unknown anchor '.example.com' referenced; if it is a pattern that begins with *, put it in quotes\n     1 | name: *.example.com\n       |       ^"},
 		"not YAML":           {"a: 1\n b: 2", "x.yaml:2:3: not YAML: mapping values are not allowed in this context\n     2 |  b: 2\n       |   ^"},
 		"a tab":              {"map:\n\ta: 1", "x.yaml:2:1: not YAML: found character that cannot start any token\n     2 |  a: 1\n       | ^"},
-		"two documents":      {"name: a\n---\nname: b", "x.yaml:2:1: a second document begins here; a file holds one\n     2 | ---\n       | ^"},
+		"two documents":      {"name: a\n---\nname: b", "x.yaml:2:1: a second document begins here; write one document per file\n     2 | ---\n       | ^"},
 		"not UTF-8":          {"name: a\nname: \xff", "x.yaml:2:7: byte 0xff is not valid UTF-8\n     2 | name: \ufffd\n       |       ^"},
 		"wide characters":    {"map: {é: 1, é: 2}", "x.yaml:1:13: key \"é\" is already on line 1\n     1 | map: {é: 1, é: 2}\n       |             ^"},
 		"a key of no scalar": {"map: {[1]: 2}", "x.yaml:1:7: a list, where a single value is wanted\n     1 | map: {[1]: 2}\n       |       ^"},
