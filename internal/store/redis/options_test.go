@@ -133,7 +133,7 @@ func TestUserAndPasswordApart(t *testing.T) {
 		t.Errorf("%+v, %v; want the user of the URL with the password", u, err)
 	}
 	o.Password = ""
-	if _, err := o.universal(); err == nil || !strings.Contains(err.Error(), `user "ratelimitd": needs a password too`) {
+	if _, err := o.universal(); err == nil || !strings.Contains(err.Error(), `user "ratelimitd": give a password too`) {
 		t.Errorf("without a password: %v", err)
 	}
 }

@@ -505,10 +505,10 @@ func TestMetrics(t *testing.T) {
 	if p, d := s.pipes.pipelines.Load()-before, s.pipes.questions.Load()-decisions; p != 1 || d != 3 {
 		t.Errorf("3 requests of one call are counted as %d decisions in %d round trips", d, p)
 	}
-	if err := testutil.CollectAndCompare(s.Collector(), strings.NewReader(`# HELP ratelimitd_redis_pool_timeouts_total Round trips that got no connection in time, as all were in use.
+	if err := testutil.CollectAndCompare(s.Collector(), strings.NewReader(`# HELP ratelimitd_redis_pool_timeouts_total Round trips that got no connection in time, because all were in use.
 # TYPE ratelimitd_redis_pool_timeouts_total counter
 ratelimitd_redis_pool_timeouts_total 0
-# HELP ratelimitd_redis_waiting Calls that wait for a round trip to share.
+# HELP ratelimitd_redis_waiting Calls that wait for the next round trip.
 # TYPE ratelimitd_redis_waiting gauge
 ratelimitd_redis_waiting 0
 `), "ratelimitd_redis_pool_timeouts_total", "ratelimitd_redis_waiting"); err != nil {
