@@ -9,15 +9,9 @@ import (
 	"unicode/utf8"
 
 	"github.com/ratelimitd/ratelimitd/internal/policy"
+	"github.com/ratelimitd/ratelimitd/internal/quote"
 	"github.com/ratelimitd/ratelimitd/internal/store"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
-)
-
-// Bounds of the names that a request may have, in bytes.
-const (
-	maxNamespaceBytes  = 128
-	maxIdentifierBytes = 1024
-	maxPolicyBytes     = 128
 )
 
 // An InvalidError says what is wrong with a request.
@@ -134,16 +128,16 @@ func (c *Core) limitsOf(ns *policy.Namespace, b *Batch, r *Request) ([]strategy.
 // check returns what is wrong with r but for its limits, or nil.
 func (c *Core) check(r *Request, ns *policy.Namespace) *InvalidError {
 	var wrong InvalidError
-	checkName(&wrong, "namespace", r.Namespace, maxNamespaceBytes, "checkout")
-	checkName(&wrong, "identifier", r.Identifier, maxIdentifierBytes, "user:42")
+	checkName(&wrong, "namespace", r.Namespace, store.MaxNamespaceBytes, "checkout")
+	checkName(&wrong, "identifier", r.Identifier, store.MaxIdentifierBytes, "user:42")
 	if r.Policy != "" {
-		checkName(&wrong, "policy", r.Policy, maxPolicyBytes, "default")
+		checkName(&wrong, "policy", r.Policy, policy.MaxNameBytes, "default")
 	}
 	switch n := len(r.Specs); {
 	case n > 0 && (c.o.PoliciesOnly || ns.PoliciesOnly()):
 		wrong.Add("limits", "this server decides by policies of its own alone; leave limits out, and name a policy")
 	case n > 0 && r.Policy != "":
-		wrong.Add("policy", "both policy %.64q and limits are given; give one of the two", r.Policy)
+		wrong.Add("policy", "both policy %s and limits are given; give one of the two", quote.Cut(r.Policy))
 	case n == 0 && r.Policy == "":
 		wrong.Add("limits", `no limits and no policy; give 1 to %d limits, such as {rate: "100/min"}, or the name of a policy`, strategy.MaxLimits)
 	case n > strategy.MaxLimits:
@@ -161,7 +155,7 @@ func checkName(wrong *InvalidError, field, value string, maxBytes int, example s
 	case value == "":
 		wrong.Add(field, "empty; give one, such as %q", example)
 	case len(value) > maxBytes:
-		wrong.Add(field, "%.32q... has %d bytes; give 1 to %d, such as %q", value, len(value), maxBytes, example)
+		wrong.Add(field, "%s has %d bytes; give 1 to %d, such as %q", quote.Cut(value), len(value), maxBytes, example)
 	default:
 		checkText(wrong, field, value, example)
 	}
@@ -170,7 +164,7 @@ func checkName(wrong *InvalidError, field, value string, maxBytes int, example s
 // checkText refuses a value that is not UTF-8: decoders may let it pass.
 func checkText(wrong *InvalidError, field, value, example string) {
 	if !utf8.ValidString(value) {
-		wrong.Add(field, "%.32q is not UTF-8 text; encode it, as in base64, or give one such as %q", value, example)
+		wrong.Add(field, "%s is not UTF-8 text; encode it, as in base64, or give one such as %q", quote.Cut(value), example)
 	}
 }
 

@@ -49,7 +49,7 @@ func TestAuthorize(t *testing.T) {
 		{"GET", who + "&policy=default&identifier=b", nil, 400, "identifier: given 2 times"},
 		{"GET", who + "&policy=default&identifier_from=client_ip", nil, 400, "identifier: give exactly one of"},
 		{"GET", who + "&policy=default&trusted_proxies=1", nil, 400, "trusted_proxies: \\\"1\\\" means nothing without identifier_from"},
-		{"GET", who + "&policy=default&deny_status=200", nil, 400, "deny_status: \\\"200\\\" is no whole number of 400 to 599; write such as 429"},
+		{"GET", who + "&policy=default&deny_status=200", nil, 400, "deny_status: \\\"200\\\" is not a whole number from 400 to 599; write one such as 429"},
 		{"GET", who + "&policy=default&cost=-1", nil, 400, "cost: "},
 		{"GET", who + "&policy=%zz", nil, 400, "query: invalid URL escape"},
 		{"GET", "namespace=checkout&policy=default&identifier_header=X-Api-Key", nil, 400, "the request has 0 headers"},

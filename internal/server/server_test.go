@@ -242,7 +242,7 @@ func TestInvalidRequests(t *testing.T) {
 			{"namespace", "has 129 bytes; give 1 to 128"},
 		}},
 		"long identifier": {valid(func(r *ratelimitv1.ShouldAllowRequest) { r.Identifier = strings.Repeat("i", 1025) }), []field{
-			{"identifier", `"iiiiiiiiiiiiiiiiiiiiiiiiiiiiiiii"... has 1025 bytes; give 1 to 1024`},
+			{"identifier", `"iiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiii"... has 1025 bytes; give 1 to 1024`},
 		}},
 		"both": {valid(func(r *ratelimitv1.ShouldAllowRequest) { r.Policy = "default" }), []field{
 			{"policy", `both policy "default" and limits`},

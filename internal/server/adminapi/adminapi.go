@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/ratelimitd/ratelimitd/internal/account"
+	"github.com/ratelimitd/ratelimitd/internal/quote"
 	"github.com/ratelimitd/ratelimitd/internal/server/web"
 )
 
@@ -69,7 +70,7 @@ func (o *Options) showHotKeys(w http.ResponseWriter, r *http.Request) {
 	if given := r.URL.Query().Get("n"); given != "" {
 		var err error
 		if n, err = strconv.Atoi(given); err != nil || n < 1 {
-			http.Error(w, fmt.Sprintf("n: %.32q: give a number above 0, such as %d", given, defaultHotKeys), http.StatusBadRequest)
+			http.Error(w, fmt.Sprintf("n: %s: give a number above 0, such as %d", quote.Cut(given), defaultHotKeys), http.StatusBadRequest)
 			return
 		}
 	}

@@ -12,6 +12,8 @@ import (
 
 	"github.com/ratelimitd/ratelimitd/internal/decide"
 	"github.com/ratelimitd/ratelimitd/internal/histogram"
+	"github.com/ratelimitd/ratelimitd/internal/ipaddr"
+	"github.com/ratelimitd/ratelimitd/internal/quote"
 	"github.com/ratelimitd/ratelimitd/internal/server/web"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 )
@@ -71,7 +73,7 @@ func parseAuthorize(r *http.Request, wrong *decide.InvalidError) (request decide
 	for _, name := range slices.Sorted(maps.Keys(given)) {
 		switch {
 		case !slices.Contains(authorizeParameters, name):
-			wrong.Add("query", "unknown parameter %.64q; there are %s", name, strings.Join(authorizeParameters, ", "))
+			wrong.Add("query", "unknown parameter %s; there are %s", quote.Cut(name), strings.Join(authorizeParameters, ", "))
 		case len(given[name]) > 1:
 			wrong.Add(name, "given %d times; give it once", len(given[name]))
 		}
@@ -119,7 +121,7 @@ func (p parameters) oneOf(names ...string) (given string) {
 func (p parameters) onlyWith(what string, names ...string) {
 	for _, name := range names {
 		if p.Has(name) {
-			p.wrong.Add(name, "%.64q means nothing without %s", p.Get(name), what)
+			p.wrong.Add(name, "%s means nothing without %s", quote.Cut(p.Get(name)), what)
 		}
 	}
 }
@@ -131,7 +133,7 @@ func (p parameters) number(name string, least, most, otherwise uint64) uint64 {
 	}
 	n, err := strconv.ParseUint(p.Get(name), 10, 64)
 	if err != nil || n < least || n > most {
-		p.wrong.Add(name, "%.64q is no whole number of %d to %d; write such as %d", p.Get(name), least, most, otherwise)
+		p.wrong.Add(name, "%s is not a whole number from %d to %d; write one such as %d", quote.Cut(p.Get(name)), least, most, otherwise)
 	}
 	return n
 }
@@ -161,13 +163,13 @@ func (p parameters) identifier(r *http.Request) string {
 		name := p.Get(source)
 		values := r.Header.Values(name)
 		if len(values) != 1 || values[0] == "" {
-			p.wrong.Add(source, "the request has %d headers %.64q; it takes exactly one, not empty", len(values), name)
+			p.wrong.Add(source, "the request has %d headers %s; it takes exactly one, not empty", len(values), quote.Cut(name))
 			return ""
 		}
 		return values[0]
 	case "identifier_from":
 		if from := p.Get(source); from != "client_ip" {
-			p.wrong.Add(source, `%.64q; write "client_ip"`, from)
+			p.wrong.Add(source, `%s; write "client_ip"`, quote.Cut(from))
 			return ""
 		}
 		proxies := p.number("trusted_proxies", 0, 32, 1)
@@ -216,21 +218,11 @@ func clientAddr(peer string, forwardedFor []string, proxies int) (netip.Addr, er
 	return netip.Addr{}, fmt.Errorf("X-Forwarded-For has %d addresses, and trusted_proxies is %d: have the proxy send the header, or lower trusted_proxies", proxies-left, proxies)
 }
 
-// parseAddr reads an address, with or without a port: 192.0.2.1,
-// 192.0.2.1:443, 2001:db8::1, [2001:db8::1] or [2001:db8::1]:443. It returns the
-// one form of all ways to write it, without a zone.
+// parseAddr returns the address that s is, with or without a port.
 func parseAddr(s string) (netip.Addr, error) {
-	addr, err := netip.ParseAddr(s)
-	if err != nil {
-		var withPort netip.AddrPort
-		if withPort, err = netip.ParseAddrPort(s); err == nil {
-			addr = withPort.Addr()
-		} else if inner, ok := strings.CutPrefix(s, "["); ok && strings.HasSuffix(inner, "]") {
-			addr, err = netip.ParseAddr(inner[:len(inner)-1])
-		}
+	addr, ok := ipaddr.ParseWithPort(s)
+	if !ok {
+		return netip.Addr{}, fmt.Errorf("X-Forwarded-For has %s where the client's address should be; make the proxy send one such as 192.0.2.1", quote.Cut(s))
 	}
-	if err != nil {
-		return netip.Addr{}, fmt.Errorf("X-Forwarded-For has %.64q where the client's address should be; have the proxy send such as 192.0.2.1", s)
-	}
-	return addr.Unmap().WithZone(""), nil
+	return addr, nil
 }

@@ -27,7 +27,7 @@ func setRateLimitHeaders(h http.Header, a *decide.Answer) {
 		if l.Shadow || l.Rate.IsUnlimited() {
 			continue
 		}
-		names[i] = headerName(l)
+		names[i] = l.Counter()
 		for slices.Contains(names[:i], names[i]) { // alike in name, and of two strategies
 			names[i] += "#" + strconv.Itoa(i)
 		}
@@ -72,21 +72,6 @@ func seconds(d time.Duration) int64 {
 		whole++
 	}
 	return whole
-}
-
-// headerName returns what l is called in the headers: its name, or else what
-// its counter is known by.
-func headerName(l *strategy.Limit) string {
-	if l.Name != "" {
-		return l.Name
-	}
-	b := append([]byte(l.Strategy.String()), ':')
-	b = l.Rate.Append(b)
-	if l.Capacity != l.Rate.Count {
-		b = append(b, ':')
-		b = strconv.AppendInt(b, l.Capacity, 10)
-	}
-	return string(b)
 }
 
 // appendItem appends name to the list b as a String of RFC 9651. That holds

@@ -11,6 +11,7 @@ import (
 
 	"github.com/ratelimitd/ratelimitd/internal/decide"
 	"github.com/ratelimitd/ratelimitd/internal/histogram"
+	"github.com/ratelimitd/ratelimitd/internal/quote"
 	"github.com/ratelimitd/ratelimitd/internal/server/apiv1"
 	"github.com/ratelimitd/ratelimitd/internal/server/web"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
@@ -30,7 +31,7 @@ const (
 func (a *API) ShouldAllow(w http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodPost {
 		w.Header().Set("Allow", http.MethodPost)
-		a.refuse(w, http.StatusMethodNotAllowed, "method", "%.32q; use POST", r.Method)
+		a.refuse(w, http.StatusMethodNotAllowed, "method", "%s; use POST", quote.Cut(r.Method))
 		return
 	}
 	body, err := web.ReadBody(w, r, maxBodyBytes)

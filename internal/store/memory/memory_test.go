@@ -499,22 +499,22 @@ func TestCollector(t *testing.T) {
 	}
 	ask(s, "log", 1, log)
 	want := `
-# HELP ratelimitd_memory_evictions_total Live counters dropped to make room, by what was short (keys, logs) and by whether they were open (would have allowed more) or shut (denied).
+# HELP ratelimitd_memory_evictions_total Live counters dropped to make room, by what was full (keys, logs) and by whether they were open (would have allowed more) or shut (denied).
 # TYPE ratelimitd_memory_evictions_total counter
 ratelimitd_memory_evictions_total{cause="keys",state="open"} 5
 ratelimitd_memory_evictions_total{cause="keys",state="shut"} 0
 ratelimitd_memory_evictions_total{cause="logs",state="open"} 0
 ratelimitd_memory_evictions_total{cause="logs",state="shut"} 0
-# HELP ratelimitd_memory_keys Counters held in memory; those that have expired are counted until they are swept.
+# HELP ratelimitd_memory_keys Counters in memory. An expired counter counts until it is swept.
 # TYPE ratelimitd_memory_keys gauge
 ratelimitd_memory_keys 16
-# HELP ratelimitd_memory_log_entries Room of all sliding window logs in memory, in entries of 16 bytes.
+# HELP ratelimitd_memory_log_entries Room for entries of all sliding window logs in memory. An entry takes 16 bytes.
 # TYPE ratelimitd_memory_log_entries gauge
 ratelimitd_memory_log_entries 4
-# HELP ratelimitd_memory_max_keys Counters that may be held in memory before some are evicted.
+# HELP ratelimitd_memory_max_keys How many counters may be in memory before some are evicted.
 # TYPE ratelimitd_memory_max_keys gauge
 ratelimitd_memory_max_keys 16
-# HELP ratelimitd_memory_shards Shards, each with a lock of its own.
+# HELP ratelimitd_memory_shards Shards. Each has its own lock.
 # TYPE ratelimitd_memory_shards gauge
 ratelimitd_memory_shards 1
 `

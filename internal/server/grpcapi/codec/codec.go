@@ -16,6 +16,7 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/ratelimitd/ratelimitd/internal/quote"
 	ratelimitv1 "github.com/ratelimitd/ratelimitd/proto/ratelimit/v1"
 )
 
@@ -238,5 +239,5 @@ func checkUnknown(m proto.Message) error {
 }
 
 func invalidText(field, text string) error {
-	return fmt.Errorf("%s %.32q is not UTF-8 text; encode it, as in base64, such as \"YWxpY2U\"", field, text)
+	return fmt.Errorf("%s %s is not UTF-8 text; encode it, as in base64, such as \"YWxpY2U\"", field, quote.Cut(text))
 }
