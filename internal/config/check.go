@@ -243,7 +243,9 @@ func (k *check) redis() {
 	}
 	with("redis-sentinel-user", func(one *redis.Options) { one.SentinelUser = o.SentinelUser })
 	with("redis-sentinel-password", func(one *redis.Options) { one.SentinelPassword = o.SentinelPassword })
-	with("redis-sentinel-master", func(one *redis.Options) { one.Cluster = o.Cluster })
+	if o.MasterName != "" {
+		with("redis-sentinel-master", func(one *redis.Options) { one.Cluster = o.Cluster })
+	}
 	userFlag := "redis-user"
 	if o.User == "" { // then it is in a URL
 		userFlag = "redis-url"
@@ -277,7 +279,9 @@ func (k *check) memcached() {
 	}
 	for i, addr := range o.Addrs {
 		one := memcached.Options{Addrs: []string{addr}}
-		if k.option("memcached-addr", one.Check()) && slices.Contains(o.Addrs[:i], addr) {
+		if one.Check() != nil { // whose error quotes the address as it is
+			k.problem("memcached-addr", " %s: write it as host:port, such as %s", flags.Quote(addr), memcached.DefaultAddr)
+		} else if slices.Contains(o.Addrs[:i], addr) {
 			k.problem("memcached-addr", " %s: is there twice; write each server once", flags.Quote(addr))
 		}
 	}

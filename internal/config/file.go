@@ -66,7 +66,7 @@ func (f *file) setting(flag *flags.Flag, n yamlfile.Node) {
 func keyOf(flag string) string { return strings.ReplaceAll(flag, "-", "_") }
 
 // mayHoldPassword matches a line that may hold a password.
-var mayHoldPassword = regexp.MustCompile(`password|://[^/\s]*@`)
+var mayHoldPassword = regexp.MustCompile(`password|@`)
 
 // err returns what is wrong with the file, without the text of lines that may
 // hold a password.
