@@ -223,7 +223,7 @@ type bench struct {
 // build builds the programs to measure.
 func (b *bench) build(ctx context.Context) error {
 	for _, name := range []string{"./cmd/ratelimitd", "./loadtest"} {
-		cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s -w", "-o", b.dir+string(filepath.Separator), name)
+		cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-tags=grpcnotrace", "-ldflags=-s -w", "-o", b.dir+string(filepath.Separator), name)
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if text, err := cmd.CombinedOutput(); err != nil {
 			return fmt.Errorf("build %s: %w; run this command in the root of the repository\n%s", name, err, text)

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/ratelimitd/ratelimitd/internal/flags"
 )
 
 // TestAdmin has top look at a daemon, and reads what configuration it has in
@@ -60,7 +62,7 @@ func TestAdmin(t *testing.T) {
 	if err := json.Unmarshal(text, &config); err != nil {
 		t.Fatalf("%v: %s", err, text)
 	}
-	if config.Flags["redis-password"] != hidden || config.Version == "" || !strings.Contains(config.Policies, "rate: 2/366d") {
+	if config.Flags["redis-password"] != flags.Hidden || config.Version == "" || !strings.Contains(config.Policies, "rate: 2/366d") {
 		t.Errorf("configuration: %s", text)
 	}
 	if strings.Contains(string(text), "of the file") || strings.Contains(string(text), "of the command line") {

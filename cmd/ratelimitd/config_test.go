@@ -40,19 +40,19 @@ namespaces: {checkout: {policies: {default: {limits: [{rate: 10/s}, {rate: 10/se
 		t.Errorf("the example: exit status %d, %q, %q", status, stdout, stderr)
 	}
 	stdout, stderr, status := runs(t, nil, "validate", good)
-	if status != 0 || stdout != good+": ok\n" || stderr != "" {
+	if status != 0 || stdout != good+": ok, as a file of --config\n" || stderr != "" {
 		t.Errorf("a good file: exit status %d, %q, %q", status, stdout, stderr)
 	}
 	stdout, stderr, status = runs(t, nil, "validate", bad, good, filepath.Join(dir, "none.yaml"))
-	if status != 1 || stdout != good+": ok\n" {
+	if status != 1 || stdout != good+": ok, as a file of --config\n" {
 		t.Errorf("a bad file: exit status %d, %q", status, stdout)
 	}
 	for _, want := range []string{
-		bad + `:2:8: store "mongo": use memory, redis, memcached`,
+		bad + `:2:8: store "mongo": use memory, redis or memcached`,
 		bad + ":3:16: store_timeout 0s: must be above 0, such as 50ms",
 		bad + ":4:13: a list, where a single value is wanted",
 		bad + ":5:12: a list, where a single value is wanted",
-		bad + `:6:16: max_log_count "many": expected a valid 64 bit int but got "many"`,
+		bad + `:6:16: max_log_count "many": write a whole number, such as 10000`,
 		bad + `:7:1: unknown key "config"; known here: `,
 		bad + ":8:69: the same limit as another of this list",
 		"none.yaml: no such file or directory",
@@ -69,16 +69,15 @@ namespaces: {checkout: {policies: {default: {limits: [{rate: 10/s}, {rate: 10/se
 // TestPrecedence sets one flag in the file, the environment and on the command
 // line, and others in fewer places.
 func TestPrecedence(t *testing.T) {
-	file := writeFile(t, filepath.Join(t.TempDir(), "c.yaml"), "grpc_addr: in-file\nhttp_addr: in-file\n")
+	file := writeFile(t, filepath.Join(t.TempDir(), "c.yaml"), "grpc_addr: in-file\nnamespaces: {}\n")
 	for _, tt := range []struct {
 		env  []string
 		args []string
 		want string
 	}{
-		{nil, nil, `--grpc-addr "in-file"`},
-		{[]string{"RATELIMITD_GRPC_ADDR=in-env"}, nil, `--grpc-addr "in-env"`},
-		{[]string{"RATELIMITD_GRPC_ADDR=in-env"}, []string{"--grpc-addr=on-line"}, `--grpc-addr "on-line"`},
-		{nil, []string{"--grpc-addr=127.0.0.1:0"}, `--http-addr "in-file"`},
+		{nil, nil, `c.yaml:1:12: grpc_addr "in-file": it has no port; write host:port, such as 127.0.0.1:8081`},
+		{[]string{"RATELIMITD_GRPC_ADDR=in-env"}, nil, `RATELIMITD_GRPC_ADDR "in-env": it has no port`},
+		{[]string{"RATELIMITD_GRPC_ADDR=in-env"}, []string{"--grpc-addr=on-line"}, `--grpc-addr "on-line": it has no port`},
 	} {
 		_, stderr, status := runs(t, append(tt.env, "RATELIMITD_CONFIG="+file), append([]string{"serve"}, tt.args...)...)
 		if status != exitError || !strings.Contains(stderr, tt.want) {
@@ -119,8 +118,8 @@ func TestPolicyFromFile(t *testing.T) {
 // TestIdle sets what has no effect.
 func TestIdle(t *testing.T) {
 	_, stderr, _ := runs(t, []string{"RATELIMITD_STRE=redis", "RATELIMITD_PORT_8081_TCP_ADDR=10.0.0.1", "RATELIMITD_SERVICE_PORT_GRPC=8081", "RATELIMITD_MEMCACHED_ADDR=a:1"},
-		"serve", "--redis-url=redis://a", "--grpc-addr=nowhere")
-	for _, want := range []string{"variable=RATELIMITD_STRE\n", "flag=--redis-url store=memory\n", "flag=--memcached-addr store=memory\n"} {
+		"serve", "--redis-url=redis://a", "--grpc-addr=192.0.2.1:1")
+	for _, want := range []string{"variable=RATELIMITD_STRE did_you_mean=RATELIMITD_STORE\n", "flag=--redis-url store=memory\n", "flag=--memcached-addr store=memory\n"} {
 		if !strings.Contains(stderr, want) {
 			t.Errorf("it does not warn of %s:\n%s", want, stderr)
 		}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -14,71 +13,6 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 )
-
-// TestEnvoyEnvironment checks which flags the variables of Envoy's service set.
-func TestEnvoyEnvironment(t *testing.T) {
-	for _, tt := range []struct {
-		name     string
-		env      map[string]string
-		want     map[string]string
-		warnings string
-		wrong    string
-	}{
-		{name: "nothing is set", want: map[string]string{}},
-		{
-			name: "a deployment with one Redis",
-			env: map[string]string{
-				"RUNTIME_ROOT": "/data", "RUNTIME_SUBDIRECTORY": "ratelimit", "RUNTIME_APPDIRECTORY": "limits",
-				"REDIS_SOCKET_TYPE": "tcp", "REDIS_URL": "redis:6379", "REDIS_AUTH": "me:my:self", "REDIS_TLS": "true",
-				"USE_STATSD": "false", "LOG_LEVEL": "WARN", "LOG_FORMAT": "json", "PORT": "8088", "GRPC_HOST": "127.0.0.1",
-				"LOCAL_CACHE_SIZE_IN_BYTES": "0", "SHADOW_MODE": "true",
-			},
-			want: map[string]string{
-				"envoy-config-dir": "/data/ratelimit/limits", "store": "redis", "redis-url": "rediss://redis:6379", "redis-user": "me", "redis-password": "my:self",
-				"log-level": "warn", "log-format": "json", "http-addr": ":8088", "grpc-addr": "127.0.0.1:8081", "deny-cache-ttl": "0s", "envoy-shadow-mode": "true",
-			},
-			warnings: "USE_STATSD=false",
-		},
-		{
-			name: "sentinels",
-			env:  map[string]string{"RUNTIME_ROOT": "/data", "REDIS_TYPE": "sentinel", "REDIS_URL": "mymaster,a:26379,b:26379", "REDIS_AUTH": "secret"},
-			want: map[string]string{"envoy-config-dir": "/data/config", "store": "redis", "redis-sentinel-master": "mymaster", "redis-url": "redis://a:26379 redis://b:26379", "redis-password": "secret"},
-		},
-		{
-			name: "a cluster",
-			env:  map[string]string{"REDIS_TYPE": "CLUSTER", "REDIS_URL": "a:6379,b:6379", "REDIS_POOL_SIZE": "5"},
-			want: map[string]string{"store": "redis", "redis-cluster": "true", "redis-url": "redis://a:6379 redis://b:6379", "redis-pool-size": "5"},
-		},
-		{
-			name: "memcached",
-			env:  map[string]string{"BACKEND_TYPE": "memcache", "MEMCACHE_HOST_PORT": "a:11211,b:11211", "REDIS_URL": "ignored"},
-			want: map[string]string{"store": "memcached", "memcached-addr": "a:11211 b:11211"},
-		},
-		{
-			name: "headers",
-			env:  map[string]string{"LIMIT_RESPONSE_HEADERS_ENABLED": "true", "LIMIT_LIMIT_HEADER": "X-L", "LIMIT_REMAINING_HEADER": "X-M", "LIMIT_RESET_HEADER": "X-R", "MERGE_DOMAIN_CONFIG": "true", "RESPONSE_DYNAMIC_METADATA": "true"},
-			want: map[string]string{"envoy-response-headers": "true", "envoy-limit-header": "X-L", "envoy-remaining-header": "X-M", "envoy-reset-header": "X-R", "envoy-merge-domains": "true", "envoy-dynamic-metadata": "true"},
-		},
-		{name: "a port that is none", env: map[string]string{"GRPC_PORT": "http"}, want: map[string]string{"grpc-addr": ":http"}, wrong: `GRPC_PORT="http": a port is a number`},
-		{name: "a level that is none", env: map[string]string{"LOG_LEVEL": "loud"}, want: map[string]string{"log-level": ""}, wrong: `LOG_LEVEL="loud"`},
-		{name: "a socket", env: map[string]string{"REDIS_URL": "/run/redis.sock"}, want: map[string]string{}, wrong: "Redis is reached by TCP"},
-		{name: "another backend", env: map[string]string{"BACKEND_TYPE": "dynamo"}, want: map[string]string{}, wrong: `BACKEND_TYPE="dynamo": use redis or memcache`},
-		{name: "configuration by xDS", env: map[string]string{"CONFIG_TYPE": "GRPC_XDS_SOTW"}, want: map[string]string{}, wrong: "use FILE"},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			e := readEnvoyEnvironment(func(name string) (string, bool) { value, ok := tt.env[name]; return value, ok })
-			if !maps.Equal(e.flags, tt.want) {
-				t.Errorf("got %v, want %v", e.flags, tt.want)
-			}
-			if got := strings.Join(e.warnings, " "); got != tt.warnings {
-				t.Errorf("warnings: got %q, want %q", got, tt.warnings)
-			}
-			if got := fmt.Sprint(e.wrong); (len(e.wrong) > 0) != (tt.wrong != "") || !strings.Contains(got, tt.wrong) {
-				t.Errorf("wrong: got %q, want %q", got, tt.wrong)
-			}
-		})
-	}
-}
 
 // TestEnvoyVariablesOfOthers has variables that Envoy's service would refuse:
 // they count only along with RUNTIME_ROOT.
@@ -165,12 +99,12 @@ func TestValidateEnvoy(t *testing.T) {
 	if stdout, stderr, code := runs(t, nil, "validate", "../../deploy/envoy/ratelimit"); code != exitOK {
 		t.Errorf("the example: %d, %q, %q", code, stdout, stderr)
 	}
-	if stdout, stderr, code := runs(t, nil, "validate", a); code != exitOK || stdout != a+": ok\n" || stderr != "" {
+	if stdout, stderr, code := runs(t, nil, "validate", a); code != exitOK || stdout != a+": ok, as a file of --envoy-config-dir\n" || stderr != "" {
 		t.Errorf("a good file: %d, %q, %q", code, stdout, stderr)
 	}
 	for _, args := range [][]string{{a, b}, {dir}} {
 		stdout, stderr, code := runs(t, nil, append([]string{"validate"}, args...)...)
-		if code != exitNo || stdout != a+": ok\n" || !strings.Contains(stderr, b+`:1:9: domain "edge" is also that of `+a) || !strings.Contains(stderr, b+`:4:24: unit "fortnight" is not known`) {
+		if code != exitNo || stdout != a+": ok, as a file of --envoy-config-dir\n" || !strings.Contains(stderr, b+`:1:9: domain "edge" is also that of `+a) || !strings.Contains(stderr, b+`:4:24: unit "fortnight" is not known`) {
 			t.Errorf("%v: %d, %q, %q", args, code, stdout, stderr)
 		}
 	}

@@ -29,8 +29,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// command returns ratelimitd with args, to be run in an environment with env.
-func command(t *testing.T, env []string, args ...string) *exec.Cmd {
+// process returns ratelimitd with args, to be run in an environment with env.
+func process(t *testing.T, env []string, args ...string) *exec.Cmd {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // nothing here runs so long
 	t.Cleanup(cancel)
@@ -43,7 +43,7 @@ func command(t *testing.T, env []string, args ...string) *exec.Cmd {
 // status.
 func runs(t *testing.T, env []string, args ...string) (stdout, stderr string, status int) {
 	t.Helper()
-	cmd := command(t, env, args...)
+	cmd := process(t, env, args...)
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	if err := cmd.Run(); err != nil && !errors.As(err, new(*exec.ExitError)) {
@@ -66,7 +66,7 @@ type addresses struct{ GRPC, Admin string }
 // servesAt is serves, with more flags, and all addresses.
 func servesAt(t *testing.T, env []string, flags ...string) (at addresses, stop func() int) {
 	t.Helper()
-	cmd := command(t, env, append([]string{"serve", "--grpc-addr=127.0.0.1:0", "--http-addr=127.0.0.1:0", "--admin-addr=127.0.0.1:0", "--log-format=json"}, flags...)...)
+	cmd := process(t, env, append([]string{"serve", "--grpc-addr=127.0.0.1:0", "--http-addr=127.0.0.1:0", "--admin-addr=127.0.0.1:0", "--log-format=json"}, flags...)...)
 	log, err := cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -129,8 +129,8 @@ func TestServeAndCheck(t *testing.T) {
 		{[]string{"--rate=2/mn"}, 2, `ratelimitd: ask ` + addr + `: InvalidArgument: invalid request: limits[0].rate: rate "2/mn": unknown unit "mn"`},
 		{[]string{"--policy=gold"}, 2, `: NotFound: unknown policy "gold"`},
 		{[]string{"--rate=1/s", "--strategy=bucket"}, 2, `--strategy: unknown strategy "bucket"; use fixed_window, `},
-		{[]string{"--rate=1/s", "--policy=gold"}, 2, "--rate and --policy can't be used together"},
-		{nil, 2, "missing flags: --rate=RATE or --policy=NAME"},
+		{[]string{"--rate=1/s", "--policy=gold"}, 2, "--rate and --policy cannot be used together; leave one of them out"},
+		{nil, 2, "--rate or --policy is missing; write one of them"},
 	} {
 		stdout, stderr, status := check(tt.args...)
 		text := stdout
@@ -184,32 +184,36 @@ func TestErrors(t *testing.T) {
 		args []string
 		says string
 	}{
-		{nil, nil, `expected one of "serve", "validate", "check", "top", "version"`},
-		{nil, []string{"srve"}, `unexpected argument srve`},
-		{nil, []string{"serve", "--nonsense"}, "unknown flag --nonsense"},
-		{nil, []string{"serve", "--grpc-addr=nowhere"}, `--grpc-addr "nowhere"`},
-		{nil, []string{"serve", "--grpc-addr=127.0.0.1:0", "--http-addr=127.0.0.1:99999"}, `--http-addr "127.0.0.1:99999"`},
-		{nil, []string{"serve", "--grpc-addr=127.0.0.1:0", "--http-addr=127.0.0.1:0", "--admin-addr=nowhere"}, `--admin-addr "nowhere"`},
-		{nil, []string{"serve", "--store=mongo"}, `--store must be one of "memory","redis","memcached" but got "mongo"`},
+		{nil, nil, "no command; use serve, validate, check, top or version"},
+		{nil, []string{"srve"}, `unknown command "srve"; did you mean serve?`},
+		{nil, []string{"serve", "--nonsense"}, "serve: unknown flag --nonsense; see ratelimitd serve --help"},
+		{nil, []string{"serve", "--grpc-adr=:1"}, "unknown flag --grpc-adr (did you mean --grpc-addr?)"},
+		{nil, []string{"serve", "--config"}, "--config has no value; write one, as in --config=FILE"},
+		{nil, []string{"serve", "now"}, `unexpected argument "now"`},
+		{nil, []string{"--store=redis", "serve"}, "the command comes first, before flag --store"},
+		{nil, []string{"serve", "--grpc-addr=nowhere"}, `--grpc-addr "nowhere": it has no port; write host:port`},
+		{nil, []string{"serve", "--grpc-addr=127.0.0.1:0", "--http-addr=127.0.0.1:99999"}, `--http-addr "127.0.0.1:99999": the port is not a number from 0 to 65535`},
+		{nil, []string{"serve", "--grpc-addr=127.0.0.1:0", "--http-addr=127.0.0.1:0", "--admin-addr=nowhere"}, `--admin-addr "nowhere": it has no port; write host:port, such as 127.0.0.1:6070, or off`},
+		{nil, []string{"serve", "--store=mongo"}, `--store "mongo": use memory, redis or memcached`},
 		{nil, []string{"serve", "--store=redis", "--redis-url=localhost:6379"}, `URL "localhost:6379": it begins with neither redis:// nor rediss://; write one such as "redis://127.0.0.1:6379"`},
 		{nil, []string{"serve", "--store=memcached", "--memcached-addr=nowhere"}, `"nowhere"`},
-		{nil, []string{"serve", "--memcached-max-conns=0"}, "--memcached-max-conns 0: must be above 0, such as 64"},
-		{nil, []string{"serve", "--memory-shards=3"}, "3 shards: want a power of two"},
-		{nil, []string{"serve", "--memory-max-keys=0"}, "--memory-max-keys 0: must be above 0, such as 1000000"},
+		{nil, []string{"serve", "--memcached-max-conns=0"}, "--memcached-max-conns 0: must be 1 to 10000, such as 64"},
+		{nil, []string{"serve", "--memory-shards=3"}, "--memory-shards: 3 shards: want a power of two"},
+		{nil, []string{"serve", "--memory-max-keys=0"}, "--memory-max-keys 0: must be 1 to 10000000000, such as 1000000"},
 		{nil, []string{"serve", "--memory-max-keys=many"}, "--memory-max-keys"},
 		{nil, []string{"serve", "--max-log-count=-1"}, "--max-log-count -1: must be 1 to 1000000, such as 10000"},
 		{nil, []string{"serve", "--store-timeout=0"}, "--store-timeout"},
 		{nil, []string{"serve", "--store-timeout=-1s"}, "--store-timeout -1s: must be above 0, such as 50ms"},
 		{nil, []string{"serve", "--deny-cache-ttl=-1s"}, "--deny-cache-ttl -1s: must be 0 or above, such as 1s"},
 		{nil, []string{"serve", "--drain-timeout=0s"}, "--drain-timeout 0s: must be above 0, such as 10s"},
-		{nil, []string{"serve", "--on-error=panic"}, `--on-error must be one of "allow","deny","error","local" but got "panic"`},
-		{nil, []string{"serve", "--log-level=loud"}, `--log-level must be one of "debug","info","warn","error" but got "loud"`},
-		{[]string{"RATELIMITD_LOG_FORMAT=xml"}, []string{"serve"}, `--log-format must be one of "text","json" but got "xml"`},
-		{[]string{"RATELIMITD_GRPC_ADDR=nowhere"}, []string{"serve"}, `--grpc-addr "nowhere"`},
-		{[]string{"RATELIMITD_REDIS_URL="}, []string{"serve", "--store=redis"}, `--redis-url []: must be one or several URLs, such as redis://127.0.0.1:6379`},
-		{nil, []string{"serve", "--store=memcached", "--memcached-addr=a:1", "--memcached-addr=a:1"}, `--memcached-addr [a:1 a:1]: must be different addresses`},
+		{nil, []string{"serve", "--on-error=panic"}, `--on-error "panic": use allow, deny, error or local`},
+		{nil, []string{"serve", "--log-level=loud"}, `--log-level "loud": use debug, info, warn or error`},
+		{[]string{"RATELIMITD_LOG_FORMAT=xml"}, []string{"serve"}, `RATELIMITD_LOG_FORMAT "xml": use text or json`},
+		{[]string{"RATELIMITD_GRPC_ADDR=nowhere"}, []string{"serve"}, `RATELIMITD_GRPC_ADDR "nowhere": it has no port`},
+		{[]string{"RATELIMITD_REDIS_URL="}, []string{"serve", "--store=redis"}, `RATELIMITD_REDIS_URL: is empty; write one or several URLs, such as redis://127.0.0.1:6379`},
+		{nil, []string{"serve", "--store=memcached", "--memcached-addr=a:1", "--memcached-addr=a:1"}, `--memcached-addr "a:1": is there twice; write each server once`},
 		{nil, []string{"serve", "--config=/nowhere.yaml"}, `--config: open /nowhere.yaml: no such file or directory`},
-		{nil, []string{"validate"}, `expected "<file> ..."`},
+		{nil, []string{"validate"}, "validate: expected FILE ..."},
 		{nil, []string{"top", "--admin-addr=127.0.0.1:1"}, `127.0.0.1:1: connect: connection refused`},
 		{nil, []string{"top", "--interval=1ms"}, `--interval 1ms: must be 100ms or more, such as 2s`},
 	} {

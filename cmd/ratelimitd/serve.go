@@ -3,175 +3,134 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"os"
 	"os/signal"
 	"sync"
 	"syscall"
-	"time"
 
-	"github.com/alecthomas/kong"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
-	sdktrace "go.opentelemetry.io/otel/sdk/trace"
-	"google.golang.org/grpc"
 
-	"github.com/ratelimitd/ratelimitd/internal/headroom"
-	"github.com/ratelimitd/ratelimitd/internal/policy"
+	"github.com/ratelimitd/ratelimitd/internal/build"
+	"github.com/ratelimitd/ratelimitd/internal/command"
+	"github.com/ratelimitd/ratelimitd/internal/config"
+	"github.com/ratelimitd/ratelimitd/internal/gctuning"
 	"github.com/ratelimitd/ratelimitd/internal/reload"
 	"github.com/ratelimitd/ratelimitd/internal/server"
-	"github.com/ratelimitd/ratelimitd/internal/store"
+	"github.com/ratelimitd/ratelimitd/internal/server/envoyapi"
+	"github.com/ratelimitd/ratelimitd/internal/stores"
 	"github.com/ratelimitd/ratelimitd/internal/tracing"
 )
 
-type serveCmd struct {
-	GRPCAddr  string `name:"grpc-addr" default:":8081" help:"Where to serve gRPC, as host:port."`
-	HTTPAddr  string `name:"http-addr" default:":8080" help:"Where to serve HTTP, as host:port: health, readiness and metrics."`
-	AdminAddr string `name:"admin-addr" default:"127.0.0.1:6070" help:"Where to serve administration, as host:port: profiles, log level, configuration, hot keys. Whoever reaches it needs no password. off: nowhere."`
-
-	Config       string `type:"path" placeholder:"FILE" help:"A YAML file of namespaces and their policies, which are read anew when it changes or on SIGHUP. It may also set these flags, under their names with _ for -; the command line and the environment win over it."`
-	PoliciesOnly bool   `help:"Refuse requests that bring limits of their own: only the policies of the configuration decide."`
-
-	Envoy envoyFlags `embed:"" prefix:"envoy-" group:"Envoy's rate limit service:"`
-
-	storeFlags `embed:""`
-
-	DrainTimeout time.Duration `default:"10s" help:"The longest that a shutdown waits for calls under way."`
-	Tracing      bool          `help:"Export a span for each gRPC call and what it asks the store, by OTLP over gRPC, to where the standard OTEL_... variables say."`
-	LogLevel     string        `enum:"debug,info,warn,error" default:"info" help:"Log what is of this level or above: debug, info, warn or error."`
-	LogFormat    string        `enum:"text,json" default:"text" help:"Log lines for people (text) or for machines (json)."`
-
-	file  *configFile       `kong:"-"` // what Config names, or nil
-	envoy *envoyEnvironment `kong:"-"` // nil: its variables do not count
-	flags []*kong.Flag      `kong:"-"` // all of the above
-	given []string          `kong:"-"` // the names of those that were set somewhere
-}
-
-// Help is shown by "ratelimitd serve --help".
-func (serveCmd) Help() string {
-	return `Examples:
-
+func serveCommand() *command.Command {
+	return &command.Command{
+		Name:    "serve",
+		Summary: "Run the service. With no flags it keeps its counters in memory and needs nothing installed.",
+		Examples: `Examples:
   ratelimitd serve
       Counters in memory, gRPC on :8081, HTTP on :8080.
-
   ratelimitd serve --store=redis --redis-url=redis://10.0.0.5:6379 --on-error=deny
-      Counters in Redis, shared by all daemons that use it; deny what can not be decided.
+      Counters in Redis, shared by all daemons that use it. While Redis is away, deny.
   ratelimitd serve --config=ratelimitd.yaml
-      Policies from a file; ratelimitd validate checks it beforehand.
+      Policies from a file. Check it beforehand with ratelimitd validate.
 
-SIGTERM or SIGINT stops it: health turns NOT_SERVING, calls under way are
-answered, and it exits with 0. SIGHUP has it read its configuration anew.`
+SIGTERM and SIGINT stop it: its health turns to NOT_SERVING, it answers the calls
+under way, and exits with 0. On SIGHUP it reads its configuration again.`,
+		Flags: config.Default().Flags(),
+		Run:   serve,
+	}
 }
 
-// Run serves until ctx ends.
-func (c *serveCmd) Run(ctx context.Context, logTo stderrWriter, command *kong.Context) error {
-	config, err := c.configuration()
+// serve serves until ctx ends.
+func serve(ctx context.Context, call command.Call) error {
+	c, policies, err := config.Read(call.Line, os.LookupEnv)
 	if err != nil {
 		return err
 	}
-	headroom.Keep(headroom.Default)
+	gctuning.KeepRoom(gctuning.DefaultRoom)
 	level := new(slog.LevelVar)
-	logger := c.logger(logTo, level)
-	c.warnOfIdle(logger)
-	registry := prometheus.NewRegistry()
-	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo())
-
-	if c.AdminAddr == "off" {
-		c.AdminAddr = ""
-	}
-	counters, err := c.open(registry)
-	if err != nil {
+	logger := c.Log.New(call.Stderr, level)
+	c.LogUnused(os.Environ(), logger)
+	policies.Log(logger)
+	options := serverOptions(c, policies)
+	options.LogLevel, options.Logger = level, logger
+	options.Registry = prometheus.NewRegistry()
+	options.Registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), build.Collector(build.Version(version)))
+	if options.Store, options.Fallback, err = stores.Open(c, options.Registry); err != nil {
 		return err
 	}
-	var grpcOptions []grpc.ServerOption
 	if c.Tracing {
-		spans, err := tracing.NewProvider(ctx, versionString())
+		spans, err := tracing.NewProvider(ctx, build.Version(version), logger)
 		if err != nil {
-			return errors.Join(err, counters.Close())
+			return errors.Join(err, options.Store.Close())
 		}
-		defer flush(spans, logger)
-		counters = tracing.NewStore(counters, c.Store, spans)
-		grpcOptions = append(grpcOptions, tracing.GRPC(spans))
+		defer tracing.Flush(spans, logger)
+		options.Store = tracing.NewStore(options.Store, options.StoreName, spans)
+		options.GRPC = append(options.GRPC, tracing.GRPC(spans))
 	}
-	var fallback store.Store
-	if c.Store != "memory" {
-		if fallback, err = c.openMemory(registry); err != nil {
-			return errors.Join(err, counters.Close())
-		}
-	}
-	s, err := server.New(server.Options{
-		GRPCAddr:     c.GRPCAddr,
-		HTTPAddr:     c.HTTPAddr,
-		GRPC:         grpcOptions,
-		AdminAddr:    c.AdminAddr,
-		LogLevel:     level,
-		Flags:        flagsInForce(command),
-		Store:        counters,
-		StoreName:    c.Store,
-		OnError:      policy.OnError(c.OnError),
-		Fallback:     fallback,
-		Config:       config.server,
-		Envoy:        c.Envoy.options(),
-		PoliciesOnly: c.PoliciesOnly,
-		MaxLogCount:  c.MaxLogCount,
-		DrainTimeout: c.DrainTimeout,
-		Logger:       logger,
-		Registry:     registry,
-	})
+	s, err := server.New(options)
 	if err != nil {
-		return err
+		return c.ListenError(err)
 	}
-	logger.Info("starting", "version", versionString(), "store", c.Store, "on_error", c.OnError)
+	logger.Info("starting", "version", build.Version(version), "store", c.Store.Kind, "on_error", c.Store.OnError)
+	ctx, stop := context.WithCancel(ctx)
 	var watching sync.WaitGroup
 	defer watching.Wait()
-	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	hangups := make(chan os.Signal, 1)
-	signal.Notify(hangups, syscall.SIGHUP)
-	defer signal.Stop(hangups)
-	if dirs := c.configDirs(); dirs != nil {
-		config.warn(logger)
-		logger.Info("the configuration is in force", "version", config.version)
+	if dirs := c.WatchedDirs(); dirs != nil {
+		logger.Info("the configuration is in force", "version", policies.Version)
 		w := reload.New(reload.Options{
-			Dirs:     dirs,
-			Load:     func(seen string) (string, func(), error) { return c.reload(seen, s, logger) },
-			Version:  config.version,
-			Logger:   logger,
-			Registry: registry,
+			Dirs: dirs, Load: loader(c, policies, s, logger), Version: policies.Version,
+			Logger: logger, Registry: options.Registry,
 		})
+		hangups := make(chan os.Signal, 1)
+		signal.Notify(hangups, syscall.SIGHUP)
+		defer signal.Stop(hangups)
 		watching.Go(func() { w.Run(ctx, hangups) })
 	}
 	return s.Serve(ctx)
 }
 
-// flushTimeout is the longest that a shutdown waits for a collector of traces.
-const flushTimeout = 5 * time.Second
-
-// flush hands over the spans that are left.
-func flush(spans *sdktrace.TracerProvider, logger *slog.Logger) {
-	ctx, cancel := context.WithTimeout(context.Background(), flushTimeout)
-	defer cancel()
-	if err := spans.Shutdown(ctx); err != nil {
-		logger.Warn("the last spans are lost", "error", err)
+// serverOptions returns the options of the server that c and p decide.
+func serverOptions(c *config.Config, p *config.Policies) server.Options {
+	o := server.Options{
+		GRPCAddr:  c.GRPCAddr,
+		HTTPAddr:  c.HTTPAddr,
+		AdminAddr: c.AdminAddr,
+		Flags:     c.Shown(),
+		StoreName: string(c.Store.Kind),
+		OnError:   c.Store.OnError,
+		Config:    serverConfig(p),
+		Envoy: envoyapi.Settings{
+			ShadowMode: c.Envoy.ShadowMode, AllOrNone: c.Envoy.AllOrNone, DynamicMetadata: c.Envoy.DynamicMetadata, ResponseHeaders: c.Envoy.ResponseHeaders,
+			LimitHeader: c.Envoy.LimitHeader, RemainingHeader: c.Envoy.RemainingHeader, ResetHeader: c.Envoy.ResetHeader,
+		},
+		PoliciesOnly: c.PoliciesOnly,
+		MaxLogCount:  c.Store.MaxLogCount,
+		DrainTimeout: c.DrainTimeout,
 	}
+	if o.AdminAddr == config.AdminOff {
+		o.AdminAddr = ""
+	}
+	return o
 }
 
-func (c *serveCmd) validate() []flagError {
-	wrong := c.storeFlags.validate()
-	if c.DrainTimeout <= 0 {
-		wrong = append(wrong, flagError{"drain-timeout", fmt.Sprintf("%v: must be above 0, such as 10s", c.DrainTimeout)})
-	}
-	return wrong
+func serverConfig(p *config.Policies) *server.Config {
+	return &server.Config{Policies: p.Namespaces, Envoy: p.Domains, Text: p.Text, Version: p.Version}
 }
 
-func (c *serveCmd) logger(to stderrWriter, level *slog.LevelVar) *slog.Logger {
-	if err := level.UnmarshalText([]byte(c.LogLevel)); err != nil {
-		panic(err) // the flag allows what is no level
+// loader returns what reads the policies again for s.
+func loader(c *config.Config, inForce *config.Policies, s *server.Server, logger *slog.Logger) func(string) (string, func(), error) {
+	return func(seen string) (string, func(), error) {
+		next, err := c.Reload(inForce)
+		if err != nil || next.Version == seen {
+			return next.Version, nil, err
+		}
+		return next.Version, func() {
+			s.SetConfig(serverConfig(next))
+			next.Log(logger)
+			inForce = next
+		}, nil
 	}
-	o := &slog.HandlerOptions{Level: level}
-	if c.LogFormat == "json" {
-		return slog.New(slog.NewJSONHandler(to, o))
-	}
-	return slog.New(slog.NewTextHandler(to, o))
 }

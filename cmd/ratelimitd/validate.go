@@ -2,86 +2,45 @@ package main
 
 import (
 	"context"
-	"fmt"
-	"io"
+	"log/slog"
 	"os"
 
-	"github.com/ratelimitd/ratelimitd/internal/policy/envoy"
-	"github.com/ratelimitd/ratelimitd/internal/yamlfile"
+	"github.com/ratelimitd/ratelimitd/internal/build"
+	"github.com/ratelimitd/ratelimitd/internal/command"
+	"github.com/ratelimitd/ratelimitd/internal/config"
+	"github.com/ratelimitd/ratelimitd/internal/flags"
+	"github.com/ratelimitd/ratelimitd/internal/tracing"
 )
 
-type validateCmd struct {
-	Files []string `arg:"" type:"path" name:"file" help:"The files to check: as --config takes them, or, if they name a domain, those of --envoy-config-dir. A directory stands for such files in it."`
-}
-
-// Help is shown by "ratelimitd validate --help".
-func (validateCmd) Help() string {
-	return `Examples:
+func validateCommand() *command.Command {
+	return &command.Command{
+		Name:    "validate",
+		Summary: "Check configuration files. Prints all that is wrong with them. Exits with 1 if one of them cannot be used.",
+		Examples: `Examples:
   ratelimitd validate ratelimitd.yaml
   ratelimitd validate envoy-config/
-Each file is read as "ratelimitd serve" would, with the same environment; nothing
-is started. All that is wrong is printed on standard error, as file:line:column,
-and the exit status is then 1.`
-}
 
-// Run checks the files.
-func (v *validateCmd) Run(ctx context.Context, out io.Writer, errs stderrWriter) error {
-	var result error
-	say := func(name string, warnings []string, err error) {
-		for _, w := range warnings {
-			fmt.Fprintln(errs, "warning:", w)
-		}
-		if err != nil {
-			fmt.Fprintln(errs, err)
-			result = errNo
-			return
-		}
-		fmt.Fprintln(out, name+": ok")
-	}
-	var ofEnvoy *envoy.Reader // one for all, as no two files have one domain
-	for _, name := range v.Files {
-		var c cli
-		parser := newParser(ctx, out, errs, &c)
-		files, isEnvoy, err := envoyFiles(name)
-		if err == nil && !isEnvoy {
-			if _, err = parser.Parse([]string{"serve", "--config", name}); err == nil {
-				_, err = c.Serve.configuration()
+A file that has a domain is one of Envoy's, as in the directory of
+--envoy-config-dir. Any other is a file of --config. A directory stands for the
+*.yaml files in it and below. Each file is read as "ratelimitd serve" would, with
+the same environment variables, and nothing is started.`,
+		Args:  "FILE ...",
+		Flags: &flags.Set{},
+		Run: func(ctx context.Context, call command.Call) error {
+			v := &config.Validation{Lookup: os.LookupEnv, Stdout: call.Stdout, Stderr: call.Stderr, Check: func(c *config.Config) error {
+				if !c.Tracing {
+					return nil
+				}
+				spans, err := tracing.NewProvider(ctx, build.Version(version), slog.New(slog.NewTextHandler(call.Stderr, nil)))
+				if err != nil {
+					return err
+				}
+				return spans.Shutdown(ctx)
+			}}
+			if !v.Run(call.Args) {
+				return errNo
 			}
-		}
-		if err != nil || !isEnvoy {
-			say(name, nil, err)
-			continue
-		}
-		if ofEnvoy == nil {
-			if _, err := parser.Parse([]string{"serve"}); err != nil {
-				return err
-			}
-			ofEnvoy = c.Serve.envoyReader()
-		}
-		for _, f := range files {
-			ofEnvoy.Warnings = nil
-			file, root := yamlfile.Parse(f.name, f.data)
-			ofEnvoy.Read(f.name, root)
-			say(f.name, ofEnvoy.Warnings, file.Err())
-		}
+			return nil
+		},
 	}
-	return result
-}
-
-// envoyFiles returns the files that name stands for, if they are of Envoy's
-// kind: all in a directory are, and otherwise one that has a domain.
-func envoyFiles(name string) (files []sourceFile, ofEnvoy bool, err error) {
-	if info, err := os.Stat(name); err == nil && info.IsDir() {
-		files, err := readEnvoyFiles(name)
-		if err == nil && len(files) == 0 {
-			err = fmt.Errorf("%s: no *.yaml file is in it", name)
-		}
-		return files, true, err
-	}
-	data, err := os.ReadFile(name) //nolint:gosec // the user names it
-	if err != nil {
-		return nil, false, err
-	}
-	_, root := yamlfile.Parse(name, data)
-	return []sourceFile{{name, data}}, root.Has("domain"), nil
 }

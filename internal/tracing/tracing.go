@@ -1,13 +1,17 @@
-// Package tracing has the daemon take part in distributed traces: a span for
-// each gRPC call, within the caller's trace, and one below it for the store.
+// Package tracing makes the daemon take part in distributed traces: it exports a
+// span for each gRPC call, within the caller's trace, and one below it for the
+// store.
 package tracing
 
 import (
 	"context"
 	"fmt"
+	"log/slog"
+	"time"
 
 	"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc"
 	"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc/filters"
+	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracegrpc"
@@ -25,8 +29,9 @@ import (
 // the standard variables say: OTEL_EXPORTER_OTLP_ENDPOINT and the others of that
 // kind; OTEL_TRACES_SAMPLER, OTEL_SERVICE_NAME, OTEL_RESOURCE_ATTRIBUTES. It does
 // not wait for the collector, and loses spans that it can not hand over. Shutdown
-// hands over what is left.
-func NewProvider(ctx context.Context, version string) (*sdktrace.TracerProvider, error) {
+// hands over what is left. What goes wrong meanwhile is logged, by way of logger.
+func NewProvider(ctx context.Context, version string, logger *slog.Logger) (*sdktrace.TracerProvider, error) {
+	logTo(logger)
 	exporter, err := otlptracegrpc.New(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("tracing: %w", err)
@@ -36,15 +41,15 @@ func NewProvider(ctx context.Context, version string) (*sdktrace.TracerProvider,
 		resource.WithAttributes(attribute.String("service.name", "ratelimitd"), attribute.String("service.version", version)),
 		resource.WithFromEnv(), // wins over the above
 	)
-	if err != nil {
-		return nil, fmt.Errorf("tracing: %w", err)
+	if err != nil { // an attribute is missing, which is no reason to trace nothing
+		otel.Handle(fmt.Errorf("the attributes of all spans: %w", err))
 	}
 	return sdktrace.NewTracerProvider(sdktrace.WithBatcher(exporter), sdktrace.WithResource(about)), nil
 }
 
-// GRPC returns what has a gRPC server make a span for each call, within the trace
-// that the caller names by the headers of W3C's Trace Context. Health checks
-// have none.
+// GRPC returns the option that makes a gRPC server record a span for each call,
+// within the trace that the caller names by the headers of W3C's Trace Context.
+// Health checks have none.
 func GRPC(provider trace.TracerProvider) grpc.ServerOption {
 	return grpc.StatsHandler(otelgrpc.NewServerHandler(
 		otelgrpc.WithTracerProvider(provider),
@@ -97,4 +102,16 @@ func (s *Store) Reset(ctx context.Context, r *store.Request) error {
 
 func (s *Store) start(ctx context.Context, operation string) (context.Context, trace.Span) {
 	return s.tracer.Start(ctx, s.name+" "+operation, trace.WithSpanKind(trace.SpanKindClient), trace.WithAttributes(attribute.String("ratelimitd.store", s.name)))
+}
+
+// flushTimeout is the longest that a shutdown waits for a collector.
+const flushTimeout = 5 * time.Second
+
+// Flush hands over the spans that are left, and shuts provider down.
+func Flush(provider *sdktrace.TracerProvider, logger *slog.Logger) {
+	ctx, cancel := context.WithTimeout(context.Background(), flushTimeout)
+	defer cancel()
+	if err := provider.Shutdown(ctx); err != nil {
+		logger.Warn("the last spans are lost", "error", err)
+	}
 }

@@ -72,7 +72,7 @@ func TestSpans(t *testing.T) {
 	t.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://"+listener.Addr().String())
 	t.Setenv("OTEL_SERVICE_NAME", "limits")
 
-	spans, err := tracing.NewProvider(t.Context(), "v1.2.3")
+	spans, err := tracing.NewProvider(t.Context(), "v1.2.3", slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

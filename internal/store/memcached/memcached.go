@@ -80,8 +80,8 @@ var _ store.Store = (*Store)(nil)
 // New returns a store. It connects when it is first used. The error says which option
 // is wrong.
 func New(o Options) (*Store, error) {
-	if o.Timeout < 0 || o.MaxConns < 0 || o.MaxAttempts < 0 {
-		return nil, fmt.Errorf("memcached store: timeout %v, at most %d connections and %d attempts: give numbers above 0, or 0 for the default", o.Timeout, o.MaxConns, o.MaxAttempts)
+	if err := o.Check(); err != nil {
+		return nil, fmt.Errorf("memcached store: %w", err)
 	}
 	if len(o.Addrs) == 0 {
 		o.Addrs = []string{DefaultAddr}
@@ -101,12 +101,7 @@ func New(o Options) (*Store, error) {
 	ctx, closing := context.WithCancel(context.Background())
 	s := &Store{timeout: o.Timeout, maxAttempts: o.MaxAttempts, now: o.Now, turns: turns{waiting: map[string][]*edit{}}, closing: closing}
 	for _, addr := range o.Addrs {
-		server, err := newServer(ctx, addr, o)
-		if err != nil {
-			closing()
-			return nil, err
-		}
-		s.servers = append(s.servers, server)
+		s.servers = append(s.servers, newServer(ctx, addr, o))
 	}
 	return s, nil
 }

@@ -3,11 +3,9 @@ package memcached
 import (
 	"context"
 	"errors"
-	"fmt"
 	"hash/fnv"
 	"io"
 	"net"
-	"strconv"
 	"syscall"
 
 	"github.com/bradfitz/gomemcache/memcache"
@@ -28,17 +26,14 @@ var (
 	_ net.Addr                = (*server)(nil)
 )
 
-// newServer returns the server at addr. When ctx ends, its connections are closed.
-func newServer(ctx context.Context, addr string, o Options) (*server, error) {
-	host, port, err := net.SplitHostPort(addr)
-	if n, portErr := strconv.ParseUint(port, 10, 16); err != nil || portErr != nil || n == 0 || host == "" {
-		return nil, fmt.Errorf("memcached store: address %q: write it as host:port, such as %q", addr, DefaultAddr)
-	}
+// newServer returns the server at addr. Its connections are closed when ctx
+// ends.
+func newServer(ctx context.Context, addr string, o Options) *server {
 	s := &server{addr: addr, hash: hash(addr), slots: make(chan struct{}, o.MaxConns)}
 	s.client = memcache.NewFromSelector(s)
 	s.client.Timeout, s.client.MaxIdleConns = o.Timeout, o.MaxConns
 	s.client.DialContext = dialer(ctx)
-	return s, nil
+	return s
 }
 
 // PickServer implements memcache.ServerSelector.

@@ -10,11 +10,7 @@ func serversAt(t *testing.T, addrs ...string) []*server {
 	t.Helper()
 	var servers []*server
 	for _, addr := range addrs {
-		s, err := newServer(t.Context(), addr, Options{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		servers = append(servers, s)
+		servers = append(servers, newServer(t.Context(), addr, Options{}))
 	}
 	return servers
 }

@@ -86,29 +86,11 @@ var _ store.Store = (*Store)(nil)
 
 // New returns an empty store. The error says which option is wrong.
 func New(o Options) (*Store, error) {
-	if o.MaxKeys == 0 {
-		o.MaxKeys = DefaultMaxKeys
-	}
-	if o.MaxKeys < 1 {
-		return nil, fmt.Errorf("memory store: at most %d keys: must be above 0, such as %d", o.MaxKeys, DefaultMaxKeys)
-	}
-	if o.Shards == 0 {
-		o.Shards = DefaultShards
-		for o.Shards > 1 && o.MaxKeys/o.Shards < minShardKeys {
-			o.Shards /= 2
-		}
-	}
-	if o.Shards < 1 || o.Shards > maxShards || bits.OnesCount(uint(o.Shards)) != 1 {
-		return nil, fmt.Errorf("memory store: %d shards: want a power of two from 1 to %d, such as %d", o.Shards, maxShards, DefaultShards)
+	o, err := o.withDefaults()
+	if err != nil {
+		return nil, fmt.Errorf("memory store: %w", err)
 	}
 	share := o.MaxKeys / o.Shards
-	if o.Shards > 1 && share < minShardKeys {
-		return nil, fmt.Errorf("memory store: at most %d keys are too few for %d shards, which should hold %d each:"+
-			" allow %d keys or more, or have fewer shards", o.MaxKeys, o.Shards, minShardKeys, o.Shards*minShardKeys)
-	}
-	if share > maxShardKeys {
-		return nil, fmt.Errorf("memory store: at most %d keys are too many for %d shards, which hold up to %d each: have more shards", o.MaxKeys, o.Shards, maxShardKeys)
-	}
 	if o.Now == nil {
 		start := time.Now()
 		o.Now = func() strategy.Instant {

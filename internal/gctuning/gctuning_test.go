@@ -1,4 +1,4 @@
-package headroom
+package gctuning
 
 import (
 	"runtime"
@@ -7,12 +7,12 @@ import (
 	"time"
 )
 
-// TestKeep counts how often garbage is collected where little is in use: without
+// TestKeepRoom counts how often garbage is collected where little is in use: without
 // room that is more than 50 times. Where much is, the room does not matter.
-func TestKeep(t *testing.T) {
+func TestKeepRoom(t *testing.T) {
 	t.Setenv("GOGC", "")
 	t.Cleanup(func() { debug.SetGCPercent(goPercent) })
-	Keep(Default)
+	KeepRoom(DefaultRoom)
 	eventually(t, "room is kept", func() bool { n := collections(); return n >= 4 && n <= 12 })
 
 	inUse := make([][]byte, 4<<10) // 128 MiB
@@ -23,10 +23,10 @@ func TestKeep(t *testing.T) {
 	runtime.KeepAlive(inUse)
 }
 
-func TestKeepLeavesGOGC(t *testing.T) {
+func TestKeepRoomLeavesGOGC(t *testing.T) {
 	t.Setenv("GOGC", "77")
 	defer debug.SetGCPercent(debug.SetGCPercent(77))
-	Keep(Default)
+	KeepRoom(DefaultRoom)
 	if percent := debug.SetGCPercent(77); percent != 77 {
 		t.Errorf("GOGC=77 is now %d", percent)
 	}

@@ -1,0 +1,194 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/pem"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/ratelimitd/ratelimitd/internal/config"
+)
+
+// inProcess runs ratelimitd in this process. A daemon that starts stops at once.
+func inProcess(t *testing.T, args ...string) (stdout, stderr string, status int) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	if args[0] == "serve" {
+		cancel()
+	}
+	var out, errs bytes.Buffer
+	status = run(ctx, args, &out, &errs)
+	return out.String(), errs.String(), status
+}
+
+// freePorts are the settings that let any number of daemons run here.
+const freePorts = "grpc_addr: 127.0.0.1:0\nhttp_addr: 127.0.0.1:0\nadmin_addr: 127.0.0.1:0\n"
+
+// refused has settings that neither serve nor validate accepts, by the flag that
+// is wrong, and what both say after the setting's name.
+var refused = []struct{ flag, settings, says string }{
+	{"grpc-addr", "grpc_addr: 8081", ` "8081": it has no port; write host:port, such as 127.0.0.1:8081`},
+	{"grpc-addr", `grpc_addr: ""`, ` "": it is empty`},
+	{"grpc-addr", "grpc_addr: 127.0.0.1:70000", ` "127.0.0.1:70000": the port is not a number from 0 to 65535`},
+	{"grpc-addr", "grpc_addr: 127.0.0.1:http", `the port is not a number`},
+	{"grpc-addr", `grpc_addr: "127.0.0.1:"`, `the port is not a number`},
+	{"grpc-addr", "grpc_addr: ::1:8081", `an IPv6 address needs brackets, as in [::1]:8081`},
+	{"grpc-addr", "grpc_addr: 300.0.0.1:8081", `the host is neither an IP address nor a name`},
+	{"grpc-addr", `grpc_addr: "my host:8081"`, `the host is neither`},
+	{"http-addr", "http_addr: http://x/", `the port is not a number`},
+	{"http-addr", "grpc_addr: 127.0.0.1:8099\nhttp_addr: :8099", ` ":8099": --grpc-addr has this address too; choose another port`},
+	{"http-addr", "grpc_addr: localhost:8099\nhttp_addr: 127.0.0.1:8099", `--grpc-addr has this address too`},
+	{"admin-addr", "admin_addr: none", `it has no port; write host:port, such as 127.0.0.1:6070, or off`},
+	{"policies-only", "policies_only: maybe", ` "maybe": write true or false`},
+	{"store", "store: mongo", ` "mongo": use memory, redis or memcached`},
+	{"on-error", "on_error: panic", ` "panic": use allow, deny, error or local`},
+	{"store-timeout", "store_timeout: 0s", ` 0s: must be above 0, such as 50ms`},
+	{"store-timeout", "store_timeout: 50", ` "50": write a number and its unit`},
+	{"deny-cache-ttl", "deny_cache_ttl: -1s", ` -1s: must be 0 or above, such as 1s`},
+	{"max-log-count", "max_log_count: 0", ` 0: must be 1 to 1000000, such as 10000`},
+	{"drain-timeout", "drain_timeout: -1s", ` -1s: must be above 0, such as 10s`},
+	{"tracing", "tracing: 2", ` "2": write true or false`},
+	{"log-level", "log_level: loud", ` "loud": use debug, info, warn or error`},
+	{"log-format", "log_format: xml", ` "xml": use text or json`},
+
+	{"envoy-config-dir", "envoy_config_dir: /nowhere", `: lstat /nowhere: no such file or directory`},
+	{"envoy-config-dir", "envoy_config_dir: /dev/null", `: is not a directory`},
+	{"envoy-merge-domains", "envoy_merge_domains: 2", `write true or false`},
+	{"envoy-shadow-mode", "envoy_shadow_mode: 2", `write true or false`},
+	{"envoy-all-or-none", "envoy_all_or_none: 2", `write true or false`},
+	{"envoy-response-headers", "envoy_response_headers: 2", `write true or false`},
+	{"envoy-dynamic-metadata", "envoy_dynamic_metadata: 2", `write true or false`},
+	{"envoy-limit-header", `envoy_limit_header: "X Limit"`, ` "X Limit": is not the name of a header`},
+	{"envoy-remaining-header", `envoy_remaining_header: ""`, `is not the name of a header`},
+	{"envoy-reset-header", `envoy_reset_header: "X:"`, `is not the name of a header`},
+
+	{"memory-shards", "memory_shards: 3", `: 3 shards: want a power of two`},
+	{"memory-shards", "memory_shards: 1024\nmemory_max_keys: 1000", `too few for 1024 shards`},
+	{"memory-max-keys", "memory_max_keys: 0", ` 0: must be 1 to 10000000000`},
+	{"memory-max-keys", "memory_max_keys: 99999999999999999999", `the number is too large`},
+
+	{"redis-url", "store: redis\nredis_url: http://x", `: URL "http://x": it begins with neither redis:// nor rediss://`},
+	{"redis-url", "store: redis\nredis_url: []", `: is empty; write one or several URLs`},
+	{"redis-url", "store: redis\nredis_url: [redis://a, rediss://b]", `where all must agree`},
+	{"redis-url", "store: redis\nredis_url: redis://me@a", `: user "me": needs a password too`},
+	{"redis-url", "store: redis\nredis_url: redis://a/1\nredis_cluster: true", `a cluster has only database 0`},
+	{"redis-cluster", "redis_cluster: 2", `write true or false`},
+	{"redis-sentinel-master", "store: redis\nredis_sentinel_master: m\nredis_cluster: true", `a cluster has no sentinels`},
+	{"redis-sentinel-user", "store: redis\nredis_sentinel_user: me", `needs the sentinel master name too`},
+	{"redis-sentinel-password", "store: redis\nredis_sentinel_password: secret", `needs the sentinel master name too`},
+	{"redis-user", "store: redis\nredis_user: me", `user "me": needs a password too`},
+	{"redis-database", "redis_database: -1", ` -1: must be 0 or above`},
+	{"redis-database", "store: redis\nredis_cluster: true\nredis_database: 1", `a cluster has only database 0`},
+	{"redis-tls-ca", "store: redis\nredis_url: rediss://a\nredis_tls_ca: /nowhere", `open /nowhere: no such file or directory`},
+	{"redis-tls-ca", "store: redis\nredis_url: rediss://a\nredis_tls_ca: /dev/null", `has no certificate in PEM`},
+	{"redis-tls-ca", "store: redis\nredis_tls_ca: /dev/null", `is for TLS, which needs URLs such as`},
+	{"redis-tls-cert", "store: redis\nredis_url: rediss://a\nredis_tls_cert: /dev/null", `give both or neither`},
+	{"redis-tls-cert", "store: redis\nredis_url: rediss://a\nredis_tls_cert: CERT\nredis_tls_key: CERT", `tls: failed to find "CERTIFICATE" PEM block`},
+	{"redis-tls-key", "store: redis\nredis_url: rediss://a\nredis_tls_key: /dev/null", `give both or neither`},
+	{"redis-tls-server-name", "store: redis\nredis_tls_server_name: a", `is for TLS`},
+	{"redis-pool-size", "redis_pool_size: -1", ` -1: must be 0 to 10000, such as 64`},
+	{"redis-pool-size", "redis_pool_size: 99999999999", `must be 0 to 10000`},
+	{"redis-min-idle", "redis_min_idle: -1", ` -1: must be 0 or above`},
+	{"redis-min-idle", "store: redis\nredis_min_idle: 65\nredis_pool_size: 64", `must be from 0 to the pool size, 64`},
+	{"redis-dial-timeout", "redis_dial_timeout: 0s", ` 0s: must be above 0`},
+
+	{"memcached-addr", "store: memcached\nmemcached_addr: nowhere", ` "nowhere": write it as host:port`},
+	{"memcached-addr", "store: memcached\nmemcached_addr: [a:0]", `write it as host:port`},
+	{"memcached-addr", "store: memcached\nmemcached_addr: []", `: is empty; write one or several addresses`},
+	{"memcached-addr", "store: memcached\nmemcached_addr: [a:1, b:1, a:1]", ` "a:1": is there twice`},
+	{"memcached-max-conns", "memcached_max_conns: -1", ` -1: must be 1 to 10000`},
+}
+
+// anything lists the flags that take any value.
+var anything = []string{"config", "redis-password"}
+
+// TestRefused has validate and serve refuse the same settings, for the same
+// reasons, and name the place.
+func TestRefused(t *testing.T) {
+	dir := t.TempDir()
+	noKey := writeFile(t, filepath.Join(dir, "cert.pem"), string(pem.EncodeToMemory(&pem.Block{Type: "NOTHING"})))
+	tried := map[string]bool{}
+	for _, flag := range anything {
+		tried[flag] = true
+	}
+	for i, tt := range refused {
+		tried[tt.flag] = true
+		text := strings.ReplaceAll(tt.settings, "CERT", noKey) + "\nnamespaces: {}\n"
+		for line := range strings.Lines(freePorts) {
+			if key, _, _ := strings.Cut(line, ":"); !strings.Contains(text, key) {
+				text += line
+			}
+		}
+		file := writeFile(t, filepath.Join(dir, fmt.Sprintf("%d.yaml", i)), text)
+		_, says, status := inProcess(t, "validate", file)
+		key := strings.ReplaceAll(tt.flag, "-", "_")
+		at := strings.Index(says, key)
+		if status != exitNo || at < 0 || !strings.Contains(says[at:], tt.says) || !strings.Contains(says, "refused, as a file of --config") {
+			t.Errorf("validate %s: exit status %d, %s; want %s", tt.settings, status, says, tt.says)
+		}
+		_, served, status := inProcess(t, "serve", "--config", file)
+		if at := strings.Index(served, key); status != exitError || at < 0 || !strings.Contains(served[at:], tt.says) {
+			t.Errorf("serve %s: exit status %d, %s", tt.settings, status, served)
+		}
+	}
+	for _, flag := range config.Default().Flags().Flags {
+		if !tried[flag.Name] {
+			t.Errorf("no value of --%s is refused here", flag.Name)
+		}
+	}
+}
+
+// values are some that one flag or another takes.
+var values = []string{
+	`""`, "0", "1", "-1", "3", "64", "4096", "100000000000", "99999999999999999999", "1.5", "off", "true", "maybe", "x", "a b",
+	"127.0.0.1:0", "localhost:0", ":0", "nowhere", "a:1", "[a:1, b:2]", "[]", "1s", "0s", "-1s", "1000000h", "debug", "json", "local",
+	"redis", "memcached", "memory", "http://x", "redis://x", "rediss://x:1", "redis://u@x", "redis://u:p@x/9", "[redis://x, redis://y/1]",
+	"/", "/dev/null", "/nowhere",
+}
+
+// TestAgree sets each flag to many values: what validate accepts starts, and
+// nothing else does.
+func TestAgree(t *testing.T) {
+	dir := t.TempDir()
+	accepted := 0
+	for _, store := range []string{"memory", "redis", "memcached"} {
+		for _, flag := range config.Default().Flags().Flags {
+			of, _, _ := strings.Cut(flag.Name, "-")
+			if of != "redis" && of != "memcached" {
+				of = "memory"
+			}
+			if flag.Name == "config" || of != store {
+				continue
+			}
+			key := strings.ReplaceAll(flag.Name, "-", "_")
+			for _, value := range values {
+				if key == "envoy_config_dir" && value == "/" || // where it would read all there is
+					strings.HasSuffix(key, "_addr") && value == "a:1" && store == "memory" { // whose name validate does not look up
+					continue
+				}
+				text := key + ": " + value + "\nnamespaces: {}\n"
+				for line := range strings.Lines(freePorts + "store: " + store + "\n") {
+					if !strings.HasPrefix(line, key+":") {
+						text += line
+					}
+				}
+				file := writeFile(t, filepath.Join(dir, "c.yaml"), text)
+				_, says, valid := inProcess(t, "validate", file)
+				_, log, served := inProcess(t, "serve", "--config", file)
+				if (valid == exitOK) != (served == exitOK) {
+					t.Errorf("%s: %s with %s: validate says %q, serve %q", key, value, store, says, log)
+				}
+				if valid == exitOK {
+					accepted++
+				}
+			}
+		}
+	}
+	if accepted < 100 {
+		t.Errorf("only %d values were accepted", accepted)
+	}
+}

@@ -1,0 +1,155 @@
+// Package config reads the configuration of the daemon into one typed Config,
+// and checks it. "ratelimitd serve" and "ratelimitd validate" both call it, so
+// that what validate accepts also starts.
+//
+// A setting has the value of the first source that sets it: the command line,
+// the environment (RATELIMITD_...), the file of --config, the variables of
+// Envoy's rate limit service. Without any it has its default, which Default
+// alone knows.
+package config
+
+import (
+	"io"
+	"log/slog"
+	"time"
+
+	"github.com/ratelimitd/ratelimitd/internal/flags"
+	"github.com/ratelimitd/ratelimitd/internal/policy"
+	"github.com/ratelimitd/ratelimitd/internal/store/denycache"
+	"github.com/ratelimitd/ratelimitd/internal/store/memcached"
+	"github.com/ratelimitd/ratelimitd/internal/store/memory"
+	"github.com/ratelimitd/ratelimitd/internal/store/redis"
+	"github.com/ratelimitd/ratelimitd/internal/strategy"
+)
+
+// EnvPrefix is what the environment variables of the flags begin with.
+const EnvPrefix = "RATELIMITD"
+
+// A Config is all settings of the daemon. Nothing changes it once Read has
+// returned it, so it is safe for concurrent use.
+type Config struct {
+	GRPCAddr, HTTPAddr string // host:port
+	AdminAddr          string // host:port; or AdminOff
+
+	File         string // of --config; "": none
+	PoliciesOnly bool   // callers may not send limits of their own
+
+	Envoy Envoy
+	Store Store
+	Log   Log
+
+	DrainTimeout time.Duration // bounds a shutdown
+	Tracing      bool
+
+	// What the stores are made of. MemoryOptions, RedisOptions and
+	// MemcachedOptions return them with what is set in Store.
+	memory    memory.Options
+	redis     redis.Options
+	memcached memcached.Options
+
+	flags   *flags.Set // whose values are the fields above
+	sources sources
+}
+
+// AdminOff, in place of an address, says that there is no admin port.
+const AdminOff = "off"
+
+// A StoreKind is where the counters are.
+type StoreKind string
+
+// The kinds of stores.
+const (
+	Memory    StoreKind = "memory"
+	Redis     StoreKind = "redis"
+	Memcached StoreKind = "memcached"
+)
+
+// Store says where the counters are and what all stores have in common.
+type Store struct {
+	Kind         StoreKind
+	OnError      policy.OnError // of namespaces that configure none
+	Timeout      time.Duration  // the longest that a decision waits for the store
+	DenyCacheTTL time.Duration  // 0: no deny cache
+	MaxLogCount  int64          // caps the count of a sliding_window_log
+}
+
+// Envoy says how Envoy's rate limit service is answered.
+type Envoy struct {
+	ConfigDir       string // "": nothing is configured for it
+	MergeDomains    bool
+	ShadowMode      bool
+	AllOrNone       bool
+	ResponseHeaders bool
+	LimitHeader     string
+	RemainingHeader string
+	ResetHeader     string
+	DynamicMetadata bool
+}
+
+// Log says what is logged and how.
+type Log struct {
+	Level  string // debug, info, warn or error
+	Format string // text or json
+}
+
+// Default returns the Config of a daemon that nobody configures.
+func Default() *Config {
+	return &Config{
+		GRPCAddr:  ":8081",
+		HTTPAddr:  ":8080",
+		AdminAddr: "127.0.0.1:6070",
+		Envoy: Envoy{
+			LimitHeader:     "RateLimit-Limit",
+			RemainingHeader: "RateLimit-Remaining",
+			ResetHeader:     "RateLimit-Reset",
+		},
+		Store: Store{
+			Kind:         Memory,
+			OnError:      policy.FailAllow,
+			Timeout:      redis.DefaultTimeout,
+			DenyCacheTTL: denycache.DefaultTTL,
+			MaxLogCount:  strategy.DefaultMaxLogCount,
+		},
+		Log:          Log{Level: "info", Format: "text"},
+		DrainTimeout: 10 * time.Second,
+		memory:       memory.Options{MaxKeys: memory.DefaultMaxKeys},
+		redis:        redis.Options{URLs: []string{redis.DefaultURL}, DialTimeout: redis.DefaultDialTimeout},
+		memcached:    memcached.Options{Addrs: []string{memcached.DefaultAddr}, MaxConns: memcached.DefaultMaxConns},
+	}
+}
+
+// MemoryOptions returns how to make the memory store.
+func (c *Config) MemoryOptions() memory.Options {
+	o := c.memory
+	o.MaxLogCount = c.Store.MaxLogCount
+	return o
+}
+
+// RedisOptions returns how to make the Redis store.
+func (c *Config) RedisOptions() redis.Options {
+	o := c.redis
+	o.Timeout = c.Store.Timeout
+	return o
+}
+
+// MemcachedOptions returns how to make the memcached store.
+func (c *Config) MemcachedOptions() memcached.Options {
+	o := c.memcached
+	o.Timeout = c.Store.Timeout
+	return o
+}
+
+// Shown returns every setting by the name of its flag, as the admin port shows
+// them: without passwords.
+func (c *Config) Shown() map[string]string { return c.flags.Shown() }
+
+// New returns a logger of l's format. It logs what is of l's level or above,
+// which it sets in level.
+func (l Log) New(to io.Writer, level *slog.LevelVar) *slog.Logger {
+	_ = level.UnmarshalText([]byte(l.Level)) // the flag allows levels alone
+	o := &slog.HandlerOptions{Level: level}
+	if l.Format == "json" {
+		return slog.New(slog.NewJSONHandler(to, o))
+	}
+	return slog.New(slog.NewTextHandler(to, o))
+}

@@ -1,0 +1,98 @@
+package config
+
+import (
+	"github.com/ratelimitd/ratelimitd/internal/flags"
+	"github.com/ratelimitd/ratelimitd/internal/policy"
+)
+
+// The groups of flags in the help.
+const (
+	envoyGroup     = "Envoy's rate limit service"
+	memoryGroup    = "With --store=memory, or --on-error=local"
+	redisGroup     = "With --store=redis"
+	memcachedGroup = "With --store=memcached"
+)
+
+// Flags returns the flags whose values are the fields of c.
+func (c *Config) Flags() *flags.Set {
+	all := []flags.Flag{
+		{Name: "grpc-addr", Value: flags.Text(&c.GRPCAddr), Help: "Where to serve gRPC, as host:port."},
+		{Name: "http-addr", Value: flags.Text(&c.HTTPAddr), Help: "Where to serve HTTP, as host:port: health, readiness and metrics."},
+		{Name: "admin-addr", Value: flags.Text(&c.AdminAddr), Help: "Where to serve administration, as host:port: profiles, log level, configuration, hot keys. Whoever reaches it needs no password. off: nowhere."},
+
+		{Name: "config", Value: flags.Path(&c.File), Hint: "FILE", Help: "A YAML file of namespaces and their policies. The daemon reads it again when it changes and on SIGHUP. It may also set these flags, under their names with _ for -; the command line and the environment win over it."},
+		{Name: "policies-only", Value: flags.Bool(&c.PoliciesOnly), Help: "Refuse requests that bring limits of their own: only the policies of the configuration decide."},
+
+		{Name: "store", Value: flags.OneOf(&c.Store.Kind, Memory, Redis, Memcached), Help: "Where the counters are: in this process (memory), or where several daemons share them (redis, memcached)."},
+		{Name: "on-error", Value: flags.OneOf(&c.Store.OnError, policy.OnErrors...), Help: "What to answer when the store has failed: allow (fail open), deny (fail closed), error (UNAVAILABLE), or local (count in this process until the store is back)."},
+		{Name: "store-timeout", Value: flags.Duration(&c.Store.Timeout), Help: "The longest that a decision waits for the store before the failure policy answers."},
+		{Name: "deny-cache-ttl", Value: flags.Duration(&c.Store.DenyCacheTTL), Help: "With a store outside this process: how long a denial may be repeated without asking the store again, and so how long a Reset by another daemon may go unnoticed. 0s turns that off."},
+		{Name: "max-log-count", Value: flags.Number(&c.Store.MaxLogCount), Help: "The greatest count of a sliding_window_log limit: each unit of it may take 32 bytes."},
+
+		{Name: "drain-timeout", Value: flags.Duration(&c.DrainTimeout), Help: "The longest that a shutdown waits for calls under way."},
+		{Name: "tracing", Value: flags.Bool(&c.Tracing), Help: "Export a span for each gRPC call and what it asks the store, by OTLP over gRPC, to where the standard OTEL_... variables say."},
+		{Name: "log-level", Value: flags.OneOf(&c.Log.Level, "debug", "info", "warn", "error"), Help: "Log what is of this level or above: debug, info, warn or error."},
+		{Name: "log-format", Value: flags.OneOf(&c.Log.Format, "text", "json"), Help: "Log lines for people (text) or for machines (json)."},
+	}
+	all = append(all, c.envoyFlags()...)
+	all = append(all, c.memoryFlags()...)
+	all = append(all, c.redisFlags()...)
+	return &flags.Set{Flags: append(all, c.memcachedFlags()...), EnvPrefix: EnvPrefix}
+}
+
+func (c *Config) envoyFlags() []flags.Flag {
+	e := &c.Envoy
+	return inGroup(envoyGroup, []flags.Flag{
+		{Name: "envoy-config-dir", Value: flags.Path(&e.ConfigDir), Hint: "DIR", Help: "The *.yaml files of envoyproxy/ratelimit, in this directory and those below. The daemon reads them again when they change. If RUNTIME_ROOT is set, it and the other environment variables of that service count too: see docs/envoy.md."},
+		{Name: "envoy-merge-domains", Value: flags.Bool(&e.MergeDomains), Help: "Let several files configure one domain."},
+		{Name: "envoy-shadow-mode", Value: flags.Bool(&e.ShadowMode), Help: "Answer OK whatever the limits say; the status of each descriptor, and metrics, tell what they would do."},
+		{Name: "envoy-all-or-none", Value: flags.Bool(&e.AllOrNone), Help: "Charge a request that is over one of its limits to none of them. In memory, and in Redis that is no cluster: elsewhere each descriptor is charged on its own, as always without this."},
+		{Name: "envoy-response-headers", Value: flags.Bool(&e.ResponseHeaders), Help: "Make Envoy tell its client of the limit in headers."},
+		{Name: "envoy-limit-header", Value: flags.Text(&e.LimitHeader), Help: "The header with the limit."},
+		{Name: "envoy-remaining-header", Value: flags.Text(&e.RemainingHeader), Help: "The header with what is left of it."},
+		{Name: "envoy-reset-header", Value: flags.Text(&e.ResetHeader), Help: "The header with the seconds until it is unused again."},
+		{Name: "envoy-dynamic-metadata", Value: flags.Bool(&e.DynamicMetadata), Help: "Answer with the request, and which quotas it was over, as dynamic metadata."},
+	})
+}
+
+func (c *Config) memoryFlags() []flags.Flag {
+	return inGroup(memoryGroup, []flags.Flag{
+		{Name: "memory-shards", Value: flags.Number(&c.memory.Shards), Help: "How many stripes, each with a lock of its own: a power of two. 0 means 256, or fewer if they would hold fewer than 16 counters each."},
+		{Name: "memory-max-keys", Value: flags.Number(&c.memory.MaxKeys), Help: "How many counters to hold, at about 90 bytes each, before those that matter least are dropped."},
+	})
+}
+
+func (c *Config) redisFlags() []flags.Flag {
+	r := &c.redis
+	return inGroup(redisGroup, []flags.Flag{
+		{Name: "redis-url", Value: flags.List(&r.URLs), Help: "The server, as redis://[user:password@]host:port[/database], or rediss:// for TLS. Repeat it, or separate several by spaces, for the nodes of a cluster or for sentinels."},
+		{Name: "redis-cluster", Value: flags.Bool(&r.Cluster), Help: "The one URL is a node of a cluster. Several always are."},
+		{Name: "redis-sentinel-master", Value: flags.Text(&r.MasterName), Hint: "NAME", Help: "The URLs are those of sentinels, which know the master of this name."},
+		{Name: "redis-sentinel-user", Value: flags.Text(&r.SentinelUser), Hint: "USER", Help: "The user that the sentinels know this daemon by."},
+		{Name: "redis-sentinel-password", Value: flags.Text(&r.SentinelPassword), Secret: true, Hint: "PASSWORD", Help: "Its password. Better set by the environment than by the flag."},
+		{Name: "redis-user", Value: flags.Text(&r.User), Hint: "USER", Help: "The user, if not in the URL."},
+		{Name: "redis-password", Value: flags.Text(&r.Password), Secret: true, Hint: "PASSWORD", Help: "The password, if not in the URL. Better set by the environment than by the flag."},
+		{Name: "redis-database", Value: flags.Number(&r.Database), Help: "The database, if not in the URL."},
+		{Name: "redis-tls-ca", Value: flags.Path(&r.CAFile), Hint: "FILE", Help: "The certificates to trust, as PEM, in place of the system's."},
+		{Name: "redis-tls-cert", Value: flags.Path(&r.CertFile), Hint: "FILE", Help: "The certificate to show the servers, as PEM."},
+		{Name: "redis-tls-key", Value: flags.Path(&r.KeyFile), Hint: "FILE", Help: "Its key."},
+		{Name: "redis-tls-server-name", Value: flags.Text(&r.ServerName), Hint: "HOST", Help: "The name in the servers' certificates, if it is not the URL's host."},
+		{Name: "redis-pool-size", Value: flags.Number(&r.PoolSize), Help: "The most connections to each server. 0 means as many as are of use."},
+		{Name: "redis-min-idle", Value: flags.Number(&r.MinIdle), Help: "How many connections to keep ready."},
+		{Name: "redis-dial-timeout", Value: flags.Duration(&r.DialTimeout), Help: "The longest that connecting takes."},
+	})
+}
+
+func (c *Config) memcachedFlags() []flags.Flag {
+	return inGroup(memcachedGroup, []flags.Flag{
+		{Name: "memcached-addr", Value: flags.List(&c.memcached.Addrs), Help: "The server, as host:port. Repeat it, or separate several by spaces, for several that share the identifiers: the same for all daemons."},
+		{Name: "memcached-max-conns", Value: flags.Number(&c.memcached.MaxConns), Help: "The most connections to each server."},
+	})
+}
+
+func inGroup(group string, all []flags.Flag) []flags.Flag {
+	for i := range all {
+		all[i].Group = group
+	}
+	return all
+}

@@ -1,0 +1,196 @@
+package config
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/ratelimitd/ratelimitd/internal/policy"
+	"github.com/ratelimitd/ratelimitd/internal/policy/envoy"
+	"github.com/ratelimitd/ratelimitd/internal/yamlfile"
+)
+
+// Policies are what the files configure: the part of the configuration that may
+// change while the daemon runs. Nothing changes them once they are read.
+type Policies struct {
+	Namespaces *policy.Config // of the file of --config; nil: none
+	Domains    *envoy.Config  // of Envoy's files; nil: none
+	Text       string         // Namespaces as people are shown them
+	Version    string         // tells the files from others; "": there are none
+
+	Warnings []string // what has no effect
+	Removed  []string // by a reload: namespaces, policies and domains
+	Restart  []string // keys whose change needs a restart
+}
+
+// readPolicies reads the namespaces of f, which may be nil, and Envoy's files. It
+// goes by the settings of c. The errors are what is wrong beside what f keeps.
+func (c *Config) readPolicies(f *file) (*Policies, []error) {
+	p := &Policies{}
+	version := sha256.New()
+	var wrong []error
+	if f != nil {
+		p.Namespaces = policy.Read(f.namespaces, c.Store.MaxLogCount)
+		p.Text = f.namespaces.String()
+		version.Write(f.data)
+	}
+	if c.sources.envoy != nil {
+		for _, variable := range c.sources.envoy.ignored {
+			p.Warnings = append(p.Warnings, "the environment variable "+variable+" has no effect here")
+		}
+	}
+	if c.Envoy.ConfigDir != "" {
+		files, err := readDir(c.Envoy.ConfigDir)
+		if err != nil {
+			wrong = append(wrong, fmt.Errorf("%s: %w", c.nameOf("envoy-config-dir"), err))
+		} else if len(files) == 0 {
+			p.Warnings = append(p.Warnings, "there is no *.yaml file in "+c.Envoy.ConfigDir)
+		}
+		reader := c.envoyReader()
+		for _, f := range files {
+			fmt.Fprintf(version, "%s %d ", f.name, len(f.data))
+			version.Write(f.data)
+			if err := f.readEnvoy(reader); err != nil {
+				wrong = append(wrong, err)
+			}
+		}
+		p.Domains = reader.Config
+		p.Warnings = append(p.Warnings, reader.Warnings...)
+	}
+	if c.File != "" || c.Envoy.ConfigDir != "" {
+		p.Version = hex.EncodeToString(version.Sum(nil)[:6])
+	}
+	return p, wrong
+}
+
+// envoyReader returns a reader of Envoy's files that goes by the settings of c.
+func (c *Config) envoyReader() *envoy.Reader {
+	return envoy.NewReader(envoy.Options{Merge: c.Envoy.MergeDomains, MaxLogCount: c.Store.MaxLogCount})
+}
+
+// A sourceFile is a YAML file as it was read.
+type sourceFile struct {
+	name string
+	data []byte
+}
+
+// readEnvoy reads f, which is one of Envoy's, into r. The error is all that is
+// wrong with it.
+func (f sourceFile) readEnvoy(r *envoy.Reader) error {
+	parsed, root := yamlfile.Parse(f.name, f.data)
+	r.Read(f.name, root)
+	return parsed.Err()
+}
+
+// isEnvoy reports whether f looks like one of Envoy's files and not like one of
+// --config.
+func (f sourceFile) isEnvoy() bool {
+	_, root := yamlfile.Parse(f.name, f.data)
+	return root.Has("domain") || root.Has("descriptors")
+}
+
+// readDir reads the *.yaml and *.yml files in dir and below, in the order of
+// their names. It skips names that begin with a dot, where Kubernetes keeps its
+// own.
+func readDir(dir string) ([]sourceFile, error) {
+	root, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		return nil, err
+	}
+	var files []sourceFile
+	err = filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		name := entry.Name()
+		switch {
+		case path != root && strings.HasPrefix(name, "."):
+			if entry.IsDir() {
+				return fs.SkipDir
+			}
+			return nil
+		case entry.IsDir() || !slices.Contains([]string{".yaml", ".yml"}, filepath.Ext(name)):
+			return nil
+		}
+		data, err := os.ReadFile(path) //nolint:gosec // in the directory that the operator names
+		files = append(files, sourceFile{filepath.Join(dir, strings.TrimPrefix(path, root)), data})
+		return err
+	})
+	return files, err
+}
+
+// Reload reads the files again. before is what is in force. What it returns goes
+// by the settings that the daemon was started with: Restart has the keys of
+// others. The error says why the files cannot be used; the version tells them
+// from others all the same.
+func (c *Config) Reload(before *Policies) (*Policies, error) {
+	again, wrong := readSettings(c.sources.line, c.sources.lookup)
+	f := again.sources.file
+	p, policyErrors := c.readPolicies(f)
+	err := errors.Join(append(append(wrong, f.err()), policyErrors...)...)
+	switch {
+	case err != nil:
+		return p, err
+	case f != nil && f.namespaces.IsNull() && len(before.Namespaces.Namespaces()) > 0:
+		return p, fmt.Errorf(`%s has no namespaces, and some are in force; to configure none, write "namespaces: {}"`, c.File)
+	}
+	p.Removed = removed(before, p)
+	for _, flag := range c.flags.Flags {
+		if flag.Value.String() != again.flags.Lookup(flag.Name).Value.String() {
+			p.Restart = append(p.Restart, keyOf(flag.Name))
+		}
+	}
+	return p, nil
+}
+
+// removed names the namespaces, policies and domains that before has and after
+// does not.
+func removed(before, after *Policies) []string {
+	var names []string
+	left := after.Namespaces.Namespaces()
+	for _, name := range slices.Sorted(maps.Keys(before.Namespaces.Namespaces())) {
+		if left[name] == nil {
+			names = append(names, fmt.Sprintf("namespace %q", name))
+			continue
+		}
+		for _, of := range slices.Sorted(maps.Keys(before.Namespaces.Namespace(name).Policies())) {
+			if left[name].Policy(of) == nil {
+				names = append(names, fmt.Sprintf("policy %q of namespace %q", of, name))
+			}
+		}
+	}
+	for _, domain := range before.Domains.Domains() {
+		if !after.Domains.Knows(domain) {
+			names = append(names, fmt.Sprintf("domain %q", domain))
+		}
+	}
+	return names
+}
+
+// maxNamed is how many removed things a log line names.
+const maxNamed = 10
+
+// Log logs what an operator should know of p beside that it is in force.
+func (p *Policies) Log(logger *slog.Logger) {
+	for _, w := range p.Warnings {
+		logger.Warn("in the configuration", "warning", w)
+	}
+	if n := len(p.Removed); n > 0 {
+		names := strings.Join(p.Removed[:min(n, maxNamed)], ", ")
+		if n > maxNamed {
+			names += fmt.Sprintf(" and %d more", n-maxNamed)
+		}
+		logger.Warn("the new configuration removes limits that were in force", "removed", names)
+	}
+	for _, key := range p.Restart {
+		logger.Warn("this change of the configuration needs a restart", "key", key)
+	}
+}

@@ -1,0 +1,44 @@
+package config
+
+import (
+	"log/slog"
+	"regexp"
+	"strings"
+
+	"github.com/ratelimitd/ratelimitd/internal/flags"
+)
+
+// LogUnused logs what is set and has no effect: flags of stores that are not
+// used, and the variables in environment, as os.Environ returns it, that begin
+// like ours and that no flag uses.
+func (c *Config) LogUnused(environment []string, logger *slog.Logger) {
+	variables := map[string]bool{}
+	var names []string
+	for _, flag := range c.flags.Flags {
+		variables[c.flags.Variable(flag.Name)] = true
+		names = append(names, c.flags.Variable(flag.Name))
+		if _, set := c.flags.Setting(flag.Name); !set {
+			continue
+		}
+		for _, other := range []StoreKind{Redis, Memcached} {
+			if c.Store.Kind != other && strings.HasPrefix(flag.Name, string(other)+"-") {
+				logger.Warn("a flag has no effect with this store", "flag", "--"+flag.Name, "store", c.Store.Kind)
+			}
+		}
+	}
+	for _, variable := range environment {
+		name, _, _ := strings.Cut(variable, "=")
+		if variables[name] || !strings.HasPrefix(name, EnvPrefix+"_") || ofKubernetes.MatchString(name) {
+			continue
+		}
+		attributes := []any{"variable", name}
+		if meant := flags.Nearest(name, names); meant != "" {
+			attributes = append(attributes, "did_you_mean", meant)
+		}
+		logger.Warn("no flag of ratelimitd serve uses this environment variable, so it has no effect", attributes...)
+	}
+}
+
+// ofKubernetes matches the variables that Kubernetes sets in each container for
+// a service that is called ratelimitd.
+var ofKubernetes = regexp.MustCompile(`_(SERVICE_HOST|SERVICE_PORT(_.*)?|PORT(_\d+_(TCP|UDP|SCTP)(_.*)?)?)$`)

@@ -1,0 +1,43 @@
+package flags
+
+import (
+	"fmt"
+	"net/url"
+	"strconv"
+	"strings"
+)
+
+// Hidden is shown in place of a password.
+const Hidden = "xxxxx"
+
+// WithoutPassword returns text, or, if it is a URL, text without its password.
+// What may be a URL with a password and cannot be read is hidden whole.
+func WithoutPassword(text string) string {
+	u, err := url.Parse(text)
+	switch {
+	case err == nil && u.User != nil:
+		return u.Redacted()
+	case strings.Contains(text, "@"):
+		return Hidden
+	default:
+		return text
+	}
+}
+
+// maxQuote is how many bytes of a value a message quotes.
+const maxQuote = 64
+
+// Quote quotes a value for a message: cut short, and without passwords.
+func Quote(text string) string {
+	if strings.Contains(text, "@") {
+		words := strings.Fields(text)
+		for i := range words {
+			words[i] = WithoutPassword(words[i])
+		}
+		text = strings.Join(words, " ")
+	}
+	if len(text) > maxQuote {
+		return fmt.Sprintf("%.*q...", maxQuote, text)
+	}
+	return strconv.Quote(text)
+}

@@ -1,0 +1,72 @@
+package top
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"time"
+)
+
+// A Watch shows a daemon again and again.
+type Watch struct {
+	Addr     string // of the daemon's admin port
+	Interval time.Duration
+	Lines    int  // the most of each kind
+	Once     bool // for one interval alone
+	JSON     bool
+}
+
+// clearScreen moves a terminal's cursor to its top left, and clears what is below.
+const clearScreen = "\x1b[H\x1b[J"
+
+// Run shows the daemon on out until ctx ends.
+func (w *Watch) Run(ctx context.Context, out io.Writer) error {
+	client := &http.Client{Timeout: max(w.Interval, 5*time.Second)}
+	before, err := Take(ctx, client, w.Addr, w.Lines)
+	if err != nil {
+		return err
+	}
+	tick := time.NewTicker(w.Interval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		after, err := Take(ctx, client, w.Addr, w.Lines)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err != nil:
+			return err
+		}
+		if err := w.show(out, Between(before, after, w.Lines)); err != nil || w.Once {
+			return err
+		}
+		before = after
+	}
+}
+
+func (w *Watch) show(out io.Writer, view *View) error {
+	if w.JSON {
+		return json.NewEncoder(out).Encode(view)
+	}
+	if isTerminal(out) && !w.Once {
+		fmt.Fprint(out, clearScreen)
+	}
+	fmt.Fprintf(out, "ratelimitd at %s, %s\n\n", w.Addr, view.At.Format(time.TimeOnly))
+	return view.Show(out)
+}
+
+func isTerminal(out io.Writer) bool {
+	f, ok := out.(*os.File)
+	if !ok {
+		return false
+	}
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
+}
