@@ -70,7 +70,7 @@ func startReal(t *testing.T) string {
 	return s.GRPCAddr()
 }
 
-// brief are the flags of a run that is over soon.
+// brief has the flags for a short run.
 var brief = []string{"run", "--duration=60s", "--warmup=0s", "--concurrency=8", "--quiet"}
 
 func loadtest(t *testing.T, args ...string) (status int, stdout, stderr string) {
@@ -80,8 +80,8 @@ func loadtest(t *testing.T, args ...string) (status int, stdout, stderr string) 
 	return status, out.String(), errs.String()
 }
 
-// TestTargets asks by each protocol, with a limit that holds and one that is
-// broken: by the null server, which allows everything.
+// TestTargets asks with each protocol. The daemon keeps to the limit. The null server breaks it,
+// because it allows everything.
 func TestTargets(t *testing.T) {
 	grpcAddr, httpAddr := startNull(t)
 	real := startReal(t)
@@ -160,7 +160,7 @@ func TestNobodyThere(t *testing.T) {
 	}
 }
 
-// TestFlags gives wrong ones: the message names the flag and quotes the value.
+// TestFlags gives wrong flags. The message must name the flag and quote the value.
 func TestFlags(t *testing.T) {
 	for args, want := range map[string]string{
 		"--addr=8081":                  `--addr "8081": give host:port, such as 127.0.0.1:8081`,

@@ -64,7 +64,7 @@ var ErrUnknownPolicy = errors.New("unknown policy")
 func (c *Core) resolve(policies *policy.Config, b *Batch, r *Request, a *Answer) {
 	ns := policies.Namespace(r.Namespace)
 	a.namespace = ns
-	if ns.IsExempt(r.Identifier) && (r.Limits != nil || c.check(r, ns) == nil) {
+	if ns.IsExempt(r.Identifier) && (r.Limits != nil || len(c.check(r, ns)) == 0) {
 		a.fate = toExempt
 		return
 	}
@@ -88,18 +88,17 @@ func (c *Core) resolveLimits(ns *policy.Namespace, b *Batch, r *Request, a *Answ
 // limitsOf returns the limits of r: those of the policy that it names, or those
 // that it brings along.
 func (c *Core) limitsOf(ns *policy.Namespace, b *Batch, r *Request) ([]strategy.Limit, error) {
-	wrong := c.check(r, ns)
+	wrong := InvalidError{c.check(r, ns)}
+	valid := len(wrong.Violations) == 0
 	switch {
-	case wrong == nil && r.Policy != "":
+	case valid && r.Policy != "":
 		p := ns.Policy(r.Policy)
 		if p == nil {
 			return nil, unknownPolicy(r, ns)
 		}
 		return p.Limits(r.Identifier), nil
-	case wrong == nil && len(r.Specs) > 0 && slices.Equal(r.Specs, b.last.specs):
+	case valid && slices.Equal(r.Specs, b.last.specs):
 		return b.last.limits, nil
-	case wrong == nil:
-		wrong = new(InvalidError)
 	}
 	start := len(b.limits)
 	for i := range r.Specs[:min(len(r.Specs), strategy.MaxLimits)] {
@@ -111,22 +110,24 @@ func (c *Core) limitsOf(ns *policy.Namespace, b *Batch, r *Request) ([]strategy.
 				wrong.Add(field, "%s", p.Problem)
 			}
 		}
-		checkText(wrong, fmt.Sprintf("limits[%d].name", i), spec.Name, "burst")
+		if !utf8.ValidString(spec.Name) {
+			checkText(&wrong, fmt.Sprintf("limits[%d].name", i), spec.Name, "burst")
+		}
 		if problems == nil && slices.ContainsFunc(b.limits[start:], func(m strategy.Limit) bool { return m.SameCounter(&l) }) {
 			wrong.Add(fmt.Sprintf("limits[%d]", i), "the same limit as another of this request: %s; leave one out, or give them different names", describe(&l))
 		}
 		b.limits = append(b.limits, l)
 	}
-	if err := wrong.Err(); err != nil {
+	if len(wrong.Violations) > 0 {
 		b.limits = b.limits[:start]
-		return nil, err
+		return nil, &InvalidError{wrong.Violations}
 	}
 	b.last = lastLimits{r.Specs, b.limits[start:]}
 	return b.last.limits, nil
 }
 
-// check returns what is wrong with r but for its limits, or nil.
-func (c *Core) check(r *Request, ns *policy.Namespace) *InvalidError {
+// check returns what is wrong with r but for its limits.
+func (c *Core) check(r *Request, ns *policy.Namespace) []Violation {
 	var wrong InvalidError
 	checkName(&wrong, "namespace", r.Namespace, store.MaxNamespaceBytes, "checkout")
 	checkName(&wrong, "identifier", r.Identifier, store.MaxIdentifierBytes, "user:42")
@@ -143,11 +144,7 @@ func (c *Core) check(r *Request, ns *policy.Namespace) *InvalidError {
 	case n > strategy.MaxLimits:
 		wrong.Add("limits", "more than %d limits; give at most %[1]d", strategy.MaxLimits)
 	}
-	wrong.Violations = append(wrong.Violations, r.Wrong...)
-	if wrong.Violations == nil {
-		return nil
-	}
-	return &wrong
+	return append(wrong.Violations, r.Wrong...)
 }
 
 func checkName(wrong *InvalidError, field, value string, maxBytes int, example string) {

@@ -65,8 +65,8 @@ func TestBestMatch(t *testing.T) {
 	}
 }
 
-// TestLookalikes holds what looks like an address or a network and is neither
-// to be refused, and what is likely to be an identifier to be taken as one.
+// TestLookalikes checks that a pattern is refused which looks like an address or a network
+// and is neither, and that likely identifiers are accepted.
 func TestLookalikes(t *testing.T) {
 	add := func(pattern string) error {
 		var p patterns[string]
@@ -142,7 +142,8 @@ func TestCanonical(t *testing.T) {
 	}
 }
 
-// TestGlobs holds globs to regular expressions, and the best to a search of all.
+// TestGlobs compares globs with regular expressions, and the best match with a search of
+// all patterns.
 func TestGlobs(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		text := rapid.StringOfN(rapid.SampledFrom([]rune(`ab*\`)), 1, 6, -1)

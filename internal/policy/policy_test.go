@@ -47,7 +47,7 @@ governed:
   policies_only: true
 `
 
-// describe lists limits in short.
+// describe lists limits in a short form.
 func describe(limits []strategy.Limit) string {
 	var all []string
 	for _, l := range limits {
@@ -101,8 +101,8 @@ func TestNoConfiguration(t *testing.T) {
 	}
 }
 
-// TestProblems lists all that a configuration can have wrong, each with its
-// place. What YAML itself allows is tested where it is read.
+// TestProblems has every mistake that a configuration can have, with its place. Mistakes in
+// YAML itself are tested in package yamlfile.
 func TestProblems(t *testing.T) {
 	limits := func(text string) string { return "a: {policies: {p: {limits: " + text + "}}}" }
 	for data, want := range map[string]string{
@@ -153,7 +153,7 @@ func TestProblems(t *testing.T) {
 	}
 }
 
-// TestAllProblemsAtOnce reads a file with several, in several namespaces.
+// TestAllProblemsAtOnce reads a file with several problems in several namespaces.
 func TestAllProblemsAtOnce(t *testing.T) {
 	_, err := read(`
 a:
@@ -209,8 +209,7 @@ func FuzzRead(f *testing.F) {
 	})
 }
 
-// BenchmarkExempt and BenchmarkLimits find their way through 1,000 patterns of
-// each kind.
+// many returns a namespace that exempts 1,000 patterns of each kind.
 func many(tb testing.TB) *policy.Namespace {
 	var b strings.Builder
 	b.WriteString("a:\n  exempt:\n")

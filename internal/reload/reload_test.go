@@ -23,8 +23,8 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// A watched is a file whose text is its configuration, and a watcher of it.
-type watched struct {
+// A watchedFile is a file whose text is its configuration, and a watcher of it.
+type watchedFile struct {
 	path     string
 	applied  chan string
 	refused  chan string // the texts that were, as often as Load was asked
@@ -35,22 +35,22 @@ type watched struct {
 }
 
 // Write implements io.Writer, for the log.
-func (w *watched) Write(p []byte) (int, error) {
+func (w *watchedFile) Write(p []byte) (int, error) {
 	w.logMu.Lock()
 	defer w.logMu.Unlock()
 	return w.log.Write(p)
 }
 
-func (w *watched) logged(text string) int {
+func (w *watchedFile) logged(text string) int {
 	w.logMu.Lock()
 	defer w.logMu.Unlock()
 	return strings.Count(w.log.String(), text)
 }
 
-// watch watches path, which holds "one", until the test ends.
-func watch(t *testing.T, path string) *watched {
+// watch watches path, which has the text "one", until the test ends.
+func watch(t *testing.T, path string) *watchedFile {
 	t.Helper()
-	w := &watched{
+	w := &watchedFile{
 		path: path, applied: make(chan string, 100), refused: make(chan string, 100), told: make(chan os.Signal),
 		registry: prometheus.NewRegistry(), log: new(strings.Builder), logMu: new(sync.Mutex),
 	}
@@ -78,8 +78,8 @@ func watch(t *testing.T, path string) *watched {
 	return w
 }
 
-// tell has it look at once, and returns when the log has one text more.
-func (w *watched) tell(t *testing.T, text string) {
+// tell makes the watcher look at once. It returns when text is in the log once more.
+func (w *watchedFile) tell(t *testing.T, text string) {
 	t.Helper()
 	before := w.logged(text)
 	select {
@@ -90,8 +90,8 @@ func (w *watched) tell(t *testing.T, text string) {
 	w.logs(t, text, before+1)
 }
 
-// logs waits until the log has text that often.
-func (w *watched) logs(t *testing.T, text string, times int) {
+// logs waits until text is in the log that many times.
+func (w *watchedFile) logs(t *testing.T, text string, times int) {
 	t.Helper()
 	redistest.Eventually(t, fmt.Sprintf("%q in the log", text), func() error {
 		if n := w.logged(text); n != times {
@@ -108,11 +108,11 @@ func write(t *testing.T, path, text string) {
 	}
 }
 
-// patient is less than the Watcher takes to look by itself, so that what comes
-// sooner comes of its having been told by the system.
+// patient is shorter than lookEvery. So a change that is noticed sooner was noticed because
+// the system sent a notice.
 const patient = 8 * time.Second
 
-func (w *watched) wants(t *testing.T, text string) {
+func (w *watchedFile) wants(t *testing.T, text string) {
 	t.Helper()
 	select {
 	case got := <-w.applied:
@@ -124,7 +124,7 @@ func (w *watched) wants(t *testing.T, text string) {
 	}
 }
 
-func (w *watched) wantsMetrics(t *testing.T, want string) {
+func (w *watchedFile) wantsMetrics(t *testing.T, want string) {
 	t.Helper()
 	const help = `# HELP ratelimitd_config_last_reload_successful 1 if the configuration in the files is in force; 0 if it was refused.
 # TYPE ratelimitd_config_last_reload_successful gauge
@@ -154,8 +154,7 @@ func TestWrittenAndReplaced(t *testing.T) {
 	w.wantsMetrics(t, "ratelimitd_config_last_reload_successful 1\nratelimitd_config_reloads_total{result=\"applied\"} 2\nratelimitd_config_reloads_total{result=\"refused\"} 0")
 }
 
-// TestConfigMap has the file replaced as Kubernetes does it: by a link to a
-// directory.
+// TestConfigMap replaces the file as Kubernetes does: through a link to a directory.
 func TestConfigMap(t *testing.T) {
 	dir := t.TempDir()
 	link := func(to, name string) {

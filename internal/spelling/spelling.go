@@ -29,7 +29,7 @@ func Hint(word string, known []string) string {
 }
 
 // Closest returns the known word that word is likely to mean, and whether there
-// is one: the one with the fewest mistakes, of at most one in three letters. A
+// is one: the one with the fewest mistakes, of about one in three letters at most. A
 // mistake is a letter that is wrong, missing, or too many, or two neighbours
 // that changed places. The case of letters does not matter.
 func Closest(word string, known []string) (string, bool) {

@@ -6,7 +6,7 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 )
 
-// A kind is which limits a benchmark's request names.
+// A kind says which limits the requests of a benchmark have.
 type kind struct {
 	name       string
 	strategies []strategy.Strategy
@@ -21,10 +21,10 @@ func kinds() []kind {
 	return all
 }
 
-// steady asks for one unit again and again, in the steady state of a store:
-// its counters were used for a while, and nothing has to grow any more. Either
-// a millisecond passes before each request, and every one is allowed; or none
-// does, and every one is denied.
+// steady asks for one unit again and again, in the steady state of a store: its counters
+// were used for a while, and nothing has to grow any more. Either a millisecond passes
+// before each request, and every request is allowed; or no time passes, and every
+// request is denied.
 type steady struct {
 	*counters
 	now, gap strategy.Instant

@@ -10,8 +10,8 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 )
 
-// start is where the step tables count from: a Thursday's midnight in UTC, so
-// that windows of any length up to a week that divides its unit begin there.
+// start is the time from which step tables count: midnight of a Thursday, in UTC, so that
+// windows of all usual lengths begin there.
 const start = strategy.Instant(1_767_225_600_000_000) // 2026-01-01
 
 const (
@@ -39,8 +39,8 @@ func newLimit(t testing.TB, spec strategy.Spec) strategy.Limit {
 	return l
 }
 
-// counters is the least that a store can be: the counters of one identifier,
-// one for each of limits. Rates may be changed in limits, strategies not.
+// counters is the simplest store: it has the counters of one identifier, one for each of
+// limits. A test may change the rates in limits, but not the strategies.
 type counters struct {
 	limits   []strategy.Limit
 	states   []strategy.State // that of a log is its last View
@@ -56,8 +56,8 @@ func newCounters(limits ...strategy.Limit) *counters {
 	}
 }
 
-// decide decides as every store does: an unlimited limit consumes nothing. The
-// answer is overwritten by the next.
+// decide decides as every store does: an unlimited limit consumes nothing. The next answer
+// overwrites this one.
 func (c *counters) decide(now strategy.Instant, cost uint64, dryRun bool) *strategy.Decision {
 	for i := range c.limits {
 		if c.isLog(i) {
@@ -78,7 +78,7 @@ func (c *counters) take(now strategy.Instant, cost uint64) strategy.Decision {
 	return clone(c.decide(now, cost, false))
 }
 
-// peek is take as a dry run.
+// peek does the same as take, as a dry run.
 func (c *counters) peek(now strategy.Instant, cost uint64) strategy.Decision {
 	return clone(c.decide(now, cost, true))
 }
@@ -88,8 +88,8 @@ func (c *counters) status(i int, now strategy.Instant) strategy.Status {
 	return c.decide(now, 0, true).Statuses[i]
 }
 
-// memory returns what c remembers, to compare: the states, and of the logs
-// what they show from now on.
+// memory returns what c remembers, in a form to compare: the states, and what the logs show
+// from now on.
 func (c *counters) memory(now strategy.Instant) []strategy.State {
 	var all []strategy.State
 	for i := range c.limits {
@@ -136,7 +136,7 @@ func clone(d *strategy.Decision) strategy.Decision {
 	return c
 }
 
-// same reports whether two decisions say the same.
+// same reports whether two decisions are equal.
 func same(a, b strategy.Decision) bool {
 	return a.Allowed == b.Allowed && a.RetryAfter == b.RetryAfter && a.Delay == b.Delay &&
 		slices.Equal(a.Statuses, b.Statuses)

@@ -266,8 +266,8 @@ var stepTables = []struct {
 	},
 }
 
-// All limits or none: a request consumes from all or from none, and each
-// limit's status says what that limit alone says of it.
+// A request consumes from all limits or from none, and the status of each limit is what
+// that limit alone would answer.
 func TestDecideSeveralLimits(t *testing.T) {
 	c := newCounters(
 		newLimit(t, strategy.Spec{Rate: "2/s"}),
@@ -326,8 +326,8 @@ func TestDecideSeveralLimits(t *testing.T) {
 	}
 }
 
-// The delay of several limits is the longest, wherever it stands, and so is
-// the wait; and Never is longer than any.
+// The delay of several limits is the longest delay, in whichever order they are. The same
+// holds for the wait, and Never is longer than any wait.
 func TestDecideReportsTheLongest(t *testing.T) {
 	slow := newLimit(t, strategy.Spec{Rate: "1/s", Strategy: strategy.LeakyBucket, Burst: 3})
 	fast := newLimit(t, strategy.Spec{Rate: "10/s", Strategy: strategy.LeakyBucket, Burst: 3})
@@ -454,8 +454,8 @@ func TestDecideIdleForAYear(t *testing.T) {
 	}
 }
 
-// A Decision that is used again, for fewer limits or more, shows nothing of
-// what it said before.
+// A Decision can be used again, for fewer or more limits. Nothing of the earlier answer is
+// left in it.
 func TestDecisionIsReused(t *testing.T) {
 	one := newLimit(t, strategy.Spec{Rate: "1/s", Strategy: strategy.LeakyBucket, Burst: 2})
 	unlimited := newLimit(t, strategy.Spec{Rate: "unlimited"})
@@ -505,9 +505,9 @@ func TestDecideReportsWhetherItConsumed(t *testing.T) {
 	}
 }
 
-// TestShadow holds limits of which some are in shadow mode to those same limits
-// without the mode: those that are enforced alone decide, and the others count
-// as if all were enforced.
+// TestShadow compares limits of which some are in shadow mode with the same limits without
+// that mode. Only the enforced limits decide, and the others count as if all were
+// enforced.
 func TestShadow(t *testing.T) {
 	limit := func(rate string, shadow bool) strategy.Limit {
 		l := newLimit(t, strategy.Spec{Name: rate, Rate: rate, Strategy: strategy.LeakyBucket})
@@ -555,8 +555,8 @@ func TestDecideAllLimitsThatARequestMayName(t *testing.T) {
 	}
 }
 
-// everySpec returns a spec of each strategy, those with a burst with one above
-// the count. All are wholly unused after a year.
+// everySpec returns a spec of each strategy. Where there is a burst, it is greater than the
+// count. All counters are unused again after a year.
 func everySpec() []strategy.Spec {
 	var specs []strategy.Spec
 	for _, s := range strategy.All {

@@ -10,9 +10,9 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 )
 
-// FuzzDecide reads limits and a schedule of requests, dry runs, steps of the
-// clock to and fro, and changes of rate from arbitrary bytes. Whatever they
-// are, nothing panics and every answer makes sense.
+// FuzzDecide reads from arbitrary bytes limits, requests, dry runs, steps of the clock in
+// both directions, and changes of rate. Nothing may panic, and every answer must make
+// sense.
 func FuzzDecide(f *testing.F) {
 	for _, s := range strategy.All {
 		unit, second := byte(s-1), []byte{0xe7, 3, 0, 0, 0}
@@ -63,8 +63,8 @@ func wantSense(t *testing.T, c *counters, d *strategy.Decision, now strategy.Ins
 	}
 }
 
-// wantExact checks the wait of a request that was denied, unless the clock is
-// behind and the wait counts from where it had been.
+// wantExact checks the wait of a denied request. It does not if the clock has stepped back,
+// because then the wait counts from the latest time that the clock has shown.
 func wantExact(t *testing.T, c *counters, d strategy.Decision, cost uint64, now strategy.Instant) {
 	t.Helper()
 	for _, s := range c.states {
@@ -81,7 +81,7 @@ func wantExact(t *testing.T, c *counters, d strategy.Decision, cost uint64, now 
 	}
 }
 
-// A script is bytes that are read as numbers; after its end, as zeros.
+// A script is bytes to read numbers from. After its end, all numbers are 0.
 type script []byte
 
 func (s *script) read(n int) uint64 {

@@ -9,7 +9,8 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 )
 
-// Round numbers, primes (which leave remainders) and the bounds, and then any.
+// These are round numbers, primes (which leave remainders) and the bounds, followed by any
+// number.
 var (
 	counts = rapid.OneOf(
 		rapid.SampledFrom([]int64{1, 2, 3, 5, 7, 10, 13, 97, 100, 997, 65_537, 1_000_000, 999_999_937, rate.MaxCount}),
@@ -58,8 +59,8 @@ func mixedLimits(t *rapid.T) []strategy.Limit {
 	return limits
 }
 
-// anyCounters draws the counters of a random limit of strategy s, or of mixed
-// ones where s is 0, to start at the instant it returns.
+// anyCounters draws the counters of a random limit of strategy s, or of mixed limits if s is
+// 0. It returns when their history should start.
 func anyCounters(t *rapid.T, s strategy.Strategy) (*counters, strategy.Instant) {
 	now := epochs.Draw(t, "start")
 	if s == 0 {
@@ -68,8 +69,8 @@ func anyCounters(t *rapid.T, s strategy.Strategy) (*counters, strategy.Instant) 
 	return newCounters(limitOf(t, s)), now
 }
 
-// drawCost draws a cost above 0: small, or as large as c allows at now, in all
-// or in part, or about as large as it ever does.
+// drawCost draws a cost above 0. It is small, or all or a part of what c allows at now, or
+// about as large as c ever allows.
 func drawCost(t *rapid.T, c *counters, now strategy.Instant) uint64 {
 	capacity := c.capacity()
 	switch rapid.IntRange(0, 7).Draw(t, "kind of cost") {
@@ -90,9 +91,8 @@ func drawCost(t *rapid.T, c *counters, now strategy.Instant) uint64 {
 	}
 }
 
-// drawNext draws when the next request comes after one at now: on one of the
-// instants where an answer of c changes or right beside it, or anywhere within
-// some periods.
+// drawNext draws when the next request comes after one at now. That is at an instant where
+// an answer of c changes, or right before or after it, or anywhere within some periods.
 func drawNext(t *rapid.T, c *counters, now strategy.Instant) strategy.Instant {
 	i := rapid.IntRange(0, len(c.limits)-1).Draw(t, "whose")
 	period := strategy.Instant(c.limits[i].Rate.Period / us)
@@ -117,8 +117,8 @@ func drawNext(t *rapid.T, c *counters, now strategy.Instant) strategy.Instant {
 	return max(now, next)
 }
 
-// live draws a history of c: requests from now on, each of which ask makes. It
-// returns when the history ends.
+// live draws a history of c: requests from now on. It calls ask for each, and returns when
+// the history ends.
 func live(t *rapid.T, c *counters, now strategy.Instant, ask func(now strategy.Instant, cost uint64)) strategy.Instant {
 	for range rapid.IntRange(1, 30).Draw(t, "requests") {
 		ask(now, drawCost(t, c, now))

@@ -164,8 +164,8 @@ func TestSameCounter(t *testing.T) {
 	}
 }
 
-// TestNewLimitOf makes limits from numbers, and holds them to what NewLimit makes
-// from text.
+// TestNewLimitOf makes limits from numbers, and compares them with what NewLimit makes from
+// text.
 func TestNewLimitOf(t *testing.T) {
 	for _, spec := range []strategy.Spec{
 		{Rate: "100/min"},
@@ -218,8 +218,7 @@ func TestCounter(t *testing.T) {
 	}
 }
 
-// TestLimitAllocations holds that what each request does with limits allocates
-// nothing.
+// TestLimitAllocations checks that what each request does with limits allocates nothing.
 func TestLimitAllocations(t *testing.T) {
 	spec := strategy.Spec{Name: "n", Rate: "100/min", Strategy: strategy.TokenBucket, Burst: 20}
 	if n := testing.AllocsPerRun(100, func() { strategy.NewLimit(spec, 1000) }); n != 0 {

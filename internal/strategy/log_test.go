@@ -50,8 +50,8 @@ func TestLogStepByStep(t *testing.T) {
 	view(6, 30, State{Last: 50, Used: 5, Part: 60})
 }
 
-// A Log shows what a slice of all that was ever consumed shows, whatever its
-// ring has been through, and has room for little more than it needs.
+// A Log shows the same as a list of all that was ever consumed, whatever has happened to its
+// ring before. It never has much more room than it needs.
 func TestLogAgreesWithASlice(t *testing.T) {
 	type entry struct {
 		at    Instant
@@ -101,8 +101,8 @@ func TestLogAgreesWithASlice(t *testing.T) {
 	})
 }
 
-// What is consumed at one instant is one entry, and so is what is consumed at
-// earlier ones after it.
+// All that is consumed at one instant is one entry. What is consumed after the clock has
+// stepped back is added to that entry.
 func TestLogMergesAnInstant(t *testing.T) {
 	l := logLimit(1000)
 	var g Log

@@ -10,8 +10,8 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 )
 
-// A denied request changes nothing, whichever limits denied it, and each
-// limit's status is of the state it was found in.
+// A denied request changes nothing, whichever limits denied it. The status of each limit is
+// that of the state before.
 func TestDeniedRequestChangesNothing(t *testing.T) {
 	denials := 0
 	forEveryStrategy(t, func(t *rapid.T, s strategy.Strategy) {
@@ -46,7 +46,7 @@ func TestDeniedRequestChangesNothing(t *testing.T) {
 	}
 }
 
-// A dry run is decided as if asked, and changes nothing.
+// A dry run gets the same answer as a real request, and changes nothing.
 func TestDryRunChangesNothing(t *testing.T) {
 	forEveryStrategy(t, func(t *rapid.T, s strategy.Strategy) {
 		c, now := anyCounters(t, s)
@@ -74,8 +74,8 @@ func TestDryRunChangesNothing(t *testing.T) {
 	})
 }
 
-// After a consumption, any earlier time is read as that of the consumption:
-// twins, one of whose clocks steps back then, live alike.
+// After a consumption, an earlier time reads as the time of that consumption. So two equal
+// counters stay equal if the clock of one of them steps back.
 func TestTimeNeverRunsBackwards(t *testing.T) {
 	forEveryStrategy(t, func(t *rapid.T, s strategy.Strategy) {
 		c, now := anyCounters(t, s)
@@ -116,7 +116,7 @@ func TestRateChangeKeepsWhatWasConsumed(t *testing.T) {
 		burst uint64
 		step
 	}
-	// One meter, three strategies; in a leaky bucket, with delays at some steps.
+	// Three strategies share one meter. A leaky bucket also has delays at some steps.
 	bucket := func(delays map[int]time.Duration) []change {
 		steps := []change{
 			{"10/s", 10, step{at: 0, cost: 8, allowed: true, remaining: 2, reset: 800 * ms}},

@@ -10,9 +10,9 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 )
 
-// A model is a strategy as section 4 of the design's table words it: slow,
-// exact in rational numbers, and ignorant of how the strategy keeps its state.
-// Times are in microseconds, and never step back.
+// A model is a strategy exactly as the table in section 4 of the design describes it. It is
+// slow, computes with rational numbers, and knows nothing about how the strategy keeps
+// its state. Times are in microseconds and never step back.
 type model interface {
 	allows(now, cost int64) bool
 	take(now, cost int64)
@@ -150,8 +150,8 @@ func (m *gcraModel) take(now, cost int64) {
 	m.tat = sum(m.tat, mul(whole(cost), m.interval))
 }
 
-// Every strategy answers as its model does: allowed, remaining, the wait and,
-// in a leaky bucket, the delay.
+// Every strategy gives the same answers as its model: allowed, remaining, the wait and, for
+// a leaky bucket, the delay.
 func TestStrategiesAgreeWithTheirModels(t *testing.T) {
 	for _, s := range strategy.All {
 		t.Run(s.String(), rapid.MakeCheck(func(t *rapid.T) {
@@ -183,8 +183,8 @@ func TestStrategiesAgreeWithTheirModels(t *testing.T) {
 	}
 }
 
-// wantDelay checks the delay of d, which m has not yet taken: what the leaky
-// bucket's is, in microseconds rounded up.
+// wantDelay checks the delay of d before m has taken the request. It must be the delay of
+// the leaky bucket, in microseconds, rounded up.
 func wantDelay(t *rapid.T, m model, now int64, d strategy.Decision) {
 	bucket, leaky := m.(*leakyBucketModel)
 	if !leaky || !d.Allowed {
@@ -207,7 +207,7 @@ func wantDelay(t *rapid.T, m model, now int64, d strategy.Decision) {
 	}
 }
 
-// history returns what a random history of c, of one limit, consumed.
+// history draws a history of c, which has one limit, and returns what it consumed.
 func history(t *rapid.T, c *counters, now strategy.Instant) []consumption {
 	var all []consumption
 	live(t, c, now, func(now strategy.Instant, cost uint64) {
@@ -232,8 +232,8 @@ func TestFixedWindowNeverPassesMoreInAnAlignedWindow(t *testing.T) {
 	})
 }
 
-// Every window of length P that holds something holds no more than the one
-// that begins with its first entry, so those are all there are to check.
+// It is enough to check the windows that begin with an entry. Any other window of length P
+// has no more than the one that begins with its first entry.
 func TestSlidingWindowLogNeverPassesMoreInAnyWindow(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		c, now := anyCounters(t, strategy.SlidingWindowLog)
@@ -275,8 +275,8 @@ func TestBucketsNeverPassMoreThanBurstAndRate(t *testing.T) {
 	}
 }
 
-// A leaky bucket's requests that are held for their delays leave evenly: none
-// before those ahead of it have drained.
+// If each request of a leaky bucket is held for its delay, requests leave evenly: each after
+// those ahead of it have drained.
 func TestLeakyBucketLeavesEvenly(t *testing.T) {
 	c := newCounters(newLimit(t, strategy.Spec{Rate: "3/s", Strategy: strategy.LeakyBucket, Burst: 5}))
 	var left time.Duration // when the one before left, and 1/3 s ago at first

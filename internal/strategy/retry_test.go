@@ -8,8 +8,8 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 )
 
-// forEveryStrategy checks property on random limits: of each strategy alone,
-// and mixed, which it calls 0.
+// forEveryStrategy checks property on random limits of each strategy, and on mixed limits,
+// for which it passes 0.
 func forEveryStrategy(t *testing.T, property func(t *rapid.T, s strategy.Strategy)) {
 	for _, s := range append([]strategy.Strategy{0}, strategy.All[:]...) {
 		name := "mixed"
@@ -129,7 +129,7 @@ func TestRemainingIsExact(t *testing.T) {
 	})
 }
 
-// At now + reset_after a limit is wholly unused, and not a microsecond before.
+// At now + reset_after a limit is unused, and not a microsecond before.
 func TestResetAfterIsExact(t *testing.T) {
 	forEveryStrategy(t, func(t *rapid.T, s strategy.Strategy) {
 		c, now := anyCounters(t, s)
@@ -160,8 +160,8 @@ func TestResetAfterIsExact(t *testing.T) {
 	})
 }
 
-// Wholly unused means as good as new: whatever is asked from then on, the
-// answers are those of counters that were never used.
+// An unused counter is like a new one: from then on, all answers are those of counters that
+// were never used.
 func TestResetCounterIsAsGoodAsNew(t *testing.T) {
 	forEveryStrategy(t, func(t *rapid.T, s strategy.Strategy) {
 		c, now := anyCounters(t, s)

@@ -12,8 +12,8 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 )
 
-// A log that was written and read again shows what it showed before, goes on
-// as it would have, and is written the same.
+// A log that was written and read again shows the same as before, goes on as it would have,
+// and is written in the same form.
 func TestLogIsReadAsWritten(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		l := &strategy.Limit{Strategy: strategy.SlidingWindowLog, Rate: rate.Rate{Count: 1000, Period: 100 * time.Microsecond}, Capacity: 1000}

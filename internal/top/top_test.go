@@ -20,8 +20,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// start runs a daemon until the test ends, and returns its admin address and a
-// client of it.
+// start runs a daemon until the test ends. It returns its admin address and a client.
 func start(t *testing.T) (admin string, client ratelimitv1.RateLimitServiceClient) {
 	t.Helper()
 	counters, err := memory.New(memory.Options{})
@@ -113,8 +112,7 @@ func TestBetween(t *testing.T) {
 	}
 }
 
-// TestRestarted compares with a daemon that was started anew, and has nobody
-// asking.
+// TestRestarted compares samples from before and after a restart, without any requests.
 func TestRestarted(t *testing.T) {
 	admin, client := start(t)
 	http := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}

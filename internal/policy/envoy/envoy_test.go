@@ -169,8 +169,8 @@ descriptors:
 	}
 }
 
-// TestIdentifiersAreApart holds that different descriptors have different
-// identifiers, whatever bytes they hold.
+// TestIdentifiersAreApart checks that different descriptors have different identifiers,
+// whatever bytes are in them.
 func TestIdentifiersAreApart(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		draw := func(name string) []envoy.Entry {
@@ -282,8 +282,8 @@ func TestSeveralFiles(t *testing.T) {
 	}
 }
 
-// TestMisplacedKeys reads keys where they have no effect, which the service
-// whose format this is accepts.
+// TestMisplacedKeys reads keys in places where they have no effect. Envoy's service accepts
+// them there.
 func TestMisplacedKeys(t *testing.T) {
 	r, err := read(false, "domain: d\nunit: day\ndescriptors:\n  - {key: a, unit: day, rate_limit: {unit: day, requests_per_unit: 1, shadow_mode: true}}")
 	if err != nil || fmt.Sprint(r.Warnings) != "[0.yaml:2: unit has no effect here 0.yaml:4: unit has no effect here 0.yaml:4: shadow_mode has no effect here]" {

@@ -10,15 +10,15 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/policy/envoy"
 )
 
-// A rule is a descriptor of a configuration, for naive.
+// A rule is a configured descriptor, in the form that naive reads.
 type rule struct {
 	key, value string
 	limit      int // requests in a second; 0: no limit
 	below      []rule
 }
 
-// naive says what the documentation does, with no regard for time: which limit
-// entries are held to, or 0.
+// naive does what the documentation says, slowly. It returns which limit applies to
+// entries, or 0.
 func naive(rules []rule, entries []envoy.Entry) int {
 	if len(entries) == 0 {
 		return 0
@@ -45,7 +45,7 @@ func naive(rules []rule, entries []envoy.Entry) int {
 	return 0
 }
 
-// write writes rules as a file has them.
+// write writes rules as a file.
 func write(b *strings.Builder, indent string, rules []rule) {
 	for _, r := range rules {
 		fmt.Fprintf(b, "%s- key: %q\n%s  value: %q\n", indent, r.key, indent, r.value)

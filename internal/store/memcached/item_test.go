@@ -41,7 +41,7 @@ func TestExpiration(t *testing.T) {
 	}
 }
 
-// TestItemIsCompact shows what the counters of a request of each kind take.
+// TestItemIsCompact checks how many bytes counters of each kind take.
 func TestItemIsCompact(t *testing.T) {
 	now := strategy.InstantOf(time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC))
 	r := request(t, oneOfEach...)
@@ -81,8 +81,8 @@ func TestUnlimitedHasNoCounter(t *testing.T) {
 	}
 }
 
-// TestExpiryStandsStillToo has a clock step back: what is consumed then counts
-// from the latest that the clock has shown.
+// TestExpiryStandsStillToo lets the clock step back. What is consumed then counts from the
+// latest time that the clock has shown.
 func TestExpiryStandsStillToo(t *testing.T) {
 	now := strategy.InstantOf(time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC))
 	r := request(t, strategy.Spec{Rate: "5/h", Strategy: strategy.SlidingWindowLog})
@@ -96,8 +96,8 @@ func TestExpiryStandsStillToo(t *testing.T) {
 	}
 }
 
-// FuzzItem reads items from arbitrary bytes. Whatever they are, decisions by
-// them make sense, and what was written is read as it was.
+// FuzzItem reads items from arbitrary bytes. Decisions with them must make sense, and an
+// item that was written must read as it was.
 func FuzzItem(f *testing.F) {
 	now := strategy.InstantOf(time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC))
 	r := request(f, oneOfEach...)

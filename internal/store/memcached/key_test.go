@@ -29,9 +29,9 @@ func TestKeys(t *testing.T) {
 	}
 }
 
-// TestKeysAreApart looks for two identifiers of one key among names that are
-// likely to have one: nearly alike, about as long as a key may be, and made of
-// what means something in keys, a whole key among it.
+// TestKeysAreApart looks for two identifiers that share a key. It tries names for which that
+// is likely: similar ones, ones about as long as a key may be, and ones that consist of
+// parts of keys, or of a whole key.
 func TestKeysAreApart(t *testing.T) {
 	names := map[string]string{} // by key
 	word := rapid.SampledFrom([]string{"a", ":", "%", "3A", "%3A", "%sha256:", "rl:", strings.Repeat("x", 83), strings.Repeat("x", 240)})
@@ -44,7 +44,7 @@ func TestKeysAreApart(t *testing.T) {
 				rt.Fatalf("%s and %s have the key %s", name, other, key)
 			}
 			names[key] = name
-			// Another may call itself what this one's key is.
+			// Another identifier may be the same text as this one's key.
 			namespace, identifier, _ = strings.Cut(strings.TrimPrefix(key, "rl:"), ":")
 		}
 	})
@@ -71,8 +71,8 @@ func TestNamesAreApart(t *testing.T) {
 	}
 }
 
-// TestNames holds the names that items have in servers: with others, counters
-// that are there would be lost.
+// TestNames checks the names of counters in items. If they change, the counters in running
+// servers are lost.
 func TestNames(t *testing.T) {
 	for _, tt := range []struct {
 		spec strategy.Spec

@@ -34,15 +34,15 @@ func TestMain(m *testing.M) {
 }
 
 const (
-	// patient is a timeout that a loaded machine does not reach.
+	// patient is longer than any call takes on a loaded machine.
 	patient = 10 * time.Second
 	// tireless is more attempts than any race takes.
 	tireless = 10_000
-	// forever keeps items, by real time, however virtual time goes.
+	// forever keeps items in the server while a test sets the clock of the store.
 	forever = 200 * 365 * 24 * time.Hour
 )
 
-// open returns a store on servers, for tests of anything but timeouts.
+// open returns a store on servers, with a timeout that no call reaches.
 func open(tb testing.TB, o Options, servers ...*memcachedtest.Server) *Store {
 	tb.Helper()
 	for _, server := range servers {
@@ -69,7 +69,7 @@ func TestConformance(t *testing.T) {
 	})
 }
 
-// decide has s decide one request.
+// decide asks s for one decision.
 func decide(ctx context.Context, s *Store, r store.Request) store.Result {
 	results := make([]store.Result, 1)
 	s.Decide(ctx, []store.Request{r}, results)
@@ -119,8 +119,8 @@ func ttl(t *testing.T, server *memcachedtest.Server, key string) int64 {
 	return n
 }
 
-// TestOneItemPerIdentifier finds what a decision by several limits leaves, as
-// an operator would.
+// TestOneItemPerIdentifier decides with several limits, and looks at the items in the server
+// as an operator would.
 func TestOneItemPerIdentifier(t *testing.T) {
 	server := memcachedtest.Start(t)
 	s := open(t, Options{}, server)
@@ -184,7 +184,7 @@ func TestExpiry(t *testing.T) {
 		if res := decide(t.Context(), s, r); res.Err != nil || !res.Allowed {
 			t.Fatalf("%+v", res)
 		}
-		// The server's clock ticks in whole seconds, and is behind; an absolute
+		// The server's clock counts whole seconds and may be behind, and an absolute
 		// time is rounded up.
 		if n := ttl(t, server, "rl:test:"+r.Identifier); n > tt.want+3 || n < tt.want-10 && tt.want > 0 {
 			t.Errorf("%s, all of %d used: expires in %d s, want %d", tt.rate, tt.burst, n, tt.want)
@@ -195,7 +195,7 @@ func TestExpiry(t *testing.T) {
 	}
 }
 
-// TestCountersExpire uses real time, as the server's expiry is the subject.
+// TestCountersExpire uses real time, because it tests the server's expiry.
 func TestCountersExpire(t *testing.T) {
 	server := memcachedtest.Start(t)
 	s := open(t, Options{}, server)
@@ -210,7 +210,7 @@ func TestCountersExpire(t *testing.T) {
 	}
 }
 
-// TestExpiredCountersAreDropped has a counter expire in an item that lives on.
+// TestExpiredCountersAreDropped lets a counter expire in an item that has other counters.
 func TestExpiredCountersAreDropped(t *testing.T) {
 	var now atomic.Int64
 	s := open(t, Options{Now: func() strategy.Instant { return strategy.Instant(now.Load()) }}, memcachedtest.Start(t))
@@ -261,8 +261,8 @@ func TestForeignValues(t *testing.T) {
 	}
 }
 
-// TestLargeLogs fills an item with logs of the default cap, and then with more
-// than the server takes.
+// TestLargeLogs fills an item with logs of the greatest default size, and then with more than
+// the server allows.
 func TestLargeLogs(t *testing.T) {
 	var now strategy.Instant = 1_800_000_000_000_000
 	s := open(t, Options{Now: func() strategy.Instant { return now }}, memcachedtest.Start(t))
@@ -305,7 +305,7 @@ func TestLargeLogs(t *testing.T) {
 	}
 }
 
-// TestRoundTrips counts what is sent to the server.
+// TestRoundTrips counts the messages to the server.
 func TestRoundTrips(t *testing.T) {
 	server := memcachedtest.Start(t)
 	s := open(t, Options{}, server)
@@ -382,8 +382,8 @@ func TestLargestBatch(t *testing.T) {
 	}
 }
 
-// TestConflicts has another writer come between each read and its write: the
-// store reads its clock there.
+// TestConflicts lets another writer write between each read and its write. It does so when
+// the store reads its clock, which is between the two.
 func TestConflicts(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
@@ -464,7 +464,7 @@ ratelimitd_memcached_cas_conflicts_total %d
 	}
 }
 
-// TestFailedWriteIsNotRepeated has each write succeed, and its answer get lost.
+// TestFailedWriteIsNotRepeated lets each write succeed, and loses its answer.
 func TestFailedWriteIsNotRepeated(t *testing.T) {
 	server := memcachedtest.Start(t)
 	s, other := open(t, Options{}, server), open(t, Options{}, server)
@@ -482,8 +482,8 @@ func TestFailedWriteIsNotRepeated(t *testing.T) {
 	wantMetrics(t, s, 0, 0)
 }
 
-// TestRestart has the server restart: all idle connections are broken, and no
-// decision fails for it.
+// TestRestart restarts the server. That breaks all idle connections, and no decision may fail
+// because of it.
 func TestRestart(t *testing.T) {
 	server := memcachedtest.Start(t)
 	s := open(t, Options{}, server)
@@ -511,7 +511,7 @@ func TestRestart(t *testing.T) {
 	}
 }
 
-// TestOneServerDown loses the identifiers of that server, and no others.
+// TestOneServerDown stops one server. Only decisions about its identifiers may fail.
 func TestOneServerDown(t *testing.T) {
 	up, down := memcachedtest.Start(t), memcachedtest.Start(t)
 	s := open(t, Options{}, up, down)
@@ -549,9 +549,9 @@ func TestOneServerDown(t *testing.T) {
 	}
 }
 
-// TestBreakerWithOneServerDown kills one of three servers, with a breaker before
-// the store: the identifiers of the others do not notice, and its own are
-// refused until it is back.
+// TestBreakerWithOneServerDown kills one of three servers, with a breaker before the store.
+// Decisions about identifiers of the other servers go on. Those of the dead server fail
+// at once until it is back.
 func TestBreakerWithOneServerDown(t *testing.T) {
 	servers := []*memcachedtest.Server{memcachedtest.Start(t), memcachedtest.Start(t), memcachedtest.Start(t)}
 	s := open(t, Options{}, servers...)
@@ -562,8 +562,8 @@ func TestBreakerWithOneServerDown(t *testing.T) {
 		requests[i].Identifier = fmt.Sprint("user:", i)
 	}
 	calls := 0
-	// decideUntil decides all requests, in calls of many and of one, until
-	// those of the dead server have such an error.
+	// decideUntil decides all requests, in calls with many requests and with one, until
+	// those of the dead server fail with that error.
 	decideUntil := func(want error) {
 		t.Helper()
 		for deadline := time.Now().Add(patient); ; time.Sleep(time.Millisecond) {
@@ -599,7 +599,7 @@ func TestBreakerWithOneServerDown(t *testing.T) {
 	decideUntil(nil)
 }
 
-// TestErrors has the server not there, and there but silent.
+// TestErrors asks a server that is not there, and one that does not answer.
 func TestErrors(t *testing.T) {
 	silent, closed := listen(t), listen(t)
 	_ = closed.Close()
@@ -625,8 +625,8 @@ func TestErrors(t *testing.T) {
 	}
 }
 
-// TestCallerGoesAway has the caller's context end long before the timeout, and
-// then the store close long before it.
+// TestCallerGoesAway ends the caller's context long before the timeout. Then it closes the
+// store long before the timeout.
 func TestCallerGoesAway(t *testing.T) {
 	s := open(t, Options{Addrs: []string{listen(t).Addr().String()}, Timeout: time.Hour, MaxConns: 2})
 	r := request(t, strategy.Spec{Rate: "5/h"})
@@ -699,7 +699,7 @@ func TestNewRefuses(t *testing.T) {
 	}
 }
 
-// TestClock holds the default clock to the wall clock.
+// TestClock compares the default clock with the wall clock.
 func TestClock(t *testing.T) {
 	s := open(t, Options{})
 	before := strategy.InstantOf(time.Now())
@@ -709,14 +709,14 @@ func TestClock(t *testing.T) {
 	}
 }
 
-// Wires are all connections of a store to its servers.
+// wires are all connections of a store to its servers.
 type wires struct {
 	mu       sync.Mutex // protects the following
 	commands map[string]int
 	lose     bool // answers to writes, and with them the connection
 }
 
-// tap has the store connect through wires.
+// tap makes the store connect through wires.
 func tap(s *Store) *wires {
 	w := new(wires)
 	w.reset()
@@ -773,8 +773,8 @@ func TestProcessesShareCounters(t *testing.T) {
 	storetest.RaceProcesses(t, memcachedtest.Start(t).Addr)
 }
 
-// BenchmarkDecide times a decision, beside the plain read of a key: the round
-// trip that no store can do without, and that a decision makes twice.
+// BenchmarkDecide measures a decision, and a plain read of a key: every store needs at least
+// that round trip, and a decision makes two.
 func BenchmarkDecide(b *testing.B) {
 	s := open(b, Options{}, memcachedtest.Start(b))
 	b.Run("get", func(b *testing.B) {

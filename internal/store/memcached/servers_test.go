@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// serversAt returns servers that are picked from, and never used.
+// serversAt returns servers to pick from. They are never connected to.
 func serversAt(t *testing.T, addrs ...string) []*server {
 	t.Helper()
 	var servers []*server
@@ -15,7 +15,7 @@ func serversAt(t *testing.T, addrs ...string) []*server {
 	return servers
 }
 
-// TestFewKeysMove adds a server, by one and one.
+// TestFewKeysMove adds servers one by one.
 func TestFewKeysMove(t *testing.T) {
 	const keys = 20_000
 	addrs := []string{"10.0.0.1:11211", "10.0.0.2:11211", "10.0.0.3:11211", "10.0.0.4:11211", "10.0.0.5:11211"}
@@ -46,8 +46,8 @@ func TestFewKeysMove(t *testing.T) {
 	}
 }
 
-// TestAllDaemonsPickAlike holds the choice to what other versions of the
-// daemon chose, and to what others choose who list the servers otherwise.
+// TestAllDaemonsPickAlike checks that the choice is the same as in other versions of the
+// daemon, and the same if the servers are listed in another order.
 func TestAllDaemonsPickAlike(t *testing.T) {
 	servers, others := serversAt(t, "a:1", "b:2", "c:3"), serversAt(t, "c:3", "a:1", "b:2")
 	var picks string

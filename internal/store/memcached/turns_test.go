@@ -14,7 +14,7 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 )
 
-// TestOneProcessNeedsTwoAttempts has many callers want one item at once.
+// TestOneProcessNeedsTwoAttempts lets many callers write one item at the same time.
 func TestOneProcessNeedsTwoAttempts(t *testing.T) {
 	s := open(t, Options{MaxAttempts: 2}, memcachedtest.Start(t))
 	r := request(t, strategy.Spec{Rate: "1000000/366d"})
@@ -35,8 +35,8 @@ func TestOneProcessNeedsTwoAttempts(t *testing.T) {
 	}
 }
 
-// hold takes the turn to write alice's item, and returns what waits until n
-// callers wait for it, and what leaves it to them.
+// hold takes the turn to write alice's item. It returns a function that waits until n callers
+// wait for the turn, and a function that leaves the turn to them.
 func hold(t *testing.T, s *Store) (await func(n int), leave func()) {
 	t.Helper()
 	r := request(t, strategy.Spec{Rate: "1/h"})
@@ -61,8 +61,8 @@ func hold(t *testing.T, s *Store) (await func(n int), leave func()) {
 	}
 }
 
-// TestWhoWaitsIsCarried has many callers wait for one item, which changes
-// meanwhile: one read and one write decide them all, by what is there then.
+// TestWhoWaitsIsCarried lets many callers wait for one item, which changes meanwhile. One read
+// and one write must decide all of them, with the new contents of the item.
 func TestWhoWaitsIsCarried(t *testing.T) {
 	server := memcachedtest.Start(t)
 	s, other := open(t, Options{}, server), open(t, Options{}, server)
@@ -105,8 +105,8 @@ func TestWhoWaitsIsCarried(t *testing.T) {
 	wantMetrics(t, s, 0, 0)
 }
 
-// TestWhoWaitsMayLeave has callers leave while they wait, and as they are
-// carried: their results are theirs again, and the others are decided.
+// TestWhoWaitsMayLeave lets callers leave while they wait, and while they are carried. The
+// store must not touch their results after that, and must decide the others.
 func TestWhoWaitsMayLeave(t *testing.T) {
 	s := open(t, Options{}, memcachedtest.Start(t))
 	r := request(t, strategy.Spec{Rate: "1000000/366d"})
@@ -141,7 +141,7 @@ func TestWhoWaitsMayLeave(t *testing.T) {
 	}
 }
 
-// TestTimeRunsOutInTurn has a caller wait for a turn that does not come.
+// TestTimeRunsOutInTurn lets a caller wait for a turn that does not come.
 func TestTimeRunsOutInTurn(t *testing.T) {
 	s := open(t, Options{Timeout: 50 * time.Millisecond}, memcachedtest.Start(t))
 	r := request(t, strategy.Spec{Rate: "100/366d"})

@@ -15,11 +15,11 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 )
 
-// BenchmarkDecide times one decision with the clock passed in, on 100k
-// identifiers; and, as the baseline, the least that a program could do in its
-// place: a fixed window of one limit, in Go maps under as many locks. Both get
-// each identifier as a server does, in a buffer just written. One reading of
-// the clock is a yardstick for the machine.
+// BenchmarkDecide measures one decision among 100,000 identifiers, with the time as an
+// argument. The baseline is the least that a program could do instead: a fixed window of
+// one limit, in Go maps with as many locks. Both get each identifier as a server does, in
+// a buffer that was just written. The time of one reading of the clock is measured too,
+// to compare machines.
 func BenchmarkDecide(b *testing.B) {
 	const identifiers = 100_000
 	b.Run("clock", func(b *testing.B) {
@@ -55,7 +55,7 @@ func BenchmarkDecide(b *testing.B) {
 	b.Run("uniform/three_limits_apart", func(b *testing.B) { benchmark(b, orders["uniform"], three[:1], three[1:2], three[2:]) })
 }
 
-// benchmark asks about each identifier by each of limits, in turn.
+// benchmark asks about each identifier with each of limits, one after the other.
 func benchmark(b *testing.B, order func(*rand.Rand) func() int, limits ...[]strategy.Limit) {
 	s, err := New(Options{Now: func() strategy.Instant { return 0 }})
 	if err != nil {
@@ -79,7 +79,7 @@ func benchmark(b *testing.B, order func(*rand.Rand) func() int, limits ...[]stra
 	})
 }
 
-// batches has each decision be one of a hundred that are asked for at once.
+// batches asks for a hundred decisions at once.
 func batches(b *testing.B, order func(*rand.Rand) func() int) {
 	s, err := New(Options{Now: func() strategy.Instant { return 1_700_000_000_000_000 }})
 	if err != nil {
@@ -146,7 +146,7 @@ func baseline(b *testing.B, order func(*rand.Rand) func() int) {
 	})
 }
 
-// draws returns identifiers in the order that the benchmarks ask about them.
+// draws returns identifiers in the order in which the benchmarks ask about them.
 func draws(order func(*rand.Rand) func() int) []int {
 	draw := order(rand.New(rand.NewSource(rand.Int63())))
 	drawn := make([]int, 1<<16)
@@ -165,8 +165,8 @@ func limit(tb testing.TB, rate string, s strategy.Strategy) strategy.Limit {
 	return l
 }
 
-// BenchmarkShards has all processors decide about 100k identifiers, in stores
-// of so many shards, and reports which part of the locks they waited for.
+// BenchmarkShards decides about 100,000 identifiers on all processors, in stores with
+// different numbers of shards. It reports for what share of the locks they had to wait.
 func BenchmarkShards(b *testing.B) {
 	limits := []strategy.Limit{limit(b, "100/min", strategy.FixedWindow)}
 	uniform := func(r *rand.Rand) func() int { return func() int { return r.Intn(100_000) } }

@@ -20,7 +20,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// newStore returns a store whose time is set by hand.
+// newStore returns a store whose clock the test sets.
 func newStore(tb testing.TB, o Options) (*Store, func(strategy.Instant)) {
 	tb.Helper()
 	var now atomic.Int64
@@ -33,14 +33,14 @@ func newStore(tb testing.TB, o Options) (*Store, func(strategy.Instant)) {
 	return s, func(to strategy.Instant) { now.Store(int64(to)) }
 }
 
-// ask has s decide a request of identifier for cost under limits.
+// ask asks s for cost under limits.
 func ask(s *Store, identifier string, cost uint64, limits ...strategy.Limit) strategy.Decision {
 	results := make([]store.Result, 1)
 	s.Decide(nil, []store.Request{{Namespace: "test", Identifier: identifier, Limits: limits, Cost: cost}}, results) //nolint:staticcheck // the memory store has no use for a context
 	return results[0].Decision
 }
 
-// held returns how many counters s holds, expired or not.
+// held returns how many counters s has, including expired ones.
 func held(s *Store) (n int) {
 	for i := range s.shards {
 		n += s.shards[i].held()
@@ -93,7 +93,8 @@ func TestShardsByDefault(t *testing.T) {
 	}
 }
 
-// TestClock holds the default clock to the wall clock, and to going forwards.
+// TestClock checks that the default clock shows about the wall clock's time, and that it
+// never goes backwards.
 func TestClock(t *testing.T) {
 	s, err := New(Options{})
 	if err != nil {
@@ -161,8 +162,8 @@ func TestExpiredCountersAreDropped(t *testing.T) {
 	}
 }
 
-// TestInsertsSweep shows that the dead do not pile up under a stream of new
-// identifiers: half of the room is left to the living.
+// TestInsertsSweep adds new identifiers all the time. Expired counters must not take more
+// than half of the room.
 func TestInsertsSweep(t *testing.T) {
 	s, set := newStore(t, Options{Shards: 1, MaxKeys: 2000})
 	l := limit(t, "1/1ms", strategy.FixedWindow)
@@ -212,8 +213,8 @@ func TestEvictionTakesTheLeastUsed(t *testing.T) {
 	}
 }
 
-// TestFloodDoesNotFreeTheDenied floods a store with new identifiers, far
-// beyond what it holds: who was denied stays denied.
+// TestFloodDoesNotFreeTheDenied floods a store with many more new identifiers than it has
+// room for. A denied identifier must stay denied.
 func TestFloodDoesNotFreeTheDenied(t *testing.T) {
 	for _, strat := range strategy.All {
 		s, set := newStore(t, Options{MaxKeys: 1024, Shards: 1})
@@ -255,8 +256,8 @@ func TestWhenAllAreDeniedTheSoonestFreeGoes(t *testing.T) {
 	}
 }
 
-// TestTimeOpensTheShut evicts one whose denial has passed rather than one that
-// is denied at present.
+// TestTimeOpensTheShut checks that a counter whose denial has passed is evicted before one
+// that denies at present.
 func TestTimeOpensTheShut(t *testing.T) {
 	s, set := newStore(t, Options{MaxKeys: 16})
 	bucket, strict := limit(t, "10/10s", strategy.TokenBucket), limit(t, "10/h", strategy.FixedWindow)
@@ -273,8 +274,7 @@ func TestTimeOpensTheShut(t *testing.T) {
 	}
 }
 
-// TestARequestKeepsItsOwnCounters fills a store with requests whose limits
-// take all its room.
+// TestARequestKeepsItsOwnCounters fills a store with requests that need all its room.
 func TestARequestKeepsItsOwnCounters(t *testing.T) {
 	s, _ := newStore(t, Options{MaxKeys: 16})
 	var limits []strategy.Limit
@@ -297,8 +297,8 @@ func TestARequestKeepsItsOwnCounters(t *testing.T) {
 	}
 }
 
-// TestShutCountersThatTimeHasOpenedGoFirst has many counters denied for long,
-// among them some that were for a short time.
+// TestShutCountersThatTimeHasOpenedGoFirst has many counters that deny for a long time, and
+// among them some that denied for a short time.
 func TestShutCountersThatTimeHasOpenedGoFirst(t *testing.T) {
 	s, set := newStore(t, Options{MaxKeys: 4000, Shards: 1})
 	strict, bucket := limit(t, "1/d", strategy.FixedWindow), limit(t, "10/10s", strategy.TokenBucket)
@@ -367,8 +367,8 @@ func TestLargestRequestFits(t *testing.T) {
 	}
 }
 
-// TestAFullLogIsExact has one identifier fill the largest log, with the default
-// options, while others come and go.
+// TestAFullLogIsExact fills the largest log that the default options allow for one
+// identifier, while other identifiers come and go.
 func TestAFullLogIsExact(t *testing.T) {
 	s, set := newStore(t, Options{})
 	log, other := limit(t, "10000/h", strategy.SlidingWindowLog), limit(t, "1/h", strategy.FixedWindow)
@@ -441,8 +441,8 @@ func TestTableAgreesWithAMap(t *testing.T) {
 	}
 }
 
-// checkRanking checks that each of so many counters is where its position
-// says, and that the shut are a heap.
+// checkRanking checks that each counter is at its position, and that the shut ones are a
+// heap.
 func checkRanking(t *testing.T, tab *table, held int) {
 	t.Helper()
 	if tab.held() != held {
@@ -568,8 +568,8 @@ func TestTogetherRace(t *testing.T) {
 	}
 }
 
-// TestBatchesRace has batches look ahead at counters that others add, consume
-// from and evict meanwhile: what one caller is denied stays so.
+// TestBatchesRace decides batches, which look ahead at counters, while other goroutines add
+// and evict counters and consume from them. A denied caller must stay denied.
 func TestBatchesRace(t *testing.T) {
 	s, _ := newStore(t, Options{MaxKeys: 600, Shards: 2})
 	hot, others := []strategy.Limit{limit(t, "1/h", strategy.FixedWindow)}, []strategy.Limit{limit(t, "100/h", strategy.SlidingWindowLog)}

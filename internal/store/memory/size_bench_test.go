@@ -16,8 +16,8 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 )
 
-// BenchmarkResident fills stores and reports the memory that the process has
-// in fact got for each counter, by the kernel's account.
+// BenchmarkResident fills stores. It reports how much memory per counter the process really
+// has, as the kernel counts it.
 func BenchmarkResident(b *testing.B) {
 	for _, keys := range []int{100_000, 1_000_000} {
 		b.Run(fmt.Sprint(keys), func(b *testing.B) {
@@ -33,9 +33,9 @@ func BenchmarkResident(b *testing.B) {
 	}
 }
 
-// BenchmarkTail times each of many decisions among few counters and among ten
-// million that live, while the garbage collector runs all the time, and while
-// the counters expire and are swept.
+// BenchmarkTail measures each of many decisions: among few counters, among ten million live
+// ones, while the garbage collector runs all the time, and while counters expire and are
+// swept.
 func BenchmarkTail(b *testing.B) {
 	for _, keys := range []int{10_000, 10_000_000} {
 		var expired bool
@@ -84,7 +84,7 @@ func one(b *testing.B) []store.Request {
 	return []store.Request{{Namespace: "checkout", Limits: []strategy.Limit{limit(b, "100/h", strategy.FixedWindow)}, Cost: 1}}
 }
 
-// filled returns a store with so many counters.
+// filled returns a store with that many counters.
 func filled(b *testing.B, keys int, now func() strategy.Instant) *Store {
 	b.Helper()
 	s, err := New(Options{MaxKeys: keys*5/4 + 100*DefaultShards, Now: now}) // the shards are not filled alike
@@ -106,7 +106,7 @@ func filled(b *testing.B, keys int, now func() strategy.Instant) *Store {
 	return s
 }
 
-// residentBytes returns how much memory the process has, with no garbage.
+// residentBytes returns how much memory the process has, after a garbage collection.
 func residentBytes(b *testing.B) int {
 	b.Helper()
 	debug.FreeOSMemory()

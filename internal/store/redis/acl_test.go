@@ -10,7 +10,7 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 )
 
-// documentedACL returns the arguments of the ACL SETUSER in docs/redis.md.
+// documentedACL returns the arguments of the ACL SETUSER command in docs/redis.md.
 func documentedACL(t *testing.T) []any {
 	t.Helper()
 	page, err := os.ReadFile("../../../docs/redis.md")
@@ -29,7 +29,7 @@ func documentedACL(t *testing.T) []any {
 	return args
 }
 
-// denied returns what the server has refused users to do.
+// denied returns what the server has refused to let users do.
 func denied(t *testing.T, node *redistest.Server) any {
 	t.Helper()
 	log, err := node.Client(t).Do(t.Context(), "ACL", "LOG").Slice()
@@ -42,7 +42,7 @@ func denied(t *testing.T, node *redistest.Server) any {
 	return nil
 }
 
-// useAll has a store make use of all that it asks of Redis.
+// useAll makes a store use every command that it ever uses.
 func useAll(t *testing.T, o Options) {
 	t.Helper()
 	o.User, o.Password = "ratelimitd", "secret"
@@ -63,7 +63,8 @@ func useAll(t *testing.T, o Options) {
 	}
 }
 
-// TestACL uses one server with what docs/redis.md says that the daemon needs.
+// TestACL uses a server with the permissions that the daemon needs, as docs/redis.md lists
+// them.
 func TestACL(t *testing.T) {
 	server := redistest.Start(t)
 	if err := server.Client(t).Do(t.Context(), documentedACL(t)...).Err(); err != nil {
@@ -75,8 +76,8 @@ func TestACL(t *testing.T) {
 	}
 }
 
-// testClusterACL does so with a cluster, and a slot that is moving: the client
-// is sent to the other node by ASK.
+// testClusterACL does the same with a cluster, while a slot moves. ASK redirects the client to
+// the other node.
 func testClusterACL(t *testing.T, c *redistest.Cluster) {
 	for _, node := range c.Nodes {
 		if err := node.Client(t).Do(t.Context(), documentedACL(t)...).Err(); err != nil {

@@ -17,10 +17,9 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 )
 
-// BenchmarkPipelining has many callers decide at once, each by one token
-// bucket: as the store does, with a round trip each, and with the client's own
-// autopipelining. Beside the time it reports what a decision costs in CPU,
-// here and in Redis.
+// BenchmarkPipelining lets many callers decide at the same time, each with one token bucket.
+// It compares the store's pipelines, one round trip per decision, and the client's own
+// autopipelining. It also reports the processor time per decision, here and in Redis.
 func BenchmarkPipelining(b *testing.B) {
 	server := redistest.Start(b)
 	s, client := open(b, server), server.Client(b)
@@ -83,7 +82,7 @@ func BenchmarkPipelining(b *testing.B) {
 	}
 }
 
-// ownCPU returns how long this process has kept a CPU busy.
+// ownCPU returns how much processor time this process has used.
 func ownCPU(b *testing.B) time.Duration {
 	var usage syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &usage); err != nil {

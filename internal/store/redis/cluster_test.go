@@ -20,7 +20,7 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 )
 
-// TestCluster has one cluster go through all that follows, in order.
+// TestCluster runs all tests below on one cluster, in order.
 func TestCluster(t *testing.T) {
 	t.Parallel() // it mostly waits
 	c := redistest.StartCluster(t)
@@ -43,8 +43,8 @@ func TestCluster(t *testing.T) {
 	}
 }
 
-// testClusterConformance has a clock on each master, which a script can read
-// as it may read all keys of its node: of the three, only one is.
+// testClusterConformance has three clocks, one on each master. A script may read all keys of its
+// own node, so it finds one of the three.
 func testClusterConformance(t *testing.T, c *redistest.Cluster) {
 	var clocks []string
 	for _, name := range namesOnEachMaster(t, c, "clock") {
@@ -114,8 +114,8 @@ func testClusterOneCommandPerDecision(t *testing.T, c *redistest.Cluster) {
 	}
 }
 
-// testMigration moves a slot from one node to another while its counters are
-// in use, key by key as redis-cli does.
+// testMigration moves a slot from one node to another while its counters are in use. It moves
+// one key after the other, as redis-cli does.
 func testMigration(t *testing.T, c *redistest.Cluster) {
 	s := openWith(t, Options{URLs: c.URLs()})
 	r := store.Request{Namespace: "test", Identifier: "moves", Cost: 1, Limits: limits(t,
@@ -154,7 +154,7 @@ func testMigration(t *testing.T, c *redistest.Cluster) {
 	run(from, "CLUSTER", "SETSLOT", slot, "MIGRATING", c.ID(t, to))
 	consume(r, 10) // both keys are where they were
 
-	// One key here and one there: nobody can decide, until both are there.
+	// One key is here and one there. Nobody can decide until both are there.
 	migrate(keys[0])
 	var waiting sync.WaitGroup
 	waiting.Go(func() {
@@ -188,7 +188,7 @@ func testMigration(t *testing.T, c *redistest.Cluster) {
 	}
 }
 
-// errorSeen returns nil if a node has answered with such an error.
+// errorSeen returns nil if a node has answered with that error.
 func errorSeen(t *testing.T, node *redistest.Server, code string) error {
 	t.Helper()
 	info, err := node.Client(t).Info(t.Context(), "errorstats").Result()
@@ -201,8 +201,8 @@ func errorSeen(t *testing.T, node *redistest.Server, code string) error {
 	return nil
 }
 
-// testPausedMaster shows that a node which hangs holds up nothing but what is
-// for it. It hangs for less than it takes the others to replace it.
+// testPausedMaster checks that a hanging node holds up only its own decisions. It hangs for a
+// shorter time than the others need to replace it.
 func testPausedMaster(t *testing.T, c *redistest.Cluster) {
 	s := openWith(t, Options{URLs: c.URLs()})
 	hasty := openWith(t, Options{URLs: c.URLs(), Timeout: 50 * time.Millisecond})
@@ -276,11 +276,11 @@ func testKilledMaster(t *testing.T, c *redistest.Cluster) {
 	c.Await(t)
 }
 
-// testBreakerOutlivesMaster kills a master under load, with a breaker before the
-// store: the keys of the others do not notice, those of the dead one are
-// answered at once, and go on when its replica has taken over.
+// testBreakerOutlivesMaster kills a master under load, with a breaker before the store.
+// Decisions about keys of other masters go on. Those of the dead master fail at once, and
+// go on when its replica has taken over.
 func testBreakerOutlivesMaster(t *testing.T, c *redistest.Cluster) {
-	coverage := func(required string) { // or else nothing is decided until the replica takes over
+	coverage := func(required string) { // without this, no node decides until the replica takes over
 		t.Helper()
 		for _, node := range c.Nodes {
 			if err := node.Client(t).ConfigSet(t.Context(), "cluster-require-full-coverage", required).Err(); err != nil {
@@ -342,9 +342,8 @@ func testBreakerOutlivesMaster(t *testing.T, c *redistest.Cluster) {
 	coverage("yes")
 }
 
-// testClusterRollingRestart restarts all nodes one after the other under load,
-// as an operator does: replicas first, and a master only once its replica has
-// taken over.
+// testClusterRollingRestart restarts all nodes one after the other under load, as an operator
+// does: first the replicas, and each master only after its replica has taken over.
 func testClusterRollingRestart(t *testing.T, c *redistest.Cluster) {
 	s := openWith(t, Options{URLs: c.URLs(), Timeout: 100 * time.Millisecond})
 	load := startLoad(t, s, 12)

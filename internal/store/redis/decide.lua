@@ -1,35 +1,35 @@
--- Decides runs of limits, one after the other: each by all of its limits, and if
--- every one of them allows it and it is to consume, consumes from all. The
--- algorithms are those of internal/strategy, which says how and why; this file
--- has just what must happen inside Redis, and Go works out the rest of the answer
--- from the states that are returned.
+-- Decides runs of limits, one after the other. If all limits of a run allow it, and
+-- the run is to consume, it consumes from all of them. The algorithms are those of
+-- internal/strategy, which explains them. This file has only what must happen
+-- inside Redis. Go computes the rest of the answer from the states it returns.
 --
--- KEYS      the limits' counters; in a cluster all in one slot
--- ARGV[1]   packed, of each run: how many limits it has; and of each of those:
---           strategy number; 1 in shadow mode; 1 to consume, 0 to look, the same
---           for all of the run; cost (at most 1e9 + 1), count, period in
---           microseconds, capacity
--- before    now, in microseconds since the Unix epoch; slack, in milliseconds,
---           which keys outlive their last use by. (The lines that set them
---           come first: see script.go.)
--- returns   packed: now; and of each run: from which limits it consumed, 0 none,
---           1 those that are not in shadow mode, 2 all, or 3 none as a key holds
---           what is no string; and the states before, in order
+-- KEYS      the counters of the limits; in a cluster, all in one slot
+-- ARGV[1]   packed. For each run: how many limits it has. For each limit of it: the
+--           number of the strategy; 1 if in shadow mode; 1 to consume or 0 to look,
+--           the same for the whole run; cost (at most 1e9 + 1); count; period in
+--           microseconds; capacity
+-- variables now, in microseconds since the Unix epoch; slack, in milliseconds: how
+--           long keys are kept after they are unused. The lines that set them are
+--           before this file: see script.go
+-- returns   packed: now. For each run: from which limits it consumed (0 none, 1
+--           those that are not in shadow mode, 2 all, 3 none, because a key has a
+--           value that is not a string); and the states before that, in order
 --
--- A state is three doubles: last, used, part. A sliding window log is a string
--- of 16-byte entries, each a pair of doubles: the instant, and the total of units
--- consumed up to and with it. Its first entry only holds the total before.
+-- A state is three doubles: last, used, part. A sliding window log is a string of
+-- entries of 16 bytes. Each entry is two doubles: the instant, and the total of
+-- units consumed up to then. The first entry only has the total before the others.
 --
--- Numbers are doubles: all stay whole and below 2^53 (see muldiv), which
--- microseconds since the epoch do until the year 2255.
+-- All numbers are doubles. They stay whole and below 2^53 (see muldiv).
+-- Microseconds since the epoch do so until the year 2255.
 --
--- It is written for Redis' processor: it packs rather than prints, as that takes
--- a third of the time, makes few functions and tables, as each is made anew each
--- time, and decides several runs, as calling it takes as long as deciding one.
+-- This script is written to use little of Redis' processor time. It packs numbers,
+-- because printing them takes three times as long. It makes few functions and
+-- tables, because each call makes them again. It decides several runs, because a
+-- call takes as long as deciding one run.
 
 -- muldiv returns the quotient and the remainder of (a x n + c) / p, for whole
 -- numbers a < 2^53, n < 2^30 and c < p < 2^45. A quotient above 2^53 is not
--- exact, and is more than any level.
+-- exact, which does not matter, because it is more than any level.
 local function muldiv(a, n, c, p)
   local x = a * n + c
   if x < 9007199254740992 then
@@ -38,7 +38,7 @@ local function muldiv(a, n, c, p)
   end
   local rest = a % p
   local whole = (a - rest) / p * n
-  -- rest x n by n's digits in base 128, so that no step reaches 2^53.
+  -- Multiply rest by n digit by digit, in base 128, so that no step reaches 2^53.
   local q, r = 0, 0
   for shift = 28, 0, -7 do
     x = r * 128 + rest * (math.floor(n / 2 ^ shift) % 128)
@@ -54,13 +54,13 @@ local function expiry(micros)
   return math.min(math.ceil(micros / 1000), 1e15) + slack
 end
 
--- check_type fails unless failure, which a command returned, is about the type of
--- what the key holds.
+-- check_type raises an error, unless failure is a command's error about the type of
+-- the key's value.
 local function check_type(failure)
   if not string.find(failure.err, 'WRONGTYPE', 1, true) then error(failure.err, 0) end
 end
 
--- log_functions returns the two that sliding window logs need.
+-- log_functions returns the two functions for sliding window logs.
 local function log_functions()
   local function entry(key, i)
     return struct.unpack('>dd', redis.call('GETRANGE', key, i * 16, i * 16 + 15))
@@ -77,14 +77,14 @@ local function log_functions()
     return low
   end
 
-  -- view returns the state of a sliding window log, as strategy.Log.View
-  -- does; its length; and the index of the first entry younger than the period.
-  -- It returns nothing if the key holds what is no string.
+  -- view returns the state of a sliding window log, as strategy.Log.View does; its
+  -- length; and the index of the first entry younger than the period. It returns
+  -- nothing if the value of the key is not a string.
   local function view(key, cost, period, capacity)
     local n = redis.pcall('STRLEN', key)
     if type(n) == 'table' then return check_type(n) end
     n = n / 16
-    if n < 2 or n % 1 ~= 0 then return 0, 0, 0, 0, 0 end -- none, or not a log
+    if n < 2 or n % 1 ~= 0 then return 0, 0, 0, 0, 0 end -- empty, or not a log
     local last, total = entry(key, n - 1)
     local oldest = math.max(now, last) - period
     local first = search(key, n, function(at) return at > oldest end)
@@ -99,7 +99,7 @@ local function log_functions()
 
   local function add(key, cost, period, n, first)
     local ttl = expiry(period)
-    if n == first then -- nothing in it is younger than the period
+    if n == first then -- no entry is younger than the period
       redis.call('SET', key, struct.pack('>dddd', 0, 0, now, cost), 'PX', ttl)
       return
     end
@@ -107,7 +107,7 @@ local function log_functions()
     local added = struct.pack('>dd', math.max(now, last), total + cost)
     if now <= last then
       redis.call('SETRANGE', key, (n - 1) * 16, added)
-    elseif first > 64 and first > n / 2 then -- more than half of it is old: drop that
+    elseif first > 64 and first > n / 2 then -- more than half of it is old: drop the old part
       redis.call('SET', key, redis.call('GETRANGE', key, (first - 1) * 16, -1) .. added)
     else
       redis.call('APPEND', key, added)
@@ -121,7 +121,7 @@ end
 local unused = '\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0'
 local runs, position = ARGV[1], 1
 local reply = {struct.pack('>d', now)}
-local values, matters = {}, {} -- of each limit: its next state, and how many microseconds that matters
+local values, matters = {}, {} -- for each limit: its next state, and for how many microseconds to keep it
 local shadows, view, add, adds -- most decisions need none of these
 
 local last_key = 0
@@ -165,7 +165,7 @@ while last_key < #KEYS do
         states, foreign = states .. unused, true
       elseif state and #state == 24 then
         last, used, part = struct.unpack('>ddd', state)
-        if not (last + used + part < 2 ^ 55) then last, used, part = 0, 0, 0 end -- no state is so great
+        if not (last + used + part < 2 ^ 55) then last, used, part = 0, 0, 0 end -- not a state: no state is so great
         states = states .. state
       else
         states = states .. unused
@@ -214,7 +214,7 @@ while last_key < #KEYS do
   elseif consume then
     consumed = all and 2 or 1
     for i = first_key, last_key do
-      if not all and shadows[i] then -- one in shadow mode denied: none of those consumes
+      if not all and shadows[i] then -- a limit in shadow mode denied: no limit in shadow mode consumes
       elseif values[i] then
         redis.call('SET', KEYS[i], values[i], 'PX', expiry(matters[i]))
       elseif adds and adds[i] then

@@ -22,14 +22,14 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 )
 
-// A faulty server is one behind a proxy that can be told to do harm.
-type faulty struct {
+// A faultyServer is a server behind a proxy that can harm connections.
+type faultyServer struct {
 	server *redistest.Server
 	proxy  *toxiproxy.Proxy
 	direct *goredis.Client // not by the proxy
 }
 
-func (f *faulty) url() string { return "redis://" + f.proxy.Listen }
+func (f *faultyServer) url() string { return "redis://" + f.proxy.Listen }
 
 func startProxy(t *testing.T, upstream string) *toxiproxy.Proxy {
 	t.Helper()
@@ -41,15 +41,15 @@ func startProxy(t *testing.T, upstream string) *toxiproxy.Proxy {
 	return proxy
 }
 
-func startFaulty(t *testing.T) *faulty {
+func startFaulty(t *testing.T) *faultyServer {
 	t.Helper()
 	server := redistest.Start(t)
-	return &faulty{server, startProxy(t, server.Addr), server.Client(t)}
+	return &faultyServer{server, startProxy(t, server.Addr), server.Client(t)}
 }
 
-func startFaultyCluster(t *testing.T) *faulty {
+func startFaultyCluster(t *testing.T) *faultyServer {
 	t.Helper()
-	f := &faulty{}
+	f := &faultyServer{}
 	f.server = redistest.StartClusterOfOne(t, func(addr string) string {
 		f.proxy = startProxy(t, addr)
 		return f.proxy.Listen
@@ -58,16 +58,16 @@ func startFaultyCluster(t *testing.T) *faulty {
 	return f
 }
 
-// do has the proxy do harm: on the way to the server (upstream), or back.
-func (f *faulty) do(t *testing.T, harm, stream, attributes string) {
+// do makes the proxy harm connections, on the way to the server (upstream) or back.
+func (f *faultyServer) do(t *testing.T, harm, stream, attributes string) {
 	t.Helper()
 	if _, err := f.proxy.Toxics.AddToxicJson(strings.NewReader(fmt.Sprintf(`{"type": %q, "stream": %q, "attributes": {%s}}`, harm, stream, attributes))); err != nil {
 		t.Fatal(err)
 	}
 }
 
-// heal ends all harm, and all connections that it was done to.
-func (f *faulty) heal(t *testing.T) {
+// heal ends all harm, and closes the connections that were harmed.
+func (f *faultyServer) heal(t *testing.T) {
 	t.Helper()
 	f.proxy.Stop()
 	f.proxy.Toxics.ResetToxics(t.Context())
@@ -76,8 +76,8 @@ func (f *faulty) heal(t *testing.T) {
 	}
 }
 
-// used returns how many units of r's one limit the server has down as used.
-func (f *faulty) used(t *testing.T, r store.Request) int64 {
+// used returns how many units of r's only limit are used, as the server counts them.
+func (f *faultyServer) used(t *testing.T, r store.Request) int64 {
 	t.Helper()
 	value, err := f.direct.Get(t.Context(), counterKey(r.Namespace, r.Identifier, &r.Limits[0])).Result()
 	if err != nil && !errors.Is(err, goredis.Nil) {
@@ -86,11 +86,11 @@ func (f *faulty) used(t *testing.T, r store.Request) int64 {
 	return int64(parseState(value).Used)
 }
 
-// TestFaults does harm to a connection while a decision is on its way. That is
-// an error, in time; the server has run the script once, or not at all where
-// it did not get it; and later decisions need no help.
+// TestFaults harms a connection while a decision is on its way. The caller must get an error
+// in time. The server must have run the script once, or not at all if it did not get it.
+// Later decisions must work without help.
 func TestFaults(t *testing.T) {
-	for name, start := range map[string]func(*testing.T) *faulty{"one server": startFaulty, "cluster": startFaultyCluster} {
+	for name, start := range map[string]func(*testing.T) *faultyServer{"one server": startFaulty, "cluster": startFaultyCluster} {
 		t.Run(name, func(t *testing.T) {
 			f := start(t)
 			s := openWith(t, Options{URLs: []string{f.url()}, Cluster: name == "cluster", Timeout: 200 * time.Millisecond})
@@ -150,8 +150,8 @@ func TestFaults(t *testing.T) {
 	}
 }
 
-// TestHalfOpenConnection has the server close a connection, and the daemon not
-// hear of it: what it sends then is lost, and nothing comes back.
+// TestHalfOpenConnection lets the server close a connection without the daemon noticing. What
+// the daemon sends then is lost, and there is no answer.
 func TestHalfOpenConnection(t *testing.T) {
 	f := startFaulty(t)
 	s := openWith(t, Options{URLs: []string{f.url()}, Timeout: 200 * time.Millisecond})
@@ -169,14 +169,13 @@ func TestHalfOpenConnection(t *testing.T) {
 	if used := f.used(t, r); used != before {
 		t.Errorf("%d units are used, want %d", used, before)
 	}
-	// The others of the pool are given up as they are met, with no help.
+	// The other connections of the pool are closed when they are used, without help.
 	redistest.Eventually(t, "all is well again", func() error { return decide(t.Context(), s, r).Err })
 	f.proxy.Toxics.ResetToxics(t.Context()) // ends its delays, too
 }
 
-// TestBlackHole has Redis swallow all it is sent, with a breaker before the
-// store: callers wait for the timeout until the circuit opens, and then only
-// those who probe.
+// TestBlackHole loses everything that is sent to Redis, with a breaker before the store.
+// Callers wait for the timeout until the breaker opens. After that, only probes do.
 func TestBlackHole(t *testing.T) {
 	f := startFaulty(t)
 	const timeout = 200 * time.Millisecond
@@ -231,11 +230,11 @@ func TestBlackHole(t *testing.T) {
 	redistest.Eventually(t, "all is well again", func() error { return decide(t.Context(), b, r).Err })
 }
 
-// TestPipelineIsCut has many decisions in one pipeline of which the replies
-// are cut: that is an error, and none of them has run twice. (A client of one
-// server gives those an error too that were answered before the cut.)
+// TestPipelineIsCut sends many decisions in one pipeline and cuts the replies off. That must be
+// an error, and no decision may run twice. (A client of a single server also returns an
+// error for decisions that were answered before the cut.)
 func TestPipelineIsCut(t *testing.T) {
-	for name, start := range map[string]func(*testing.T) *faulty{"one server": startFaulty, "cluster": startFaultyCluster} {
+	for name, start := range map[string]func(*testing.T) *faultyServer{"one server": startFaulty, "cluster": startFaultyCluster} {
 		t.Run(name, func(t *testing.T) {
 			f := start(t)
 			s := openWith(t, Options{URLs: []string{f.url()}, Cluster: name == "cluster", Timeout: time.Second})
@@ -264,9 +263,8 @@ func TestPipelineIsCut(t *testing.T) {
 	}
 }
 
-// TestCallersLeave has callers leave while the pipeline is stuck: by their
-// deadline or cancelled, they leave at once, and their results stay as they
-// were left.
+// TestCallersLeave lets callers leave while the pipeline is stuck, by deadline or by
+// cancellation. They must return at once, and their results must not change after that.
 func TestCallersLeave(t *testing.T) {
 	f := startFaulty(t)
 	s := openWith(t, Options{URLs: []string{f.url()}})
@@ -299,8 +297,8 @@ func TestCallersLeave(t *testing.T) {
 	redistest.Eventually(t, "all is well again", func() error { return decide(t.Context(), s, requests[0]).Err })
 }
 
-// TestBatchesStarveNobody has a caller decide one request at a time beside
-// others who have a thousand each.
+// TestBatchesStarveNobody lets one caller decide one request at a time, while others decide a
+// thousand each.
 func TestBatchesStarveNobody(t *testing.T) {
 	s := open(t, redistest.Start(t))
 	r := store.Request{Namespace: "test", Identifier: "alice", Limits: limits(t, strategy.Spec{Rate: "1000/366d"}), Cost: 1}
@@ -338,9 +336,9 @@ func TestBatchesStarveNobody(t *testing.T) {
 	}
 }
 
-// TestCallersTakeTurns has far more large batches under way than there are
-// senders, and then a caller with one request: it waits for a turn of each
-// batch, and not for the batches.
+// TestCallersTakeTurns starts many more large batches than there are senders, and then a caller
+// with one request. It must wait only for one turn of each batch, and not until the
+// batches are done.
 func TestCallersTakeTurns(t *testing.T) {
 	server := redistest.Start(t)
 	s := open(t, server)
@@ -353,7 +351,7 @@ func TestCallersTakeTurns(t *testing.T) {
 	for i := range batch {
 		batch[i] = store.Request{Namespace: "batch", Identifier: fmt.Sprint(i % 10), Limits: ls, Cost: 1}
 	}
-	// await waits until so many senders wait for Redis, and callers for a sender.
+	// await waits until that many senders wait for Redis, and that many callers for a sender.
 	await := func(senders, callers int) {
 		t.Helper()
 		redistest.Eventually(t, fmt.Sprintf("%d senders and %d callers wait", senders, callers), func() error {
@@ -403,8 +401,8 @@ func TestCallersTakeTurns(t *testing.T) {
 	}
 }
 
-// TestShortDeadlines has callers leave before Redis can answer: that is no
-// failure of the store, and costs no connection.
+// TestShortDeadlines lets callers leave before Redis can answer. That is not a failure of the
+// store, and must not close a connection.
 func TestShortDeadlines(t *testing.T) {
 	server := redistest.Start(t)
 	s := open(t, server)
@@ -436,7 +434,7 @@ func TestShortDeadlines(t *testing.T) {
 	}
 }
 
-// TestLargestBatch decides as much as one call can ask.
+// TestLargestBatch decides as many limits as one call can have.
 func TestLargestBatch(t *testing.T) {
 	server := redistest.Start(t)
 	s, err := New(Options{URLs: []string{server.URL}, Timeout: patient})
@@ -463,7 +461,7 @@ func TestLargestBatch(t *testing.T) {
 	}
 }
 
-// TestPasswordIsAsked connects without the password that Redis wants.
+// TestPasswordIsAsked connects without the password that Redis requires.
 func TestPasswordIsAsked(t *testing.T) {
 	server := redistest.Start(t)
 	if err := server.Client(t).ConfigSet(t.Context(), "requirepass", "secret").Err(); err != nil {
@@ -483,8 +481,8 @@ func TestPasswordIsAsked(t *testing.T) {
 	}
 }
 
-// TestConnectingTakesItsTime has a server so far away that setting a connection
-// up takes longer than a decision may, and a decision does not.
+// TestConnectingTakesItsTime has a server that is far away. To set up a connection takes longer
+// than a decision may take, but a decision on an open connection does not.
 func TestConnectingTakesItsTime(t *testing.T) {
 	f := startFaulty(t)
 	f.do(t, "latency", "downstream", `"latency": 30`)

@@ -15,9 +15,8 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 )
 
-// TestServerGoesAndComesBack pauses, kills and restarts a server under load.
-// Callers have an error by their deadline, and need do nothing for what
-// follows.
+// TestServerGoesAndComesBack pauses, kills and restarts a server under load. Callers must get an
+// error by their deadline, and later decisions must work without help.
 func TestServerGoesAndComesBack(t *testing.T) {
 	server := redistest.Start(t)
 	const timeout = 100 * time.Millisecond
@@ -50,8 +49,8 @@ func TestServerGoesAndComesBack(t *testing.T) {
 	}
 }
 
-// A load is callers who consume from counters of their own, a unit every
-// millisecond or as soon as the last decision lets them. No counter denies.
+// A load has callers with their own counters. Each consumes a unit every millisecond, or as soon
+// as the last decision is done. No counter denies.
 type load struct {
 	requests  []store.Request
 	keys      []string
@@ -150,7 +149,7 @@ func (l *load) failing() error {
 
 func (l *load) fine() error { return errors.Join(l.errs...) }
 
-// inSecondBefore returns how many units were consumed then.
+// inSecondBefore returns how many units were consumed in the second before a time.
 func (l *load) inSecondBefore(end time.Time) (n int) {
 	for _, at := range l.times {
 		if at.Before(end) && at.After(end.Add(-time.Second)) {
@@ -160,9 +159,8 @@ func (l *load) inSecondBefore(end time.Time) (n int) {
 	return n
 }
 
-// outlives kills a master, waits until decisions go on without it, starts it
-// again, and checks that no more was lost with it than asynchronous replication
-// can lose. The load is over then.
+// outlives kills a master, waits until decisions go on without it, and starts it again. It checks
+// that no more was lost than asynchronous replication can lose. It ends the load.
 func (l *load) outlives(t *testing.T, s store.Store, master *redistest.Server) {
 	t.Helper()
 	killed := time.Now()
@@ -180,8 +178,8 @@ func (l *load) outlives(t *testing.T, s store.Store, master *redistest.Server) {
 	master.Restart(t)
 }
 
-// lost returns how many units callers were allowed that the counters know
-// nothing of. (They may know of more, from decisions whose reply was lost.)
+// lost returns how many units were allowed that are not in the counters. (The counters may also
+// have more units, from decisions whose reply was lost.)
 func (l *load) lost(t *testing.T, s store.Store) (lost int) {
 	t.Helper()
 	for i, r := range l.requests {

@@ -123,7 +123,7 @@ func TestTLS(t *testing.T) {
 	}
 }
 
-// TestUserAndPasswordApart has the user in the URL and the password not.
+// TestUserAndPasswordApart has the user in the URL, and the password in an option.
 func TestUserAndPasswordApart(t *testing.T) {
 	o, err := Options{URLs: []string{"redis://ratelimitd@localhost"}, Password: "secret"}.withDefaults()
 	if err != nil {

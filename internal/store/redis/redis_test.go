@@ -30,17 +30,16 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// patient is a timeout that a loaded machine does not reach.
+// patient is longer than any call takes on a loaded machine.
 const patient = 10 * time.Second
 
-// open returns a store on server, by the clock of that server.
+// open returns a store on server that uses the clock of that server.
 func open(tb testing.TB, server *redistest.Server) *Store {
 	tb.Helper()
 	return openWith(tb, Options{URLs: []string{server.URL}})
 }
 
-// openWith returns a store with options, which waits patiently if they do not
-// say otherwise.
+// openWith returns a store with options. If they have no timeout, it is patient.
 func openWith(tb testing.TB, o Options) *Store {
 	tb.Helper()
 	if o.Timeout == 0 {
@@ -54,8 +53,8 @@ func openWith(tb testing.TB, o Options) *Store {
 	return s
 }
 
-// testClock has the script read its time from a key, and keeps counters
-// however little of that time passes.
+// testClock makes the script read its time from a key. It keeps counters even if little of that
+// time passes.
 const testClock = `local now, slack = tonumber(redis.call('GET', 'test:now')), 3600000
 `
 
@@ -77,7 +76,7 @@ func TestConformance(t *testing.T) {
 	})
 }
 
-// TestMuldiv compares the script's arithmetic with that of big integers.
+// TestMuldiv compares the script's arithmetic with big integers.
 func TestMuldiv(t *testing.T) {
 	client := redistest.Start(t).Client(t)
 	muldiv, _, _ := strings.Cut(decideBody, "local function expiry")
@@ -112,8 +111,8 @@ func TestMuldiv(t *testing.T) {
 	})
 }
 
-// TestLogsAreTrimmed shows that a sliding window log holds no more than twice
-// what its window does.
+// TestLogsAreTrimmed checks that a sliding window log has at most twice the entries of its
+// window.
 func TestLogsAreTrimmed(t *testing.T) {
 	server := redistest.Start(t)
 	s, client := open(t, server), server.Client(t)
@@ -131,7 +130,7 @@ func TestLogsAreTrimmed(t *testing.T) {
 	}
 }
 
-// decide has s decide one request.
+// decide asks s for one decision.
 func decide(ctx context.Context, s store.Store, r store.Request) store.Result {
 	results := make([]store.Result, 1)
 	s.Decide(ctx, []store.Request{r}, results)
@@ -188,8 +187,8 @@ func TestKeys(t *testing.T) {
 	}
 }
 
-// TestCounterKeys holds the keys that counters have in servers: with others,
-// counters that are there would be lost.
+// TestCounterKeys checks the keys of counters. If they change, the counters in running servers
+// are lost.
 func TestCounterKeys(t *testing.T) {
 	for _, tt := range []struct {
 		spec strategy.Spec
@@ -213,9 +212,9 @@ func TestCounterKeys(t *testing.T) {
 	}
 }
 
-// TestCommands counts the commands that a server gets: one a decision at most,
-// whatever the number of limits, and decisions that are asked for together share
-// them, up to maxTogether keys.
+// TestCommands counts the commands that a server gets. There must be at most one per decision,
+// whatever the number of limits. Decisions that are asked for together share a command, up
+// to maxTogether keys.
 func TestCommands(t *testing.T) {
 	server := redistest.Start(t)
 	s, client := open(t, server), server.Client(t)
@@ -285,7 +284,7 @@ func TestScriptIsLoadedAgain(t *testing.T) {
 	}
 }
 
-// TestServerClockDecides uses real time, as the server's clock is the subject.
+// TestServerClockDecides uses real time, because it tests the server's clock.
 func TestServerClockDecides(t *testing.T) {
 	server := redistest.Start(t)
 	s := open(t, server)
@@ -334,7 +333,7 @@ func TestCountersExpire(t *testing.T) {
 	}
 }
 
-// TestEveryKeyExpires consumes from all strategies, in all ways there are.
+// TestEveryKeyExpires consumes from limits of all strategies, in every possible way.
 func TestEveryKeyExpires(t *testing.T) {
 	server := redistest.Start(t)
 	s, client := open(t, server), server.Client(t)
@@ -385,8 +384,8 @@ func TestForeignValues(t *testing.T) {
 	}
 }
 
-// TestForeignValuesAmongOthers has a key that holds something else among those
-// of one command: the decisions about others are not disturbed.
+// TestForeignValuesAmongOthers has a key with a foreign value among the keys of one command. The
+// decisions about the other keys must not be disturbed.
 func TestForeignValuesAmongOthers(t *testing.T) {
 	server := redistest.Start(t)
 	s, client := open(t, server), server.Client(t)
@@ -413,7 +412,7 @@ func TestForeignValuesAmongOthers(t *testing.T) {
 	}
 }
 
-// TestErrors has the server not there, and there but silent.
+// TestErrors asks a server that is not there, and one that does not answer.
 func TestErrors(t *testing.T) {
 	silent, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -459,8 +458,8 @@ func TestHealth(t *testing.T) {
 
 func TestProcessesShareCounters(t *testing.T) { storetest.RaceProcesses(t, redistest.Start(t).URL) }
 
-// BenchmarkDecide times a decision, one at a time and many at once, beside a
-// PING: the round trip that no store can do without.
+// BenchmarkDecide measures decisions one at a time and many at once, and a PING: every store
+// needs at least that round trip.
 func BenchmarkDecide(b *testing.B) {
 	server := redistest.Start(b)
 	s, client := open(b, server), server.Client(b)
@@ -495,7 +494,7 @@ func BenchmarkDecide(b *testing.B) {
 	})
 }
 
-// TestMetrics counts what known calls send.
+// TestMetrics checks the metrics after known calls.
 func TestMetrics(t *testing.T) {
 	s := open(t, redistest.Start(t))
 	r := store.Request{Namespace: "test", Identifier: "alice", Limits: limits(t, strategy.Spec{Rate: "9/h"}), Cost: 1}

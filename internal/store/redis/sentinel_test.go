@@ -10,7 +10,7 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 )
 
-// TestSentinel has one group go through all that follows, in order.
+// TestSentinel runs all tests below on one group, in order.
 func TestSentinel(t *testing.T) {
 	t.Parallel() // it mostly waits
 	g := redistest.StartSentinel(t)
@@ -28,7 +28,7 @@ func TestSentinel(t *testing.T) {
 	}
 }
 
-// throughSentinels returns the options for a group.
+// throughSentinels returns the options to connect to a group.
 func throughSentinels(g *redistest.SentinelGroup) Options {
 	return Options{URLs: g.URLs(), MasterName: g.MasterName, Password: g.Password, SentinelPassword: g.SentinelPassword}
 }
@@ -60,10 +60,9 @@ func testSentinelKilledMaster(t *testing.T, g *redistest.SentinelGroup) {
 	g.Await(t)
 }
 
-// testSentinelRollingRestart restarts the replicas, then the master after one
-// of them has taken over, and the sentinels, under load. Sentinels let the old
-// master go on for a while beside the new one: unless it is paused, what is
-// consumed there meanwhile is lost.
+// testSentinelRollingRestart restarts under load the replicas, then the master after a replica
+// has taken over, and then the sentinels. For a while, sentinels let the old master go on
+// beside the new one. Unless it is paused, what is consumed there meanwhile is lost.
 func testSentinelRollingRestart(t *testing.T, g *redistest.SentinelGroup) {
 	o := throughSentinels(g)
 	o.Timeout = 100 * time.Millisecond
@@ -90,7 +89,7 @@ func testSentinelRollingRestart(t *testing.T, g *redistest.SentinelGroup) {
 		if g.Master(t) != master {
 			return nil
 		}
-		// Once may not be enough: it gives up if it has not heard of a replica lately.
+		// Once may not be enough: a sentinel gives up if it has not heard of a replica lately.
 		return errors.Join(errors.New("not yet"), sentinel.Do(t.Context(), "SENTINEL", "FAILOVER", g.MasterName).Err())
 	})
 	restart(master)

@@ -52,7 +52,7 @@ func TestSchedulePoisson(t *testing.T) {
 	}
 }
 
-// TestPace has takers of all speeds, and loses or adds no arrival.
+// TestPace receives arrivals at different speeds. No arrival may be lost or added.
 func TestPace(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		rate := rapid.Float64Range(1, 2000).Draw(rt, "rate")
@@ -87,8 +87,8 @@ func TestPace(t *testing.T) {
 	})
 }
 
-// A scripted server takes a time for each call, one at a time.
-type scripted struct {
+// A scriptedServer answers one call after the other, and takes a given time for each.
+type scriptedServer struct {
 	turn    chan struct{} // of length 1: virtual time does not pass while a mutex is waited for
 	calls   int
 	takes   func(call int) time.Duration
@@ -96,7 +96,7 @@ type scripted struct {
 	err     error
 }
 
-func (s *scripted) Ask(_ context.Context, _ []string, verdicts []target.Verdict) error {
+func (s *scriptedServer) Ask(_ context.Context, _ []string, verdicts []target.Verdict) error {
 	s.turn <- struct{}{}
 	defer func() { <-s.turn }()
 	time.Sleep(s.takes(s.calls))
@@ -107,8 +107,9 @@ func (s *scripted) Ask(_ context.Context, _ []string, verdicts []target.Verdict)
 	return s.err
 }
 
-// TestNoCoordinatedOmission stalls a server for a second of ten. A client that
-// waits with it would see one slow call; those that were due meanwhile saw it too.
+// TestNoCoordinatedOmission stalls a server for one second of ten. A client that waits for the
+// server would measure only one slow call. All calls that were due meanwhile must count
+// as slow.
 func TestNoCoordinatedOmission(t *testing.T) {
 	stalls := func(call int) time.Duration {
 		if call == 300 {
@@ -118,7 +119,7 @@ func TestNoCoordinatedOmission(t *testing.T) {
 	}
 	for _, open := range []bool{true, false} {
 		synctest.Test(t, func(t *testing.T) {
-			s := &scripted{turn: make(chan struct{}, 1), takes: stalls, verdict: target.Allowed}
+			s := &scriptedServer{turn: make(chan struct{}, 1), takes: stalls, verdict: target.Allowed}
 			o := Options{
 				Workers: 1, Batch: 1, Duration: 10 * time.Second, Keys: keys.New(keys.Uniform, 10), Cost: 1,
 				Session: func() target.Session { return s }, sleep: time.Sleep,
@@ -128,8 +129,8 @@ func TestNoCoordinatedOmission(t *testing.T) {
 			}
 			r := Run(t.Context(), o)
 			p := time.Duration(r.Latency.ValueAtQuantile(95))
-			// A tenth of the calls was due in that second, the latest of them with
-			// no wait: so a twentieth waited half a second or more.
+			// A tenth of the calls was due in that second, and the last of them did
+			// not wait. So a twentieth waited for half a second or more.
 			if open && (r.Calls != 1000 || p < 400*time.Millisecond || p > 600*time.Millisecond) {
 				t.Errorf("open loop: %d calls with a 95th percentile of %v; want 1000 and about 500ms", r.Calls, p)
 			}
@@ -140,11 +141,11 @@ func TestNoCoordinatedOmission(t *testing.T) {
 	}
 }
 
-// TestUnsent overloads a server: what was due and could not be sent is told, and
-// its wait is in the latency.
+// TestUnsent overloads a server. Calls that were due and could not be made must be reported, and
+// their wait must be in the latency.
 func TestUnsent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := &scripted{turn: make(chan struct{}, 1), takes: func(int) time.Duration { return 100 * time.Millisecond }, verdict: target.Allowed}
+		s := &scriptedServer{turn: make(chan struct{}, 1), takes: func(int) time.Duration { return 100 * time.Millisecond }, verdict: target.Allowed}
 		r := Run(t.Context(), Options{
 			Workers: 1, Batch: 1, Duration: 10 * time.Second, Keys: keys.New(keys.Uniform, 10), Cost: 1,
 			Session: func() target.Session { return s }, sleep: time.Sleep, Schedule: &Schedule{Rate: 100},
@@ -161,17 +162,17 @@ func TestUnsent(t *testing.T) {
 func TestRunCounts(t *testing.T) {
 	limit, _ := strategy.NewLimit(strategy.Spec{Rate: "100/h"}, 1)
 	for name, tt := range map[string]struct {
-		server    scripted
+		server    scriptedServer
 		max       int64
 		allowed   int64
 		failed    int64
 		keysOver  int
 		unitsOver uint64
 	}{
-		"within":   {server: scripted{verdict: target.Allowed}, max: 20, allowed: 200},
-		"too many": {server: scripted{verdict: target.Allowed}, max: 50, allowed: 500, keysOver: 1, unitsOver: 300},
-		"denied":   {server: scripted{verdict: target.Denied}, max: 50},
-		"errors":   {server: scripted{verdict: target.Allowed, err: errors.New("no")}, max: 50, failed: 500},
+		"within":   {server: scriptedServer{verdict: target.Allowed}, max: 20, allowed: 200},
+		"too many": {server: scriptedServer{verdict: target.Allowed}, max: 50, allowed: 500, keysOver: 1, unitsOver: 300},
+		"denied":   {server: scriptedServer{verdict: target.Denied}, max: 50},
+		"errors":   {server: scriptedServer{verdict: target.Allowed, err: errors.New("no")}, max: 50, failed: 500},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -191,20 +192,20 @@ func TestRunCounts(t *testing.T) {
 	}
 }
 
-// TestHang has a server that never answers: the run ends all the same.
+// TestHang asks a server that never answers. The run must end all the same.
 func TestHang(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()
-		r := Run(t.Context(), Options{Workers: 2, Batch: 1, Duration: time.Second, Keys: keys.New(keys.Flood, 1), Cost: 1, Session: func() target.Session { return hanging{} }})
+		r := Run(t.Context(), Options{Workers: 2, Batch: 1, Duration: time.Second, Keys: keys.New(keys.Flood, 1), Cost: 1, Session: func() target.Session { return hangingServer{} }})
 		if d := time.Since(start); d > time.Second+grace || r.Failed != 2 || !errors.Is(r.FirstErr, context.Canceled) || r.Correctness.Checked {
 			t.Errorf("after %v: %d failed, %v", d, r.Failed, r.FirstErr)
 		}
 	})
 }
 
-type hanging struct{}
+type hangingServer struct{}
 
-func (hanging) Ask(ctx context.Context, _ []string, _ []target.Verdict) error {
+func (hangingServer) Ask(ctx context.Context, _ []string, _ []target.Verdict) error {
 	<-ctx.Done()
 	return ctx.Err()
 }

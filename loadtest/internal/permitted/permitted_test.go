@@ -21,7 +21,7 @@ func newLimit(t interface{ Fatal(...any) }, s strategy.Strategy, rate string, bu
 	return l
 }
 
-// counter asks a real store, at times that the test says.
+// counter asks a real store, at times that the test sets.
 type counter struct {
 	now   strategy.Instant
 	store *memory.Store
@@ -43,7 +43,7 @@ func (c *counter) allows(cost uint64) bool {
 	return result[0].Err == nil && result[0].Allowed
 }
 
-// TestNeverMore asks at random and holds every interval against the bound.
+// TestNeverMore asks at random times and checks every interval against the bound.
 func TestNeverMore(t *testing.T) {
 	for _, s := range strategy.All {
 		t.Run(s.String(), func(t *testing.T) {
@@ -83,8 +83,8 @@ func TestNeverMore(t *testing.T) {
 	}
 }
 
-// TestReached asks for as much as there is from just before the turn of a window
-// on, and comes within a unit or two of the bound: it is no wider than it must be.
+// TestReached asks for as much as possible, starting just before the end of a window. It must get
+// within a unit or two of the bound, so the bound is not wider than necessary.
 func TestReached(t *testing.T) {
 	for _, s := range strategy.All {
 		for _, tail := range []strategy.Instant{0, 4, 3_000, 9_990, 10_000, 25_000} {

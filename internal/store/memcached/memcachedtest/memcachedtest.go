@@ -23,11 +23,11 @@ type Server struct {
 	exited  chan struct{}
 }
 
-// patience is longer than a loaded machine takes to start a memcached.
+// patience is longer than it takes to start a memcached on a loaded machine.
 const patience = 10 * time.Second
 
 // Start starts a memcached on a free port of the loopback interface, and stops
-// it when the test ends. Without the program the test fails.
+// it when the test ends. If the program is not installed, the test fails.
 func Start(tb testing.TB) *Server {
 	tb.Helper()
 	program, err := exec.LookPath("memcached")
@@ -46,13 +46,13 @@ func Start(tb testing.TB) *Server {
 	return nil
 }
 
-// Stop kills the server: its connections break, and its items are gone.
+// Stop kills the server. Its connections break, and its items are lost.
 func (s *Server) Stop() {
 	_ = s.process.Kill()
 	<-s.exited
 }
 
-// Restart stops the server, if it runs, and starts it at the same address.
+// Restart stops the server if it runs, and starts it again at the same address.
 func (s *Server) Restart(tb testing.TB) {
 	tb.Helper()
 	s.Stop()
@@ -74,7 +74,7 @@ func (s *Server) Ask(tb testing.TB, command string) []string {
 func (s *Server) start() error {
 	_, port, _ := net.SplitHostPort(s.Addr)
 	var output bytes.Buffer
-	// As root it wants to be told to be somebody else; other users it does not ask.
+	// memcached refuses to run as root unless it is told which user to become.
 	cmd := exec.Command(s.program, "-l", "127.0.0.1", "-p", port, "-U", "0", "-u", "nobody")
 	cmd.Stdout, cmd.Stderr = &output, &output
 	if err := cmd.Start(); err != nil {
@@ -107,8 +107,8 @@ func await(addr string, exited <-chan struct{}) error {
 	}
 }
 
-// ask sends command to addr, and after it a command that does nothing, whose
-// answer marks the end of the first one's.
+// ask sends command to addr, followed by a command that does nothing. The answer to the
+// second marks the end of the answer to the first.
 func ask(addr, command string) ([]string, error) {
 	c, err := net.Dial("tcp", addr)
 	if err != nil {

@@ -11,10 +11,10 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// A Cluster is six servers: three masters, each with a third of the slots, and
-// a replica of each.
+// A Cluster has six servers: three masters, each with a third of the slots, and one
+// replica of each master.
 type Cluster struct {
-	Nodes []*Server // the masters come first, when it starts
+	Nodes []*Server // at the start, the masters come first
 }
 
 const clusterMasters, clusterNodes = 3, 6
@@ -55,8 +55,8 @@ func StartCluster(tb testing.TB) *Cluster {
 	return c
 }
 
-// StartClusterOfOne starts a cluster of one node, to clients known by the
-// given address: that of a proxy before it.
+// StartClusterOfOne starts a cluster of one node. It tells clients to use the given
+// address, which is that of a proxy in front of it.
 func StartClusterOfOne(tb testing.TB, known func(addr string) string) *Server {
 	tb.Helper()
 	s := start(tb, &redis.Options{}, func(port string) []string {
@@ -147,8 +147,7 @@ func (c *Cluster) Slot(tb testing.TB, key string) int {
 	return slot
 }
 
-// MasterAndReplica returns the nodes that have the slot of key, as the node
-// that is asked sees it.
+// MasterAndReplica returns the nodes that have the slot of key, as ask sees it.
 func (c *Cluster) MasterAndReplica(tb testing.TB, ask *Server, key string) (master, replica *Server) {
 	tb.Helper()
 	slot := c.Slot(tb, key)
@@ -179,7 +178,7 @@ func (c *Cluster) node(tb testing.TB, addr string) *Server {
 	return nil
 }
 
-// ID returns the name that the cluster knows a node by.
+// ID returns the name of a node within the cluster.
 func (c *Cluster) ID(tb testing.TB, node *Server) string {
 	tb.Helper()
 	return node.do(tb, "CLUSTER", "MYID")

@@ -19,26 +19,25 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// patience is how long servers may take for whatever is waited for, on a
-// loaded machine.
+// patience is how long tests wait for servers on a loaded machine.
 const patience = 30 * time.Second
 
-// A Server is a redis-server with nothing on disk that matters. Its methods
-// are for one goroutine.
+// A Server is a redis-server that keeps nothing on disk. Its methods are not safe for
+// concurrent use.
 type Server struct {
 	Addr string
 	URL  string
 
 	options *redis.Options
-	asks    *redis.Client // of this package
+	asks    *redis.Client // for the use of this package
 	command []string
 	process *os.Process
 	exited  chan struct{}
-	output  *bytes.Buffer // to be read once the process has exited
+	output  *bytes.Buffer // read it only after the process has exited
 }
 
-// Start starts a redis-server on a free port of the loopback interface, and
-// stops it when the test ends. Without the program the test fails.
+// Start starts a redis-server on a free port of the loopback interface, and stops it
+// when the test ends. If the program is not installed, the test fails.
 func Start(tb testing.TB) *Server {
 	tb.Helper()
 	return start(tb, &redis.Options{}, func(port string) []string {
@@ -46,8 +45,7 @@ func Start(tb testing.TB) *Server {
 	})
 }
 
-// start starts the program with the arguments for a port, on a port that is
-// free.
+// start starts the program on a free port. args returns the arguments for a port.
 func start(tb testing.TB, options *redis.Options, args func(port string) []string) *Server {
 	tb.Helper()
 	program, err := exec.LookPath("redis-server")
@@ -111,7 +109,7 @@ func (s *Server) kill() {
 // Kill kills the server, as kill -9 does. Connections to it are reset.
 func (s *Server) Kill() { s.kill() }
 
-// Stop has the server shut down in order.
+// Stop makes the server shut down in order.
 func (s *Server) Stop(tb testing.TB) {
 	tb.Helper()
 	s.signal(tb, syscall.SIGTERM)
@@ -122,11 +120,11 @@ func (s *Server) Stop(tb testing.TB) {
 	}
 }
 
-// Pause stops the process where it is: connections stay open, and the system
-// accepts more of them, but nothing is answered.
+// Pause stops the process where it is. Connections stay open, and the system accepts more
+// of them, but there are no answers.
 func (s *Server) Pause(tb testing.TB) { tb.Helper(); s.signal(tb, syscall.SIGSTOP) }
 
-// Resume has a paused server go on.
+// Resume makes a paused server go on.
 func (s *Server) Resume(tb testing.TB) { tb.Helper(); s.signal(tb, syscall.SIGCONT) }
 
 func (s *Server) signal(tb testing.TB, signal syscall.Signal) {
@@ -136,8 +134,7 @@ func (s *Server) signal(tb testing.TB, signal syscall.Signal) {
 	}
 }
 
-// Restart starts a server that was stopped or killed again, at the same
-// address.
+// Restart starts a server again that was stopped or killed, at the same address.
 func (s *Server) Restart(tb testing.TB) {
 	tb.Helper()
 	if err := s.run(tb); err != nil {
@@ -167,7 +164,7 @@ func (s *Server) try(tb testing.TB, args ...any) error {
 	return s.client().Do(tb.Context(), args...).Err()
 }
 
-// client returns the client that this package itself asks s by.
+// client returns the client that this package uses for s.
 func (s *Server) client() *redis.Client {
 	if s.asks == nil {
 		options := *s.options
@@ -176,9 +173,8 @@ func (s *Server) client() *redis.Client {
 	return s.asks
 }
 
-// freePort returns a port that nothing listens on. It is not one that the
-// system gives to outgoing connections: one of those could take it while a
-// server is down.
+// freePort returns a port on which nothing listens. The system does not use it for
+// outgoing connections: one of these could take the port while a server is down.
 func freePort(tb testing.TB) string {
 	tb.Helper()
 	for range 100 {
@@ -192,8 +188,8 @@ func freePort(tb testing.TB) string {
 	return ""
 }
 
-// Eventually waits until done returns nil, or fails the test with what it
-// returned last.
+// Eventually waits until done returns nil. If that takes too long, it fails the test with
+// the last error of done.
 func Eventually(tb testing.TB, what string, done func() error) {
 	tb.Helper()
 	deadline := time.Now().Add(patience)

@@ -11,13 +11,13 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// A SentinelGroup is a master, two replicas, and three sentinels that watch
-// them. Servers and sentinels each want a password.
+// A SentinelGroup has a master, two replicas, and three sentinels that watch them. Servers
+// and sentinels have passwords.
 type SentinelGroup struct {
 	MasterName       string
 	Password         string
 	SentinelPassword string
-	Servers          []*Server // the master comes first, when it starts
+	Servers          []*Server // at the start, the master comes first
 	Sentinels        []*Server
 }
 
@@ -39,8 +39,8 @@ func StartSentinel(tb testing.TB) *SentinelGroup {
 		}))
 	}
 	for i := range 3 {
-		// The first notices before the others, and needs no second opinion:
-		// three who notice at once often each vote for themselves.
+		// The first sentinel notices a failure before the others, and needs no second
+		// vote. If all three notice it at once, each often votes for itself.
 		quorum, downAfter := 2, 1500
 		if i == 0 {
 			quorum, downAfter = 1, 500
@@ -48,20 +48,20 @@ func StartSentinel(tb testing.TB) *SentinelGroup {
 		s := start(tb, &redis.Options{Password: g.SentinelPassword}, func(port string) []string {
 			return []string{g.writeConfig(tb, port, quorum, downAfter), "--sentinel"}
 		})
-		// So that they know of each other, and of a failure, soon.
+		// Let them learn soon of each other and of a failure.
 		s.do(tb, "SENTINEL", "DEBUG", "publish-period", 100, "ping-period", 100, "info-period", 100, "ask-period", 100)
 		g.Sentinels = append(g.Sentinels, s)
 	}
 	g.Await(tb)
 	for _, s := range g.Sentinels {
-		// Within four of these periods a new master must be known to all, or
-		// they make it a replica again.
+		// All sentinels must know of a new master within four of these periods.
+		// Otherwise they make it a replica again.
 		s.do(tb, "SENTINEL", "DEBUG", "publish-period", 1000)
 	}
 	return g
 }
 
-// writeConfig writes the file that a sentinel keeps what it knows in.
+// writeConfig writes the file in which a sentinel keeps what it knows.
 func (g *SentinelGroup) writeConfig(tb testing.TB, port string, quorum, downAfter int) string {
 	tb.Helper()
 	dir := tb.TempDir()
@@ -104,7 +104,7 @@ func (g *SentinelGroup) Await(tb testing.TB) {
 	})
 }
 
-// Master returns the server that the first sentinel takes for the master.
+// Master returns the server that is the master for the first sentinel.
 func (g *SentinelGroup) Master(tb testing.TB) *Server {
 	tb.Helper()
 	reply := g.Sentinels[0].do(tb, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", g.MasterName) // [host port]

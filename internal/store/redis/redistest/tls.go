@@ -18,12 +18,12 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// A TLSServer is a Server that speaks TLS, and only with clients that have the
+// A TLSServer is a Server that accepts only connections with TLS, from clients with the
 // certificate.
 type TLSServer struct {
 	*Server
 
-	CAFile, CertFile, KeyFile string // of the client and of the server
+	CAFile, CertFile, KeyFile string // for the client and for the server
 }
 
 // StartTLS starts a server with a certificate for 127.0.0.1 and counters.test.
