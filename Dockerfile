@@ -1,7 +1,7 @@
 FROM --platform=$BUILDPLATFORM golang:1.26 AS build
 WORKDIR /src
 
-# Modules first: they change seldom, the source often.
+# Download the modules first. They change less often than the source, so Docker can cache this step.
 COPY go.mod go.sum ./
 RUN --mount=type=cache,target=/go/pkg/mod go mod download
 
@@ -12,12 +12,12 @@ RUN --mount=type=cache,target=/go/pkg/mod --mount=type=cache,target=/root/.cache
     go build -trimpath -tags grpcnotrace -ldflags "-s -w -X main.version=$VERSION" -o /ratelimitd ./cmd/ratelimitd
 
 FROM scratch
-# To verify a store that is reached over TLS.
+# The certificates verify a Redis that the daemon reaches over TLS.
 COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/
 COPY --from=build /ratelimitd /ratelimitd
-# By number: there is no /etc/passwd here, and runAsNonRoot wants one it can check.
+# Use a number. The image has no /etc/passwd, and runAsNonRoot of Kubernetes can only check a number.
 USER 65532:65532
-# gRPC and HTTP.
+# 8081 is gRPC and 8080 is HTTP.
 EXPOSE 8081 8080
 ENTRYPOINT ["/ratelimitd"]
 CMD ["serve"]

@@ -1,7 +1,8 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 
-# In order, whatever -j says: the first part of `make test` installs what the others need.
+# Run the targets one after the other, even with -j. The first part of `make test` installs
+# what the other parts need.
 .NOTPARALLEL:
 
 # The version that the binary reports.
@@ -12,7 +13,7 @@ BUILDFLAGS := -trimpath -tags grpcnotrace
 # How long each fuzz target runs.
 FUZZTIME ?= 10s
 
-# The linter and the code generators, at the versions that tools/go.mod pins.
+# The linter, at the version that tools/go.mod pins.
 LINT := go tool -modfile=$(CURDIR)/tools/go.mod golangci-lint run --config=$(CURDIR)/.golangci.yml
 
 .PHONY: help
@@ -29,7 +30,7 @@ run: ## run the daemon from source
 
 .PHONY: test
 test: FUZZTIME = 2s
-test: deps generate-check lint manifests deadcode-check unit fuzz ## run every check, after installing what they need
+test: deps generate-check lint manifests deadcode-check unit fuzz ## install what the checks need, and run all checks
 
 .PHONY: deps
 deps:
@@ -43,7 +44,7 @@ deadcode-check: ## fail if the linker cannot drop unused methods
 unit: ## run the tests
 	go test -race -shuffle=on ./...
 
-# A target at a time: go test fuzzes no more than one.
+# One fuzz target at a time, because go test cannot fuzz several at once.
 .PHONY: fuzz
 fuzz: ## run each fuzz target for FUZZTIME
 	@go test -list '^Fuzz' ./... | awk '/^Fuzz/ {names[n++] = $$1} /^ok/ {while (n) print $$2, names[--n]}' | \
@@ -53,19 +54,19 @@ fuzz: ## run each fuzz target for FUZZTIME
 	done
 
 .PHONY: bench
-bench: ## measure the daemon against the null server; BENCHFLAGS=--repeat=1 for a short form
+bench: ## compare the daemon with the null server; add BENCHFLAGS=--repeat=1 for a short run
 	go run ./loadtest bench $(BENCHFLAGS)
 
 .PHONY: microbench
-microbench: ## run the benchmarks of the packages on two processors
+microbench: ## run the benchmarks of all packages on two processors
 	go test -run '^$$' -bench . -benchmem -cpu 2 ./...
 
 .PHONY: manifests
-manifests: ## check what deploy/ has for compose and Kubernetes
+manifests: ## check the files in deploy/ for Compose and Kubernetes
 	cd tools/manifests && go run . ../../deploy
 
 .PHONY: lint
-lint: ## check all modules: go vet, golangci-lint, go mod tidy
+lint: ## run go vet, golangci-lint and go mod tidy in all modules
 	@for module in . tools tools/manifests; do \
 		echo "lint $$module"; \
 		(cd $$module && go vet ./... && $(LINT) ./... && go mod tidy -diff); \
@@ -75,9 +76,9 @@ lint: ## check all modules: go vet, golangci-lint, go mod tidy
 generate: ## generate Go code from the .proto files
 	cd tools && go run ./protogen ../proto
 
-# Compares with a fresh copy, so that it works in a tree with changes too.
+# This compares with a fresh copy, so it also works if the working tree has changes.
 .PHONY: generate-check
-generate-check: ## fail if the generated code is stale
+generate-check: ## fail if the generated code is out of date
 	@fresh=$$(mktemp -d); trap 'rm -rf "$$fresh"' EXIT; \
 	(cd tools && go run ./protogen -out "$$fresh" ../proto); \
-	diff -r -x '*.proto' proto "$$fresh" || { echo 'proto/ is stale: run make generate' >&2; exit 1; }
+	diff -r -x '*.proto' proto "$$fresh" || { echo 'proto/ is out of date: run make generate' >&2; exit 1; }

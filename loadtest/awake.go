@@ -7,13 +7,13 @@ import (
 	"syscall"
 )
 
-// idleLoop does nothing until the process that started it is gone.
+// idleLoop runs until the process that started it has ended.
 const idleLoop = `while kill -0 $PPID 2>/dev/null; do i=0; while [ $i -lt 10000 ]; do i=$((i+1)); done; done`
 
-// keepAwake has each processor do nothing when it has nothing else to do, and
-// not halt, until stop is called. On a virtual machine the host takes a halted
-// processor away and may be long in giving it back. The loops are of the
-// scheduler's idle class (sched(7)): all other processes go before them.
+// keepAwake keeps each processor busy until stop is called, so that it never halts. On a
+// virtual machine, the host takes a halted processor away, and may give it back late.
+// The loops run in the scheduler's idle class (sched(7)), so all other processes go
+// first.
 func keepAwake() (stop func(), err error) {
 	var loops []*exec.Cmd
 	stop = func() {

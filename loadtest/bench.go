@@ -29,14 +29,14 @@ type benchCase struct {
 	baseline, subject program
 }
 
-// A program is a command line of one that is built here. In it and in its
-// environment {grpc} and {http} stand for its addresses, {grpc-port} and
-// {http-port} for their ports, {store} for the address of its store, and {envoy}
-// for a directory that has Envoy's configuration, envoyConfig, in config/.
+// A program is a server to measure. In its command line and its environment, {grpc} and
+// {http} stand for its addresses, {grpc-port} and {http-port} for their ports, and
+// {store} for the address of its store. {envoy} stands for a directory with Envoy's
+// configuration, envoyConfig, in config/.
 type program struct {
 	command string
-	env     string // variables, with spaces between them
-	store   string // "redis" or "memcached"; empty: none of its own
+	env     string // environment variables, separated by spaces
+	store   string // "redis" or "memcached"; empty if it needs no server
 }
 
 var (
@@ -47,8 +47,8 @@ var (
 	envoyRedis      = program{command: redisServer.command + " --envoy-config-dir={envoy}/config", store: "redis"}
 	memcachedServer = program{command: memoryServer.command + " --store=memcached --memcached-addr={store} --store-timeout=1s", store: "memcached"}
 
-	// The service of Envoy's project, which `go install` builds. It counts
-	// nothing for statsd.
+	// This is the service of Envoy's project. `go install` builds it. It sends
+	// nothing to statsd.
 	envoyproxy = program{
 		command: "service_cmd",
 		env: "RUNTIME_ROOT={envoy} RUNTIME_SUBDIRECTORY=. RUNTIME_WATCH_ROOT=false HOST=127.0.0.1 PORT={http-port} GRPC_HOST=127.0.0.1 GRPC_PORT={grpc-port} " +
@@ -57,16 +57,16 @@ var (
 	}
 )
 
-// envoyproxyPackage is where envoyproxy is from.
+// envoyproxyPackage is the package of envoyproxy, with its version.
 const envoyproxyPackage = "github.com/envoyproxy/ratelimit/src/service_cmd@v1.4.1-0.20260122083618-3fb702589d36"
 
-// with returns p with more variables.
+// with returns p with more environment variables.
 func (p program) with(env string) program {
 	p.env += " " + env
 	return p
 }
 
-// envoyConfig has the limit that the loads of Envoy's protocol are held to.
+// envoyConfig has the limit for the loads with Envoy's protocol.
 const (
 	envoyDomain = "loadtest"
 	envoyConfig = "domain: " + envoyDomain + "\ndescriptors:\n" +
@@ -74,17 +74,17 @@ const (
 		"  - key: hot\n    rate_limit: {unit: hour, requests_per_unit: 10}\n"
 )
 
-// envoyLoad is load by Envoy's protocol.
+// envoyLoad is load with Envoy's protocol.
 func envoyLoad(load runCmd) runCmd {
 	load.Target, load.Namespace, load.Limit = target.Envoy, envoyDomain, []string{"1000000000/s"}
 	load.Concurrency = cmp.Or(load.Concurrency, 128)
 	return load
 }
 
-// matrices are the published ones. A load's fields that are zero have the
+// matrices are the comparisons that are published. Fields of a load that are zero get the
 // defaults of the flags.
 var matrices = map[string][]benchCase{
-	// What a decision costs, against a server that makes none.
+	// How much a decision costs: the daemon against a server that decides nothing.
 	"server": {
 		{"unary, memory", runCmd{}, nullServer, memoryServer},
 		{"unary, memory, Zipf", runCmd{KeyDistribution: keys.Zipf}, nullServer, memoryServer},
@@ -112,15 +112,15 @@ var matrices = map[string][]benchCase{
 		{"unary, Redis; likewise", runCmd{Concurrency: 128, Limit: []string{"1000000/s,token_bucket"}}, nullServer.with("GOGC=100"), redisServer},
 		{"unary, memory, open loop of 5,000/s", runCmd{ArrivalRate: 5000, Poisson: true}, nullServer, memoryServer},
 	},
-	// Other services, each with a Redis as the daemon.
+	// Other services against the daemon, each with its own Redis.
 	"peers": {
 		{"envoyproxy/ratelimit, unary, Redis", envoyLoad(runCmd{}), envoyproxy, envoyRedis},
 		{"envoyproxy/ratelimit with explicit pipelining, unary, Redis", envoyLoad(runCmd{}), envoyproxy.with("REDIS_PIPELINE_WINDOW=150us REDIS_PIPELINE_LIMIT=128"), envoyRedis},
 		{"envoyproxy/ratelimit with its local cache, one key far over its limit, Redis", envoyLoad(runCmd{KeyDistribution: keys.Hot, DescriptorKey: "hot"}), envoyproxy.with("LOCAL_CACHE_SIZE_IN_BYTES=1000000"), envoyRedis},
 		{"envoyproxy/ratelimit with Redis, and ours in memory", envoyLoad(runCmd{}), envoyproxy, envoyServer},
 	},
-	// The transport's options, on the null server: each alone against what
-	// gRPC does by itself, and those that the null server has.
+	// The transport's options, on the null server: each option on its own against the
+	// defaults of gRPC, and the options that the null server uses.
 	"transport": {
 		{"unary, stream workers: as many as processors", runCmd{}, plain(""), plain("--stream-workers=2")},
 		{"unary, stream workers: 16", runCmd{}, plain(""), plain("--stream-workers=16")},
@@ -136,7 +136,7 @@ var matrices = map[string][]benchCase{
 	},
 }
 
-// plain is the null server with gRPC's own options and, after those, more.
+// plain is the null server with the defaults of gRPC, followed by more options.
 func plain(more string) program {
 	return program{command: nullServer.command + " --codec=standard --stream-workers=0 " + more}
 }
@@ -145,10 +145,10 @@ type benchCmd struct {
 	Matrix    string        `enum:"server,peers,transport" default:"server" help:"What to compare: the daemon with the null server (server) or with other services (peers), or options of gRPC (transport)."`
 	Out       string        `default:"loadtest/results" placeholder:"DIR" help:"Where to write the results."`
 	Duration  time.Duration `default:"1s" help:"How long to measure each run."`
-	Warmup    time.Duration `default:"200ms" help:"How long to go before that."`
-	Repeat    int           `default:"5" help:"Runs of each case, of baseline and subject in turns."`
-	MaxStolen float64       `default:"0.1" placeholder:"SHARE" help:"Run a pair again if the machine's host kept more of the processors' time to itself, until there are --repeat of less, or four times as many were tried: then those with the least are kept."`
-	Only      string        `placeholder:"TEXT" help:"Only the cases whose name has this text; print the results, and write nothing."`
+	Warmup    time.Duration `default:"200ms" help:"How long to run before that, unmeasured."`
+	Repeat    int           `default:"5" help:"How often to run each case. Baseline and subject take turns."`
+	MaxStolen float64       `default:"0.1" placeholder:"SHARE" help:"Run a pair of baseline and subject again if the machine's host took more than this share of the processors' time. Stop after four times --repeat pairs, and keep those with the smallest share."`
+	Only      string        `placeholder:"TEXT" help:"Run only the cases whose name contains this text. Print the results and write no file."`
 }
 
 // Run runs the matrix and writes the results.
@@ -196,10 +196,10 @@ func (c *benchCmd) Run(ctx context.Context, out io.Writer, log stderrWriter) err
 		return fmt.Errorf("start-up: %w", err)
 	}
 	if len(rows) == 0 {
-		return fmt.Errorf("--only %q: no case of --matrix %s has that in its name; try --only unary", c.Only, c.Matrix)
+		return fmt.Errorf("--only %q: no case of --matrix %s has this text in its name; try --only unary", c.Only, c.Matrix)
 	}
 	page := b.page(ctx, rows) + startup
-	if c.Only != "" { // the file is of whole matrices
+	if c.Only != "" { // the file is for whole matrices
 		fmt.Fprint(out, page)
 		return nil
 	}
@@ -217,16 +217,16 @@ func (c *benchCmd) Run(ctx context.Context, out io.Writer, log stderrWriter) err
 type bench struct {
 	*benchCmd
 	log io.Writer
-	dir string // of the built programs
+	dir string // has the built programs
 }
 
-// build builds the programs that are measured.
+// build builds the programs to measure.
 func (b *bench) build(ctx context.Context) error {
 	for _, name := range []string{"./cmd/ratelimitd", "./loadtest"} {
 		cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-tags=grpcnotrace", "-ldflags=-s -w", "-o", b.dir+string(filepath.Separator), name)
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if text, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("build %s, which must be run in the repository's root: %w\n%s", name, err, text)
+			return fmt.Errorf("build %s: %w; run this command in the root of the repository\n%s", name, err, text)
 		}
 	}
 	if b.Matrix == "peers" {
@@ -243,7 +243,7 @@ func (b *bench) build(ctx context.Context) error {
 	return os.WriteFile(filepath.Join(config, "loadtest.yaml"), []byte(envoyConfig), 0o644)
 }
 
-// compare runs a case.
+// compare runs one case.
 func (b *bench) compare(ctx context.Context, bc *benchCase) (row, error) {
 	r := row{name: bc.name}
 	baseline, err := b.start(ctx, bc.baseline)
@@ -268,24 +268,24 @@ func (b *bench) compare(ctx context.Context, bc *benchCase) (row, error) {
 		pairs = append(pairs, p)
 	}
 	r.tries = len(pairs)
-	// Those that were disturbed least are kept, whatever they measured.
+	// Keep the pairs that were disturbed least, whatever they measured.
 	slices.SortStableFunc(pairs, func(x, y pair) int { return cmp.Compare(x.stolen, y.stolen) })
 	for _, p := range pairs[:b.Repeat] {
 		if p.baseline.Decisions == 0 || p.subject.Decisions == 0 {
-			return r, errors.New("a run without a decision is among those that were disturbed least")
+			return r, errors.New("a run made no decision, and it is one of those that were disturbed least")
 		}
 		r.stolen, r.baseline, r.subject = append(r.stolen, p.stolen), append(r.baseline, p.baseline), append(r.subject, p.subject)
 	}
 	return r, nil
 }
 
-// triesPerRepeat bounds how often pairs that were disturbed are run again.
+// triesPerRepeat bounds how often disturbed pairs are run again.
 const triesPerRepeat = 4
 
-// A pair is a run of the baseline and then one of the subject.
+// A pair is a run of the baseline, followed by a run of the subject.
 type pair struct {
 	baseline, subject *report.Report
-	stolen            float64 // share of the processors' time that the machine's host kept
+	stolen            float64 // share of the processors' time that the machine's host took
 }
 
 func (b *bench) pair(ctx context.Context, bc *benchCase, baseline, subject *process) (p pair, err error) {
@@ -307,7 +307,7 @@ func (b *bench) pair(ctx context.Context, bc *benchCase, baseline, subject *proc
 	return p, err
 }
 
-// A process is a server that runs, with what it needs.
+// A process is a running server, together with its store and files.
 type process struct {
 	grpc, http, store string
 	stops             []func()
@@ -364,7 +364,7 @@ func (b *bench) start(ctx context.Context, s program) (p *process, err error) {
 	return p, run(p.grpc, command...)
 }
 
-// freeAddrs returns n addresses of the loopback interface that nobody listens on.
+// freeAddrs returns n addresses of the loopback interface on which nobody listens.
 func freeAddrs(n int) ([]string, error) {
 	addrs := make([]string, n)
 	for i := range addrs {
@@ -372,7 +372,7 @@ func freeAddrs(n int) ([]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		defer func() { _ = l.Close() }() // after all, so that no two are alike
+		defer func() { _ = l.Close() }() // at the end, so that all addresses differ
 		addrs[i] = l.Addr().String()
 	}
 	return addrs, nil
@@ -391,7 +391,7 @@ func (b *bench) measure(ctx context.Context, bc *benchCase, p *process) (*report
 	c.Scenario, c.Cost, c.Seed, c.Quiet, c.DescriptorKey = cmp.Or(c.Scenario, "below"), 1, 1, true, cmp.Or(c.DescriptorKey, "user")
 	if p.store != "" {
 		_, port, _ := net.SplitHostPort(p.store)
-		c.RedisPort, _ = strconv.Atoi(port) // it is one of ours
+		c.RedisPort, _ = strconv.Atoi(port) // this process chose the address
 	}
 	if err := c.validate(); err != nil {
 		return nil, err
@@ -406,10 +406,10 @@ func (b *bench) measure(ctx context.Context, bc *benchCase, p *process) (*report
 	return r, err
 }
 
-// A row is what a case measured.
+// A row has the results of a case.
 type row struct {
 	name              string
-	tries             int // pairs that were run; the others were disturbed more
+	tries             int // how many pairs were run; those not kept were disturbed more
 	stolen            []float64
 	baseline, subject []*report.Report
 }
@@ -463,15 +463,15 @@ func median(x []float64) float64 {
 	return (x[n/2] + x[(n-1)/2]) / 2
 }
 
-// spread shows the median, the least and the most.
+// spread shows the median, the smallest and the greatest value.
 func spread(x []float64, format string) string {
 	return fmt.Sprintf(format+" ("+format+" to "+format+")", median(x), slices.Min(x), slices.Max(x))
 }
 
-// page returns the results with where they are from.
+// page returns the results, and on which machine they were measured.
 func (b *bench) page(ctx context.Context, rows []row) string {
 	var out strings.Builder
-	fmt.Fprintf(&out, "# Results: %s\n\nWritten by `go run ./loadtest bench --matrix %[1]s --duration %s --warmup %s --repeat %d`, client and servers on one\nmachine. Each cell is the median of the runs, and in brackets the least and the most. Baseline and\nsubject took turns, and a ratio is of two runs that followed each other: on a machine that others\nuse too it is steadier than what it is made of.\n\nProcessors that had nothing to do did not halt: a loop of the scheduler's idle class kept each awake. What the\nhost of a virtual machine kept to itself all the same is the column stolen: the most of the pairs that are\nhere. A pair that lost more than %g%% was run again, until there were %[4]d of less or %[6]d in all, and those that lost\nleast are here.\n\n", b.Matrix, b.Duration, b.Warmup, b.Repeat, 100*b.MaxStolen, triesPerRepeat*b.Repeat)
+	fmt.Fprintf(&out, "# Results: %s\n\nWritten by `go run ./loadtest bench --matrix %[1]s --duration %s --warmup %s --repeat %d`, client and servers on one\nmachine. Each cell has the median of the runs, and in brackets the smallest and the greatest value. Baseline\nand subject took turns, and each ratio compares two runs that followed each other. On a shared machine, that\nis steadier than the numbers themselves.\n\nIdle processors did not halt: a loop in the scheduler's idle class kept each awake. The column stolen shows how\nmuch processor time the host of a virtual machine took all the same, as the greatest share of the pairs shown. A\npair that lost more than %g%% was run again, until %[4]d pairs had lost less or %[6]d had been run. The pairs that\nlost least are shown.\n\n", b.Matrix, b.Duration, b.Warmup, b.Repeat, 100*b.MaxStolen, triesPerRepeat*b.Repeat)
 	fmt.Fprintf(&out, "| | |\n|---|---|\n| when | %s |\n| commit | %s |\n| machine | %d processors, %s |\n| kernel | %s |\n| Go | %s |\n| Redis | %s |\n| memcached | %s |\n\n",
 		time.Now().UTC().Format(time.DateOnly), says(ctx, "git", "describe", "--always", "--dirty"), runtime.NumCPU(), processor(), says(ctx, "uname", "-sr"),
 		runtime.Version(), says(ctx, "redis-server", "--version"), says(ctx, "memcached", "--version"))
@@ -482,7 +482,7 @@ func (b *bench) page(ctx context.Context, rows []row) string {
 	return out.String()
 }
 
-// says returns the first line that a command prints.
+// says returns the first line of what a command prints.
 func says(ctx context.Context, name string, args ...string) string {
 	text, err := exec.CommandContext(ctx, name, args...).Output()
 	if err != nil {

@@ -1,12 +1,12 @@
-// Command loadtest measures rate-limit services, and whether they keep to the
-// limits while they are fast.
+// Command loadtest measures how fast a rate-limit service is, and checks that it keeps
+// to its limits.
 //
 //	loadtest run      put a load on a server and report what it did
 //	loadtest null     serve the same API and decide nothing: the baseline
-//	loadtest bench    run the published matrix, baseline and subject in turns
+//	loadtest bench    run a published comparison of a baseline and a subject
 //
-// The exit status is 0 when all went well, 1 when the server allowed more than
-// the limits permit, and 2 after an error.
+// The exit status is 0 after success, 1 if the server allowed more than the limits
+// permit, and 2 after an error.
 package main
 
 import (
@@ -31,33 +31,34 @@ const (
 	exitError
 )
 
-// errWrong is of a server that allowed more than the limits permit.
+// errWrong says that the server allowed more than the limits permit.
 var errWrong = errors.New("the server allowed more than the limits permit")
 
 type cli struct {
 	Run   runCmd   `cmd:"" default:"withargs" help:"Put a load on a server and report what it did."`
 	Null  nullCmd  `cmd:"" help:"Serve the same API and decide nothing: the baseline."`
-	Bench benchCmd `cmd:"" help:"Run the published matrix, baseline and subject in turns, and write the results."`
+	Bench benchCmd `cmd:"" help:"Run a published comparison of a baseline and a subject, and write the results."`
 }
 
 func main() {
 	gctuning.KeepRoom(gctuning.DefaultRoom) // as the daemon does: the null server is what it is measured against
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop) // a second signal does not wait
+	context.AfterFunc(ctx, stop) // a second signal ends the process at once
 	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	stop()
 	os.Exit(code)
 }
 
-// exited is the status with which kong wants the process to exit.
+// exited is a panic of the exit function that kong calls. Its value is the status.
 type exited int
 
-// A stderrWriter is where progress goes.
+// A stderrWriter receives the progress. It is a type of its own so that kong can tell it
+// from the writer for results.
 type stderrWriter struct{ io.Writer }
 
-// run runs the command that args give and returns its exit status.
+// run runs the command in args and returns its exit status.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) (status int) {
-	defer func() { // kong exits by this panic, after it has printed the help that was asked for
+	defer func() { // kong exits by this panic after it has printed help
 		switch p := recover().(type) {
 		case nil:
 		case exited:

@@ -13,10 +13,10 @@ type nullCmd struct {
 	GRPCAddr string `name:"grpc-addr" default:"127.0.0.1:8081" help:"Where to serve gRPC, as host:port."`
 	HTTPAddr string `name:"http-addr" default:"127.0.0.1:8080" help:"Where to serve HTTP, as host:port."`
 
-	StreamWorkers int    `default:"128" help:"Goroutines that are kept for calls; 0 starts one for each call."`
-	Codec         string `enum:"generated,standard" default:"generated" help:"How messages are encoded: generated code, or by reflection (standard)."`
-	ReadBuffer    int    `default:"0" placeholder:"BYTES" help:"gRPC's read buffer of a connection; 0 for its default."`
-	WriteBuffer   int    `default:"0" placeholder:"BYTES" help:"gRPC's write buffer of a connection; 0 for its default."`
+	StreamWorkers int    `default:"128" help:"Goroutines that serve calls one after the other; 0 starts one for each call."`
+	Codec         string `enum:"generated,standard" default:"generated" help:"How to encode messages: with generated code, or with reflection (standard)."`
+	ReadBuffer    int    `default:"0" placeholder:"BYTES" help:"The size of gRPC's read buffer per connection; 0 for its default."`
+	WriteBuffer   int    `default:"0" placeholder:"BYTES" help:"The size of gRPC's write buffer per connection; 0 for its default."`
 }
 
 // Run serves until ctx ends.

@@ -25,43 +25,43 @@ import (
 )
 
 type runCmd struct {
-	Target string `enum:"unary,batch,stream,envoy,http,envoy-http" default:"unary" help:"What to ask: unary, batch or stream of ratelimit.v1; envoy (RateLimitService v3); http (JSON of ratelimit.v1) or envoy-http."`
-	Addr   string `placeholder:"HOST:PORT" help:"Where; by default 127.0.0.1:8081, and :8080 for http."`
-	Path   string `placeholder:"/PATH" help:"The path of http targets; by default /v1/should-allow, and /json for envoy-http."`
+	Target string `enum:"unary,batch,stream,envoy,http,envoy-http" default:"unary" help:"How to ask: unary, batch or stream of ratelimit.v1; envoy (RateLimitService v3); http (JSON of ratelimit.v1) or envoy-http."`
+	Addr   string `placeholder:"HOST:PORT" help:"The server; by default 127.0.0.1:8081, or :8080 for http."`
+	Path   string `placeholder:"/PATH" help:"The path for http targets; by default /v1/should-allow, or /json for envoy-http."`
 
 	Duration    time.Duration `default:"10s" help:"How long to measure."`
-	Warmup      time.Duration `default:"1s" help:"How long to go before that, unmeasured."`
-	Count       int64         `default:"0" placeholder:"N" help:"Stop after so many calls; 0: by time alone."`
-	Concurrency int           `default:"64" help:"Calls under way at a time, at most."`
+	Warmup      time.Duration `default:"1s" help:"How long to run before that, unmeasured."`
+	Count       int64         `default:"0" placeholder:"N" help:"Stop after this many calls; 0 stops only after --duration."`
+	Concurrency int           `default:"64" help:"How many calls are under way at a time, at most."`
 	Connections int           `default:"4" help:"gRPC connections."`
-	Streams     int           `default:"4" help:"Streams, over all connections."`
-	Batch       int           `default:"0" placeholder:"N" help:"Requests in a message of batch and stream; by default 100 and 1."`
-	ArrivalRate float64       `default:"0" placeholder:"N" help:"Open loop: so many calls a second, whatever the server does, with latency from when each was due. 0: closed loop, for the maximum."`
-	Poisson     bool          `help:"Open loop: let calls arrive as independent callers do, and not evenly."`
-	Seed        uint64        `default:"1" help:"Of what is random: alike seeds ask alike."`
+	Streams     int           `default:"4" help:"Streams, in total over all connections."`
+	Batch       int           `default:"0" placeholder:"N" help:"Requests per message, for batch and stream; by default 100 for batch and 1 for stream."`
+	ArrivalRate float64       `default:"0" placeholder:"N" help:"Open loop: make this many calls per second, whatever the server does, and measure latency from when each was due. 0: closed loop, as many calls as possible."`
+	Poisson     bool          `help:"Open loop: make calls at random times, as independent callers do, and not evenly."`
+	Seed        uint64        `default:"1" help:"The seed for what is random. Runs with the same seed ask the same."`
 
-	KeyDistribution string `enum:"uniform,zipf,hot,flood" default:"uniform" help:"Whom the requests are about: uniform, zipf, hot (one key) or flood (a new one each time)."`
+	KeyDistribution string `enum:"uniform,zipf,hot,flood" default:"uniform" help:"How to choose the key of each request: uniform, zipf, hot (one key) or flood (a new key each time)."`
 	Keys            int    `default:"100000" help:"How many keys there are."`
 
-	Scenario string   `enum:"below,at,over,several,boundary" default:"below" help:"The limits, unless --limit says: below, at (of --arrival-rate), far over, several limits, or boundary (windows of 100 ms)."`
+	Scenario string   `enum:"below,at,over,several,boundary" default:"below" help:"The limits, if --limit is not given: the load is below the limit, at the limit (as given by --arrival-rate) or far over it; several limits; or boundary (windows of 100 ms)."`
 	Strategy string   `placeholder:"NAME" help:"The strategy of the scenario's limit: ${strategies}."`
-	Limit    []string `sep:"none" placeholder:"RATE[,STRATEGY][,burst=N][,name=S]" help:"A limit, such as 100/min or 10/s,token_bucket,burst=20. May be repeated. For envoy and policies: what the server is configured to, for the check of its answers."`
-	Policy   string   `placeholder:"NAME" help:"Ask by a policy of the server's, and not by limits."`
+	Limit    []string `sep:"none" placeholder:"RATE[,STRATEGY][,burst=N][,name=S]" help:"A limit, such as 100/min or 10/s,token_bucket,burst=20. May be repeated. For envoy and policies, give the limits that the server is configured with; they are used to check its answers."`
+	Policy   string   `placeholder:"NAME" help:"Ask with a policy of the server instead of limits."`
 	Cost     uint64   `default:"1" help:"Units that each request asks for."`
 
-	Namespace     string `placeholder:"NAME" help:"The namespace, or Envoy's domain; by default one that is new."`
-	DescriptorKey string `default:"user" help:"Envoy: the key of the descriptor whose value is the identifier."`
+	Namespace     string `placeholder:"NAME" help:"The namespace, or Envoy's domain; by default a new one."`
+	DescriptorKey string `default:"user" help:"For envoy: the key of the descriptor entry that has the identifier as its value."`
 
 	Start     string `placeholder:"COMMAND" help:"Start the server with this command (words split at spaces), and stop it at the end."`
-	ServerPID int    `name:"server-pid" placeholder:"PID" help:"The server's process, for its processor time; by default who listens on the port, on this machine."`
-	RedisPID  int    `name:"redis-pid" placeholder:"PID" help:"Redis's process, likewise."`
-	RedisPort int    `placeholder:"PORT" help:"Or the port that Redis listens on, on this machine."`
+	ServerPID int    `name:"server-pid" placeholder:"PID" help:"The server's process, to measure its processor time; by default the process of this machine that listens on the port."`
+	RedisPID  int    `name:"redis-pid" placeholder:"PID" help:"The process of Redis, to measure its processor time."`
+	RedisPort int    `placeholder:"PORT" help:"The port on which that Redis listens, instead of --redis-pid."`
 
 	JSON  bool   `name:"json" help:"Print the report as JSON."`
-	HTML  string `name:"html" placeholder:"FILE" help:"Write the report with plots to a file."`
+	HTML  string `name:"html" placeholder:"FILE" help:"Write the report with plots to this file."`
 	Quiet bool   `help:"No progress."`
 
-	limits []strategy.Limit // that --limit or the scenario says
+	limits []strategy.Limit // from --limit or the scenario
 }
 
 // Help is shown by "loadtest run --help".
@@ -81,7 +81,7 @@ func (runCmd) Help() string {
       Any server of Envoy's protocol, whose configuration has that limit.`
 }
 
-// Bounds of what may be asked of this process.
+// The bounds of flags.
 const (
 	maxDuration    = time.Hour
 	maxConcurrency = 10_000
@@ -91,7 +91,7 @@ const (
 	maxArrivals    = 10_000_000
 )
 
-// validate checks the flags and sets what depends on others.
+// validate checks the flags, and sets those that depend on others.
 func (c *runCmd) validate() error {
 	isHTTP := c.Target == target.HTTP || c.Target == target.EnvoyHTTP
 	isEnvoy := c.Target == target.Envoy || c.Target == target.EnvoyHTTP
@@ -107,9 +107,9 @@ func (c *runCmd) validate() error {
 	}
 	switch {
 	case c.Path != "" && !isHTTP:
-		return fmt.Errorf("--path %q: --target %s has none; leave it out, or use --target http", c.Path, c.Target)
+		return fmt.Errorf("--path %q: --target %s has no path; leave it out, or use --target http", c.Path, c.Target)
 	case c.Path != "" && c.Path[0] != '/':
-		return fmt.Errorf("--path %q: begin it with a slash, as in /v1/should-allow", c.Path)
+		return fmt.Errorf("--path %q: write it with a slash at the beginning, as in /v1/should-allow", c.Path)
 	case c.Path == "" && c.Target == target.HTTP:
 		c.Path = "/v1/should-allow"
 	case c.Path == "":
@@ -117,7 +117,7 @@ func (c *runCmd) validate() error {
 	}
 	switch {
 	case c.Batch != 0 && !isBatch:
-		return fmt.Errorf("--batch %d: --target %s asks one at a time; leave it out, or use --target batch", c.Batch, c.Target)
+		return fmt.Errorf("--batch %d: --target %s has one request per message; leave it out, or use --target batch", c.Batch, c.Target)
 	case c.Batch == 0 && c.Target == target.Batch:
 		c.Batch = 100
 	case c.Batch == 0:
@@ -149,13 +149,13 @@ func (c *runCmd) validate() error {
 	case !(c.ArrivalRate >= 0 && c.ArrivalRate <= maxArrivals):
 		return fmt.Errorf("--arrival-rate %v: give calls a second, up to %d, such as 5000; or 0 for the closed loop", c.ArrivalRate, maxArrivals)
 	case c.Poisson && c.ArrivalRate == 0:
-		return errors.New("--poisson: there is no rate of arrivals; give one, such as --arrival-rate 5000")
+		return errors.New("--poisson: give a rate of arrivals too, such as --arrival-rate 5000")
 	case c.Cost < 1 || c.Cost > 1e9:
 		return fmt.Errorf("--cost %d: give 1 to 1000000000, such as 1", c.Cost)
 	case c.Policy != "" && isEnvoy:
-		return fmt.Errorf("--policy %q: --target %s has none; its server is configured by domain and descriptor", c.Policy, c.Target)
+		return fmt.Errorf("--policy %q: --target %s has no policies; leave it out, and configure the limits of the server by domain and descriptor", c.Policy, c.Target)
 	case len(c.Limit) > 0 && c.Strategy != "":
-		return fmt.Errorf("--strategy %q: the limits are given; write it there, as in --limit 100/min,%[1]s", c.Strategy)
+		return fmt.Errorf("--strategy %q: --limit is given; write the strategy there, as in --limit 100/min,%[1]s", c.Strategy)
 	}
 	specs := c.Limit
 	if len(specs) == 0 && c.Policy == "" && !isEnvoy {
@@ -180,7 +180,7 @@ func (c *runCmd) validate() error {
 	return nil
 }
 
-// scenario returns the limits that it stands for.
+// scenario returns the limits of --scenario.
 func (c *runCmd) scenario() ([]string, error) {
 	with := func(rate string) []string {
 		if c.Strategy != "" {
@@ -188,7 +188,7 @@ func (c *runCmd) scenario() ([]string, error) {
 		}
 		return []string{rate}
 	}
-	few := c.Strategy == strategy.SlidingWindowLog.String() // its count is capped
+	few := c.Strategy == strategy.SlidingWindowLog.String() // servers cap its count
 	switch c.Scenario {
 	case "at":
 		n := c.Keys
@@ -197,14 +197,14 @@ func (c *runCmd) scenario() ([]string, error) {
 		}
 		perKey := c.ArrivalRate * float64(c.Batch) / float64(n)
 		if perKey == 0 || c.KeyDistribution != keys.Uniform && c.KeyDistribution != keys.Hot {
-			return nil, errors.New("--scenario at: the limit is what each key asks for, so it needs --arrival-rate, such as 5000, and --key-distribution uniform or hot")
+			return nil, errors.New("--scenario at: the limit is the rate at which each key asks, so give --arrival-rate, such as 5000, and --key-distribution uniform or hot")
 		}
 		return with(fmt.Sprintf("%d/m", max(int64(perKey*60*float64(c.Cost)), 1))), nil
 	case "over":
 		return with("10/m"), nil
 	case "several":
 		if c.Strategy != "" {
-			return nil, fmt.Errorf("--strategy %q: --scenario several has one of each kind; leave it out", c.Strategy)
+			return nil, fmt.Errorf("--strategy %q: --scenario several has a limit of each strategy; leave it out", c.Strategy)
 		}
 		return []string{"1000000/s,token_bucket", "10000000/m,sliding_window_counter", "100000000/h,fixed_window", "1000000000/d,gcra,burst=1000000"}, nil
 	case "boundary":
@@ -217,7 +217,7 @@ func (c *runCmd) scenario() ([]string, error) {
 	}
 }
 
-// parseLimit reads a limit as --limit has it.
+// parseLimit reads the value of a --limit flag.
 func parseLimit(text string) (strategy.Limit, error) {
 	refuse := func(format string, args ...any) (strategy.Limit, error) {
 		return strategy.Limit{}, fmt.Errorf("--limit %q: "+format+"; write it as 100/min or 10/s,token_bucket,burst=20,name=a", append([]any{text}, args...)...)
@@ -233,7 +233,7 @@ func parseLimit(text string) (strategy.Limit, error) {
 		case isPair && key == "name":
 			spec.Name = value
 		case isPair:
-			return refuse("there is no %q", key)
+			return refuse("unknown key %q", key)
 		default:
 			spec.Strategy, err = strategy.Parse(part)
 		}
@@ -248,7 +248,7 @@ func parseLimit(text string) (strategy.Limit, error) {
 	return l, nil
 }
 
-// asked returns the limits as requests have them.
+// asked returns the limits in the form of the API.
 func asked(limits []strategy.Limit) []*ratelimitv1.Limit {
 	var out []*ratelimitv1.Limit
 	for _, l := range limits {
@@ -261,8 +261,8 @@ func asked(limits []strategy.Limit) []*ratelimitv1.Limit {
 	return out
 }
 
-// Run puts the load on, reports, and returns errWrong if the server allowed more
-// than the limits permit.
+// Run puts the load on the server and reports. It returns errWrong if the server allowed
+// more than the limits permit.
 func (c *runCmd) Run(ctx context.Context, out io.Writer, progress stderrWriter) error {
 	if err := c.validate(); err != nil {
 		return err
@@ -302,12 +302,12 @@ func (c *runCmd) Run(ctx context.Context, out io.Writer, progress stderrWriter) 
 func writeHTML(name string, r *report.Report) error {
 	f, err := os.Create(name)
 	if err != nil {
-		return fmt.Errorf("--html: %w; give a file that can be written, such as report.html", err)
+		return fmt.Errorf("--html: %w; give a file that this process can write, such as report.html", err)
 	}
 	return errors.Join(r.HTML(f), f.Close())
 }
 
-// measure puts the load on.
+// measure puts the load on the server and returns the report.
 func (c *runCmd) measure(ctx context.Context, progress io.Writer) (*report.Report, error) {
 	o := target.Options{
 		Protocol: c.Target, Addr: c.Addr, Path: c.Path, Connections: c.Connections, Streams: c.Streams, Sessions: c.Concurrency,
@@ -345,7 +345,7 @@ func (c *runCmd) measure(ctx context.Context, progress io.Writer) (*report.Repor
 	return r, nil
 }
 
-// settings are the flags that say what was measured.
+// settings returns the flags that say what was measured.
 func (c *runCmd) settings() []string {
 	out := []string{"--target=" + c.Target, fmt.Sprintf("--concurrency=%d", c.Concurrency), fmt.Sprintf("--connections=%d", c.Connections), "--key-distribution=" + c.KeyDistribution, fmt.Sprintf("--keys=%d", c.Keys)}
 	if c.Target == target.Stream {
@@ -373,9 +373,9 @@ func (c *runCmd) settings() []string {
 	return out
 }
 
-// A meter reads the processor times of those involved.
+// A meter reads the processor times of the processes involved.
 type meter struct {
-	pids     [3]int // client, server, Redis; 0: not known
+	pids     [3]int // client, server, Redis; 0 if not known
 	readings [][3]time.Duration
 }
 
@@ -384,7 +384,7 @@ func (c *runCmd) newMeter() *meter {
 	host, port, _ := net.SplitHostPort(c.Addr)
 	if ip := net.ParseIP(host); m.pids[1] == 0 && (host == "localhost" || ip != nil && ip.IsLoopback()) {
 		if number, err := strconv.Atoi(port); err == nil {
-			m.pids[1], _ = cputime.Listener(number) // else it is not known
+			m.pids[1], _ = cputime.Listener(number) // 0 if it cannot be found
 		}
 	}
 	if m.pids[2] == 0 && c.RedisPort != 0 {
@@ -406,7 +406,8 @@ func (m *meter) read() {
 	m.readings = append(m.readings, now)
 }
 
-// perDecision returns what was used between the first reading and the last.
+// perDecision returns the processor time per decision between the first and the last
+// reading.
 func (m *meter) perDecision(decisions int64) report.CPU {
 	var out report.CPU
 	if len(m.readings) < 2 || decisions == 0 {
@@ -422,18 +423,18 @@ func (m *meter) perDecision(decisions int64) report.CPU {
 	return out
 }
 
-// startPatience is how long a server may take until it can be connected to, and
-// how long it may take to stop.
+// startPatience is how long a server may take until it accepts connections, and how long
+// it may take to stop.
 const startPatience = 15 * time.Second
 
-// startServer starts a server and waits until it takes connections.
+// startServer starts a server and waits until it accepts connections.
 func startServer(ctx context.Context, words []string, addr string, log io.Writer) (stop func(), err error) {
 	if len(words) == 0 {
 		return nil, errors.New("no command; give one, such as \"bin/ratelimitd serve\"")
 	}
 	if conn, err := net.DialTimeout("tcp", addr, time.Second); err == nil {
 		_ = conn.Close()
-		return nil, fmt.Errorf("something listens on %s already; stop it, or leave --start out", addr)
+		return nil, fmt.Errorf("another process listens on %s already; stop it, or leave --start out", addr)
 	}
 	cmd := exec.Command(words[0], words[1:]...)
 	cmd.Stdout, cmd.Stderr = log, log
@@ -461,14 +462,14 @@ func startServer(ctx context.Context, words []string, addr string, log io.Writer
 		}
 		select {
 		case <-ended:
-			return nil, fmt.Errorf("it exits: %s", cmd.ProcessState)
+			return nil, fmt.Errorf("the server exited: %s", cmd.ProcessState)
 		case <-ctx.Done():
 			stop()
 			return nil, ctx.Err()
 		case <-patience.C:
 			stop()
-			return nil, fmt.Errorf("it does not listen on %s within %s", addr, startPatience)
-		case <-time.After(time.Millisecond): // its start-up is timed
+			return nil, fmt.Errorf("the server does not listen on %s within %s", addr, startPatience)
+		case <-time.After(time.Millisecond): // short, because the start-up is timed
 		}
 	}
 }

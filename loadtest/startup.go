@@ -11,11 +11,11 @@ import (
 	ratelimitv1 "github.com/ratelimitd/ratelimitd/proto/ratelimit/v1"
 )
 
-// startups is how often the start-up is timed.
+// startups is how often the start-up is measured.
 const startups = 11
 
-// startup says how long the daemon takes from being started to its first
-// answer, and how large it is.
+// startup measures how long the daemon takes from its start to its first answer, and how
+// large its binary is.
 func (b *bench) startup(ctx context.Context) (string, error) {
 	file, err := os.Stat(filepath.Join(b.dir, "ratelimitd"))
 	if err != nil {
@@ -38,7 +38,7 @@ func (b *bench) startup(ctx context.Context) (string, error) {
 	return fmt.Sprintf("\nFrom the start of the daemon to its first decision, store in memory: %s ms. The binary (`make build`) has %.1f MB.\n", spread(took, "%.0f"), float64(file.Size())/1e6), nil
 }
 
-// askOnce makes a decision.
+// askOnce asks for one decision.
 func askOnce(ctx context.Context, addr string) error {
 	t, err := target.Dial(ctx, target.Options{
 		Protocol: target.Unary, Addr: addr, Connections: 1, Sessions: 1,

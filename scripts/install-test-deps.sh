@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Installs, from Debian's or Ubuntu's packages, what the tests need and this
-# machine lacks. The tests start their own servers on free ports.
+# Installs the programs that the tests need, if they are missing. It uses the
+# packages of Debian or Ubuntu. The tests start their own servers on free ports.
 set -euo pipefail
 
-# Each line: the command that the tests run, and the package that has it.
+# Each line has a command that the tests run, and the package that contains it.
 needed='
 caddy         caddy
 cc            build-essential
@@ -26,7 +26,7 @@ if ((${#missing[@]} == 0)); then
 fi
 
 if ! command -v apt-get >/dev/null; then
-    echo "$0: no apt-get here; install by hand what the tests need: ${missing[*]}" >&2
+    echo "$0: apt-get not found; install these packages yourself: ${missing[*]}" >&2
     exit 1
 fi
 
@@ -34,7 +34,8 @@ as_root=()
 if ((EUID != 0)); then
     as_root=(sudo)
 fi
-# No package starts its service: one on Prometheus's port would outlive the tests.
+# Do not let a package start its service. It would keep its port, such as
+# Prometheus's, after the tests.
 policy=/usr/sbin/policy-rc.d
 if [[ ! -e $policy ]]; then
     printf '#!/bin/sh\nexit 101\n' | "${as_root[@]}" tee "$policy" >/dev/null

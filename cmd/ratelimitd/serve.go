@@ -18,6 +18,7 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/gctuning"
 	"github.com/ratelimitd/ratelimitd/internal/reload"
 	"github.com/ratelimitd/ratelimitd/internal/server"
+	"github.com/ratelimitd/ratelimitd/internal/server/envoyapi"
 	"github.com/ratelimitd/ratelimitd/internal/stores"
 	"github.com/ratelimitd/ratelimitd/internal/tracing"
 )
@@ -101,7 +102,7 @@ func serverOptions(c *config.Config, p *config.Policies) server.Options {
 		StoreName: string(c.Store.Kind),
 		OnError:   c.Store.OnError,
 		Config:    serverConfig(p),
-		Envoy: server.EnvoyOptions{
+		Envoy: envoyapi.Settings{
 			ShadowMode: c.Envoy.ShadowMode, AllOrNone: c.Envoy.AllOrNone, DynamicMetadata: c.Envoy.DynamicMetadata, ResponseHeaders: c.Envoy.ResponseHeaders,
 			LimitHeader: c.Envoy.LimitHeader, RemainingHeader: c.Envoy.RemainingHeader, ResetHeader: c.Envoy.ResetHeader,
 		},

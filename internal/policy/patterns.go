@@ -5,9 +5,13 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+
+	"github.com/ratelimitd/ratelimitd/internal/ipaddr"
+	"github.com/ratelimitd/ratelimitd/internal/quote"
+	"github.com/ratelimitd/ratelimitd/internal/store"
 )
 
-// Patterns finds, for an identifier, the value of the pattern that matches it
+// patterns finds, for an identifier, the value of the pattern that matches it
 // best:
 //
 //   - one that is the identifier itself;
@@ -15,21 +19,40 @@ import (
 //     holds it;
 //   - else the glob with the most bytes that are not *, and of those the first.
 //
-// A * in a glob stands for any bytes, or none; \* and \\ for themselves. An
-// address is matched in whichever way it is written.
+// A * in a glob stands for any bytes, or none. A backslash before one of * \ /
+// . or : makes that character stand for itself, and a pattern with a backslash
+// is never an address or a network. An address matches however it is written.
+//
+// A pattern that looks like a network or an address and is not is an error. As
+// a literal identifier it would match nobody, and an exemption or an override
+// would silently not apply. Spaces do not count. It looks like
+//
+//   - a network: what is before the first slash has only digits and dots, with at
+//     least one dot, or only hex digits, dots and colons, with at least one colon,
+//     also in brackets or with a zone; and what is after the slash has only digits
+//     and dots, or is empty. So 10.0.0.0/33, 10.0/16, 10.0.0.0/255.0.0.0 and
+//     2001:db8::/129 are errors, and 10/30, a/b, user:42/7 and 10.0.0.7/login are
+//     identifiers;
+//   - an IPv4 address: it has only digits and dots, with three dots. So 300.1.2.3
+//     is an error; 1.2.3 and 1.2.3.4.5 are identifiers;
+//   - an IPv6 address: it has only hex digits, dots and colons, with two colons
+//     side by side. So 2001:db8::1::2 is an error; the MAC address
+//     02:00:5e:10:00:01 and 10.0.0.7:8080 are identifiers.
+//
+// What one of these errors refuses can still be an identifier: 10.0.0.0\/33.
 type patterns[T any] struct {
 	exact map[string]T
 
 	prefixes     map[netip.Prefix]T
-	prefixLength []int // those there are, longest first
+	prefixLength []int // the lengths in prefixes, longest first
 
-	// Of the globs, those with their only * at the end are looked up by what is
-	// before it, and the others tried one after the other.
+	// Most globs have one * at the end. These are looked up by what is before it.
+	// The others are tried one after the other.
 	starts      map[string]start[T]
-	startLength []int     // those there are, longest first
+	startLength []int     // the lengths in starts, longest first
 	globs       []glob[T] // in the order in which they are tried
 
-	count int // of all that were added
+	count int // how many patterns were added
 }
 
 type start[T any] struct {
@@ -37,7 +60,7 @@ type start[T any] struct {
 	order int
 }
 
-// A glob is a pattern cut at each of its *.
+// A glob is a pattern, cut at each *.
 type glob[T any] struct {
 	parts   []string
 	literal int // bytes that are not *
@@ -45,19 +68,18 @@ type glob[T any] struct {
 	value   T
 }
 
-// add adds a pattern. It reports what is wrong with it; whoever calls it makes
-// sure that no pattern is added twice.
+// add adds a pattern, or returns what is wrong with it. The caller must not add a
+// pattern twice: see canonical.
 func (p *patterns[T]) add(pattern string, value T) error {
-	if prefix, err := netip.ParsePrefix(pattern); err == nil {
+	if prefix, ok := parsePrefix(pattern); ok {
 		if masked := prefix.Masked(); masked != prefix {
-			return fmt.Errorf("%q has bits beyond its %d: write %q", pattern, prefix.Bits(), masked)
+			return fmt.Errorf("%s has bits beyond its prefix length; write %q", quote.Cut(pattern), masked)
 		}
 		p.addPrefix(prefix, value)
 		return nil
 	}
-	if addr, ok := parseAddr(pattern); ok {
-		p.addPrefix(netip.PrefixFrom(addr, addr.BitLen()), value)
-		return nil
+	if err := checkLooks(pattern); err != nil {
+		return err
 	}
 	parts, err := cut(pattern)
 	if err != nil {
@@ -69,8 +91,8 @@ func (p *patterns[T]) add(pattern string, value T) error {
 	}
 	p.count++
 	switch {
-	case literal > maxIdentifierBytes:
-		return fmt.Errorf("%.32q... is longer than an identifier may be, which is %d bytes", pattern, maxIdentifierBytes)
+	case literal > store.MaxIdentifierBytes:
+		return fmt.Errorf("%s is longer than any identifier; write at most %d bytes", quote.Cut(pattern), store.MaxIdentifierBytes)
 	case len(parts) == 1:
 		put(&p.exact, parts[0], value)
 	case len(parts) == 2 && parts[1] == "":
@@ -86,9 +108,6 @@ func (p *patterns[T]) add(pattern string, value T) error {
 	return nil
 }
 
-// maxIdentifierBytes is how long an identifier may be.
-const maxIdentifierBytes = 1024
-
 func (p *patterns[T]) addPrefix(prefix netip.Prefix, value T) {
 	put(&p.prefixes, prefix, value)
 	p.prefixLength = insertLength(p.prefixLength, prefix.Bits())
@@ -101,8 +120,8 @@ func put[K comparable, T any](m *map[K]T, key K, value T) {
 	(*m)[key] = value
 }
 
-// insertLength adds n to lengths, which are in descending order, if it is not
-// there.
+// insertLength adds n to lengths, unless it is there. lengths are in descending
+// order.
 func insertLength(lengths []int, n int) []int {
 	at, found := slices.BinarySearchFunc(lengths, n, func(a, b int) int { return b - a })
 	if found {
@@ -111,24 +130,66 @@ func insertLength(lengths []int, n int) []int {
 	return slices.Insert(lengths, at, n)
 }
 
-// canonical returns a text that two patterns share if they match the same.
-func canonical(pattern string) string {
-	if prefix, err := netip.ParsePrefix(pattern); err == nil {
-		return prefix.Masked().String()
+// parsePrefix returns the network that pattern is, and whether it is one. An
+// address is the network of that address alone.
+func parsePrefix(pattern string) (netip.Prefix, bool) {
+	if strings.Contains(pattern, "/") { // which a zone, too, may have: fe80::1%eth0/64
+		return ipaddr.ParsePrefix(pattern)
 	}
-	if addr, ok := parseAddr(pattern); ok {
-		return netip.PrefixFrom(addr, addr.BitLen()).String()
-	}
-	for strings.Contains(pattern, "**") && !strings.Contains(pattern, `\`) {
-		pattern = strings.ReplaceAll(pattern, "**", "*")
-	}
-	return pattern
+	addr, ok := ipaddr.Parse(pattern)
+	return netip.PrefixFrom(addr, addr.BitLen()), ok
 }
 
-// cut cuts a pattern at each *, and takes the backslashes out of the parts.
+// checkLooks refuses a pattern that is neither a network nor an address, and
+// looks like one: see patterns.
+func checkLooks(pattern string) error {
+	text := strings.ReplaceAll(pattern, " ", "")
+	if addr, length, slash := strings.Cut(text, "/"); slash {
+		addr, _, _ = strings.Cut(strings.Trim(addr, "[]"), "%")
+		dotted := strings.Contains(addr, ".") && consistsOf(addr, digits+".")
+		colons := strings.Contains(addr, ":") && consistsOf(addr, hexDigits+".:")
+		if (dotted || colons) && consistsOf(length, digits+".") {
+			return fmt.Errorf(`%s is not a network; write one such as "10.0.0.0/8" or "2001:db8::/32", or, if it is an identifier, \/ for the slash`, quote.Cut(pattern))
+		}
+		return nil
+	}
+	switch {
+	case strings.Count(text, ".") == 3 && consistsOf(text, digits+"."):
+		return fmt.Errorf(`%s is not an IP address; write one such as "10.0.0.7", or, if it is an identifier, \. for a dot`, quote.Cut(pattern))
+	case strings.Contains(text, "::") && consistsOf(text, hexDigits+".:"):
+		return fmt.Errorf(`%s is not an IP address; write one such as "2001:db8::1", or, if it is an identifier, \: for a colon`, quote.Cut(pattern))
+	}
+	return nil
+}
+
+const (
+	digits    = "0123456789"
+	hexDigits = digits + "abcdefABCDEF"
+)
+
+// consistsOf reports whether s has no other bytes than those of set.
+func consistsOf(s, set string) bool { return strings.Trim(s, set) == "" }
+
+// canonical returns a text that is the same for two patterns if they match the
+// same identifiers, however they are written.
+func canonical(pattern string) string {
+	if prefix, ok := parsePrefix(pattern); ok {
+		return "network " + prefix.Masked().String()
+	}
+	parts, err := cut(pattern)
+	if err != nil {
+		return "invalid " + pattern
+	}
+	for i := range parts {
+		parts[i] = strings.NewReplacer(`\`, `\\`, `*`, `\*`).Replace(parts[i])
+	}
+	return "glob " + strings.Join(parts, "*")
+}
+
+// cut cuts a pattern at each *, and removes the escaping backslashes.
 func cut(pattern string) ([]string, error) {
 	if pattern == "" {
-		return nil, fmt.Errorf(`"" matches no identifier; give one, or a pattern such as "partner-*" or "10.0.0.0/8"`)
+		return nil, fmt.Errorf(`"" matches no identifier; write an identifier, or a pattern such as "partner-*" or "10.0.0.0/8"`)
 	}
 	var parts []string
 	var part strings.Builder
@@ -140,8 +201,8 @@ func cut(pattern string) ([]string, error) {
 				part.Reset()
 			}
 		case '\\':
-			if i++; i == len(pattern) || pattern[i] != '*' && pattern[i] != '\\' {
-				return nil, fmt.Errorf(`%.64q: a \ stands before a * or a \ that is meant as such; write \\`, pattern)
+			if i++; i == len(pattern) || strings.IndexByte(`*\/.:`, pattern[i]) < 0 {
+				return nil, fmt.Errorf(`%s: a backslash stands before one of * \ / . and : that means itself; for a backslash, write two`, quote.Cut(pattern))
 			}
 			part.WriteByte(pattern[i])
 		default:
@@ -157,7 +218,7 @@ func (p *patterns[T]) match(identifier string) (value T, ok bool) {
 		return value, true
 	}
 	if p.prefixes != nil {
-		if addr, isAddr := parseAddr(identifier); isAddr {
+		if addr, isAddr := ipaddr.Parse(identifier); isAddr {
 			for _, bits := range p.prefixLength {
 				if bits > addr.BitLen() {
 					continue
@@ -190,8 +251,9 @@ func (p *patterns[T]) match(identifier string) (value T, ok bool) {
 	return best.value, ok
 }
 
-// matches reports whether g matches s: its first part at the start, its last at
-// the end, and each of the others as far left as it will go in between.
+// matches reports whether g matches s: the first part at the start of s, the last
+// at the end, and the others in order in between. It is enough to find each as far
+// left as possible, because that leaves the most room for the next.
 func (g *glob[T]) matches(s string) bool {
 	first, last := g.parts[0], g.parts[len(g.parts)-1]
 	if len(s) < g.literal || !strings.HasPrefix(s, first) || !strings.HasSuffix(s, last) {
@@ -207,18 +269,3 @@ func (g *glob[T]) matches(s string) bool {
 	}
 	return true
 }
-
-// parseAddr returns the IP address that s is, if it is one: without its zone,
-// and as IPv4 if that is what it means.
-func parseAddr(s string) (netip.Addr, bool) {
-	if s == "" || len(s) > maxAddrBytes || !isHex(s[0]) && s[0] != ':' {
-		return netip.Addr{}, false // as most identifiers: an error would cost more
-	}
-	addr, err := netip.ParseAddr(s)
-	return addr.Unmap().WithZone(""), err == nil
-}
-
-// maxAddrBytes is enough for an address with a zone.
-const maxAddrBytes = 64
-
-func isHex(c byte) bool { return '0' <= c && c <= '9' || 'a' <= c|0x20 && c|0x20 <= 'f' }

@@ -1,6 +1,7 @@
-// Package policy holds what operators configure on the server's side: for each
-// namespace its policies, who is exempt, and what happens when the store fails.
-// A Config never changes once it is read, and so is safe for concurrent use.
+// Package policy reads and applies what operators configure on the server's side:
+// the policies of each namespace, who is exempt, and what happens when the store
+// fails. A Config does not change after it was read, so it is safe for concurrent
+// use.
 package policy
 
 import (
@@ -20,8 +21,8 @@ func (c *Config) Namespace(name string) *Namespace {
 	return c.namespaces[name]
 }
 
-// Namespaces returns the configuration of every namespace by its name, which
-// is for reading alone.
+// Namespaces returns the configuration of every namespace by its name. The caller
+// must not change it.
 func (c *Config) Namespaces() map[string]*Namespace {
 	if c == nil {
 		return nil
@@ -30,7 +31,7 @@ func (c *Config) Namespaces() map[string]*Namespace {
 }
 
 // A Namespace is the configuration of one namespace. The nil Namespace has no
-// policies, and exempts nobody.
+// policies and exempts nobody.
 type Namespace struct {
 	onError      OnError
 	policiesOnly bool
@@ -38,7 +39,7 @@ type Namespace struct {
 	policies     map[string]*Policy
 }
 
-// OnError is the failure policy: what is answered when the store has failed.
+// OnError is the failure policy: what the server answers when the store failed.
 type OnError string
 
 // The failure policies.
@@ -52,7 +53,8 @@ const (
 // OnErrors lists the failure policies.
 var OnErrors = []OnError{FailAllow, FailDeny, FailError, FailLocal}
 
-// OnError returns the failure policy of n, or otherwise if n has none of its own.
+// OnError returns the failure policy of n. If n has no policy of its own, it
+// returns otherwise.
 func (n *Namespace) OnError(otherwise OnError) OnError {
 	if n == nil || n.onError == "" {
 		return otherwise
@@ -60,10 +62,10 @@ func (n *Namespace) OnError(otherwise OnError) OnError {
 	return n.onError
 }
 
-// PoliciesOnly reports whether callers may not send limits of their own.
+// PoliciesOnly reports whether n refuses limits that callers send.
 func (n *Namespace) PoliciesOnly() bool { return n != nil && n.policiesOnly }
 
-// IsExempt reports whether identifier is held to nothing at all.
+// IsExempt reports whether no limit applies to identifier.
 func (n *Namespace) IsExempt(identifier string) bool {
 	if n == nil {
 		return false
@@ -80,7 +82,7 @@ func (n *Namespace) Policy(name string) *Policy {
 	return n.policies[name]
 }
 
-// Policies returns every policy by its name, for reading alone.
+// Policies returns every policy by its name. The caller must not change it.
 func (n *Namespace) Policies() map[string]*Policy {
 	if n == nil {
 		return nil
@@ -95,7 +97,8 @@ type Policy struct {
 }
 
 // Limits returns the limits that p holds identifier to: those of the override
-// that matches it best, or else the policy's own. They are for reading alone.
+// that matches it best, or the policy's own if no override matches. The caller
+// must not change them.
 func (p *Policy) Limits(identifier string) []strategy.Limit {
 	if limits, ok := p.overrides.match(identifier); ok {
 		return limits

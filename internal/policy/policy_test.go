@@ -108,7 +108,7 @@ func TestProblems(t *testing.T) {
 	for data, want := range map[string]string{
 		"- a":                                  "1:1: a list, where a mapping is wanted",
 		"a: b":                                 `1:4: "b", where a mapping is wanted`,
-		`"": {}`:                               `1:1: "" is no name of a namespace: it has 0 bytes; give it 1 to 128, as in "checkout"`,
+		`"": {}`:                               `1:1: "" is not a name of a namespace, because it has 0 bytes; give it 1 to 128, as in "checkout"`,
 		strings.Repeat("n", 129) + ": {}":      "it has 129 bytes",
 		"a: {}\na: {}":                         `2:1: key "a" is already on line 1`,
 		"a: {limits: []}":                      `1:5: unknown key "limits"; known here: exempt, on_error, policies, policies_only`,
@@ -119,17 +119,17 @@ func TestProblems(t *testing.T) {
 		"a: {exempt: [b, b]}":                  `1:17: "b" is already on line 1; leave one out`,
 		"a: {exempt: ['b**', 'b*']}":           `"b*" is already on line 1`,
 		"a: {exempt: [10.0.0.7, 10.0.0.7/32]}": `"10.0.0.7/32" is already on line 1`,
-		"a: {exempt: [10.0.0.7/8]}":            `1:14: "10.0.0.7/8" has bits beyond its 8: write "10.0.0.0/8"`,
-		"a: {exempt: ['']}":                    `1:14: "" matches no identifier; give one, or a pattern such as "partner-*" or "10.0.0.0/8"`,
-		"a: {exempt: ['b\\c']}":                `"b\\c": a \ stands before a * or a \ that is meant as such; write \\`,
-		"a: {exempt: [" + strings.Repeat("x", 1025) + "]}":                             "is longer than an identifier may be, which is 1024 bytes",
-		"a: {policies: {'': {limits: [{rate: 1/s}]}}}":                                 `"" is no name of a policy`,
-		"a: {policies: {p: }}":                                                         `1:19: a policy has limits, as in "limits: [{rate: 100/min}]"; this one has none`,
-		"a: {policies: {p: {limit: []}}}":                                              `unknown key "limit"; known here: limits, overrides, shadow`,
+		"a: {exempt: [10.0.0.7/8]}":            `1:14: "10.0.0.7/8" has bits beyond its prefix length; write "10.0.0.0/8"`,
+		"a: {exempt: ['']}":                    `1:14: "" matches no identifier; write an identifier, or a pattern such as "partner-*" or "10.0.0.0/8"`,
+		"a: {exempt: ['b\\c']}":                `"b\\c": a backslash stands before one of * \ / . and : that means itself; for a backslash, write two`,
+		"a: {exempt: [" + strings.Repeat("x", 1025) + "]}":                             "is longer than any identifier; write at most 1024 bytes",
+		"a: {policies: {'': {limits: [{rate: 1/s}]}}}":                                 `"" is not a name of a policy`,
+		"a: {policies: {p: }}":                                                         `1:19: a policy needs limits, as in "limits: [{rate: 100/min}]"; this one has none`,
+		"a: {policies: {p: {limit: []}}}":                                              `unknown key "limit"; did you mean "limits"?`,
 		limits("[]"):                                                                   "1:28: no limits; give 1 to 16, as in [{rate: 100/min}]",
 		limits("{rate: 1/s}"):                                                          "1:28: a mapping, where a list is wanted",
 		limits("[1/s]"):                                                                `1:29: "1/s", where a mapping is wanted`,
-		limits("[{}]"):                                                                 "1:29: a limit has a rate, as in {rate: 100/min}; this one has none",
+		limits("[{}]"):                                                                 "1:29: a limit needs a rate, as in {rate: 100/min}; this one has none",
 		limits("[{rate: 1/fortnight}]"):                                                `1:36: rate "1/fortnight": unknown unit "fortnight"`,
 		limits("[{rate: 1/s, strategy: fixed}]"):                                       `1:51: unknown strategy "fixed"; use fixed_window, sliding_window_counter`,
 		limits("[{rate: 1/s, burst: 5}]"):                                              "1:48: burst 5: fixed_window has none; leave it out",
@@ -141,7 +141,7 @@ func TestProblems(t *testing.T) {
 		limits("[{name: x, rate: 1/s}, {name: x, rate: 2/s}]"):                         "the same limit as another of this list",
 		limits("[" + strings.Repeat("{rate: 1/s}, ", 17) + "]"):                        "1:28: 17 limits; give at most 16",
 		limits("[{rate: 1/s, cost: 1}]"):                                               `unknown key "cost"; known here: burst, name, rate, shadow, strategy`,
-		limits("[{rate: 1/s}], overrides: [{}]"):                                       "an override has identifiers and limits",
+		limits("[{rate: 1/s}], overrides: [{}]"):                                       "an override needs identifiers and limits",
 		limits("[{rate: 1/s}], overrides: [{identifiers: [], limits: [{rate: 1/s}]}]"): `no identifiers; give some, as in ["alice", "partner-*", "10.0.0.0/8"]`,
 		limits("[{rate: 1/s}], overrides: [{identifiers: [x], limits: [{rate: 1/s}]}, {identifiers: [y, x], limits: [{rate: 2/s}]}]"): `"x" is already on line 1`,
 		limits("[{rate: 1/s}], overrides: [{identifiers: [x], limits: [{rate: 1/x}]}]"):                                               `unknown unit "x"`,
@@ -179,7 +179,17 @@ b:
 
 func FuzzRead(f *testing.F) {
 	f.Add(example)
-	f.Add("a: {exempt: ['*\\*', '\\']}")
+	for _, seed := range []string{
+		"a: {exempt: ['*\\*', '\\']}",
+		"a: {exempt: [10.0.0.0/33, 10.0.0.0/, 300.1.2.3, '2001:db8::/129', '::ffff:10.0.0.0/104', '10.0.0.0\\/33', 'fe80::1%eth0/64']}",
+		"a: &a {policies: {p: &p {limits: &l [{rate: 1/s}], overrides: [{identifiers: [x], limits: *l}]}, q: *p}}\nb: *a",
+		"a: &a\n  <<: *a\n  policies: *a",
+		"a: {policies: {p: }, on_error: , exempt: , policies_only: }",
+		"a: {policies: {p: {limits: [{name: , rate: , strategy: , burst: }], overrides: [{}, ~, []], shadow: }}}",
+		"a: " + strings.Repeat("[", 100) + strings.Repeat("]", 100),
+	} {
+		f.Add(seed)
+	}
 	f.Fuzz(func(t *testing.T, data string) {
 		c, err := read(data)
 		if err != nil {

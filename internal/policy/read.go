@@ -3,30 +3,32 @@ package policy
 import (
 	"slices"
 
+	"github.com/ratelimitd/ratelimitd/internal/quote"
+	"github.com/ratelimitd/ratelimitd/internal/store"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 	"github.com/ratelimitd/ratelimitd/internal/yamlfile"
 )
 
-// maxNameBytes is how long the name of a namespace or a policy may be.
-const maxNameBytes = 128
+// MaxNameBytes is how long the name of a policy may be.
+const MaxNameBytes = 128
 
-// Read reads the namespaces of a configuration: a mapping from their names.
-// What is wrong is noted in the file that n is of. A SLIDING_WINDOW_LOG with a
-// count over maxLogCount is refused.
+// Read reads the namespaces of a configuration: n maps their names to them. Read
+// notes problems in the file of n, so the caller must check its Err before it uses
+// the Config. A SLIDING_WINDOW_LOG with a count over maxLogCount is a problem.
 func Read(n yamlfile.Node, maxLogCount int64) *Config {
 	r := reader{maxLogCount}
 	c := &Config{namespaces: map[string]*Namespace{}}
 	n.Pairs(func(key, value yamlfile.Node) {
-		c.namespaces[name(key, "namespace", "checkout")] = r.namespace(value)
+		c.namespaces[name(key, "namespace", store.MaxNamespaceBytes, "checkout")] = r.namespace(value)
 	})
 	return c
 }
 
-// name returns the name that key gives to what.
-func name(key yamlfile.Node, what, example string) string {
+// name returns the name that key gives to what, in at most maxBytes.
+func name(key yamlfile.Node, what string, maxBytes int, example string) string {
 	text := key.Text()
-	if text == "" || len(text) > maxNameBytes {
-		key.Problem("%.32q is no name of a %s: it has %d bytes; give it 1 to %d, as in %q", text, what, len(text), maxNameBytes, example)
+	if text == "" || len(text) > maxBytes {
+		key.Problem("%s is not a name of a %s, because it has %d bytes; give it 1 to %d, as in %q", quote.Cut(text), what, len(text), maxBytes, example)
 	}
 	return text
 }
@@ -44,7 +46,7 @@ func (r reader) namespace(n yamlfile.Node) *Namespace {
 		},
 		"policies": func(v yamlfile.Node) {
 			v.Pairs(func(key, value yamlfile.Node) {
-				ns.policies[name(key, "policy", "default")] = r.policy(value)
+				ns.policies[name(key, "policy", MaxNameBytes, "default")] = r.policy(value)
 			})
 		},
 	})
@@ -54,18 +56,18 @@ func (r reader) namespace(n yamlfile.Node) *Namespace {
 func onError(n yamlfile.Node) OnError {
 	text := n.Text()
 	if !slices.Contains(OnErrors, OnError(text)) {
-		n.Problem("on_error %.32q is not known; use allow, deny, error or local", text)
+		n.Problem("on_error %s is not known; use allow, deny, error or local", quote.Cut(text))
 	}
 	return OnError(text)
 }
 
-// addPattern adds the pattern that n is to p, unless seen, which has the line
-// of each that was added, has it.
+// addPattern adds the pattern n to p. It is a problem if p has that pattern
+// already. seen has the line of each pattern that was added.
 func addPattern[T any](p *patterns[T], n yamlfile.Node, value T, seen map[string]int) {
 	pattern := n.Text()
 	same := canonical(pattern)
 	if line, ok := seen[same]; ok {
-		n.Problem("%.64q is already on line %d; leave one out", pattern, line)
+		n.Problem("%s is already on line %d; leave one out", quote.Cut(pattern), line)
 		return
 	}
 	seen[same] = n.Line()
@@ -84,7 +86,7 @@ func (r reader) policy(n yamlfile.Node) *Policy {
 		"overrides": func(v yamlfile.Node) { overrides = v },
 	})
 	if !limits.Given() {
-		n.Problem(`a policy has limits, as in "limits: [{rate: 100/min}]"; this one has none`)
+		n.Problem(`a policy needs limits, as in "limits: [{rate: 100/min}]"; this one has none`)
 		return p
 	}
 	p.limits = r.limits(limits, shadow)
@@ -101,7 +103,7 @@ func (r reader) override(p *Policy, n yamlfile.Node, shadow bool, seen map[strin
 		"shadow":      func(v yamlfile.Node) { shadow = v.Bool() },
 	})
 	if !identifiers.Given() || !limits.Given() {
-		n.Problem(`an override has identifiers and limits, as in {identifiers: ["partner-*"], limits: [{rate: 500/min}]}`)
+		n.Problem(`an override needs identifiers and limits, as in {identifiers: ["partner-*"], limits: [{rate: 500/min}]}`)
 		return
 	}
 	own := r.limits(limits, shadow)
@@ -154,7 +156,7 @@ func (r reader) limit(n yamlfile.Node, shadow bool) (l strategy.Limit, ok bool) 
 		"shadow": func(v yamlfile.Node) { shadow = v.Bool() },
 	})
 	if !rate.Given() {
-		n.Problem(`a limit has a rate, as in {rate: 100/min}; this one has none`)
+		n.Problem(`a limit needs a rate, as in {rate: 100/min}; this one has none`)
 		return l, false
 	}
 	l, wrong := strategy.NewLimit(spec, r.maxLogCount)
@@ -165,7 +167,7 @@ func (r reader) limit(n yamlfile.Node, shadow bool) (l strategy.Limit, ok bool) 
 		case "rate":
 			rate.Problem("%s", w.Problem)
 		case "burst":
-			if ok { // or else which strategy it is for is not known
+			if ok { // otherwise nobody knows which strategy the burst is for
 				burst.Problem("%s", w.Problem)
 			}
 		}

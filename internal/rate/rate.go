@@ -1,4 +1,5 @@
-// Package rate holds rates such as "100/min": how much is allowed in how long.
+// Package rate reads and writes rates such as "100/min": how much is allowed in
+// how long.
 package rate
 
 import (
@@ -6,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/ratelimitd/ratelimitd/internal/quote"
 )
 
 // Bounds of what Parse accepts.
@@ -23,9 +26,8 @@ const (
 	week = 7 * day
 )
 
-// A Rate allows Count units in each Period. Its zero value allows nothing.
-// Rates that are equal by == are the same rate, and Parse returns the same
-// Rate for all spellings of one.
+// A Rate allows Count units in each Period. Its zero value allows nothing. Parse
+// returns the same Rate for all spellings of one rate, so == compares rates.
 type Rate struct {
 	Count  int64         // 0 to MaxCount, or Unlimited
 	Period time.Duration // MinPeriod to MaxPeriod in whole milliseconds; 0 if unlimited
@@ -33,6 +35,14 @@ type Rate struct {
 
 // IsUnlimited reports whether r allows everything.
 func (r Rate) IsUnlimited() bool { return r.Count == Unlimited }
+
+// Valid reports whether r is within the bounds of what Parse accepts.
+func (r Rate) Valid() bool {
+	if r.IsUnlimited() {
+		return r.Period == 0
+	}
+	return 0 <= r.Count && r.Count <= MaxCount && MinPeriod <= r.Period && r.Period <= MaxPeriod && r.Period%MinPeriod == 0
+}
 
 // String returns the canonical form of r, which Parse reads back as r: the
 // count over the period in the largest unit that divides it, such as "100/1m",
@@ -52,7 +62,7 @@ func (r Rate) Append(b []byte) []byte {
 			return append(b, u.symbol...)
 		}
 	}
-	return append(b, r.Period.String()...) // not a rate that Parse returns
+	return append(b, r.Period.String()...) // only if r is not Valid
 }
 
 // canonicalUnits are the units of canonical forms, longest first.
@@ -63,21 +73,21 @@ var canonicalUnits = [...]struct {
 	{week, "w"}, {day, "d"}, {time.Hour, "h"}, {time.Minute, "m"}, {time.Second, "s"}, {time.Millisecond, "ms"},
 }
 
-// Parse reads "<count>/<period>" or "<count> per <period>", where a period is
-// a unit with an optional whole number before it: "100/min", "5/s", "10/30s",
-// "2 per 5 seconds", "1_000/day". Or "unlimited". Letters may be of either
-// case, and spaces may stand between the parts. The error of a string that is
-// no rate quotes it, says what is wrong with which part, and shows a right one.
+// Parse reads "unlimited", "<count>/<period>" or "<count> per <period>". A period
+// is a unit, with an optional whole number before it: "100/min", "5/s", "10/30s",
+// "2 per 5 seconds", "1_000/day". Parse ignores the case of letters, and spaces
+// between the parts. An error quotes s, says which part is wrong and why, and
+// shows a right rate.
 func Parse(s string) (Rate, error) {
 	p := parser{rest: s}
 	r, problem := p.rate()
 	if problem != "" {
-		return Rate{}, fmt.Errorf("rate %s: %s", quote(s), problem)
+		return Rate{}, fmt.Errorf("rate %s: %s", quote.Cut(s), problem)
 	}
 	return r, nil
 }
 
-// parser reads a rate from the left. Its methods return what is wrong, or "".
+// parser reads a rate from left to right. Its methods return what is wrong, or "".
 type parser struct{ rest string }
 
 func (p *parser) rate() (Rate, string) {
@@ -122,7 +132,7 @@ func (p *parser) separator() string {
 	if equalFold(p.word(), "per") {
 		return ""
 	}
-	return fmt.Sprintf(`%s stands where "/" or "per" belongs, as in "100/min"`, quote(found))
+	return fmt.Sprintf(`found %s instead of "/" or "per"; write it as in "100/min"`, quote.Cut(found))
 }
 
 // period reads the rest of the rate: an optional number and a unit.
@@ -145,7 +155,7 @@ func (p *parser) period() (time.Duration, string) {
 	}
 	p.skipSpace()
 	if name == "" || p.rest != "" {
-		return 0, fmt.Sprintf(`%s is not expected in the period; write one whole number and one unit, as in "10/30s"`, quote(p.rest))
+		return 0, fmt.Sprintf(`%s is not expected in the period; write one whole number and one unit, as in "10/30s"`, quote.Cut(p.rest))
 	}
 	unit, ok := unitLength(name)
 	if !ok {
@@ -160,8 +170,8 @@ func (p *parser) period() (time.Duration, string) {
 	return time.Duration(number) * unit, ""
 }
 
-// number reads a whole number of at most maxValue. Underscores may stand
-// between its digits.
+// number reads a whole number of at most maxValue. It ignores underscores between
+// digits. part is what the number is, for messages.
 func (p *parser) number(part string, maxValue int64) (int64, string) {
 	value, digits, over := int64(0), 0, false
 	end := 0
@@ -185,10 +195,10 @@ func (p *parser) number(part string, maxValue int64) (int64, string) {
 		if i := strings.IndexAny(bad, "/ \t"); i > 0 {
 			bad = bad[:i]
 		}
-		return 0, fmt.Sprintf(`the %s %s is not a whole number; write digits only, as in "100/min" or "10/30s"`, part, quote(bad))
+		return 0, fmt.Sprintf(`the %s %s is not a whole number; write digits only, as in "100/min" or "10/30s"`, part, quote.Cut(bad))
 	}
 	if over && part == "count" {
-		return 0, fmt.Sprintf(`the count %s is over 1e9; write 0 to 1000000000, as in "100/min"`, quote(text))
+		return 0, fmt.Sprintf(`the count %s is over 1e9; write 0 to 1000000000, as in "100/min"`, quote.Cut(text))
 	}
 	if over {
 		return 0, `the period is over 366 days; write a shorter one, as in "1000/366d"`
@@ -217,12 +227,14 @@ func (p *parser) skipSpace() {
 func isLetter(c byte) bool { return 'a' <= c|0x20 && c|0x20 <= 'z' }
 func isDigit(c byte) bool  { return '0' <= c && c <= '9' }
 
-// equalFold reports whether the letters of word, of either case, spell lower.
+// equalFold reports whether word is lower, in any case. It compares the lengths
+// first: outside ASCII, words of different lengths can be equal but for case.
 func equalFold(word, lower string) bool {
 	return len(word) == len(lower) && strings.EqualFold(word, lower)
 }
 
-// unitLength returns the length of the unit called name, in either case.
+// unitLength returns the length of the unit called name, in any case. Unlike
+// strings.ToLower it allocates nothing: each request may have a rate.
 func unitLength(name string) (time.Duration, bool) {
 	var lower [16]byte // longer than any unit's name
 	if len(name) > len(lower) {
@@ -251,18 +263,9 @@ func unitLength(name string) (time.Duration, bool) {
 func unknownUnit(name string) string {
 	switch strings.ToLower(name) {
 	case "mo", "month", "months", "y", "yr", "year", "years":
-		return fmt.Sprintf(`the unit %s has no fixed length; write it in days, as in "100/30d"`, quote(name))
+		return fmt.Sprintf(`the unit %s has no fixed length; write it in days, as in "100/30d"`, quote.Cut(name))
 	case "us", "usec", "microsecond", "microseconds", "ns", "nanosecond", "nanoseconds":
-		return fmt.Sprintf(`the unit %s is too short; the shortest period is 1ms, as in "5/1ms"`, quote(name))
+		return fmt.Sprintf(`the unit %s is too short; the shortest period is 1ms, as in "5/1ms"`, quote.Cut(name))
 	}
-	return fmt.Sprintf(`unknown unit %s; use ms, s, m, h, d or w, as in "100/m"`, quote(name))
-}
-
-// quote quotes s for a message, cut to a length that fits in one.
-func quote(s string) string {
-	const most = 64
-	if len(s) > most {
-		return strconv.Quote(s[:most]) + "..."
-	}
-	return strconv.Quote(s)
+	return fmt.Sprintf(`unknown unit %s; use ms, s, m, h, d or w, as in "100/m"`, quote.Cut(name))
 }

@@ -91,12 +91,12 @@ func TestParseErrors(t *testing.T) {
 		{"-5/s", `the count "-5" is not a whole number`},
 		{"+5/s", `the count "+5" is not a whole number`},
 		{"1.5/s", `the count "1.5" is not a whole number`},
-		{"1,000/s", `",000/s" stands where "/" or "per" belongs`},
-		{"1e3/s", `"e3/s" stands where`},
+		{"1,000/s", `found ",000/s" instead of "/" or "per"`},
+		{"1e3/s", `found "e3/s" instead of`},
 		{"_1/s", `the count "_1" is not a whole number`},
 		{"1_/s", `the count "1_" is not a whole number`},
 		{"1__0/s", `the count "1__0" is not a whole number`},
-		{"5 5/s", `"5/s" stands where`},
+		{"5 5/s", `found "5/s" instead of`},
 		{"100/mn", `rate "100/mn": unknown unit "mn"; use ms, s, m, h, d or w, as in "100/m"`},
 		{"100/fortnight", `unknown unit "fortnight"`},
 		{"100/" + strings.Repeat("s", 40), `unknown unit`},
@@ -188,5 +188,27 @@ func BenchmarkParse(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		_, _ = rate.Parse("100/min")
+	}
+}
+
+func TestValid(t *testing.T) {
+	for r, want := range map[rate.Rate]bool{
+		{Count: rate.Unlimited}:                        true,
+		{Count: 0, Period: rate.MinPeriod}:             true,
+		{Count: rate.MaxCount, Period: rate.MaxPeriod}: true,
+		{}:                                     false,
+		{Count: 1, Period: rate.MinPeriod - 1}: false,
+		{Count: 1, Period: rate.MinPeriod + 1}: false,
+		{Count: 1, Period: rate.MaxPeriod + rate.MinPeriod}: false,
+		{Count: rate.MaxCount + 1, Period: rate.MinPeriod}:  false,
+		{Count: rate.Unlimited, Period: rate.MinPeriod}:     false,
+		{Count: rate.Unlimited - 1, Period: rate.MinPeriod}: false,
+	} {
+		if got := r.Valid(); got != want {
+			t.Errorf("%+v: got %v", r, got)
+		}
+		if again, err := rate.Parse(r.String()); (err == nil && again == r) != want {
+			t.Errorf("%+v: Parse reads %v, %v", r, again, err)
+		}
 	}
 }

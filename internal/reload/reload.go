@@ -1,6 +1,6 @@
-// Package reload puts configuration in force when the files that hold it
-// change: when they are written or replaced, also by way of a symbolic link as
-// Kubernetes does it, and when the process is told to look.
+// Package reload applies configuration when its files change. It notices when a
+// file is written or replaced, also through a symbolic link as in Kubernetes, and
+// looks when the process is told to.
 package reload
 
 import (
@@ -14,47 +14,48 @@ import (
 )
 
 const (
-	// quiet is how long nothing must have happened to the files before they are
-	// read: whoever writes them may not be done.
+	// quiet is how long the files must not change before they are read. Whoever
+	// changes them may not be done yet.
 	quiet = 100 * time.Millisecond
-	// lookEvery is how often the files are read although nothing is known to
-	// have happened: not every file system tells, and nobody tells of a link
-	// further up that is replaced.
+	// lookEvery is how often the files are read even without a notice of a change.
+	// Not every file system sends notices, and none is sent when a link further up
+	// in the path is replaced.
 	lookEvery = 10 * time.Second
 )
 
 // Options say how to make a Watcher. All are required.
 type Options struct {
-	// Dirs are the directories whose changes may be changes of configuration.
+	// Dirs are the directories to watch.
 	Dirs []string
-	// Load reads the configuration and returns its version, and what puts it in
-	// force. If its version is seen there is no need to go beyond that, and
-	// apply may be nil. If it can not be used, the error says why, and the
-	// version, if it is not "", tells it from others.
+	// Load reads the configuration. It returns its version and a function that
+	// applies it. If the version is seen, apply may be nil. If the configuration
+	// cannot be used, the error says why. Then the version may be ""; otherwise the
+	// same version is reported only once.
 	Load func(seen string) (version string, apply func(), err error)
-	// Version is that of the configuration in force.
+	// Version is the version of the configuration in force.
 	Version string
 
 	Logger   *slog.Logger
 	Registry prometheus.Registerer
 }
 
-// A Watcher puts configuration in force when it changes. Configuration that can
-// not be used is refused whole: the log says why, and what was in force goes on.
+// A Watcher applies configuration when it changes. It refuses configuration that
+// cannot be used as a whole: the log says why, and the old configuration stays in
+// force.
 type Watcher struct {
 	o       Options
-	refused string // version of the last that was refused, or why it was
+	refused string // the version that was refused last, or the reason if it had no version
 
 	applied, refusals prometheus.Counter
 	successful        prometheus.Gauge
 	since             prometheus.Gauge
 }
 
-// New returns a Watcher, which Run runs.
+// New returns a Watcher. Call Run to start it.
 func New(o Options) *Watcher {
 	reloads := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "ratelimitd_config_reloads_total",
-		Help: "Changes of configuration, by whether it was applied, or refused as it can not be used.",
+		Help: "Changes of configuration, by whether it was applied, or refused because it cannot be used.",
 	}, []string{"result"})
 	w := &Watcher{
 		o:        o,
@@ -62,11 +63,11 @@ func New(o Options) *Watcher {
 		refusals: reloads.WithLabelValues("refused"),
 		successful: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "ratelimitd_config_last_reload_successful",
-			Help: "1 if what the configuration's files hold is in force; 0 if it was refused.",
+			Help: "1 if the configuration in the files is in force; 0 if it was refused.",
 		}),
 		since: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "ratelimitd_config_last_reload_success_timestamp_seconds",
-			Help: "When the configuration was put in force, in seconds since the Unix epoch.",
+			Help: "When the configuration in force was applied, in seconds since the Unix epoch.",
 		}),
 	}
 	w.successful.Set(1)
@@ -75,7 +76,7 @@ func New(o Options) *Watcher {
 	return w
 }
 
-// Run watches until ctx ends. What arrives on told has it look at once.
+// Run watches until ctx ends. A signal on told makes it look at once.
 func (w *Watcher) Run(ctx context.Context, told <-chan os.Signal) {
 	events, failures, stop := w.notices()
 	defer stop()
@@ -91,18 +92,19 @@ func (w *Watcher) Run(ctx context.Context, told <-chan os.Signal) {
 			w.look(true)
 		case <-events:
 			settled.Reset(quiet)
-		case err := <-failures: // some notices may be lost
+		case err := <-failures: // notices may be lost; the next tick makes up for it
 			w.o.Logger.Warn("watching the configuration's files", "error", err)
 		case <-settled.C:
 			w.look(false)
-		case <-tick.C: // also where it never settles
+		case <-tick.C: // even if the files keep changing
 			w.look(false)
 		}
 	}
 }
 
-// notices returns what tells of changes, and what ends that. Where there is no
-// telling, the files are still looked at from time to time.
+// notices returns channels of changes and of errors, and a function that ends the
+// watching. If the system cannot watch a directory, Run still looks at the files
+// every lookEvery.
 func (w *Watcher) notices() (<-chan fsnotify.Event, <-chan error, func()) {
 	watcher, err := fsnotify.NewWatcher()
 	if err != nil {
@@ -117,8 +119,8 @@ func (w *Watcher) notices() (<-chan fsnotify.Event, <-chan error, func()) {
 	return watcher.Events, watcher.Errors, func() { _ = watcher.Close() }
 }
 
-// look reads the configuration and puts it in force if it has changed. If it
-// was told to, it says so even if there is nothing to do.
+// look reads the configuration and applies it if it has changed. If the process was
+// told to look, it logs the result even if there is nothing to do.
 func (w *Watcher) look(told bool) {
 	version, apply, err := w.o.Load(w.o.Version)
 	if err != nil {
@@ -140,7 +142,8 @@ func (w *Watcher) look(told bool) {
 	w.o.Logger.Info("the configuration is in force", "version", version)
 }
 
-// refuse says once why a configuration is refused, or again if it is told to.
+// refuse logs why a configuration is refused: once, and again if the process was
+// told to look.
 func (w *Watcher) refuse(version string, err error, told bool) {
 	if version == "" {
 		version = err.Error()
@@ -151,5 +154,5 @@ func (w *Watcher) refuse(version string, err error, told bool) {
 	w.refused = version
 	w.refusals.Inc()
 	w.successful.Set(0)
-	w.o.Logger.Error("the configuration is refused; what was in force goes on: correct it, and it is read again", "error", err)
+	w.o.Logger.Error("the configuration is refused and the old one stays in force; correct the files, and they are read again", "error", err)
 }

@@ -126,9 +126,9 @@ func (w *watched) wants(t *testing.T, text string) {
 
 func (w *watched) wantsMetrics(t *testing.T, want string) {
 	t.Helper()
-	const help = `# HELP ratelimitd_config_last_reload_successful 1 if what the configuration's files hold is in force; 0 if it was refused.
+	const help = `# HELP ratelimitd_config_last_reload_successful 1 if the configuration in the files is in force; 0 if it was refused.
 # TYPE ratelimitd_config_last_reload_successful gauge
-# HELP ratelimitd_config_reloads_total Changes of configuration, by whether it was applied, or refused as it can not be used.
+# HELP ratelimitd_config_reloads_total Changes of configuration, by whether it was applied, or refused because it cannot be used.
 # TYPE ratelimitd_config_reloads_total counter
 `
 	if err := testutil.GatherAndCompare(w.registry, strings.NewReader(help+want+"\n"), "ratelimitd_config_last_reload_successful", "ratelimitd_config_reloads_total"); err != nil {

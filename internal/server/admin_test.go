@@ -10,7 +10,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/ratelimitd/ratelimitd/internal/hotkeys"
+	"github.com/ratelimitd/ratelimitd/internal/account"
 )
 
 // admin asks the admin port, and returns the status and the body.
@@ -73,7 +73,7 @@ func TestAdmin(t *testing.T) {
 func TestAdminPortTaken(t *testing.T) {
 	d := start(t, Options{AdminAddr: "127.0.0.1:0", LogLevel: new(slog.LevelVar)})
 	_, err := New(Options{GRPCAddr: "127.0.0.1:0", HTTPAddr: "127.0.0.1:0", AdminAddr: d.AdminAddr(), Store: d.store, Logger: d.logger, Registry: prometheus.NewRegistry()})
-	if err == nil || !strings.Contains(err.Error(), "admin address") || !strings.Contains(err.Error(), "--admin-addr=off") {
+	if err == nil || !strings.Contains(err.Error(), "--admin-addr") || !strings.Contains(err.Error(), "another process listens there") {
 		t.Errorf("a second daemon on the admin port: %v", err)
 	}
 }
@@ -90,11 +90,11 @@ func TestHotKeys(t *testing.T) {
 		}
 	}
 	_, body := d.admin(t, "GET", "/hot-keys?n=1", "")
-	var top []hotkeys.Namespace
+	var top []account.HotKeys
 	if err := json.Unmarshal([]byte(body), &top); err != nil {
 		t.Fatalf("%s: %v", body, err)
 	}
-	if len(top) != 1 || top[0].Name != "checkout" || len(top[0].Asked) != 1 || top[0].Asked[0].Identifier != "alice" || len(top[0].Denied) != 1 || top[0].Denied[0].Identifier != "alice" {
+	if len(top) != 1 || top[0].Namespace != "checkout" || len(top[0].Asked) != 1 || top[0].Asked[0].Identifier != "alice" || len(top[0].Denied) != 1 || top[0].Denied[0].Identifier != "alice" {
 		t.Errorf("hot keys: %s", body)
 	}
 }

@@ -2,70 +2,106 @@ package server
 
 import (
 	"fmt"
+	"log/slog"
 	"net/http"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 
-	"github.com/ratelimitd/ratelimitd/internal/policy"
+	"github.com/ratelimitd/ratelimitd/internal/server/adminapi"
+	"github.com/ratelimitd/ratelimitd/internal/server/httpapi"
 )
 
-// httpHandler returns the handler of the HTTP port.
-func (s *Server) httpHandler(registry *prometheus.Registry) http.Handler {
+// newHTTP returns the server of the HTTP port: the fronts over HTTP, health and
+// metrics.
+func (s *Server) newHTTP(api *httpapi.API, metrics http.Handler) *http.Server {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
-		fmt.Fprint(w, "ratelimitd\n\n/healthz  is the process alive\n/readyz   should it be sent requests\n/metrics  Prometheus metrics\n/v1/should-allow  ask, in JSON\n/v1/authorize     for reverse proxies\n/rlconfig the configuration in force\n/json, /healthcheck  as envoyproxy/ratelimit\n")
+		fmt.Fprint(w, `ratelimitd
+
+/healthz          is the process alive
+/readyz           should it be sent requests
+/metrics          Prometheus metrics
+/v1/should-allow  ask, in JSON
+/v1/authorize     for reverse proxies
+/rlconfig         the configuration in force
+/json, /healthcheck  as envoyproxy/ratelimit
+`)
 	})
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", s.ready)
-	mux.HandleFunc("POST /json", s.envoyJSON)
 	mux.HandleFunc("GET /healthcheck", s.healthcheck)
-	mux.HandleFunc("GET /rlconfig", s.showConfig)
-	mux.HandleFunc("/v1/should-allow", s.shouldAllowHTTP)
-	mux.HandleFunc("/v1/authorize", s.authorize)
-	mux.Handle("GET /metrics", s.metricsHandler(registry))
-	return s.recoverHTTP(mux)
+	mux.Handle("GET /metrics", metrics)
+	mux.HandleFunc("POST /json", s.envoy.ServeJSON)
+	mux.HandleFunc("GET /rlconfig", s.envoy.ShowConfig(func() string { return s.config.Load().Text }))
+	mux.HandleFunc(httpapi.PathShouldAllow, api.ShouldAllow)
+	mux.HandleFunc(httpapi.PathAuthorize, api.Authorize)
+	return &http.Server{
+		Handler:           s.chain.http(mux),
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       10 * time.Second,
+		WriteTimeout:      30 * time.Second,
+		IdleTimeout:       3 * time.Minute, // longer than proxies keep a connection, so that none sends on one we close
+		MaxHeaderBytes:    64 << 10,        // proxies hand on all of their callers' headers
+		ErrorLog:          slog.NewLogLogger(s.logger.Handler(), slog.LevelWarn),
+	}
 }
 
-// recoverHTTP recovers from a panic of next as recoverUnary does.
-func (s *Server) recoverHTTP(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		var err error
-		defer func() {
-			if err != nil {
-				writeError(w, httpCode(err), err)
-			}
-		}()
-		defer s.recovered("HTTP", &err)
-		next.ServeHTTP(w, r)
-	})
+// newAdmin returns the server of the admin port.
+func (s *Server) newAdmin(o Options, metrics http.Handler) *http.Server {
+	return &http.Server{
+		Handler: s.chain.http(adminapi.New(adminapi.Options{
+			Book: s.book, Metrics: metrics, LogLevel: o.LogLevel, Logger: s.logger,
+			Configuration: func() adminapi.Configuration {
+				c := s.config.Load()
+				return adminapi.Configuration{Flags: o.Flags, Version: c.Version, Policies: c.Text}
+			},
+		})),
+		ReadHeaderTimeout: 5 * time.Second,
+		ErrorLog:          slog.NewLogLogger(s.logger.Handler(), slog.LevelWarn),
+	}
 }
 
-func (s *Server) metricsHandler(registry *prometheus.Registry) http.Handler {
-	return promhttp.HandlerFor(registry, promhttp.HandlerOpts{Registry: registry, ErrorLog: errorLog{s}})
+// serving reports whether the server has not begun to stop.
+func (s *Server) serving(r *http.Request) bool {
+	reply, err := s.health.Check(r.Context(), &healthpb.HealthCheckRequest{})
+	return err == nil && reply.GetStatus() == healthpb.HealthCheckResponse_SERVING
 }
 
 // ready reports whether the daemon should be sent requests: until it begins to
 // stop; and not while the store fails, if callers then get nothing but errors.
 func (s *Server) ready(w http.ResponseWriter, r *http.Request) {
-	reply, err := s.health.Check(r.Context(), &healthpb.HealthCheckRequest{})
-	if err != nil || reply.GetStatus() != healthpb.HealthCheckResponse_SERVING {
+	if !s.serving(r) {
 		http.Error(w, "stopping", http.StatusServiceUnavailable)
 		return
 	}
-	if s.onError == policy.FailError {
-		if err := s.store.Health(r.Context()); err != nil {
-			http.Error(w, fmt.Sprintf("the store fails: %v", err), http.StatusServiceUnavailable)
-			return
-		}
+	if err := s.core.Ready(r.Context()); err != nil {
+		http.Error(w, err.Error(), http.StatusServiceUnavailable)
+		return
 	}
 	fmt.Fprintln(w, "ready")
 }
 
-// errorLog logs what goes wrong with a scrape.
-type errorLog struct{ s *Server }
+// healthcheck answers GET /healthcheck, as envoyproxy/ratelimit does: 500 when it
+// is about to stop.
+func (s *Server) healthcheck(w http.ResponseWriter, r *http.Request) {
+	if !s.serving(r) {
+		http.Error(w, "stopping", http.StatusInternalServerError)
+		return
+	}
+	fmt.Fprint(w, "OK")
+}
 
-func (l errorLog) Println(v ...any) {
-	l.s.logger.Warn("metrics can not be shown", "error", fmt.Sprint(v...))
+// metricsHandler shows the metrics of a registry.
+func metricsHandler(registry *prometheus.Registry, logger *slog.Logger) http.Handler {
+	return promhttp.HandlerFor(registry, promhttp.HandlerOpts{Registry: registry, ErrorLog: scrapeLog{logger}})
+}
+
+// scrapeLog logs what goes wrong with a scrape.
+type scrapeLog struct{ logger *slog.Logger }
+
+func (l scrapeLog) Println(v ...any) {
+	l.logger.Warn("metrics cannot be shown", "error", fmt.Sprint(v...))
 }

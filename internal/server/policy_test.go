@@ -7,7 +7,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus/testutil"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
@@ -96,7 +95,7 @@ func TestPolicies(t *testing.T) {
 		}
 	}
 	for outcome, want := range map[string]float64{"exempt": 3, "shadow": 2, "denied": 1, "unlimited": 1} {
-		if n := testutil.ToFloat64(d.metrics.decisions.WithLabelValues("checkout", outcome)); n != want {
+		if n := d.decisions(t, outcome); n != want {
 			t.Errorf("%v decisions with outcome %s, want %v", n, outcome, want)
 		}
 	}
@@ -110,9 +109,9 @@ func TestRefusedByPolicies(t *testing.T) {
 		in   *ratelimitv1.ShouldAllowRequest
 		want string
 	}{
-		{d, askPolicy("alice", "gold"), `NotFound desc = unknown policy "gold" in namespace "checkout", for which the server's configuration has default, mixed, trial`},
+		{d, askPolicy("alice", "gold"), `NotFound desc = unknown policy "gold" in namespace "checkout": the server's configuration has default, mixed, trial`},
 		{d, &ratelimitv1.ShouldAllowRequest{Namespace: "governed", Identifier: "alice", Policy: "gold"}, `has a, b, c and 1 more`},
-		{only, askPolicy("alice", "gold"), `NotFound desc = unknown policy "gold" in namespace "checkout", for which the server's configuration has none; configure it, or send limits`},
+		{only, askPolicy("alice", "gold"), `NotFound desc = unknown policy "gold" in namespace "checkout": the server's configuration has no policy for it; configure one, or send limits`},
 		{d, &ratelimitv1.ShouldAllowRequest{Namespace: "checkout", Identifier: "", Policy: "default"}, `InvalidArgument desc = invalid request: identifier: empty`},
 		{d, &ratelimitv1.ShouldAllowRequest{Namespace: "checkout", Identifier: "internal-cron"}, `InvalidArgument desc = invalid request: limits: no limits and no policy`},
 		{d, &ratelimitv1.ShouldAllowRequest{Namespace: "governed", Identifier: "alice", Limits: []*ratelimitv1.Limit{limit("1/s")}}, `InvalidArgument desc = invalid request: limits: this server decides by policies of its own alone; leave limits out, and name a policy`},

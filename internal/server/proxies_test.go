@@ -18,7 +18,7 @@ import (
 	"time"
 )
 
-const web = `
+const webPolicies = `
 web: {policies: {default: {limits: [{name: burst, rate: 5/min}]}}}
 `
 
@@ -157,7 +157,7 @@ func fetch(t *testing.T, method, url, body string, header http.Header) (httpAnsw
 func TestProxies(t *testing.T) {
 	for _, p := range proxies {
 		t.Run(p.name, func(t *testing.T) {
-			d := start(t, Options{Config: config(t, web)})
+			d := start(t, Options{Config: config(t, webPolicies)})
 			var served atomic.Int64
 			backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				served.Add(1)

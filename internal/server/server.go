@@ -1,4 +1,5 @@
-// Package server answers the gRPC API and the HTTP endpoints from a store.
+// Package server is the daemon: it listens, puts the fronts around the core of
+// decisions, has every call pass one chain, and stops in order.
 package server
 
 import (
@@ -12,6 +13,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	rlsv3 "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
@@ -22,12 +24,17 @@ import (
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/reflection"
 
-	"github.com/ratelimitd/ratelimitd/internal/codec"
-	"github.com/ratelimitd/ratelimitd/internal/hotkeys"
+	"github.com/ratelimitd/ratelimitd/internal/account"
+	"github.com/ratelimitd/ratelimitd/internal/decide"
+	"github.com/ratelimitd/ratelimitd/internal/histogram"
 	"github.com/ratelimitd/ratelimitd/internal/policy"
 	"github.com/ratelimitd/ratelimitd/internal/policy/envoy"
+	"github.com/ratelimitd/ratelimitd/internal/server/envoyapi"
+	"github.com/ratelimitd/ratelimitd/internal/server/fault"
+	"github.com/ratelimitd/ratelimitd/internal/server/grpcapi"
+	"github.com/ratelimitd/ratelimitd/internal/server/grpcapi/codec"
+	"github.com/ratelimitd/ratelimitd/internal/server/httpapi"
 	"github.com/ratelimitd/ratelimitd/internal/store"
-	"github.com/ratelimitd/ratelimitd/internal/strategy"
 	ratelimitv1 "github.com/ratelimitd/ratelimitd/proto/ratelimit/v1"
 )
 
@@ -35,9 +42,24 @@ import (
 // under the 30 s after which Kubernetes kills.
 const DefaultDrainTimeout = 10 * time.Second
 
-// maxMessageBytes fits the largest valid batch: 1,000 requests of 16 limits
-// with names as long as they may be.
-const maxMessageBytes = 8 << 20
+// Bounds of what a gRPC connection may ask for.
+const (
+	// maxMessageBytes fits the largest valid batch: 1,000 requests of 16 limits
+	// with names as long as they may be.
+	maxMessageBytes = 8 << 20
+	// maxStreams is how many calls may be under way on one connection. A call
+	// without a message holds about 13 KB. A client with more waits, or connects
+	// again.
+	maxStreams = 1000
+	// maxHeaderBytes is enough for tracing, and for tokens of any usual size.
+	maxHeaderBytes = 32 << 10
+	// connectionAge is after how long a connection is asked to end, so that
+	// clients find new replicas: within a tenth of it, at random.
+	connectionAge = 10 * time.Minute
+	// connectionGrace is how long the calls on it may then go on. Our own streams
+	// end by themselves at the connection's age.
+	connectionGrace = time.Minute
+)
 
 // streamWorkers is how many goroutines are kept to answer calls: a goroutine of
 // its own for each call costs a fifth more of the server's time, most of it for
@@ -58,12 +80,12 @@ type Options struct {
 	Store     store.Store    // closed by the Server
 	StoreName string         // as metrics show it
 	OnError   policy.OnError // of namespaces that configure none; "": policy.FailAllow
-	// Fallback counts what Store can not, under policy.FailLocal. It is closed
+	// Fallback counts what Store cannot, under policy.FailLocal. It is closed
 	// by the Server, and must not fail. A Store that never fails needs none.
 	Fallback store.Store
 
 	Config       *Config // nil: nothing is configured
-	Envoy        EnvoyOptions
+	Envoy        envoyapi.Settings
 	PoliciesOnly bool // callers may not send limits of their own, in no namespace
 
 	// MaxLogCount caps the count of SLIDING_WINDOW_LOG limits. 0 is
@@ -79,21 +101,16 @@ type Options struct {
 
 // A Server is a listening daemon. New makes it, and Serve runs it once.
 type Server struct {
-	ratelimitv1.UnimplementedRateLimitServiceServer
+	store    store.Store
+	fallback store.Store
+	drain    time.Duration
+	logger   *slog.Logger
+	config   atomic.Pointer[Config]
 
-	store        store.Store
-	fallback     store.Store
-	onError      policy.OnError
-	policiesOnly bool
-	envoy        EnvoyOptions
-	config       atomic.Pointer[Config]
-	maxLogCount  int64
-	drain        time.Duration
-	logger       *slog.Logger
-	metrics      *metrics
-	hotKeys      *hotkeys.Tracker
-	failure      failure
-	panicked     occasional
+	book  *account.Book
+	core  *decide.Core
+	envoy *envoyapi.API
+	chain *chain
 
 	health *health.Server
 	grpc   *grpc.Server
@@ -107,92 +124,141 @@ type Server struct {
 	streams  sync.WaitGroup // the goroutines that answer streams
 }
 
-// New listens on both addresses. The error says which can not be listened on;
-// then the store is closed, as it is when Serve returns.
+// New listens on all addresses. The error says which cannot be listened on; then
+// the store is closed, as it is when Serve returns.
 func New(o Options) (*Server, error) {
 	s := &Server{
-		store:        o.Store,
-		fallback:     o.Fallback,
-		onError:      o.OnError,
-		policiesOnly: o.PoliciesOnly,
-		envoy:        o.Envoy,
-		maxLogCount:  o.MaxLogCount,
-		drain:        o.DrainTimeout,
-		logger:       o.Logger,
-		metrics:      newMetrics(o.Registry, o.StoreName),
-		hotKeys:      hotkeys.New(time.Now),
-		health:       health.NewServer(),
-		draining:     make(chan struct{}),
-	}
-	if s.onError == "" {
-		s.onError = policy.FailAllow
-	}
-	if o.Config == nil {
-		o.Config = new(Config)
-	}
-	s.SetConfig(o.Config)
-	if s.maxLogCount == 0 {
-		s.maxLogCount = strategy.DefaultMaxLogCount
+		store:    o.Store,
+		fallback: o.Fallback,
+		drain:    o.DrainTimeout,
+		logger:   o.Logger,
+		book:     account.New(decide.Outcomes, time.Now),
+		health:   health.NewServer(),
+		draining: make(chan struct{}),
 	}
 	if s.drain == 0 {
 		s.drain = DefaultDrainTimeout
 	}
-
 	if err := s.listen(o); err != nil {
 		return nil, errors.Join(err, s.closeStores())
 	}
-	s.grpc = grpc.NewServer(append([]grpc.ServerOption{ // starts its workers
+
+	latency := histogram.NewVec("ratelimitd_request_duration_seconds",
+		"Time from a call's arrival to its answer, by method; of a stream, of each message.", "method",
+		grpcapi.MethodUnary, grpcapi.MethodBatch, grpcapi.MethodStream, envoyapi.Method, httpapi.PathShouldAllow, httpapi.PathAuthorize)
+	o.Registry.MustRegister(latency, s.book.Collector(o.StoreName))
+	s.core = decide.New(decide.Options{
+		Store: o.Store, Fallback: o.Fallback, OnError: o.OnError, PoliciesOnly: o.PoliciesOnly, MaxLogCount: o.MaxLogCount,
+		Book: s.book, StoreLatency: storeLatency(o), Logger: o.Logger,
+	})
+	faults := fault.NewLog(s.book, o.Logger)
+	s.chain = &chain{calls: newCallCounters(o.Registry), faults: faults, streams: &s.streams, draining: s.draining}
+	s.envoy = envoyapi.New(envoyapi.Options{Settings: o.Envoy, Core: s.core, Book: s.book, Faults: faults, Latency: latency.Of(envoyapi.Method)})
+	s.grpc = s.newGRPC(o, grpcapi.New(grpcapi.Options{
+		Core: s.core, Faults: faults, Latency: latency, Streams: &s.streams, Draining: s.draining, StreamAge: connectionAge,
+	}))
+	metrics := metricsHandler(o.Registry, o.Logger)
+	s.http = s.newHTTP(&httpapi.API{Core: s.core, Latency: latency}, metrics)
+	s.admin = s.newAdmin(o, metrics)
+	if o.Config == nil {
+		o.Config = new(Config)
+	}
+	s.SetConfig(o.Config)
+	return s, nil
+}
+
+// memoryStore is the name of the store that is in the process. Its decisions are
+// not timed: that would cost as much as it measures.
+const memoryStore = "memory"
+
+// storeLatency returns what the store's decisions are timed by, or nil.
+func storeLatency(o Options) *histogram.Histogram {
+	if o.StoreName == memoryStore {
+		return nil
+	}
+	latency := histogram.NewVec("ratelimitd_store_operation_duration_seconds",
+		"Time that a store outside the process took to decide what one call asked (a batch is one operation).", "store", o.StoreName)
+	o.Registry.MustRegister(latency)
+	return latency.Of(o.StoreName)
+}
+
+// newGRPC returns the server of the gRPC port: the fronts over gRPC, health and
+// reflection. It starts its workers.
+func (s *Server) newGRPC(o Options, api *grpcapi.API) *grpc.Server {
+	g := grpc.NewServer(append([]grpc.ServerOption{
 		grpc.MaxRecvMsgSize(maxMessageBytes),
+		grpc.MaxConcurrentStreams(maxStreams),
+		grpc.MaxHeaderListSize(maxHeaderBytes),
 		grpc.NumStreamWorkers(streamWorkers),
 		grpc.ForceServerCodecV2(codec.New()),
-		grpc.KeepaliveParams(keepalive.ServerParameters{Time: time.Minute}), // finds clients that vanished
+		grpc.KeepaliveParams(keepalive.ServerParameters{
+			Time:                  time.Minute, // finds clients that vanished
+			MaxConnectionAge:      connectionAge,
+			MaxConnectionAgeGrace: connectionGrace,
+		}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
-		grpc.UnaryInterceptor(s.unary),
-		grpc.ChainStreamInterceptor(s.metrics.grpc.countStream, s.endStreams),
+		grpc.UnaryInterceptor(s.chain.unary),
+		grpc.StreamInterceptor(s.chain.stream),
 	}, o.GRPC...)...)
-	s.grpc.RegisterService(s.service(), s)
-	rlsv3.RegisterRateLimitServiceServer(s.grpc, envoyService{Server: s})
-	healthpb.RegisterHealthServer(s.grpc, s.health)
+	api.Register(g)
+	s.envoy.Register(g)
+	healthpb.RegisterHealthServer(refusingRegistrar{g, s.chain.faults.Undecodable}, s.health)
 	for _, name := range []string{ratelimitv1.RateLimitService_ServiceDesc.ServiceName, rlsv3.RateLimitService_ServiceDesc.ServiceName, "ratelimit"} {
 		s.health.SetServingStatus(name, healthpb.HealthCheckResponse_SERVING) // the last is what Envoy's service calls itself
 	}
-	reflection.Register(s.grpc)
+	reflection.Register(g)
+	return g
+}
 
-	s.http = &http.Server{
-		Handler:           s.httpHandler(o.Registry),
-		ReadHeaderTimeout: 5 * time.Second,
-		ReadTimeout:       10 * time.Second,
-		WriteTimeout:      30 * time.Second,
-		IdleTimeout:       3 * time.Minute, // longer than proxies keep a connection, so that none sends on one we close
-		MaxHeaderBytes:    64 << 10,        // proxies hand on all of their callers' headers
-		ErrorLog:          slog.NewLogLogger(s.logger.Handler(), slog.LevelWarn),
+// A refusingRegistrar registers services whose unary methods have generated
+// handlers, so that these too refuse what cannot be decoded. (The fronts see to
+// that themselves, and the chain does for streams.)
+type refusingRegistrar struct {
+	*grpc.Server
+	refuse codec.Refusal
+}
+
+// RegisterService implements grpc.ServiceRegistrar.
+func (r refusingRegistrar) RegisterService(d *grpc.ServiceDesc, impl any) {
+	own := *d
+	own.Methods = slices.Clone(d.Methods)
+	for i := range own.Methods {
+		m := &own.Methods[i]
+		m.Handler = r.refuse.Handler("/"+d.ServiceName+"/"+m.MethodName, m.Handler)
 	}
-	s.admin = &http.Server{
-		Handler:           s.adminHandler(o.Registry, o.LogLevel, o.Flags),
-		ReadHeaderTimeout: 5 * time.Second,
-		ErrorLog:          s.http.ErrorLog,
-	}
-	return s, nil
+	r.Server.RegisterService(&own, impl)
 }
 
 func (s *Server) listen(o Options) error {
 	var err error
-	if s.grpcListener, err = net.Listen("tcp", o.GRPCAddr); err != nil {
-		return fmt.Errorf("gRPC address %q: %w; choose another with --grpc-addr, such as 127.0.0.1:8081", o.GRPCAddr, err)
+	if s.grpcListener, err = listenOn("grpc-addr", o.GRPCAddr, "127.0.0.1:8081"); err != nil {
+		return err
 	}
-	if s.httpListener, err = net.Listen("tcp", o.HTTPAddr); err != nil {
+	if s.httpListener, err = listenOn("http-addr", o.HTTPAddr, "127.0.0.1:8080"); err != nil {
 		_ = s.grpcListener.Close()
-		return fmt.Errorf("HTTP address %q: %w; choose another with --http-addr, such as 127.0.0.1:8080", o.HTTPAddr, err)
+		return err
 	}
 	if o.AdminAddr == "" {
 		return nil
 	}
-	if s.adminListener, err = net.Listen("tcp", o.AdminAddr); err != nil {
+	if s.adminListener, err = listenOn("admin-addr", o.AdminAddr, "127.0.0.1:6070, or off"); err != nil {
 		_ = s.grpcListener.Close()
 		_ = s.httpListener.Close()
-		return fmt.Errorf("admin address %q: %w; choose another with --admin-addr, such as 127.0.0.1:6070, or none with --admin-addr=off", o.AdminAddr, err)
 	}
-	return nil
+	return err
+}
+
+// listenOn listens on the address that a flag gives.
+func listenOn(flag, addr, example string) (net.Listener, error) {
+	l, err := net.Listen("tcp", addr)
+	switch {
+	case err == nil:
+		return l, nil
+	case errors.Is(err, syscall.EADDRINUSE):
+		return nil, fmt.Errorf("--%s %q: another process listens there (%w): stop it, or give a free port", flag, addr, err)
+	default:
+		return nil, fmt.Errorf("--%s %q: %w; give an address of this machine, such as %s", flag, addr, err, example)
+	}
 }
 
 // A Config is what may change while the server runs. The zero Config configures
@@ -207,9 +273,9 @@ type Config struct {
 // SetConfig puts c in force: each call that begins from now on is decided by
 // it, and those under way by what was in force when they began.
 func (s *Server) SetConfig(c *Config) {
-	names := slices.AppendSeq(c.Envoy.Domains(), maps.Keys(c.Policies.Namespaces()))
-	s.metrics.configured(names)
-	s.hotKeys.Configured(names)
+	s.book.Configured(slices.AppendSeq(c.Envoy.Domains(), maps.Keys(c.Policies.Namespaces())))
+	s.core.SetPolicies(c.Policies)
+	s.envoy.SetConfig(c.Envoy)
 	s.config.Store(c)
 }
 
@@ -241,9 +307,7 @@ func (s *Server) Serve(ctx context.Context) error {
 		go func() { failed <- s.admin.Serve(s.adminListener) }()
 	}
 	s.logger.Info("serving", "grpc", s.GRPCAddr(), "http", s.HTTPAddr(), "admin", s.AdminAddr())
-	if err := s.store.Health(ctx); err != nil && ctx.Err() == nil {
-		s.failure.failed(s.logger, s.onError, err, 0)
-	}
+	s.core.Probe(ctx)
 
 	var err error
 	select {

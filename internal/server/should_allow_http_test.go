@@ -6,7 +6,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/prometheus/client_golang/prometheus/testutil"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	statuspb "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/protobuf/encoding/protojson"
@@ -60,7 +59,7 @@ func TestShouldAllowHTTP(t *testing.T) {
 			}
 		}
 	}
-	if n := testutil.ToFloat64(d.metrics.decisions.WithLabelValues("checkout", "exempt")); n != 1 {
+	if n := d.decisions(t, "exempt"); n != 1 {
 		t.Errorf("%v exempt decisions counted, want 1", n)
 	}
 }
@@ -78,8 +77,9 @@ func TestHTTPErrors(t *testing.T) {
 		want         string
 	}{
 		{d, "GET", "", asJSON, 405, `method: \"GET\"; use POST`},
-		{d, "POST", strings.Repeat(" ", maxBodyBytes+1), asJSON, 413, `body: longer than 1048576 bytes`},
+		{d, "POST", strings.Repeat(" ", 64<<10+1), asJSON, 413, `body: longer than 65536 bytes`},
 		{d, "POST", "", asJSON, 400, `body: `},
+		{d, "POST", `{"limits":[{}` + strings.Repeat(",{}", 20_000) + `]}`, asJSON, 400, `limits: more than 16 limits`},
 		{d, "POST", `{"namespce":"n"}`, asJSON, 400, `unknown field \"namespce\"`},
 		{d, "POST", fine + fine, asJSON, 400, `body: `},
 		{d, "POST", `{"namespace":"n","identifier":"a","limits":[{"rate":"1/mn"}]}`, asJSON, 400, `limits[0].rate`},

@@ -2,10 +2,10 @@ package store
 
 import "strings"
 
-// AppendEscaped appends s to a key of a remote store. A byte that is not
-// printable ASCII, a percent sign, and those that are reserved because the key
-// has its own use for them, are written %XX: so what was escaped with a
-// separator among the reserved ends at the first of them.
+// AppendEscaped appends s to b, as a part of a key in a remote store. It writes as
+// %XX every byte that is not printable ASCII, every percent sign, and every byte
+// of reserved, which are the bytes with a meaning in the key. So if a separator is
+// reserved, the part ends at the first separator.
 func AppendEscaped(b []byte, s, reserved string) []byte {
 	const hex = "0123456789ABCDEF"
 	for i := range len(s) {

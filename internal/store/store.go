@@ -6,6 +6,7 @@ package store
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
@@ -28,6 +29,10 @@ type Store interface {
 	//
 	// Decide does not keep requests or results once it has returned.
 	Decide(ctx context.Context, requests []Request, results []Result)
+
+	// DecidesTogether reports whether the store can decide a Request together
+	// with its With. If not, no request may have one.
+	DecidesTogether() bool
 
 	// Reset forgets what the identifier of r has consumed from the limits of
 	// r. It may be repeated.
@@ -66,21 +71,20 @@ type Request struct {
 	Cost       uint64
 	DryRun     bool
 
-	// Joined has the request decided together with the one before it in the same
-	// call, where the store can: in memory, and in Redis that is no cluster. Of
-	// such a run either all requests consume or none does; the result of each
-	// says what it alone would get. The requests of a run are all dry runs or
-	// none is, have no limit in shadow mode, and no counter in common.
-	Joined bool
+	// With are further requests that are decided together with this one, where
+	// the store DecidesTogether: all of them consume or none does, and the
+	// result of each says what it alone would get. They are all dry runs or none
+	// is. They have no limit in shadow mode, no counter in common and no With of
+	// their own.
+	With []Request
 }
 
-// RunLength returns how many requests, from the first on, are decided together.
-func RunLength(requests []Request) int {
-	n := 1
-	for n < len(requests) && requests[n].Joined {
-		n++
+// All calls f for r and then for each request of its With.
+func (r *Request) All(f func(*Request)) {
+	f(r)
+	for i := range r.With {
+		f(&r.With[i])
 	}
-	return n
 }
 
 // Counts reports whether r has a counter: a request of nothing but unlimited
@@ -98,9 +102,40 @@ func (r *Request) Counts() bool {
 // memory is.
 type Result struct {
 	strategy.Decision
-	Err error // if not nil, the decision means nothing
+	Err  error    // if not nil, the decision means nothing
+	With []Result // of each request of the Request's With
 
 	// Repeated is whether the decision is one made before, for which the store
 	// was not asked again: it says nothing of how the store is.
 	Repeated bool
+}
+
+// All calls f for r, the result of a request, and then for each result of its
+// With, which it makes as long as that of the request.
+func (r *Result) All(of *Request, f func(*Request, *Result)) {
+	f(of, r)
+	r.With = slices.Grow(r.With[:0], len(of.With))[:len(of.With)]
+	for i := range of.With {
+		f(&of.With[i], &r.With[i])
+	}
+}
+
+// DecideSome has s decide those of requests which have an index in some, in
+// that order, and sets their results. It leaves the other results alone.
+func DecideSome(ctx context.Context, s Store, requests []Request, results []Result, some []int) {
+	switch len(some) {
+	case 0:
+		return
+	case len(requests):
+		s.Decide(ctx, requests, results)
+		return
+	}
+	someRequests, someResults := make([]Request, len(some)), make([]Result, len(some))
+	for j, i := range some {
+		someRequests[j], someResults[j] = requests[i], results[i]
+	}
+	s.Decide(ctx, someRequests, someResults)
+	for j, i := range some {
+		results[i] = someResults[j]
+	}
 }

@@ -5,9 +5,9 @@ import (
 	"math/bits"
 )
 
-// mulDiv returns the quotient and the remainder of (a x b + c) / d, computed
-// in 128 bits. The arguments are not negative and d is positive; a quotient
-// beyond an int64 is returned as the greatest, with remainder 0.
+// mulDiv returns the quotient and the remainder of (a x b + c) / d. It computes in
+// 128 bits, so the product cannot overflow. d must be positive, and no argument
+// negative. A quotient that does not fit becomes math.MaxInt64, with remainder 0.
 func mulDiv(a, b, c, d int64) (quotient, remainder int64) {
 	hi, lo := bits.Mul64(uint64(a), uint64(b))
 	lo, carry := bits.Add64(lo, uint64(c), 0)
@@ -25,8 +25,8 @@ func mulDiv(a, b, c, d int64) (quotient, remainder int64) {
 	return int64(q), int64(r)
 }
 
-// mulDivCeil returns (a x b - c) / d, rounded up, in the same way. c is at
-// most a x b.
+// mulDivCeil returns (a x b - c) / d, rounded up, in the same way. c must not be
+// greater than a x b.
 func mulDivCeil(a, b, c, d int64) int64 {
 	hi, lo := bits.Mul64(uint64(a), uint64(b))
 	lo, borrow := bits.Sub64(lo, uint64(c), 0)

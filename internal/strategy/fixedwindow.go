@@ -1,11 +1,11 @@
 package strategy
 
-// FIXED_WINDOW allows at most N units in each window, where windows are as
-// long as the period and aligned to the Unix epoch (so those of a day start at
-// midnight UTC, and those of a week on Thursdays). The cheapest, with the
-// known flaw that twice N can pass around a boundary.
+// FIXED_WINDOW allows at most N units in each window. A window is as long as the
+// period. Windows are aligned to the Unix epoch: those of a day start at midnight
+// UTC, and those of a week on Thursday. It is the cheapest strategy, and has a
+// known flaw: up to 2 x N units can pass around the boundary of two windows.
 //
-// State: Used units were consumed in the window that holds Last.
+// State: Used is how many units were consumed in the window that contains Last.
 
 func takeFixedWindow(l *Limit, s State, cost int64, now Instant, next *State) verdict {
 	used, toEnd := fixedWindow(l, s, now)

@@ -1,12 +1,12 @@
 package strategy
 
-// LEAKY_BUCKET is a queue with room for burst units that drains N per P. A
-// request that finds no room is denied; one that is allowed should be held for
-// the delay it is given, which is when those before it have drained, so that
-// requests leave evenly. For callers that can wait, in front of what can not
-// take bursts.
+// LEAKY_BUCKET is a queue with room for burst units, which drains N units per P.
+// It denies a request that finds no room. It gives an allowed request a delay,
+// after which the units before it have drained; a caller that holds each request
+// that long sends them evenly. Use it where callers can wait and what they call
+// cannot take bursts.
 //
-// State: that of TOKEN_BUCKET, whose meter it is.
+// State: the same as that of TOKEN_BUCKET.
 
 func takeLeakyBucket(l *Limit, s State, cost int64, now Instant, next *State) verdict {
 	v := takeTokenBucket(l, s, cost, now, next)

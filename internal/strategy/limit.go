@@ -1,9 +1,11 @@
 package strategy
 
 import (
+	"cmp"
 	"fmt"
 	"strconv"
 
+	"github.com/ratelimitd/ratelimitd/internal/quote"
 	"github.com/ratelimitd/ratelimitd/internal/rate"
 )
 
@@ -14,31 +16,52 @@ const (
 	MaxBurst = 1_000_000_000
 	// MaxNameBytes is how long a limit's name may be.
 	MaxNameBytes = 128
-	// DefaultMaxLogCount is the cap on the count of a SLIDING_WINDOW_LOG where
-	// none is configured: up to 256 KiB for each counter that is full.
+	// DefaultMaxLogCount is the default for the greatest count of a
+	// SLIDING_WINDOW_LOG. A full counter of that size takes up to 256 KiB.
 	DefaultMaxLogCount = 10_000
 
-	// maxRateBytes is longer than any rate that is not mostly spaces.
+	// maxRateBytes is enough for every rate that is not mostly spaces.
 	maxRateBytes = 64
 )
 
-// A Limit holds a counter to a rate. NewLimit makes it.
+// A Limit holds a counter to a rate. NewLimit and NewLimitOf make it.
 type Limit struct {
-	Name     string // names the counter; empty: known by the other fields
+	Name     string // names the counter; if empty, the other fields do: see Counter
 	Strategy Strategy
 	Rate     rate.Rate
 	Capacity int64 // the largest cost ever allowed: the burst, or the count of a window; 0 if unlimited
 	Shadow   bool  // evaluated, but denies nothing: see Decide
 }
 
-// SameCounter reports whether l and m are limits of one counter: named alike
-// and of one strategy; or without a name, and alike in all else but in being in
-// shadow mode.
+// SameCounter reports whether l and m share a counter. Two named limits do if
+// they have the same name and strategy. Two unnamed limits do if only Shadow
+// differs.
 func (l *Limit) SameCounter(m *Limit) bool {
 	if l.Name != "" {
 		return l.Name == m.Name && l.Strategy == m.Strategy
 	}
 	return m.Name == "" && l.Strategy == m.Strategy && l.Rate == m.Rate && l.Capacity == m.Capacity
+}
+
+// Counter returns what people call the counter of l: its name, or for an unnamed
+// limit <strategy>:<rate>[:<burst>], such as "fixed_window:100/1m". The burst is
+// left out where it is the count of the rate.
+func (l *Limit) Counter() string { return string(l.AppendCounter(nil)) }
+
+// AppendCounter appends Counter to b. Keys of unnamed limits in remote stores end
+// with it, so a change of the form makes counters start afresh.
+func (l *Limit) AppendCounter(b []byte) []byte {
+	if l.Name != "" {
+		return append(b, l.Name...)
+	}
+	b = append(b, l.Strategy.String()...)
+	b = append(b, ':')
+	b = l.Rate.Append(b)
+	if l.Capacity != l.Rate.Count && !l.Rate.IsUnlimited() {
+		b = append(b, ':')
+		b = strconv.AppendInt(b, l.Capacity, 10)
+	}
+	return b
 }
 
 // A Spec is a limit as its author wrote it.
@@ -55,19 +78,47 @@ type Violation struct {
 	Problem string // quotes the value and shows a right one
 }
 
-// NewLimit returns the limit that spec describes, or what is wrong with it.
-// A SLIDING_WINDOW_LOG remembers every request of its period, so one with a
-// count over maxLogCount is refused.
+// NewLimit returns the limit that spec describes, or what is wrong with spec.
+// It refuses a SLIDING_WINDOW_LOG with a count over maxLogCount, because the log
+// remembers every request of its period.
 func NewLimit(spec Spec, maxLogCount int64) (Limit, []Violation) {
+	r, problem := parseRate(spec.Rate)
+	return newLimit(&spec, r, problem, maxLogCount)
+}
+
+// NewLimitOf is NewLimit for a program that has the rate as numbers.
+func NewLimitOf(name string, r rate.Rate, s Strategy, burst uint64, maxLogCount int64) (Limit, []Violation) {
+	problem := ""
+	if !r.Valid() {
+		problem = fmt.Sprintf("rate %s is out of bounds; give a count of 0 to %d and a period of %v to %v in whole milliseconds",
+			r, rate.MaxCount, rate.MinPeriod, rate.MaxPeriod)
+	}
+	return newLimit(&Spec{Name: name, Strategy: s, Burst: burst}, r, problem, maxLogCount)
+}
+
+func parseRate(text string) (r rate.Rate, problem string) {
+	if len(text) > maxRateBytes {
+		return r, fmt.Sprintf(`rate %s has %d bytes; write it in at most %d, as in "100/min"`, quote.Cut(text), len(text), maxRateBytes)
+	}
+	r, err := rate.Parse(text)
+	if err != nil {
+		return r, err.Error()
+	}
+	return r, ""
+}
+
+// newLimit makes the limit that spec describes, but with the rate r. problem says
+// what is wrong with r, or is empty.
+func newLimit(spec *Spec, r rate.Rate, problem string, maxLogCount int64) (Limit, []Violation) {
 	var wrong []Violation
 	refuse := func(field, format string, args ...any) {
 		wrong = append(wrong, Violation{field, fmt.Sprintf(format, args...)})
 	}
 
 	if len(spec.Name) > MaxNameBytes {
-		refuse("name", "%.32q... has %d bytes; a name has at most %d", spec.Name, len(spec.Name), MaxNameBytes)
+		refuse("name", "%s has %d bytes; a name has at most %d", quote.Cut(spec.Name), len(spec.Name), MaxNameBytes)
 	}
-	l := Limit{Name: spec.Name, Strategy: spec.Strategy}
+	l := Limit{Name: spec.Name, Strategy: spec.Strategy, Rate: r}
 	if l.Strategy == 0 {
 		l.Strategy = FixedWindow
 	}
@@ -75,14 +126,13 @@ func NewLimit(spec Spec, maxLogCount int64) (Limit, []Violation) {
 		refuse("strategy", "unknown strategy %d; use 1 (FIXED_WINDOW) to 6 (GCRA)", spec.Strategy)
 	}
 
-	var err error
-	if len(spec.Rate) > maxRateBytes {
-		refuse("rate", `rate %.32q... has %d bytes; write it in at most %d, as in "100/min"`, spec.Rate, len(spec.Rate), maxRateBytes)
-	} else if l.Rate, err = rate.Parse(spec.Rate); err != nil {
-		refuse("rate", "%s", err.Error())
-	} else if l.Strategy == SlidingWindowLog && l.Rate.Count > maxLogCount {
-		refuse("rate", "rate %q: a sliding_window_log remembers each request, and this server caps its count at %d;"+
-			" use sliding_window_counter, or a rate such as %q", spec.Rate, maxLogCount, rate.Rate{Count: maxLogCount, Period: l.Rate.Period})
+	switch {
+	case problem != "":
+		refuse("rate", "%s", problem)
+	case l.Strategy == SlidingWindowLog && r.Count > maxLogCount:
+		text := cmp.Or(spec.Rate, r.String())
+		refuse("rate", "rate %s: a sliding_window_log remembers each request, and this server caps its count at %d;"+
+			" use sliding_window_counter, or a rate such as %q", quote.Cut(text), maxLogCount, rate.Rate{Count: maxLogCount, Period: r.Period})
 	}
 
 	switch {

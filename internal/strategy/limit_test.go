@@ -68,7 +68,7 @@ func TestNewLimitViolations(t *testing.T) {
 			{"rate", `rate "100/mn": unknown unit "mn"; use ms, s, m, h, d or w, as in "100/m"`},
 		}},
 		{"long rate", strategy.Spec{Rate: "100/min" + strings.Repeat(" ", 58)}, []strategy.Violation{
-			{"rate", `rate "100/min                         "... has 65 bytes; write it in at most 64, as in "100/min"`},
+			{"rate", `rate "100/min` + strings.Repeat(" ", 57) + `"... has 65 bytes; write it in at most 64, as in "100/min"`},
 		}},
 		{"long name", strategy.Spec{Name: strings.Repeat("é", 65), Rate: "1/s"}, []strategy.Violation{
 			{"name", `"` + strings.Repeat("é", 32) + `"... has 130 bytes; a name has at most 128`},
@@ -99,7 +99,7 @@ func TestNewLimitViolations(t *testing.T) {
 			{"burst", `burst 18446744073709551615 is over 1000000000; write 1 to 1000000000, or 0 for the strategy's default`},
 		}},
 		{"everything", strategy.Spec{Name: strings.Repeat("n", 129), Rate: "?", Strategy: 9, Burst: 2e9}, []strategy.Violation{
-			{"name", `"nnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnn"... has 129 bytes; a name has at most 128`},
+			{"name", `"` + strings.Repeat("n", 64) + `"... has 129 bytes; a name has at most 128`},
 			{"strategy", `unknown strategy 9; use 1 (FIXED_WINDOW) to 6 (GCRA)`},
 			{"rate", `rate "?": the count "?" is not a whole number; write digits only, as in "100/min" or "10/30s"`},
 			{"burst", `burst 2000000000 is over 1000000000; write 1 to 1000000000, or 0 for the strategy's default`},
@@ -161,5 +161,73 @@ func TestSameCounter(t *testing.T) {
 		if !a.SameCounter(&a) || !b.SameCounter(&b) {
 			t.Errorf("%s: a limit is not of its own counter", tt.name)
 		}
+	}
+}
+
+// TestNewLimitOf makes limits from numbers, and holds them to what NewLimit makes
+// from text.
+func TestNewLimitOf(t *testing.T) {
+	for _, spec := range []strategy.Spec{
+		{Rate: "100/min"},
+		{Name: "n", Rate: "100/min", Strategy: strategy.GCRA, Burst: 5},
+		{Rate: "0/366d", Strategy: strategy.TokenBucket, Burst: 7},
+		{Rate: "1000000000/ms"},
+		{Rate: "unlimited", Strategy: strategy.SlidingWindowLog},
+		{Rate: "1001/m", Strategy: strategy.SlidingWindowLog},
+		{Name: strings.Repeat("n", 129), Rate: "1/s", Strategy: 9, Burst: 2e9},
+		{Rate: "1/s", Burst: 1},
+	} {
+		r, err := rate.Parse(spec.Rate)
+		if err != nil {
+			t.Fatal(err)
+		}
+		spec.Rate = r.String() // as messages of numbers quote it
+		want, wantWrong := strategy.NewLimit(spec, 1000)
+		got, gotWrong := strategy.NewLimitOf(spec.Name, r, spec.Strategy, spec.Burst, 1000)
+		if got != want || fmt.Sprint(gotWrong) != fmt.Sprint(wantWrong) {
+			t.Errorf("%+v: got %+v, %q, want %+v, %q", spec, got, gotWrong, want, wantWrong)
+		}
+	}
+	for _, r := range []rate.Rate{{}, {Count: -2, Period: time.Second}, {Count: rate.MaxCount + 1, Period: time.Second}, {Count: 1, Period: time.Microsecond},
+		{Count: 1, Period: time.Second + 1}, {Count: 1, Period: rate.MaxPeriod + time.Millisecond}, {Count: rate.Unlimited, Period: time.Second}} {
+		if _, wrong := strategy.NewLimitOf("", r, 0, 0, 1000); len(wrong) != 1 || wrong[0].Field != "rate" || !strings.Contains(wrong[0].Problem, "is out of bounds") {
+			t.Errorf("%+v: got %q", r, wrong)
+		}
+	}
+}
+
+func TestCounter(t *testing.T) {
+	for _, tt := range []struct {
+		spec strategy.Spec
+		want string
+	}{
+		{strategy.Spec{Rate: "100/min"}, "fixed_window:100/1m"},
+		{strategy.Spec{Rate: "10/30 s", Strategy: strategy.SlidingWindowLog}, "sliding_window_log:10/30s"},
+		{strategy.Spec{Rate: "100/h", Strategy: strategy.TokenBucket}, "token_bucket:100/1h"},
+		{strategy.Spec{Rate: "100/h", Strategy: strategy.TokenBucket, Burst: 100}, "token_bucket:100/1h"},
+		{strategy.Spec{Rate: "100/h", Strategy: strategy.TokenBucket, Burst: 20}, "token_bucket:100/1h:20"},
+		{strategy.Spec{Rate: "100/h", Strategy: strategy.GCRA}, "gcra:100/1h:1"},
+		{strategy.Spec{Rate: "0/h", Strategy: strategy.GCRA, Burst: 5}, "gcra:0/1h"},
+		{strategy.Spec{Rate: "unlimited"}, "fixed_window:unlimited"},
+		{strategy.Spec{Rate: "100/h", Strategy: strategy.GCRA, Name: "a:b"}, "a:b"},
+	} {
+		l := newLimit(t, tt.spec)
+		if got := l.Counter(); got != tt.want {
+			t.Errorf("%+v: got %s, want %s", tt.spec, got, tt.want)
+		}
+	}
+}
+
+// TestLimitAllocations holds that what each request does with limits allocates
+// nothing.
+func TestLimitAllocations(t *testing.T) {
+	spec := strategy.Spec{Name: "n", Rate: "100/min", Strategy: strategy.TokenBucket, Burst: 20}
+	if n := testing.AllocsPerRun(100, func() { strategy.NewLimit(spec, 1000) }); n != 0 {
+		t.Errorf("NewLimit: %v allocations", n)
+	}
+	l := newLimit(t, strategy.Spec{Rate: "100/min", Strategy: strategy.TokenBucket, Burst: 20})
+	buf := make([]byte, 0, 64)
+	if n := testing.AllocsPerRun(100, func() { buf = l.AppendCounter(buf[:0]) }); n != 0 {
+		t.Errorf("AppendCounter: %v allocations", n)
 	}
 }

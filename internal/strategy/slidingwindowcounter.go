@@ -1,32 +1,32 @@
 package strategy
 
-// SLIDING_WINDOW_COUNTER estimates the units of the period that ends now from
-// the counts of two fixed windows, as if those of the previous window had been
-// spread evenly over it:
+// SLIDING_WINDOW_COUNTER estimates how many units were consumed in the period that
+// ends now. It knows the counts of two fixed windows, and assumes that the units
+// of the previous window were spread evenly over it:
 //
 //	previous x (1 - elapsed/P) + current
 //
-// Two numbers a counter, and no burst at a boundary; up to an error where the
-// previous window's requests were not even. The method is the one Cloudflare
-// described in "How we built rate limiting capable of scaling to millions of
-// domains" (2017).
+// A counter needs only two numbers, and there is no burst at a boundary. The
+// estimate is wrong as far as the previous window's requests were not even.
+// Cloudflare described the method in "How we built rate limiting capable of
+// scaling to millions of domains" (2017).
 //
-// State: Used units were consumed in the window that holds Last, and Part in
-// the window before it.
+// State: Used is how many units were consumed in the window that contains Last,
+// and Part how many in the window before it.
 
 func takeSlidingWindowCounter(l *Limit, s State, cost int64, now Instant, next *State) verdict {
 	p := period(l.Rate)
 	previous, current, elapsed := countedWindows(p, s, now)
-	room := l.Capacity - current - cost // units that the previous window may still weigh
+	room := l.Capacity - current - cost // the most that the previous window may weigh
 	if weight(previous, elapsed, p) <= room {
 		*next = State{Last: now, Used: uint32(current + cost), Part: previous}
 		return allowed
 	}
 	if room >= 0 {
-		// Once previous x (P - t) <= room x P, at t after this window's start.
+		// Allowed once previous x (P - t) <= room x P, at t after this window's start.
 		return verdict{retryAfter: micros(mulDivCeil(previous-room, p, 0, previous) - elapsed)}
 	}
-	// Not in this window. In the next one, current is what weighs.
+	// Not allowed in this window. In the next one, current is the previous window.
 	excess := current - (l.Capacity - cost)
 	return verdict{retryAfter: micros(p - elapsed + mulDivCeil(excess, p, 0, current))}
 }
@@ -58,8 +58,8 @@ func countedWindows(p int64, s State, now Instant) (previous, current, elapsed i
 	}
 }
 
-// weight returns what the previous window's units weigh, rounded up: as the
-// units to compare it with are whole, that loses nothing.
+// weight returns how much the previous window's units weigh, rounded up. That
+// loses nothing, because it is compared with whole units.
 func weight(previous, elapsed, p int64) int64 {
 	if previous == 0 {
 		return 0

@@ -7,13 +7,12 @@ import (
 	"sort"
 )
 
-// SLIDING_WINDOW_LOG allows at most N units in any period whatever, exactly.
-// It remembers each request that consumed, as long as it is younger than the
-// period: up to N entries.
+// SLIDING_WINDOW_LOG allows at most N units in any period, exactly. It remembers
+// each request that consumed until it is older than the period: up to N entries.
 //
-// State: a View of the counter's Log. Used units are younger than the period,
-// Last is when the youngest was consumed, and Part the instant when enough
-// units will have grown old for the cost at hand, had it to wait.
+// State: a View of the counter's Log. Used is how many units are younger than the
+// period, and Last is when the youngest was consumed. If the request at hand is
+// denied, Part is the instant from which it is allowed.
 
 func takeSlidingWindowLog(l *Limit, s State, cost int64, now Instant, next *State) verdict {
 	if int64(s.Used)+cost > l.Capacity {
@@ -30,8 +29,8 @@ func usedSlidingWindowLog(l *Limit, s State, now Instant) (used, reset int64) {
 	return int64(s.Used), int64(s.Last) + period(l.Rate) - int64(now)
 }
 
-// A Log is the memory of a SLIDING_WINDOW_LOG counter. The zero Log is empty
-// and ready for use. It is not safe for concurrent use.
+// A Log is what a SLIDING_WINDOW_LOG counter remembers. The zero Log is empty and
+// ready for use. It is not safe for concurrent use.
 type Log struct {
 	ring   []logEntry // its length is 0 or a power of two
 	first  int        // index in ring of the oldest entry
@@ -39,17 +38,17 @@ type Log struct {
 	before uint64 // the total before the oldest entry
 }
 
-// A logEntry is one instant's consumption. Totals wrap around, so only their
-// differences mean anything.
+// A logEntry is what was consumed at one instant. Totals may overflow and start
+// again from 0, so only their differences mean anything.
 type logEntry struct {
 	at    Instant
-	total uint64 // units consumed up to and with this entry
+	total uint64 // units consumed up to this entry, and by it
 }
 
-// minRing is the least room that a log has once it is used.
+// minRing is how many entries a log has room for once it is used.
 const minRing = 4
 
-// View returns the State of the log under l at now, for a request of cost.
+// View returns the State that a request of cost sees under l at now.
 func (g *Log) View(l *Limit, cost uint64, now Instant) State {
 	if g.length == 0 {
 		return State{}
@@ -59,7 +58,7 @@ func (g *Log) View(l *Limit, cost uint64, now Instant) State {
 	used := youngest.total - g.totalBefore(g.firstYounger(l, now))
 	s := State{Last: youngest.at, Used: uint32(used)}
 	if used+cost > uint64(l.Capacity) && cost <= uint64(l.Capacity) {
-		// The first entry whose end leaves no more than capacity - cost.
+		// Find the first entry that leaves room for cost once it is too old to count.
 		most := uint64(l.Capacity) - cost
 		i := sort.Search(g.length-1, func(i int) bool { return youngest.total-g.entry(i).total <= most })
 		s.Part = int64(g.entry(i).at) + period(l.Rate)
@@ -67,8 +66,8 @@ func (g *Log) View(l *Limit, cost uint64, now Instant) State {
 	return s
 }
 
-// Add remembers that cost units were consumed under l at now, and forgets what
-// is older than the period.
+// Add remembers that cost units were consumed under l at now, and forgets what is
+// older than the period.
 func (g *Log) Add(l *Limit, cost uint64, now Instant) {
 	total := g.before
 	if g.length > 0 {
@@ -84,7 +83,7 @@ func (g *Log) Add(l *Limit, cost uint64, now Instant) {
 	g.push(logEntry{at: now, total: total + cost})
 }
 
-// Append appends g to b, in a form that Parse reads: a few bytes an entry.
+// Append appends g to b in a form that Parse reads, with a few bytes per entry.
 func (g *Log) Append(b []byte) []byte {
 	last := logEntry{total: g.before}
 	for i := range g.length {
@@ -96,9 +95,10 @@ func (g *Log) Append(b []byte) []byte {
 	return b
 }
 
-var errNoLog = errors.New("strategy: not a log that Append wrote")
+var errNoLog = errors.New("strategy: this is not a log that Append wrote")
 
-// Parse sets g to the log that Append wrote. If b is none, g is left empty.
+// Parse sets g to the log that Append wrote to b. If b has something else, it
+// leaves g empty and returns an error.
 func (g *Log) Parse(b []byte) error {
 	*g = Log{}
 	var last logEntry

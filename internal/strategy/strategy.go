@@ -1,12 +1,12 @@
-// Package strategy holds the rate-limiting algorithms as pure functions: what
-// a counter remembers, a limit, a cost and an instant go in; the answer and
-// what the counter remembers from then on come out. It does no I/O, takes no
-// locks and reads no clock: that is for the stores.
+// Package strategy has the rate-limiting algorithms, as pure functions. They get
+// what a counter remembers, a limit, a cost and an instant, and return the answer
+// and what the counter should remember from now on. They do no I/O, take no locks
+// and read no clock: the stores do.
 //
-// All arithmetic is in whole microseconds and whole units, exact for every
-// limit that NewLimit accepts: nothing drifts, and a duration reported is the
-// least number of microseconds that suffices. Durations that would be longer
-// than 292 years are cut to the greatest time.Duration.
+// All arithmetic is in whole microseconds and whole units, and is exact for every
+// limit that NewLimit accepts. So counters do not drift, and a reported duration
+// is the shortest that suffices. A duration of more than 292 years is reported as
+// the greatest time.Duration.
 package strategy
 
 import (
@@ -15,6 +15,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/ratelimitd/ratelimitd/internal/quote"
 	"github.com/ratelimitd/ratelimitd/internal/rate"
 )
 
@@ -51,19 +52,19 @@ func (s Strategy) String() string {
 	return fmt.Sprintf("strategy(%d)", uint8(s))
 }
 
-// Parse returns the strategy called name, in either case.
+// Parse returns the strategy called name, in any case.
 func Parse(name string) (Strategy, error) {
 	for _, s := range All {
 		if strings.EqualFold(name, names[s]) {
 			return s, nil
 		}
 	}
-	return 0, fmt.Errorf("unknown strategy %q; use %s", name, strings.Join(names[1:], ", "))
+	return 0, fmt.Errorf("unknown strategy %s; use %s", quote.Cut(name), strings.Join(names[1:], ", "))
 }
 
 func (s Strategy) known() bool { return s >= FixedWindow && s <= GCRA }
 
-// hasBurst reports whether the strategy has a capacity of its own.
+// hasBurst reports whether the capacity can differ from the count of the rate.
 func (s Strategy) hasBurst() bool { return s == TokenBucket || s == LeakyBucket || s == GCRA }
 
 // An Instant is a time in microseconds since the Unix epoch.
@@ -72,24 +73,24 @@ type Instant int64
 // InstantOf returns t in whole microseconds.
 func InstantOf(t time.Time) Instant { return Instant(t.UnixMicro()) }
 
-// A State is what a counter remembers between decisions. The zero State is
-// that of a counter wholly unused. What the fields mean is for the strategy to
-// say; a State of one strategy means nothing to another.
+// A State is what a counter remembers between decisions. The zero State is that of
+// an unused counter. Each strategy says in its file what the fields mean; the
+// State of one strategy means nothing to another.
 type State struct {
 	Last Instant // when the counter last consumed
 	Part int64   // not negative
 	Used uint32  // at most rate.MaxCount
 }
 
-// Never is the RetryAfter of what no wait suffices for.
+// Never is the RetryAfter of a request that no wait can help.
 const Never time.Duration = -1
 
 // A Status is the state of one limit after a decision.
 type Status struct {
 	Limit      uint64        // the largest cost ever allowed; the greatest uint64 if unlimited
 	Remaining  uint64        // the largest cost that would be allowed now
-	ResetAfter time.Duration // until wholly unused again
-	RetryAfter time.Duration // denied: until the same cost is allowed, or Never
+	ResetAfter time.Duration // until the counter is unused again
+	RetryAfter time.Duration // if denied: until the same cost is allowed, or Never
 	Allowed    bool          // by this limit alone
 }
 
@@ -106,35 +107,37 @@ const (
 // From reports whether the request consumed from l.
 func (c Consumed) From(l *Limit) bool { return c == ConsumedAll || c == ConsumedEnforced && !l.Shadow }
 
-// A Decision answers a request. The zero Decision is ready for use, and one
-// may be used again: its Statuses are then overwritten in place.
+// A Decision answers a request. The zero Decision is ready for use. A Decision can
+// be used again: Decide then overwrites its Statuses in place, to avoid an
+// allocation.
 type Decision struct {
 	Allowed    bool
-	RetryAfter time.Duration // denied: until the same request is allowed, or Never
-	Delay      time.Duration // allowed: how long to hold the request
+	RetryAfter time.Duration // if denied: until the same request is allowed, or Never
+	Delay      time.Duration // if allowed: how long to hold the request
 	Statuses   []Status      // one for each limit, in order
 }
 
 // Decide sets d to the answer to a request for cost units at now from all of
-// limits. states[i] is the state of the counter of limits[i]: a SLIDING_WINDOW_LOG
-// counter's is its Log's View. Decide reports from which limits the request
-// consumed: their states it has replaced by those to remember, and left the
-// others alone. A request consumes only if every limit allows it, its cost is
-// above 0 and it is no dry run.
+// limits. states[i] is the state of the counter of limits[i]; for a
+// SLIDING_WINDOW_LOG it is the View of the counter's Log.
 //
-// Limits in shadow mode have no say in that, in the answer's RetryAfter or in
-// its Delay. From them a request consumes if they too all allow it: so they
-// count, and each status says, just what they would if they were enforced.
+// A request consumes only if every limit allows it, its cost is above 0, and it is
+// not a dry run. Decide reports from which limits it consumed. It replaces the
+// states of these by what to remember, and leaves the others as they are.
+//
+// Limits in shadow mode do not change the answer, its RetryAfter or its Delay. A
+// request consumes from them if they all allow it as well. So their counts and
+// statuses are what they would be if these limits were enforced.
 func (d *Decision) Decide(limits []Limit, states []State, cost uint64, now Instant, dryRun bool) Consumed {
-	if len(limits) == 1 { // most have one, and need no room for many
+	if len(limits) == 1 { // most requests have one, and need no room for more
 		var next [1]State
 		return d.decide(limits, states, cost, now, dryRun, next[:])
 	}
 	return d.decideMany(limits, states, cost, now, dryRun)
 }
 
-// decideMany is apart so that its room is not in Decide's frame: goroutines that
-// are new to a call would grow their stacks for it.
+// decideMany is a function of its own to keep its array out of Decide's stack
+// frame. Otherwise each new goroutine would have to grow its stack for it.
 //
 //go:noinline
 func (d *Decision) decideMany(limits []Limit, states []State, cost uint64, now Instant, dryRun bool) Consumed {
@@ -142,7 +145,7 @@ func (d *Decision) decideMany(limits []Limit, states []State, cost uint64, now I
 	return d.decide(limits, states, cost, now, dryRun, next[:])
 }
 
-// decide is Decide. next is room for a state of each limit.
+// decide does the work of Decide. next has room for a state of each limit.
 func (d *Decision) decide(limits []Limit, states []State, cost uint64, now Instant, dryRun bool, next []State) Consumed {
 	*d = Decision{Allowed: true, Statuses: d.Statuses[:0]}
 	consumed := ConsumedAll
@@ -178,7 +181,7 @@ func (d *Decision) decide(limits []Limit, states []State, cost uint64, now Insta
 	return consumed
 }
 
-// A verdict is what one limit says of a request.
+// A verdict is the answer of one limit to a request.
 type verdict struct {
 	allowed    bool
 	retryAfter time.Duration
@@ -190,8 +193,8 @@ var (
 	never   = verdict{retryAfter: Never}
 )
 
-// take decides whether l, whose counter has state s, allows cost at now, and
-// if it does sets next to the counter's state with that cost consumed.
+// take decides whether l, whose counter has state s, allows cost at now. If it
+// does, take sets next to the counter's state after that cost is consumed.
 func take(l *Limit, s State, cost uint64, now Instant, next *State) verdict {
 	if l.Rate.IsUnlimited() || cost == 0 {
 		*next = s
@@ -200,8 +203,8 @@ func take(l *Limit, s State, cost uint64, now Instant, next *State) verdict {
 	if cost > uint64(l.Capacity) {
 		return never
 	}
-	units := int64(cost)   // at most rate.MaxCount, by the line above
-	now = max(now, s.Last) // a clock that stepped back stands still
+	units := int64(cost)   // at most rate.MaxCount, because of the line above
+	now = max(now, s.Last) // read a clock that stepped back as standing still
 	switch l.Strategy {
 	case FixedWindow:
 		return takeFixedWindow(l, s, units, now, next)
@@ -216,7 +219,7 @@ func take(l *Limit, s State, cost uint64, now Instant, next *State) verdict {
 	}
 }
 
-// report sets what st says of the counter of l in state s at now.
+// report fills st with the state s of the counter of l at now.
 func report(l *Limit, s State, now Instant, st *Status) {
 	if l.Rate.IsUnlimited() {
 		st.Limit, st.Remaining = math.MaxUint64, math.MaxUint64
@@ -242,7 +245,8 @@ func report(l *Limit, s State, now Instant, st *Status) {
 	st.ResetAfter = micros(reset)
 }
 
-// micros returns n microseconds as a Duration, cut to the greatest there is.
+// micros returns n microseconds as a Duration, or the greatest Duration if n is
+// too large.
 func micros(n int64) time.Duration {
 	if n > math.MaxInt64/int64(time.Microsecond) {
 		return math.MaxInt64
@@ -253,8 +257,8 @@ func micros(n int64) time.Duration {
 // period returns the period of r in microseconds.
 func period(r rate.Rate) int64 { return int64(r.Period / time.Microsecond) }
 
-// RetryAfter returns how long until the counter of l in state s allows cost:
-// 0 if it does at now, and Never if it can not.
+// RetryAfter returns how long it takes until the counter of l in state s allows
+// cost: 0 if it does so now, and Never if it never can.
 func RetryAfter(l *Limit, s State, cost uint64, now Instant) time.Duration {
 	var next State
 	return take(l, s, cost, now, &next).retryAfter

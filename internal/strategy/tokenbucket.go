@@ -1,24 +1,23 @@
 package strategy
 
-// TOKEN_BUCKET starts with burst tokens and refills N per P up to burst; a
-// request takes cost tokens or is denied. Over any time t no more than
-// burst + N x t/P units pass. For clients that work in bursts.
+// TOKEN_BUCKET starts with burst tokens and refills N per P, up to burst. A request
+// takes cost tokens or is denied. In any time t, at most burst + N x t/P units
+// pass. Use it for clients that work in bursts.
 //
-// It, LEAKY_BUCKET and GCRA are one meter read in three ways: a level that
-// each request raises by its cost and that drains N units per P, never above
-// the capacity. TOKEN_BUCKET calls what is missing from the top tokens,
-// LEAKY_BUCKET calls the level a queue, and GCRA calls the instant at which
-// the level reaches 0 the theoretical arrival time:
+// TOKEN_BUCKET, LEAKY_BUCKET and GCRA are the same meter, read in three ways. The
+// meter has a level, which each request raises by its cost, at most to the
+// capacity, and which drains N units per P. For TOKEN_BUCKET, the tokens are what
+// is missing to the capacity. For LEAKY_BUCKET, the level is a queue. For GCRA, the
+// theoretical arrival time (TAT) is the instant at which the level reaches 0:
 //
 //	level = burst - tokens = (TAT - now) x N/P
 //
-// (ITU-T I.371, annex A, shows virtual scheduling and the leaky bucket to be
-// equivalent.) The level is kept, and not the time, so that a named limit
+// (ITU-T I.371, annex A, shows that virtual scheduling and the leaky bucket are
+// equivalent.) The state has the level and not the time, so that a named limit
 // whose rate changes keeps the units that were consumed.
 //
-// State: at Last, the level was Used - Part/P units, where 0 <= Part < P. So a
-// level is exact however the rate divides: elapsed microseconds times N are
-// P-ths of a unit.
+// State: at Last, the level was Used - Part/P units, with 0 <= Part < P. That makes
+// a level exact for every rate: elapsed microseconds times N are P-ths of a unit.
 
 func takeTokenBucket(l *Limit, s State, cost int64, now Instant, next *State) verdict {
 	units, part := level(l, s, now)
@@ -40,7 +39,7 @@ func level(l *Limit, s State, now Instant) (units, part int64) {
 		return 0, 0
 	}
 	p := period(l.Rate)
-	part = min(s.Part, p-1) // the period may have been longer when s was made
+	part = min(s.Part, p-1) // the period may have been longer when s was written
 	drained, part := mulDiv(int64(now-s.Last), l.Rate.Count, part, p)
 	if drained >= int64(s.Used) {
 		return 0, 0
@@ -48,7 +47,7 @@ func level(l *Limit, s State, now Instant) (units, part int64) {
 	return int64(s.Used) - drained, part
 }
 
-// drainTime returns the microseconds until units - part/P have drained.
+// drainTime returns how many microseconds it takes to drain units - part/P.
 func drainTime(l *Limit, units, part int64) int64 {
 	if units == 0 {
 		return 0

@@ -9,10 +9,10 @@ import (
 	"time"
 	"unicode"
 
-	"github.com/ratelimitd/ratelimitd/internal/hotkeys"
+	"github.com/ratelimitd/ratelimitd/internal/account"
 )
 
-// Show writes v for people.
+// Show writes v as text for people.
 func (v *View) Show(w io.Writer) error {
 	share := 0.0
 	if v.Decisions > 0 {
@@ -33,7 +33,7 @@ func (v *View) Show(w io.Writer) error {
 	}
 	for _, list := range []struct {
 		title string
-		keys  []hotkeys.Key
+		keys  []account.Key
 	}{{"asked/s\t\t  WHO ASKS MOST", v.Asked}, {"denied/s\t\t  WHO IS DENIED MOST", v.DeniedMost}} {
 		fmt.Fprintf(t, "\t\t\n%s\n", list.title)
 		if len(list.keys) == 0 {
@@ -50,7 +50,7 @@ func (v *View) Show(w io.Writer) error {
 	return err
 }
 
-// number returns n in at most five characters or so.
+// number returns n in about five characters.
 func number(n float64) string {
 	switch {
 	case n >= 1e6:
@@ -75,10 +75,11 @@ func duration(seconds float64) string {
 	return d.String()
 }
 
-// maxShown is how much of a name is shown.
+// maxShown is how many characters of a name are shown.
 const maxShown = 60
 
-// printable returns a name that does nothing to a terminal.
+// printable returns a name without control characters: callers choose names, and
+// must not control the operator's terminal.
 func printable(name string) string {
 	if r := []rune(name); len(r) > maxShown {
 		name = string(r[:maxShown]) + "..."

@@ -1,5 +1,5 @@
-// Package top looks at a running daemon from outside, by its admin port, and
-// says what it does at present: how much it decides, how fast, for whom.
+// Package top reads the admin port of a running daemon and shows what the daemon
+// does at present: how much it decides, how fast, and for whom.
 package top
 
 import (
@@ -18,21 +18,21 @@ import (
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
 
-	"github.com/ratelimitd/ratelimitd/internal/hotkeys"
+	"github.com/ratelimitd/ratelimitd/internal/account"
 )
 
-// A Sample is what a daemon had counted at an instant.
+// A Sample is what a daemon has counted up to an instant.
 type Sample struct {
 	at      time.Time
 	metrics map[string]*dto.MetricFamily
-	hot     []hotkeys.Namespace
+	hot     []account.HotKeys
 }
 
-// maxReplyBytes is more than a daemon with all its namespaces answers.
+// maxReplyBytes is more than the longest reply of a daemon.
 const maxReplyBytes = 64 << 20
 
-// Take takes a sample of the daemon whose admin port is at addr, with n hot keys
-// of each kind and namespace.
+// Take takes a sample of the daemon whose admin port is at addr, with up to n hot
+// keys of each kind per namespace.
 func Take(ctx context.Context, client *http.Client, addr string, n int) (*Sample, error) {
 	s := &Sample{at: time.Now()}
 	err := get(ctx, client, "http://"+addr+"/metrics", func(body io.Reader) (err error) {
@@ -73,30 +73,30 @@ type View struct {
 	At      time.Time `json:"at"` // of the second sample
 	Seconds float64   `json:"seconds"`
 
-	Calls     float64 `json:"calls"` // messages, of a stream too
+	Calls     float64 `json:"calls"` // each message of a stream is one
 	Decisions float64 `json:"decisions"`
 	Denied    float64 `json:"denied"`
-	Failed    float64 `json:"failed"`  // that the failure policy answered
+	Failed    float64 `json:"failed"`  // answered by the failure policy
 	Refused   float64 `json:"refused"` // as invalid
-	P50       float64 `json:"p50"`     // of the calls; 0 if there were none
+	P50       float64 `json:"p50"`     // of the calls; 0 if there were no calls
 	P99       float64 `json:"p99"`
 
 	StoreErrors   float64 `json:"store_errors"`
-	ServersGone   float64 `json:"servers_gone"` // given up for now
+	ServersGone   float64 `json:"servers_gone"` // servers whose circuit breaker is open
 	DenyCacheHits float64 `json:"deny_cache_hits"`
 
 	Keys          float64 `json:"keys"`           // counters in memory
 	Evictions     float64 `json:"evictions"`      // of live ones
-	LockContended float64 `json:"lock_contended"` // the share of acquisitions that had to wait
-	LockWait      float64 `json:"lock_wait"`      // seconds waited, a second
-	HottestShare  float64 `json:"hottest_stripe"` // acquisitions of the stripe most used, as a multiple of the mean
+	LockContended float64 `json:"lock_contended"` // share of lock acquisitions that had to wait
+	LockWait      float64 `json:"lock_wait"`      // seconds waited per second
+	HottestShare  float64 `json:"hottest_stripe"` // lock acquisitions of the busiest stripe, as a multiple of the mean
 
 	Namespaces []Namespace   `json:"namespaces"` // the busiest first
-	Asked      []hotkeys.Key `json:"asked"`      // who asks most, of all namespaces
-	DeniedMost []hotkeys.Key `json:"denied_most"`
+	Asked      []account.Key `json:"asked"`      // who asks most, over all namespaces
+	DeniedMost []account.Key `json:"denied_most"`
 }
 
-// A Namespace is what was decided for one namespace, per second.
+// A Namespace is how much was decided for one namespace, per second.
 type Namespace struct {
 	Name      string  `json:"namespace"`
 	Decisions float64 `json:"decisions"`
@@ -104,7 +104,7 @@ type Namespace struct {
 }
 
 // Between returns what happened between two samples, with up to n lines of each
-// kind. A daemon that was started anew in between has its counts from 0.
+// kind. If the daemon was restarted in between, it counts from 0.
 func Between(before, after *Sample, n int) *View {
 	seconds := max(after.at.Sub(before.at).Seconds(), 1e-3)
 	d := difference{before, after, seconds}
@@ -136,11 +136,11 @@ func Between(before, after *Sample, n int) *View {
 	return v
 }
 
-// hottest returns the n hottest of keys, of those that are surely hot: where all
-// are asked alike, any rate is within its error.
-func hottest(keys []hotkeys.Key, n int) []hotkeys.Key {
-	keys = slices.DeleteFunc(keys, func(k hotkeys.Key) bool { return k.Error > k.PerSecond/2 })
-	slices.SortFunc(keys, func(a, b hotkeys.Key) int { return cmp.Compare(b.PerSecond, a.PerSecond) })
+// hottest returns the n hottest keys. It leaves out keys whose rate is mostly error:
+// where all keys are asked about equally, none of them is hot.
+func hottest(keys []account.Key, n int) []account.Key {
+	keys = slices.DeleteFunc(keys, func(k account.Key) bool { return k.Error > k.PerSecond/2 })
+	slices.SortFunc(keys, func(a, b account.Key) int { return cmp.Compare(b.PerSecond, a.PerSecond) })
 	return keys[:min(n, len(keys))]
 }
 
@@ -163,8 +163,8 @@ func failed(m *dto.Metric) bool {
 	return strings.HasPrefix(outcome, "failed_") || strings.HasPrefix(outcome, "local_") || outcome == "error"
 }
 
-// sum returns the sum of the metrics called name for which of, if it is not
-// nil, holds; of histograms, of what they observed.
+// sum returns the sum of the metrics called name for which of returns true, or of
+// all if of is nil. For a histogram, it is the sum of the observed values.
 func (s *Sample) sum(name string, of func(*dto.Metric) bool) (sum float64) {
 	for _, m := range s.metrics[name].GetMetric() {
 		if of == nil || of(m) {
@@ -174,7 +174,7 @@ func (s *Sample) sum(name string, of func(*dto.Metric) bool) (sum float64) {
 	return sum
 }
 
-// A difference is that between two samples.
+// A difference compares two samples.
 type difference struct {
 	before, after *Sample
 	seconds       float64
@@ -182,7 +182,7 @@ type difference struct {
 
 func (d difference) rate(name string, of func(*dto.Metric) bool) float64 {
 	before, after := d.before.sum(name, of), d.after.sum(name, of)
-	if after < before { // the daemon was started anew
+	if after < before { // the daemon was restarted
 		before = 0
 	}
 	return (after - before) / d.seconds
@@ -213,11 +213,11 @@ func (d difference) namespaces(n int) []Namespace {
 	return all[:min(n, len(all))]
 }
 
-// latency returns how many were observed a second, of all labels of a histogram,
-// and the median and the 99th percentile: between the bounds of their bucket in
-// proportion.
+// latency returns, over all labels of a histogram, how many values were observed
+// per second, their median and their 99th percentile. Within a bucket it assumes
+// that values are spread evenly.
 func (d difference) latency(name string) (perSecond, p50, p99 float64) {
-	counts := map[float64]float64{} // by upper bound, of it and all below
+	counts := map[float64]float64{} // by upper bound; of all values up to it
 	add := func(s *Sample, sign float64) {
 		for _, m := range s.metrics[name].GetMetric() {
 			for _, b := range m.GetHistogram().GetBucket() {
@@ -231,7 +231,7 @@ func (d difference) latency(name string) (perSecond, p50, p99 float64) {
 	}
 	bounds := make([]float64, 0, len(counts))
 	for bound, count := range counts {
-		if count < 0 { // the daemon was started anew
+		if count < 0 { // the daemon was restarted
 			return difference{&Sample{}, d.after, d.seconds}.latency(name)
 		}
 		if !math.IsInf(bound, 1) {

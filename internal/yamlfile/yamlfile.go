@@ -1,10 +1,10 @@
-// Package yamlfile reads configuration from YAML strictly, and says all that is
-// wrong with a file at once, each with its place and the line it is on.
+// Package yamlfile reads configuration from YAML strictly. It reports all problems
+// of a file at once, each with its place and its line.
 //
-// A reader walks the file from its root by Mapping, Pairs and Items, and takes
-// scalars by Text, Bool and Uint. Whatever does not fit is noted as a problem
-// and read as its zero value, so that the walk goes on to find the next; the
-// values mean nothing unless File.Err is nil in the end.
+// A reader walks the file from its root with Mapping, Pairs and Items, and reads
+// scalars with Text, Bool and Uint. What does not fit is noted as a problem and
+// reads as the zero value, so that the walk goes on and finds the next problem. The
+// values mean nothing unless File.Err returns nil in the end.
 package yamlfile
 
 import (
@@ -13,37 +13,58 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
 
 	"go.yaml.in/yaml/v4"
+
+	"github.com/ratelimitd/ratelimitd/internal/quote"
+	"github.com/ratelimitd/ratelimitd/internal/spelling"
 )
 
-// A File is a file that is being read. It is for one goroutine.
+const (
+	// maxDepth is how deep values may be nested, aliases included. Readers are
+	// recursive, so without a bound a file could exhaust their stack.
+	maxDepth = 1000
+	// maxProblems is how many problems of one file are reported. Nobody reads more,
+	// and a file that is nothing but problems must not fill memory and the log.
+	maxProblems = 100
+	// maxSource is how many characters of a line are shown.
+	maxSource = 160
+)
+
+// A File is a file while it is read. It is not safe for concurrent use.
 type File struct {
 	name     string
 	lines    []string
 	problems Problems
-	visits   int // how many nodes may still be looked at
+	seen     map[Problem]bool // the problems, so that each is reported once, however often aliases repeat it
+	untold   int              // how many problems there are beyond maxProblems
+	visits   int              // how many more nodes may be looked at
+	stopped  bool             // whether the rest of the file reads as null: see stop
 }
 
-// Parse parses the one document that data holds, and returns its root. A file
-// that is not YAML has its problem noted, and a root that is null.
+// Parse parses data, which is one document, and returns its root. If data is not
+// YAML, it notes that as a problem, and the root is null.
 func Parse(name string, data []byte) (*File, Node) {
 	f := &File{
 		name:  name,
 		lines: strings.Split(string(data), "\n"),
-		// Aliases of aliases make a small file mean a huge one.
+		seen:  map[Problem]bool{},
+		// With aliases of aliases, a small file can mean a huge one. A file
+		// without aliases never needs this many visits.
 		visits: 20*len(data) + 10_000,
 	}
 	if i := invalidUTF8(data); i >= 0 {
 		line := bytes.Count(data[:i], []byte("\n"))
 		f.add(line+1, i-bytes.LastIndexByte(data[:i], '\n'), fmt.Sprintf("byte 0x%02x is not valid UTF-8", data[i]))
+		f.stopped = true
 		return f, Node{file: f}
 	}
-	loader, err := yaml.NewLoader(bytes.NewReader(data), yaml.WithUniqueKeys(false)) // Pairs finds all of those
+	loader, err := yaml.NewLoader(bytes.NewReader(data), yaml.WithUniqueKeys(false)) // Pairs reports all keys that are there twice
 	if err != nil {
 		panic(err) // the option is wrong
 	}
@@ -54,14 +75,14 @@ func Parse(name string, data []byte) (*File, Node) {
 	}
 	switch err := loader.Load(&another); {
 	case err == nil:
-		Node{f, &another}.Problem("a second document begins here; a file holds one")
+		Node{file: f, yaml: &another}.Problem("a second document begins here; write one document per file")
 	case !errors.Is(err, io.EOF):
 		f.unreadable(err)
 	}
 	if len(document.Content) == 0 { // nothing but comments
 		return f, Node{file: f}
 	}
-	return f, Node{f, document.Content[0]}
+	return f, Node{file: f, yaml: document.Content[0]}
 }
 
 func invalidUTF8(data []byte) int {
@@ -75,8 +96,10 @@ func invalidUTF8(data []byte) int {
 	return -1
 }
 
-// unreadable notes why the file is not YAML.
+// unreadable notes why the file is not YAML, and ends the reading: there is nothing
+// in which to find more problems.
 func (f *File) unreadable(err error) {
+	defer func() { f.stopped = true }()
 	var at *yaml.LoadError
 	if !errors.As(err, &at) {
 		f.add(1, 1, "not YAML: "+err.Error())
@@ -91,11 +114,39 @@ func (f *File) unreadable(err error) {
 
 // add notes a problem. Lines and columns count from 1.
 func (f *File) add(line, column int, text string) {
+	if f.stopped {
+		return
+	}
 	p := Problem{File: f.name, Line: max(line, 1), Column: max(column, 1), Text: text}
 	if p.Line <= len(f.lines) {
-		p.Source = strings.TrimRight(f.lines[p.Line-1], "\r")
+		p.Source = firstRunes(strings.TrimRight(f.lines[p.Line-1], "\r"), maxSource)
 	}
-	f.problems = append(f.problems, p)
+	switch {
+	case f.seen[p]:
+	case len(f.problems) == maxProblems:
+		f.untold++
+	default:
+		f.seen[p] = true
+		f.problems = append(f.problems, p)
+	}
+}
+
+// stop notes a problem which makes it pointless to read on. After it, every node is
+// null and no more problems are noted.
+func (f *File) stop(n Node, format string, args ...any) {
+	n.Problem(format, args...)
+	f.stopped = true
+}
+
+// firstRunes returns the first n characters of s, or s if it has fewer.
+func firstRunes(s string, n int) string {
+	for i := range s {
+		if n == 0 {
+			return s[:i]
+		}
+		n--
+	}
+	return s
 }
 
 // Err returns the Problems noted so far, in the order of the file, or nil.
@@ -103,25 +154,26 @@ func (f *File) Err() error {
 	if len(f.problems) == 0 {
 		return nil
 	}
-	slices.SortStableFunc(f.problems, func(a, b Problem) int {
+	problems := slices.Clone(f.problems)
+	slices.SortStableFunc(problems, func(a, b Problem) int {
 		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))
 	})
-	return slices.Compact(f.problems) // what an alias repeats is told once
+	if f.untold > 0 {
+		problems = append(problems, Problem{File: f.name, Text: fmt.Sprintf("and %d more problems", f.untold)})
+	}
+	return problems
 }
 
-// A Problem is one thing that is wrong with a file.
+// A Problem is one mistake in a file.
 type Problem struct {
 	File         string
-	Line, Column int    // from 1; 0 if it concerns no line
+	Line, Column int    // from 1; 0 if the problem has no place
 	Text         string // what is wrong, and what would be right
-	Source       string // the line
+	Source       string // the beginning of the line
 }
 
-// maxSource is how much of a line is shown, in characters.
-const maxSource = 160
-
-// String returns the problem as file:line:column, what is wrong, and the line
-// with the place marked.
+// String returns the problem as file:line:column and Text, followed by the line and
+// a mark under the place.
 func (p Problem) String() string {
 	if p.Line == 0 {
 		return p.File + ": " + p.Text
@@ -129,18 +181,17 @@ func (p Problem) String() string {
 	at := fmt.Sprintf("%s:%d:%d: %s", p.File, p.Line, p.Column, p.Text)
 	source := []rune(strings.Map(func(r rune) rune {
 		if r < ' ' || r == 0x7f {
-			return ' ' // one column each, as the mark below counts them
+			return ' ' // one column each: the mark below counts on it
 		}
 		return r
 	}, p.Source))
 	if p.Column > maxSource || len(source) == 0 {
 		return at
 	}
-	source = source[:min(len(source), maxSource)]
 	return fmt.Sprintf("%s\n%6d | %s\n       | %*s", at, p.Line, string(source), p.Column, "^")
 }
 
-// Problems are an error: all that is wrong with some files.
+// Problems are all mistakes in some files, as an error.
 type Problems []Problem
 
 // Error returns all problems, each as Problem.String does.
@@ -152,15 +203,23 @@ func (p Problems) Error() string {
 	return strings.Join(all, "\n")
 }
 
-// A Node is a value in a file. The zero Node is one that no file has: it is null,
-// and nothing can be wrong with it.
+// A Node is a value in a file. The zero Node belongs to no file: it is null, and
+// Problem does nothing, because there is no place to note it. No method panics,
+// whatever is in the file.
 type Node struct {
-	file *File
-	yaml *yaml.Node // nil: there is nothing
+	file  *File
+	yaml  *yaml.Node // nil if the file has no value
+	depth int        // of nesting, aliases included
 }
 
-// Problem notes what is wrong with n.
+// child returns the node y, which n holds.
+func (n Node) child(y *yaml.Node) Node { return Node{n.file, y, n.depth + 1} }
+
+// Problem notes that something is wrong with n.
 func (n Node) Problem(format string, args ...any) {
+	if !n.Given() {
+		return
+	}
 	line, column := 1, 1
 	if n.yaml != nil {
 		line, column = n.yaml.Line, n.yaml.Column
@@ -168,7 +227,7 @@ func (n Node) Problem(format string, args ...any) {
 	n.file.add(line, column, fmt.Sprintf(format, args...))
 }
 
-// Given reports whether n is not the zero Node: null, too, is given.
+// Given reports whether n is in a file. A null that is written there is given, too.
 func (n Node) Given() bool { return n.file != nil }
 
 // Line returns the line n is on.
@@ -179,21 +238,23 @@ func (n Node) Line() int {
 	return n.yaml.Line
 }
 
-// resolved returns what n stands for, past aliases. It returns nil for null and
-// for nothing.
+// resolved returns the value of n, or of what n is an alias for. It returns nil if
+// that is null or missing.
 func (n Node) resolved() *yaml.Node {
-	if !n.Given() {
+	if !n.Given() || n.file.stopped {
+		return nil
+	}
+	if n.depth > maxDepth {
+		n.file.stop(n, "nested more than %d deep; nest less, and let no alias hold itself", maxDepth)
+		return nil
+	}
+	if n.file.visits--; n.file.visits < 0 {
+		n.file.stop(n, "aliases make the file too large; use fewer of them")
 		return nil
 	}
 	y := n.yaml
 	if y != nil && y.Kind == yaml.AliasNode {
 		y = y.Alias
-	}
-	if n.file.visits--; n.file.visits <= 0 {
-		if n.file.visits == 0 {
-			n.Problem("aliases make the file too large; write out less of it by aliases")
-		}
-		return nil
 	}
 	if y == nil || y.Kind == yaml.ScalarNode && y.ShortTag() == "!!null" {
 		return nil
@@ -201,7 +262,7 @@ func (n Node) resolved() *yaml.Node {
 	return y
 }
 
-// IsNull reports whether n is null, or nothing.
+// IsNull reports whether n is null or missing.
 func (n Node) IsNull() bool { return n.resolved() == nil }
 
 // what describes y in a message.
@@ -212,21 +273,13 @@ func what(y *yaml.Node) string {
 	case yaml.SequenceNode:
 		return "a list"
 	default:
-		return quote(y.Value)
+		return quote.Cut(y.Value)
 	}
 }
 
-// quote quotes a value, cut to what a message can bear.
-func quote(s string) string {
-	const most = 64
-	if len(s) > most {
-		return fmt.Sprintf("%.*q...", most, s)
-	}
-	return strconv.Quote(s)
-}
-
-// Mapping calls, for each key of the mapping n, the function of that name with
-// its value. A key that has none is a problem. Null is an empty mapping.
+// Mapping calls, for each key of the mapping n, the function in keys with that
+// name, with the key's value. A key without a function is a problem. Null reads as
+// an empty mapping.
 func (n Node) Mapping(keys map[string]func(Node)) {
 	n.Pairs(func(key, value Node) {
 		name := key.Text()
@@ -234,23 +287,18 @@ func (n Node) Mapping(keys map[string]func(Node)) {
 			read(value)
 			return
 		}
-		known := make([]string, 0, len(keys))
-		for k := range keys {
-			known = append(known, k)
-		}
-		slices.Sort(known)
-		key.Problem("unknown key %s; known here: %s", quote(name), strings.Join(known, ", "))
+		key.Problem("unknown key %s; %s", quote.Cut(name), spelling.Hint(name, slices.Sorted(maps.Keys(keys))))
 	})
 }
 
-// Has reports whether n is a mapping that has a key.
+// Has reports whether n is a mapping with that key.
 func (n Node) Has(key string) bool {
 	y := n.resolved()
 	if y == nil || y.Kind != yaml.MappingNode {
 		return false
 	}
-	for i := 0; i < len(y.Content); i += 2 {
-		if y.Content[i].Value == key {
+	for i := 0; i+1 < len(y.Content); i += 2 {
+		if k := n.child(y.Content[i]).resolved(); k != nil && k.Kind == yaml.ScalarNode && k.Value == key {
 			return true
 		}
 	}
@@ -270,12 +318,13 @@ func (n Node) String() string {
 	return string(text)
 }
 
-// Pairs calls f for each key and value of the mapping n, in the file's order,
-// with those it merges in (<<) last. A key that is there twice is a problem.
-// Null is an empty mapping.
+// Pairs calls f for each key and value of the mapping n, in the order of the file.
+// Keys that n merges in (<<) come last. A key that is there twice is a problem.
+// Null reads as an empty mapping.
 func (n Node) Pairs(f func(key, value Node)) { n.pairs(f, map[string]int{}) }
 
-// pairs is Pairs but for the keys that have been seen, with their lines.
+// pairs is Pairs without the keys in seen, which has their lines. It adds the keys
+// of n.
 func (n Node) pairs(f func(key, value Node), seen map[string]int) {
 	y := n.resolved()
 	if y == nil {
@@ -287,16 +336,16 @@ func (n Node) pairs(f func(key, value Node), seen map[string]int) {
 	}
 	var merges []Node
 	own := map[string]bool{}
-	for i := 0; i < len(y.Content); i += 2 {
-		key, value := Node{n.file, y.Content[i]}, Node{n.file, y.Content[i+1]}
+	for i := 0; i+1 < len(y.Content); i += 2 {
+		key, value := n.child(y.Content[i]), n.child(y.Content[i+1])
 		if key.yaml.ShortTag() == "!!merge" {
 			merges = append(merges, value)
 			continue
 		}
 		name := key.Text()
 		if first, ok := seen[name]; ok {
-			if own[name] { // and is not of a mapping that merges this one in
-				key.Problem("key %s is already on line %d", quote(name), first)
+			if own[name] { // otherwise a mapping that merges this one in has the key
+				key.Problem("key %s is already on line %d", quote.Cut(name), first)
 			}
 			continue
 		}
@@ -312,7 +361,7 @@ func (n Node) pairs(f func(key, value Node), seen map[string]int) {
 	}
 }
 
-// Items calls f for each item of the list n. Null is an empty list.
+// Items calls f for each item of the list n. Null reads as an empty list.
 func (n Node) Items(f func(item Node)) {
 	y := n.resolved()
 	if y == nil {
@@ -323,12 +372,12 @@ func (n Node) Items(f func(item Node)) {
 		return
 	}
 	for _, item := range y.Content {
-		f(Node{n.file, item})
+		f(n.child(item))
 	}
 }
 
-// Text returns the text of the scalar n, as it is written, whatever its type.
-// Null is "".
+// Text returns the text of the scalar n as it is written, whatever its type. Null
+// reads as "".
 func (n Node) Text() string {
 	y := n.resolved()
 	if y == nil {
@@ -341,7 +390,7 @@ func (n Node) Text() string {
 	return y.Value
 }
 
-// Texts returns the texts of the list n, or of the one value n.
+// Texts returns the texts of the list n. A single value reads as a list of one.
 func (n Node) Texts() []string {
 	y := n.resolved()
 	if y != nil && y.Kind == yaml.ScalarNode {
@@ -355,33 +404,33 @@ func (n Node) Texts() []string {
 // Bool returns the boolean n.
 func (n Node) Bool() bool {
 	switch text := n.Text(); strings.ToLower(text) {
-	case "true", "yes", "on": // as YAML 1.1, which much of this field's configuration is written in
+	case "true", "yes", "on": // as in YAML 1.1: much existing configuration is written in it
 		return true
 	case "false", "no", "off":
 		return false
 	default:
-		n.Problem("%s is neither true nor false", quote(text))
+		n.Problem("%s is neither true nor false", quote.Cut(text))
 		return false
 	}
 }
 
-// Uint returns the whole number n, which may be most at the most.
+// Uint returns the whole number n. A number over most is a problem.
 func (n Node) Uint(most uint64) uint64 {
 	text := n.Text()
 	number, err := strconv.ParseUint(strings.ReplaceAll(text, "_", ""), 10, 64)
 	if err != nil && !errors.Is(err, strconv.ErrRange) {
-		n.Problem("%s is not a whole number of 0 to %d", quote(text), most)
+		n.Problem("%s is not a whole number of 0 to %d", quote.Cut(text), most)
 		return 0
 	}
 	if number > most {
-		n.Problem("%s is over %d", quote(text), most)
+		n.Problem("%s is over %d", quote.Cut(text), most)
 		return 0
 	}
 	return number
 }
 
-// Map returns the mapping n, whatever it holds: text, float64, bool, nil, []any
-// and map[string]any.
+// Map returns the mapping n with all that is in it, as values of the types string,
+// float64, bool, nil, []any and map[string]any.
 func (n Node) Map() map[string]any {
 	m := map[string]any{}
 	n.Pairs(func(key, value Node) { m[key.Text()] = value.any() })

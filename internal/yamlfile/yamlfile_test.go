@@ -88,7 +88,7 @@ x.yaml:7:6: a list, where a mapping is wanted, as in "key: value"
 			"x.yaml:1:7: not YAML: unknown anchor '.example.com' referenced; if it is a pattern that begins with *, put it in quotes\n     1 | name: *.example.com\n       |       ^"},
 		"not YAML":           {"a: 1\n b: 2", "x.yaml:2:3: not YAML: mapping values are not allowed in this context\n     2 |  b: 2\n       |   ^"},
 		"a tab":              {"map:\n\ta: 1", "x.yaml:2:1: not YAML: found character that cannot start any token\n     2 |  a: 1\n       | ^"},
-		"two documents":      {"name: a\n---\nname: b", "x.yaml:2:1: a second document begins here; a file holds one\n     2 | ---\n       | ^"},
+		"two documents":      {"name: a\n---\nname: b", "x.yaml:2:1: a second document begins here; write one document per file\n     2 | ---\n       | ^"},
 		"not UTF-8":          {"name: a\nname: \xff", "x.yaml:2:7: byte 0xff is not valid UTF-8\n     2 | name: \ufffd\n       |       ^"},
 		"wide characters":    {"map: {é: 1, é: 2}", "x.yaml:1:13: key \"é\" is already on line 1\n     1 | map: {é: 1, é: 2}\n       |             ^"},
 		"a key of no scalar": {"map: {[1]: 2}", "x.yaml:1:7: a list, where a single value is wanted\n     1 | map: {[1]: 2}\n       |       ^"},
@@ -131,8 +131,110 @@ func TestAliasOfItself(t *testing.T) {
 	}
 }
 
+// TestDepth nests lists as deep as they may be, and one deeper.
+func TestDepth(t *testing.T) {
+	var walk func(n yamlfile.Node)
+	walk = func(n yamlfile.Node) { n.Items(walk) }
+	for _, tt := range []struct {
+		depth int
+		want  string
+	}{
+		{1001, ""}, // the innermost list is 1,000 below the root
+		{1002, "nested more than 1000 deep"},
+		{9000, "nested more than 1000 deep"},
+		{1_000_000, "not YAML: exceeded max depth"},
+	} {
+		f, root := yamlfile.Parse("x.yaml", []byte(strings.Repeat("[", tt.depth)+strings.Repeat("]", tt.depth)))
+		walk(root)
+		if err := f.Err(); tt.want == "" && err != nil || tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)) {
+			t.Errorf("%d deep: got %.200v, want %q", tt.depth, err, tt.want)
+		}
+	}
+}
+
+// TestMergeOfMerges nests mappings by merging each into the next, and one into
+// itself.
+func TestMergeOfMerges(t *testing.T) {
+	for n, want := range map[int]string{900: "", 1100: "nested more than 1000 deep"} {
+		data := "anchors: [&a0 {b: 1}"
+		for i := 1; i <= n; i++ {
+			data += fmt.Sprintf(", &a%d {<<: *a%d}", i, i-1)
+		}
+		got, err := read(data + fmt.Sprintf("]\nmap: *a%d", n))
+		if want == "" && (err != nil || got["map"] != "b=1 ") || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%d merges: got %q, %.200v, want %q", n, got["map"], err, want)
+		}
+	}
+	if _, err := read("map: &x {b: 1, <<: *x}"); err == nil {
+		t.Error("a mapping that merges itself was read to its end")
+	}
+}
+
+// TestManyProblems reads a file with more problems than anybody would read.
+func TestManyProblems(t *testing.T) {
+	_, err := read(strings.Repeat("on: maybe\n", 1000))
+	var problems yamlfile.Problems
+	if !errors.As(err, &problems) || len(problems) != 101 || problems[100].String() != "x.yaml: and 900 more problems" {
+		t.Errorf("got %d problems: %.200v", len(problems), err)
+	}
+}
+
+// TestZeroNode calls each method of the Node that no file has.
+func TestZeroNode(t *testing.T) {
+	var n yamlfile.Node
+	call(n, 0)
+	n.Problem("dropped")
+	if n.Given() || !n.IsNull() || n.Bool() || n.Uint(5) != 0 || n.Text()+n.String() != "" || len(n.Texts())+len(n.Map()) > 0 || n.Has("a") || n.Line() != 1 {
+		t.Error("the zero Node is something")
+	}
+}
+
+// call calls each method of n and, as deep as anybody could nest, of what n holds.
+func call(n yamlfile.Node, depth int) {
+	if depth > 2000 {
+		panic("the nesting has no bound")
+	}
+	n.Given()
+	n.Line()
+	n.IsNull()
+	n.Text()
+	n.Texts()
+	n.Bool()
+	n.Uint(5)
+	n.Has("name")
+	n.Mapping(map[string]func(yamlfile.Node){"name": func(yamlfile.Node) {}})
+	n.Items(func(item yamlfile.Node) { call(item, depth+1) })
+	n.Pairs(func(key, value yamlfile.Node) { call(key, depth+1); call(value, depth+1) })
+	n.Problem("%d deep", depth)
+}
+
+var hostile = []string{
+	"", "name: a", "map: {<<: *x}", "a: &a [*a]", "a: &a [*a, *a]", "&a {*a : *a}", "&a {<<: *a}", "&a {<<: [*a, *a]}", "\t", "- ? x", "name: \xff", "\"\\", "name: |\n  x\n y",
+	"? [1]\n: {? {a: b} : c}", "&a a: *a", "{<<: {<<: {a: 1}}, <<: 1}", "!!merge <<: 1", "!!null x", "!!int x", "!!bool x", "!!float nan", "!<tag:yaml.org,2002:str> ", "a: !!binary x",
+	"- &a\n- *a", "&a", "*a", "--- >\n---", "%YAML 1.2\n---\na", strings.Repeat("[", 1002) + strings.Repeat("]", 1002), strings.Repeat("a:\n ", 50),
+}
+
+func FuzzNode(f *testing.F) {
+	for _, seed := range hostile {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, data string) {
+		for _, read := range []func(yamlfile.Node){
+			func(n yamlfile.Node) { call(n, 0) },
+			func(n yamlfile.Node) { n.Map() },
+			func(n yamlfile.Node) { _ = n.String() },
+		} {
+			file, root := yamlfile.Parse("x.yaml", []byte(data))
+			read(root)
+			if err := file.Err(); err != nil {
+				_ = err.Error()
+			}
+		}
+	})
+}
+
 func FuzzParse(f *testing.F) {
-	for _, seed := range []string{"", "name: a", "map: {<<: *x}", "a: &a [*a]", "\t", "- ? x", "name: \xff", "\"\\", "name: |\n  x\n y"} {
+	for _, seed := range hostile {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, data string) {
@@ -141,7 +243,10 @@ func FuzzParse(f *testing.F) {
 		if err != nil && !errors.As(err, &problems) {
 			t.Fatalf("got a %T", err)
 		}
-		for _, p := range problems {
+		for i, p := range problems {
+			if i == 100 { // it says how many more there are
+				break
+			}
 			if p.Line < 1 || p.Column < 1 || p.Text == "" {
 				t.Errorf("%q: a problem without a place or a text: %+v", data, p)
 			}

@@ -1,14 +1,15 @@
-// Package envoy holds limits as envoyproxy/ratelimit configures them: for each
-// domain a tree of descriptors. The files are that service's own, unchanged;
-// its README is where the format and the matching are described.
+// Package envoy reads and matches limits in the format of envoyproxy/ratelimit: a
+// tree of descriptors for each domain. It reads the files of that service
+// unchanged. That service's README describes the format and the matching.
 //
-// A Config never changes once it is read, and so is safe for concurrent use.
+// A Config does not change after it was read, so it is safe for concurrent use.
 package envoy
 
 import (
 	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -25,23 +26,22 @@ type Config struct {
 	domains map[string]*node
 }
 
-// A node is what a list of descriptors holds: those that a request's next entry
-// may match.
+// A node is a list of descriptors, which the next entry of a request may match.
 type node struct {
-	children  map[Entry]*descriptor // a descriptor without a value is under ""
-	wildcards []*descriptor         // those whose value ends with *, in the file's order
+	children  map[Entry]*descriptor // by key and value; without a value, by key and ""
+	wildcards []*descriptor         // those whose value ends with *, in the order of the file
 }
 
 // A descriptor is one item of such a list.
 type descriptor struct {
 	Entry
-	limit          *Limit // nil: none
+	limit          *Limit // nil if it has no limit
 	shareThreshold bool
 	valueToMetric  bool
 	below          node
 }
 
-// An Entry is a pair of a request's descriptor.
+// An Entry is one key and value of a request's descriptor.
 type Entry struct{ Key, Value string }
 
 // A Unit is a unit of time, by its number in the protocol.
@@ -78,50 +78,61 @@ func unitNames() string {
 	return strings.Join(names, ", ")
 }
 
-// A Limit is what a descriptor is held to.
+// A Limit is the limit of a descriptor.
 type Limit struct {
-	strategy.Limit // not of an Unlimited one
+	strategy.Limit // the zero Limit if Unlimited
 
 	RequestsPerUnit uint32
 	Unit            Unit
-	Multiplier      uint32 // of the unit; at least 1
-	Unlimited       bool   // held to nothing, and known
-	ShadowMode      bool   // over the limit, the answer is OK all the same
-	QuotaMode       bool   // likewise, unless all such limits of the request are over
-	RuleName        string // by which Replaces of others name it
-	Replaces        []string
-	Metadata        map[string]any // what Envoy is told while within the limit; nil: nothing
+	Multiplier      uint32         // of the unit; at least 1
+	Unlimited       bool           // allows everything, and counts in metrics
+	ShadowMode      bool           // the answer is OK even over the limit
+	QuotaMode       bool           // the same, unless all limits of the request in quota mode are over
+	RuleName        string         // the name that Replaces of another limit can have
+	Replaces        []string       // the limits that do not apply where this one does
+	Metadata        map[string]any // what to tell Envoy while within the limit; may be nil
 
-	metric   string // its path in the file
-	detailed bool   // the metric has the request's values
+	metric   string // the limit's path in the file
+	detailed bool   // whether the metric has the request's values
 }
 
-// NewLimit returns the limit of so many requests in multiplier units of time, as
-// a fixed window; or, of a period that is none, what is wrong. A count above
-// rate.MaxCount is counted as that.
+// NewLimit returns a fixed window that allows so many requests in multiplier
+// units of time. The error says what is wrong with the unit or the multiplier. A
+// count above rate.MaxCount is read as rate.MaxCount.
 func NewLimit(requests uint32, unit Unit, multiplier uint32) (*Limit, error) {
-	return newLimit(requests, unit, multiplier, strategy.FixedWindow, 0, strategy.DefaultMaxLogCount)
+	s := spec{requests: requests, unit: unit, multiplier: multiplier, strategy: strategy.FixedWindow}
+	return s.limit(strategy.DefaultMaxLogCount)
 }
 
-func newLimit(requests uint32, unit Unit, multiplier uint32, algorithm strategy.Strategy, burst uint64, maxLogCount int64) (*Limit, error) {
-	u, ok := units[unit]
+// A spec is what a file or a request says of a limit.
+type spec struct {
+	requests   uint32
+	unit       Unit
+	multiplier uint32 // of the unit
+	strategy   strategy.Strategy
+	burst      uint64 // 0: the strategy's default
+}
+
+// limit returns the limit that s describes, or what is wrong with s.
+func (s *spec) limit(maxLogCount int64) (*Limit, error) {
+	u, ok := units[s.unit]
 	if !ok {
-		return nil, fmt.Errorf("unit %d is not known; use %s", unit, unitNames())
+		return nil, fmt.Errorf("unit %d is not known; use %s", s.unit, unitNames())
 	}
-	period := time.Duration(multiplier) * u.length
-	if multiplier < 1 || period > rate.MaxPeriod || period/u.length != time.Duration(multiplier) {
-		return nil, fmt.Errorf("unit_multiplier %d makes a period of more than 366 days, or none; use 1 to %d with this unit", multiplier, rate.MaxPeriod/u.length)
+	period := time.Duration(s.multiplier) * u.length
+	if s.multiplier < 1 || period > rate.MaxPeriod || period/u.length != time.Duration(s.multiplier) {
+		return nil, fmt.Errorf("unit_multiplier %d makes a period of 0 or of more than 366 days; use 1 to %d with this unit", s.multiplier, rate.MaxPeriod/u.length)
 	}
-	name := u.name // so that the counter outlives a change of the count, and not one of the unit
-	if multiplier > 1 {
-		name = fmt.Sprintf("%d%s", multiplier, name)
+	name := u.name // so that a change of the count keeps the counter, and a change of the unit does not
+	if s.multiplier > 1 {
+		name = fmt.Sprintf("%d%s", s.multiplier, name)
 	}
-	r := rate.Rate{Count: min(int64(requests), rate.MaxCount), Period: period}
-	l, wrong := strategy.NewLimit(strategy.Spec{Name: name, Rate: r.String(), Strategy: algorithm, Burst: burst}, maxLogCount)
+	r := rate.Rate{Count: min(int64(s.requests), rate.MaxCount), Period: period}
+	l, wrong := strategy.NewLimitOf(name, r, s.strategy, s.burst, maxLogCount)
 	if wrong != nil {
-		return nil, fmt.Errorf("%s", wrong[0].Problem)
+		return nil, errors.New(wrong[0].Problem)
 	}
-	return &Limit{Limit: l, RequestsPerUnit: requests, Unit: unit, Multiplier: multiplier}, nil
+	return &Limit{Limit: l, RequestsPerUnit: s.requests, Unit: s.unit, Multiplier: s.multiplier}, nil
 }
 
 // Knows reports whether c has domain.
@@ -135,18 +146,18 @@ func (c *Config) Domains() []string {
 	return slices.Sorted(maps.Keys(c.domains))
 }
 
-// A Match is what a request's descriptor is held to.
+// A Match is the limit that applies to a request's descriptor.
 type Match struct {
-	*Limit            // nil: nothing
+	*Limit            // nil if no limit applies
 	Identifier string // of the counter, within the domain
-	Metric     string // what metrics call it
+	Metric     string // the limit's name in metrics
 }
 
-// Match returns what a descriptor of domain is held to: the limit of the
-// configured descriptor that matches its last entry, below those that match the
-// entries before. Of several that match an entry, one with its very value goes
-// before one whose value is a prefix of it and *, in the file's order, and that
-// before one without a value.
+// Match returns the limit that applies to a descriptor of domain. It walks down
+// the tree of configured descriptors, one level for each entry, and returns the
+// limit of the one that matches the last entry. Where several match an entry, it
+// takes the one with the same value; then the first in the file whose value is a
+// prefix and *; then the one without a value.
 func (c *Config) Match(domain string, entries []Entry) Match {
 	if !c.Knows(domain) {
 		return Match{}
@@ -183,8 +194,9 @@ func (c *Config) Match(domain string, entries []Entry) Match {
 	return Match{}
 }
 
-// metric returns what metrics call the limit of the last descriptor of path: of
-// each its entry, with the request's value if it is to be there.
+// metric returns the name in metrics of the limit of the last descriptor of path:
+// the entry of each descriptor, with the request's value where the file asks for
+// it.
 func metric(domain string, entries []Entry, path []*descriptor) string {
 	detailed := path[len(path)-1].limit.detailed
 	var b strings.Builder
@@ -199,7 +211,7 @@ func metric(domain string, entries []Entry, path []*descriptor) string {
 	return b.String()
 }
 
-// Override returns the match of a descriptor that brings its own limit.
+// Override returns the match of a request's descriptor that has its own limit.
 func Override(domain string, entries []Entry, l *Limit) Match {
 	id := make([]byte, 0, 128)
 	for _, e := range entries {
@@ -208,7 +220,7 @@ func Override(domain string, entries []Entry, l *Limit) Match {
 	return Match{Limit: l, Identifier: bounded(id), Metric: domain + ".override"}
 }
 
-// find returns the descriptor that matches e best, or nil.
+// find returns the descriptor that matches e best, or nil: see Match.
 func (n *node) find(e Entry) *descriptor {
 	if d := n.children[e]; d != nil && e.Value != "" {
 		return d
@@ -221,10 +233,10 @@ func (n *node) find(e Entry) *descriptor {
 	return n.children[Entry{Key: e.Key}]
 }
 
-// appendEntry appends an entry to the identifier of a counter: key=value, with
-// a comma before it if it is not the first. What would be taken for one of
-// these is written %XX, and so is a star: one that is not stands for all values
-// that begin so. So no two descriptors have one identifier.
+// appendEntry appends an entry to the identifier of a counter: key=value, after a
+// comma if it is not the first. It writes as %XX each byte that has a meaning here,
+// so that no two descriptors share an identifier. That includes a star: an
+// unescaped star stands for all values with that beginning.
 func appendEntry(id []byte, key, value string) []byte {
 	if len(id) > 0 {
 		id = append(id, ',')
@@ -234,17 +246,14 @@ func appendEntry(id []byte, key, value string) []byte {
 	return store.AppendEscaped(id, value, ",*")
 }
 
-// maxIdentifierBytes is how long an identifier is at most. Values may be longer,
-// as they are whatever a client sends in a header.
-const maxIdentifierBytes = 1024
-
-// bounded returns id, or, if that is too long, its beginning and its hash. What
-// is between them is in no other identifier, as %s is no escape.
+// bounded returns id. If id is longer than an identifier may be, it returns its
+// beginning and its hash: a value may be a header of any length. No other
+// identifier contains %s, because that is not an escaped byte.
 func bounded(id []byte) string {
 	switch {
-	case len(id) == 0: // a store wants to have one
+	case len(id) == 0: // a store needs an identifier
 		return "%none"
-	case len(id) <= maxIdentifierBytes:
+	case len(id) <= store.MaxIdentifierBytes:
 		return string(id)
 	}
 	sum := sha256.Sum256(id)
@@ -260,7 +269,7 @@ func appendMetric(b *strings.Builder, key, value string) {
 	}
 }
 
-// Replaced returns the names of the limits that others of matches replace.
+// Replaced returns the names of all limits that the limits of matches replace.
 func Replaced(matches []Match) []string {
 	var names []string
 	for i := range matches {
@@ -271,7 +280,7 @@ func Replaced(matches []Match) []string {
 	return names
 }
 
-// String lists all limits, a line each, in order.
+// String lists all limits, one per line, in alphabetical order.
 func (c *Config) String() string {
 	if c == nil {
 		return ""

@@ -236,26 +236,26 @@ d.b_c: unit=MINUTE requests_per_unit=2, shadow_mode: true
 func TestProblems(t *testing.T) {
 	limit := func(text string) string { return "domain: d\ndescriptors: [{key: a, rate_limit: " + text + "}]" }
 	for data, want := range map[string]string{
-		"":                                     "0.yaml:1:1: no domain; give one",
-		"domain: ''":                           `0.yaml:1:9: no domain; give one, as in "domain: edge"`,
+		"":                                     "0.yaml:1:1: no domain; add one",
+		"domain: ''":                           `0.yaml:1:9: no domain; add one, as in "domain: edge"`,
 		"domain: d\nfoo: 1":                    `0.yaml:2:1: unknown key "foo"`,
 		"domain: d\ndescriptors: {}":           "0.yaml:2:14: a mapping, where a list is wanted",
 		"domain: d\ndescriptors: [a]":          `0.yaml:2:15: "a", where a mapping is wanted`,
-		"domain: d\ndescriptors: [{value: x}]": "0.yaml:2:15: a descriptor has a key; this one has none",
-		"domain: d\ndescriptors: [{key: ''}]":  "0.yaml:2:21: a descriptor has a key; this one has none",
-		"domain: d\ndescriptors: [{key: a}, {key: a}]":                     `0.yaml:2:31: descriptor "d.a" is there twice`,
-		"domain: d\ndescriptors: [{key: a, value: b}, {key: a, value: b}]": `descriptor "d.a_b" is there twice`,
-		"domain: d\ndescriptors: [{key: a, share_threshold: true}]":        `share_threshold is for a value that ends with *; this one is ""`,
+		"domain: d\ndescriptors: [{value: x}]": "0.yaml:2:15: a descriptor needs a key; this one has none",
+		"domain: d\ndescriptors: [{key: ''}]":  "0.yaml:2:21: a descriptor needs a key; this one has none",
+		"domain: d\ndescriptors: [{key: a}, {key: a}]":                     `0.yaml:2:31: descriptor "d.a" is already in this list`,
+		"domain: d\ndescriptors: [{key: a, value: b}, {key: a, value: b}]": `descriptor "d.a_b" is already in this list`,
+		"domain: d\ndescriptors: [{key: a, share_threshold: true}]":        `share_threshold needs a value that ends with *; this one is ""`,
 		"domain: d\ndescriptors: [{key: a, shadow_mode: 5}]":               `"5" is neither true nor false`,
 		limit("{}"): `unit "" is not known; use second, minute, hour, day, week, month, year`,
 		limit("{unit: fortnight, requests_per_unit: 1}"):                                                       `0.yaml:2:43: unit "fortnight" is not known`,
 		limit("{unit: unknown, requests_per_unit: 1}"):                                                         `unit "unknown" is not known`,
 		limit("{unit: day, requests_per_unit: -1}"):                                                            `"-1" is not a whole number of 0 to 4294967295`,
 		limit("{unit: day, requests_per_unit: 4294967296}"):                                                    `"4294967296" is over 4294967295`,
-		limit("{unlimited: true, unit: day}"):                                                                  `unlimited, with a unit of "day": leave one of them out`,
-		limit("{unit: day, replaces: [{}]}"):                                                                   "what is replaced has a name",
+		limit("{unlimited: true, unit: day}"):                                                                  `unlimited and a unit of "day" are both given; leave one of them out`,
+		limit("{unit: day, replaces: [{}]}"):                                                                   "an item of replaces needs a name",
 		limit("{unit: day, name: x, replaces: [{name: x}]}"):                                                   `"x" replaces itself`,
-		limit("{unit: day, unit_multiplier: 0}"):                                                               "unit_multiplier 0 makes a period of more than 366 days, or none; use 1 to 366 with this unit",
+		limit("{unit: day, unit_multiplier: 0}"):                                                               "unit_multiplier 0 makes a period of 0 or of more than 366 days; use 1 to 366 with this unit",
 		limit("{unit: year, unit_multiplier: 4294967295}"):                                                     "use 1 to 1 with this unit",
 		limit("{unit: day, strategy: x}"):                                                                      `unknown strategy "x"`,
 		limit("{unit: day, burst: 5}"):                                                                         "burst 5: fixed_window has none",
@@ -277,7 +277,7 @@ func TestSeveralFiles(t *testing.T) {
 	if err != nil || r.Config.Match("d", entries("a=")).Limit == nil || r.Config.Match("d", entries("b=")).Limit == nil {
 		t.Errorf("merged: %v, %s", err, r.Config)
 	}
-	if _, err := read(true, one, one); err == nil || !strings.Contains(err.Error(), `descriptor "d.a" is there twice`) {
+	if _, err := read(true, one, one); err == nil || !strings.Contains(err.Error(), `descriptor "d.a" is already in this list`) {
 		t.Errorf("merged with itself: %v", err)
 	}
 }
@@ -291,9 +291,51 @@ func TestMisplacedKeys(t *testing.T) {
 	}
 }
 
+// nested returns a file whose descriptors are nested so deep.
+func nested(depth int) string {
+	return "domain: d\ndescriptors:" + strings.Repeat(" [{key: a, descriptors:", depth-1) + " [{key: a, rate_limit: {unit: day, requests_per_unit: 1}}]" + strings.Repeat("}]", depth-1)
+}
+
+func TestDepth(t *testing.T) {
+	for depth := 98; depth <= 102; depth++ {
+		r, err := read(false, nested(depth))
+		if depth > 100 {
+			if err == nil || !strings.Contains(err.Error(), "descriptors are nested more than 100 deep") {
+				t.Errorf("%d deep: got %v", depth, err)
+			}
+			continue
+		}
+		if err != nil {
+			t.Errorf("%d deep: %v", depth, err)
+		}
+		path := strings.Repeat("a=,", depth-1) + "a="
+		if r.Config.Match("d", entries(path)).Limit == nil {
+			t.Errorf("%d deep: the innermost limit is lost", depth)
+		}
+	}
+}
+
+// TestDescriptorsOfThemselves reads descriptors that an alias makes endless.
+func TestDescriptorsOfThemselves(t *testing.T) {
+	if _, err := read(false, "domain: d\ndescriptors: &x [{key: a, descriptors: *x}]"); err == nil || !strings.Contains(err.Error(), "nested more than 100 deep") {
+		t.Errorf("got %v", err)
+	}
+}
+
 func FuzzRead(f *testing.F) {
-	f.Add(edge)
+	for _, seed := range []string{
+		edge, nested(98), nested(99), nested(100), nested(101), nested(102),
+		"domain: d\ndescriptors: &x [{key: a, descriptors: *x}, {key: b, descriptors: *x}]",
+		"domain: d\ndescriptors: [&x {key: a, rate_limit: &l {unit: day, replaces: [*x]}}, {<<: *x, value: b*, share_threshold: yes}]",
+		"domain: d\ndescriptors: [{key: a, shadow_mode: , quota_mode: {}, metadata: {a: [1, {b: ~}]}, rate_limit: {unit: , unlimited: , burst: }}]",
+		"domain: ~\ndescriptors: ~", "- a", "domain: [a]",
+	} {
+		f.Add(seed)
+	}
 	f.Fuzz(func(t *testing.T, data string) {
+		if _, err := read(true, data, edge, data); err != nil {
+			_ = err.Error()
+		}
 		r, err := read(false, data)
 		if err != nil {
 			return

@@ -5,35 +5,37 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/ratelimitd/ratelimitd/internal/quote"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 	"github.com/ratelimitd/ratelimitd/internal/yamlfile"
 )
 
 // Options say how to read files.
 type Options struct {
-	Merge       bool  // several files may configure one domain
+	Merge       bool  // whether several files may configure one domain
 	MaxLogCount int64 // the greatest count of a sliding_window_log
 }
 
 // A Reader reads files into one configuration.
 type Reader struct {
 	Config   *Config
-	Warnings []string // what has no effect, where
+	Warnings []string // which keys have no effect, with their place
 
 	o     Options
-	files map[string]string // of each domain, the file it is in
+	files map[string]string // the first file of each domain
 }
 
-// NewReader returns a Reader that has read nothing yet.
+// NewReader returns a Reader with an empty configuration.
 func NewReader(o Options) *Reader {
 	return &Reader{Config: &Config{domains: map[string]*node{}}, o: o, files: map[string]string{}}
 }
 
-// maxDepth is how deep descriptors may be nested.
+// maxDepth is how deep descriptors may be nested. It is more than anybody needs, and
+// bounds the recursion.
 const maxDepth = 100
 
-// The keys of each place. As the service whose format this is knows all keys in
-// all places, one in another's place is a warning and no problem.
+// The keys of each place. The service whose format this is accepts every key in
+// every place, so a key in the wrong place is only a warning.
 var (
 	rootKeys       = []string{"domain", "descriptors"}
 	descriptorKeys = []string{"key", "value", "rate_limit", "descriptors", "shadow_mode", "detailed_metric", "value_to_metric", "share_threshold", "quota_mode", "metadata"}
@@ -41,7 +43,8 @@ var (
 	elsewhere      = slices.Concat(rootKeys, descriptorKeys, limitKeys)
 )
 
-// Read reads the file that n is the root of, and notes in it what is wrong.
+// Read adds the file with the root n to the configuration. It notes problems in
+// that file, so the caller must check its Err before it uses the Config.
 func (r *Reader) Read(name string, n yamlfile.Node) {
 	var domain, descriptors yamlfile.Node
 	r.mapping(name, n, map[string]func(yamlfile.Node){
@@ -54,13 +57,13 @@ func (r *Reader) Read(name string, n yamlfile.Node) {
 		if !at.Given() {
 			at = n
 		}
-		at.Problem(`no domain; give one, as in "domain: edge"`)
+		at.Problem(`no domain; add one, as in "domain: edge"`)
 		return
 	}
 	tree := r.Config.domains[text]
 	if other, ok := r.files[text]; ok && !r.o.Merge {
-		domain.Problem("domain %.64q is also that of %s; have one file for each, or allow to merge them", text, other)
-		tree = nil // so that what is wrong with the rest is found all the same
+		domain.Problem("domain %s is also that of %s; have one file per domain, or allow domains to be merged", quote.Cut(text), other)
+		tree = nil // read on, to find the other problems
 	} else if !ok {
 		r.files[text] = name
 	}
@@ -73,8 +76,8 @@ func (r *Reader) Read(name string, n yamlfile.Node) {
 	r.descriptors(name, descriptors, tree, text, 0)
 }
 
-// mapping reads a mapping as n.Mapping does, and warns of keys that belong
-// elsewhere.
+// mapping reads a mapping as n.Mapping does, and warns of keys that have an effect
+// only elsewhere.
 func (r *Reader) mapping(name string, n yamlfile.Node, keys map[string]func(yamlfile.Node)) {
 	for _, k := range elsewhere {
 		if keys[k] == nil {
@@ -88,8 +91,12 @@ func (r *Reader) warn(name string, n yamlfile.Node, key string) {
 	r.Warnings = append(r.Warnings, fmt.Sprintf("%s:%d: %s has no effect here", name, n.Line(), key))
 }
 
-// descriptors reads a list of descriptors into tree, which is at path.
+// descriptors reads a list of descriptors into tree. path is the metric of the
+// descriptor that has the list.
 func (r *Reader) descriptors(name string, n yamlfile.Node, tree *node, path string, depth int) {
+	if !n.Given() {
+		return
+	}
 	if depth == maxDepth {
 		n.Problem("descriptors are nested more than %d deep", maxDepth)
 		return
@@ -119,7 +126,7 @@ func (r *Reader) descriptor(name string, n yamlfile.Node, tree *node, path strin
 		if !at.Given() {
 			at = n
 		}
-		at.Problem("a descriptor has a key; this one has none")
+		at.Problem("a descriptor needs a key; this one has none")
 		return
 	}
 	var b strings.Builder
@@ -129,10 +136,10 @@ func (r *Reader) descriptor(name string, n yamlfile.Node, tree *node, path strin
 
 	wildcard := strings.HasSuffix(d.Value, "*")
 	if d.shareThreshold && !wildcard {
-		share.Problem("share_threshold is for a value that ends with *; this one is %.64q", d.Value)
+		share.Problem("share_threshold needs a value that ends with *; this one is %s", quote.Cut(d.Value))
 	}
 	if tree.children[d.Entry] != nil {
-		key.Problem("descriptor %.128q is there twice", path)
+		key.Problem("descriptor %s is already in this list; leave one of them out", quote.Cut(path))
 	}
 	if !limit.IsNull() {
 		if d.limit = r.limit(name, limit); d.limit != nil {
@@ -170,12 +177,12 @@ func (r *Reader) limit(name string, n yamlfile.Node) *Limit {
 		"burst":           func(v yamlfile.Node) { burst = v },
 	})
 	if slices.Contains(replaces, ruleName) && ruleName != "" {
-		n.Problem("%.64q replaces itself; name another in replaces", ruleName)
+		n.Problem("%s replaces itself; name another in replaces", quote.Cut(ruleName))
 	}
 	number := unitCalled(unit.Text())
 	if unlimited.Given() && unlimited.Bool() {
 		if number != 0 {
-			unit.Problem("unlimited, with a unit of %.32q: leave one of them out", unit.Text())
+			unit.Problem("unlimited and a unit of %s are both given; leave one of them out", quote.Cut(unit.Text()))
 		}
 		return &Limit{Unlimited: true, RuleName: ruleName, Replaces: replaces, Multiplier: 1}
 	}
@@ -184,24 +191,24 @@ func (r *Reader) limit(name string, n yamlfile.Node) *Limit {
 		if !at.Given() {
 			at = n
 		}
-		at.Problem("unit %.32q is not known; use %s", unit.Text(), unitNames())
+		at.Problem("unit %s is not known; use %s", quote.Cut(unit.Text()), unitNames())
 		return nil
 	}
-	times, chosen, size := uint64(1), strategy.FixedWindow, uint64(0)
+	s := spec{requests: uint32(requests), unit: number, multiplier: 1, strategy: strategy.FixedWindow}
 	if !multiplier.IsNull() {
-		times = multiplier.Uint(1<<32 - 1)
+		s.multiplier = uint32(multiplier.Uint(1<<32 - 1))
 	}
 	if !algorithm.IsNull() {
 		var err error
-		if chosen, err = strategy.Parse(algorithm.Text()); err != nil {
+		if s.strategy, err = strategy.Parse(algorithm.Text()); err != nil {
 			algorithm.Problem("%v", err)
 			return nil
 		}
 	}
 	if !burst.IsNull() {
-		size = burst.Uint(strategy.MaxBurst)
+		s.burst = burst.Uint(strategy.MaxBurst)
 	}
-	l, err := newLimit(uint32(requests), number, uint32(times), chosen, size, r.o.MaxLogCount)
+	l, err := s.limit(r.o.MaxLogCount)
 	if err != nil {
 		n.Problem("%v", err)
 		return nil
@@ -210,16 +217,16 @@ func (r *Reader) limit(name string, n yamlfile.Node) *Limit {
 	return l
 }
 
-// replaced returns the name that an item of replaces has.
+// replaced returns the name in an item of replaces.
 func (r *Reader) replaced(name string, n yamlfile.Node) (rule string) {
 	r.mapping(name, n, map[string]func(yamlfile.Node){"name": func(v yamlfile.Node) { rule = v.Text() }})
 	if rule == "" {
-		n.Problem(`what is replaced has a name, as in "- name: other"; this one has none`)
+		n.Problem(`an item of replaces needs a name, as in "- name: other"; this one has none`)
 	}
 	return rule
 }
 
-// unitCalled returns the unit of that name, in either case, or 0.
+// unitCalled returns the unit of that name, in any case, or 0.
 func unitCalled(name string) Unit {
 	for u := range units {
 		if strings.EqualFold(units[u].name, name) {

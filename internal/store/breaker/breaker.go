@@ -187,36 +187,16 @@ func (b *Breaker) split(ctx context.Context, requests []store.Request, parts []p
 
 // decide has the store decide the requests that are not refused.
 func (b *Breaker) decide(ctx context.Context, requests []store.Request, results []store.Result, refused func(int) bool) {
-	var rest []int // nil: all
+	var few [4]int // spares a call with few requests an allocation
+	rest := slices.Grow(few[:0], len(requests))
 	for i := range requests {
-		switch {
-		case refused(i):
-			results[i].Err = ErrOpen
-			if rest == nil {
-				rest = make([]int, i, len(requests))
-				for j := range rest {
-					rest[j] = j
-				}
-			}
-		case rest != nil:
-			rest = append(rest, i)
+		if refused(i) {
+			results[i].All(&requests[i], func(_ *store.Request, res *store.Result) { res.Err = ErrOpen })
+			continue
 		}
+		rest = append(rest, i)
 	}
-	if rest == nil {
-		b.Store.Decide(ctx, requests, results)
-		return
-	}
-	if len(rest) == 0 {
-		return
-	}
-	some, someResults := make([]store.Request, len(rest)), make([]store.Result, len(rest))
-	for j, i := range rest {
-		some[j], someResults[j] = requests[i], results[i]
-	}
-	b.Store.Decide(ctx, some, someResults)
-	for j, i := range rest {
-		results[i] = someResults[j]
-	}
+	store.DecideSome(ctx, b.Store, requests, results, rest)
 }
 
 // note takes notice of a result.

@@ -8,6 +8,7 @@ package denycache
 import (
 	"context"
 	"hash/maphash"
+	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -107,35 +108,22 @@ func (c *Cache) Decide(ctx context.Context, requests []store.Request, results []
 	resets := make([]uint64, 0, len(requests))
 	for i := range requests {
 		results[i].Repeated = false
-		known, seen := false, uint64(0)
-		if r := &requests[i]; r.Joined || i+1 < len(requests) && requests[i+1].Joined {
-			seen = c.resets(r) // the store decides all that are decided together
-		} else {
+		known, seen := false, uint64(unknown)
+		if r := &requests[i]; len(r.With) == 0 { // the store decides all that are decided together
 			known, seen = c.answer(r, &results[i], now)
 		}
 		if !known {
 			open, resets = append(open, i), append(resets, seen)
 		}
 	}
-	switch len(open) {
-	case 0:
-		return
-	case len(requests):
-		c.Store.Decide(ctx, requests, results)
-	default:
-		rest, restResults := make([]store.Request, len(open)), make([]store.Result, len(open))
-		for j, i := range open {
-			rest[j], restResults[j] = requests[i], results[i]
-		}
-		c.Store.Decide(ctx, rest, restResults)
-		for j, i := range open {
-			results[i] = restResults[j]
-		}
-	}
+	store.DecideSome(ctx, c.Store, requests, results, open)
 	for j, i := range open {
-		c.learn(ctx, &requests[i], &results[i], now, resets[j])
+		results[i].All(&requests[i], func(r *store.Request, res *store.Result) { c.learn(ctx, r, res, now, resets[j]) })
 	}
 }
+
+// unknown is more resets than a shard will ever have seen.
+const unknown = math.MaxUint64
 
 // answer sets res to a denial that is known to stand, and reports whether
 // there is one; and how many resets the shard has seen.
@@ -154,14 +142,6 @@ func (c *Cache) answer(r *store.Request, res *store.Result, now time.Duration) (
 	sh.hits++
 	d.repeat(res, now)
 	return true, 0
-}
-
-// resets returns how many resets r's shard has seen.
-func (c *Cache) resets(r *store.Request) uint64 {
-	sh := c.shard(r)
-	sh.mu.Lock()
-	defer sh.mu.Unlock()
-	return sh.resets
 }
 
 // learn takes notice of what the store, asked at an instant, says of r.

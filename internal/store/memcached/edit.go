@@ -16,45 +16,45 @@ import (
 )
 
 const (
-	// firstPause is about what a write takes from its read on: the longest
-	// wait before a second attempt. Each further attempt may wait twice as
-	// long, up to longestPause.
+	// firstPause is the longest wait before the second attempt. It is about the time
+	// from a read to its write. Each further attempt may wait twice as long, up to
+	// longestPause.
 	firstPause   = time.Millisecond
 	longestPause = 16 * time.Millisecond
 )
 
-// An edit is a change to one item, made by reading it, and writing it if it is
-// still what was read.
+// An edit is a change of one item. It reads the item, changes it, and writes it if
+// nobody else has written it since.
 type edit struct {
 	key      string
 	server   *server
-	requests []int // indices of those whose counters these are
-	// change changes what was read, and reports whether there is anything to
-	// write. After a conflict it is called again, on what was read then.
+	requests []int // the indices of the requests whose counters are in the item
+	// change changes the item that was read, and reports whether there is anything to
+	// write. After a conflict it is called again, with the item read again.
 	change func(it *item, now strategy.Instant) (changed bool)
 
-	found *memcache.Item // what was read; nil if there is none
+	found *memcache.Item // what was read; nil if there is no item
 	next  *memcache.Item // what to write
 	err   error          // why the edit failed
 
-	// Of an edit that waits to be carried:
-	carried chan struct{} // closed once it has been
-	mu      sync.Mutex    // protects the following, err, and what change sets
-	left    bool          // whether its caller waits no more
+	// These are for an edit that waits for its turn: see turns.
+	carried chan struct{} // closed when another goroutine has made the edit
+	mu      sync.Mutex    // protects left, err, and what change sets
+	left    bool          // whether the caller has stopped waiting
 }
 
 var (
-	errConflict = fmt.Errorf("%w: another write came between", store.ErrCounters)
+	errConflict = fmt.Errorf("%w: somebody else wrote them in between", store.ErrCounters)
 	errSilent   = errors.New("no answer yet")
 )
 
-// run makes edits, of different items: all reads at once, then all writes, and
-// so again with those that met conflicts.
+// run makes edits of different items: first all reads together, then all writes
+// together. It repeats both for the edits that met a conflict.
 func (s *Store) run(ctx context.Context, edits []*edit) {
 	s.read(ctx, edits)
 	changed := s.apply(edits)
-	// Several could keep others waiting for as long as the slowest of them
-	// takes: they take no turns.
+	// Several edits take no turns: each could keep others waiting until the slowest
+	// of them is done.
 	if len(edits) > 1 || len(changed) == 0 {
 		s.finish(ctx, changed)
 		return
@@ -72,8 +72,8 @@ func (s *Store) run(ctx context.Context, edits []*edit) {
 	s.finish(ctx, changed)
 }
 
-// finish writes what edits have changed, and reads, changes and writes again
-// what met a conflict.
+// finish writes the edits. It reads, changes and writes again those that met a
+// conflict, until the attempts run out.
 func (s *Store) finish(ctx context.Context, edits []*edit) {
 	for attempt := 1; ; attempt++ {
 		if edits = s.write(ctx, edits); len(edits) == 0 {
@@ -99,8 +99,8 @@ func (s *Store) finish(ctx context.Context, edits []*edit) {
 	}
 }
 
-// pause waits before the attempt that follows attempt: for a random time, so
-// that those who met do not meet again.
+// pause waits after attempt and before the next. It waits for a random time, so that
+// writers which met in a conflict do not meet again.
 func pause(ctx context.Context, attempt int) error {
 	most := longestPause
 	if shift := attempt - 1; shift < 8 {
@@ -141,15 +141,15 @@ func (s *Store) read(ctx context.Context, edits []*edit) {
 	}
 	for i, err := range s.send(ctx, calls) {
 		for _, e := range readings[i].edits {
-			if e.err = err; err == nil { // or else the items may be still being read
+			if e.err = err; err == nil { // otherwise the call may still be setting items
 				e.found = readings[i].items[e.key]
 			}
 		}
 	}
 }
 
-// apply applies the edits whose items could be read, and returns those that
-// have something to write.
+// apply changes the items that could be read, and returns the edits that have
+// something to write.
 func (s *Store) apply(edits []*edit) (changed []*edit) {
 	now := s.now()
 	for _, e := range edits {
@@ -168,7 +168,7 @@ func (s *Store) apply(edits []*edit) (changed []*edit) {
 	return changed
 }
 
-// write writes what edits have changed, and returns those that met a conflict.
+// write writes the items of edits, and returns the edits that met a conflict.
 func (s *Store) write(ctx context.Context, edits []*edit) (conflicting []*edit) {
 	calls := make([]call, len(edits))
 	for i, e := range edits {
@@ -187,27 +187,27 @@ func (s *Store) write(ctx context.Context, edits []*edit) (conflicting []*edit) 
 	return conflicting
 }
 
-// writeError returns what err, of writing it, means.
+// writeError returns what err means. err is the result of writing the item it.
 func writeError(err error, it *memcache.Item) error {
 	switch {
 	case errors.Is(err, memcache.ErrNotStored), errors.Is(err, memcache.ErrCASConflict), errors.Is(err, memcache.ErrCacheMiss):
 		return errConflict
 	case err != nil && strings.Contains(err.Error(), "too large"):
-		return fmt.Errorf("the counters of %q take %d bytes, more than the server takes in one item: have sliding_window_log limits of lower counts, or run memcached with a greater -I: %w: %w", it.Key, len(it.Value), store.ErrCounters, err)
+		return fmt.Errorf("the counters of %q take %d bytes, which is more than the server allows for one item; lower the counts of sliding_window_log limits, or run memcached with a greater -I: %w: %w", it.Key, len(it.Value), store.ErrCounters, err)
 	default:
 		return err
 	}
 }
 
-// A call is an exchange with a server. What do sets is the caller's once it
-// has returned.
+// A call is one exchange with a server. The caller must not read what do sets before
+// do has returned.
 type call struct {
 	server *server
 	do     func() error
 }
 
-// send makes calls, all at once, and returns their errors. It does not wait
-// for them beyond ctx; those that wait for a connection by then are not made.
+// send makes calls at the same time and returns their errors. It stops waiting when
+// ctx ends. Calls that have no connection by then are not made.
 func (s *Store) send(ctx context.Context, calls []call) []error {
 	type answer struct {
 		call int

@@ -11,31 +11,33 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 )
 
-// itemVersion begins each item's value, and says how to read the rest. A
-// value that is not of this version is that of no counters.
+// itemVersion is the first byte of each item's value, and says how to read the rest. A
+// value of another version reads as one without counters.
 const itemVersion = 1
 
-// maxRelative is the longest expiry that the protocol takes for seconds from
-// now: anything more is a Unix time.
+// maxRelative is the longest expiry in seconds from now. The protocol reads a greater
+// number as a Unix time.
 const maxRelative = 30 * 24 * 60 * 60
 
-// An item is what memcached holds of one identifier: its counters. As bytes it
-// is the version, and of each counter its name, the instant it expires and its
-// body: either as long as they say first, and all numbers as varints.
+// An item has the counters of one identifier. Its bytes are the version, followed by
+// the name, the instant of expiry and the body of each counter. Before a name and a
+// body there is its length. All numbers are varints.
 type item struct {
 	counters []counter
 }
 
-// A counter's body is its state or its log: as read, until they are wanted.
+// A counter is one counter of an item. Its body stays as it was read until its state
+// or its log is needed.
 type counter struct {
 	name    []byte // see appendName
 	expires strategy.Instant
-	body    []byte // nil: in state or log
+	body    []byte // nil once it was parsed into state or log
 	state   strategy.State
 	log     strategy.Log
 }
 
-// parseItem reads the counters in value that have not expired. It keeps value.
+// parseItem reads the counters in value that have not expired. The item refers to
+// value, so the caller must not change value.
 func parseItem(value []byte, now strategy.Instant) *item {
 	it := new(item)
 	if len(value) == 0 || value[0] != itemVersion {
@@ -67,8 +69,8 @@ func (it *item) encode() []byte {
 	return b
 }
 
-// decide decides r by the counters of it, at now, and reports whether it
-// changed them. Counters outlive their last use by slack.
+// decide decides r at now with the counters of it, and reports whether it changed
+// them. A counter expires slack after it is unused.
 func (it *item) decide(r *store.Request, d *strategy.Decision, now strategy.Instant, slack time.Duration) (changed bool) {
 	var buf [strategy.MaxNameBytes + 4*binary.MaxVarintLen64]byte
 	var states [strategy.MaxLimits]strategy.State
@@ -102,7 +104,7 @@ func (it *item) decide(r *store.Request, d *strategy.Decision, now strategy.Inst
 	return changed
 }
 
-// remove drops the counter of l, and reports whether there was one.
+// remove removes the counter of l, and reports whether there was one.
 func (it *item) remove(l *strategy.Limit) bool {
 	n := it.find(appendName(nil, l))
 	if n < 0 {
@@ -122,9 +124,9 @@ func (it *item) find(name []byte) int {
 	return -1
 }
 
-// expiration returns when it may be dropped, as the protocol says it: a second
-// after all its counters have expired. What the protocol can not say, as it is
-// after January 2038, is left to memcached's own eviction.
+// expiration returns when memcached may drop the item, in the form of the protocol: a
+// second after all its counters have expired. The protocol has no times after January
+// 2038. An item that expires later stays until memcached evicts it.
 func (it *item) expiration(now strategy.Instant) int32 {
 	if len(it.counters) == 0 {
 		return -1 // at once
@@ -142,8 +144,8 @@ func (it *item) expiration(now strategy.Instant) int32 {
 	return 0 // never
 }
 
-// view returns the state of c under l, for a request of cost at now. A body
-// that is none is that of a counter wholly unused.
+// view returns the state of c that a request of cost sees under l at now. A body that
+// cannot be read means an unused counter.
 func (c *counter) view(l *strategy.Limit, cost uint64, now strategy.Instant) strategy.State {
 	if l.Strategy != strategy.SlidingWindowLog {
 		if c.body != nil {
@@ -152,7 +154,7 @@ func (c *counter) view(l *strategy.Limit, cost uint64, now strategy.Instant) str
 		return c.state
 	}
 	if c.body != nil {
-		_ = c.log.Parse(c.body) // leaves it empty
+		_ = c.log.Parse(c.body) // an error leaves the log empty
 		c.body = nil
 	}
 	return c.log.View(l, cost, now)
@@ -179,8 +181,8 @@ func parseState(b []byte) strategy.State {
 	return strategy.State{Last: strategy.Instant(last), Used: uint32(used), Part: int64(part)}
 }
 
-// cutNumber cuts a number up to most off the front of b, or reports that there
-// is none.
+// cutNumber cuts a number off the front of b. It reports whether there is one, of at
+// most most.
 func cutNumber(b *[]byte, number *uint64, most uint64) bool {
 	n, length := binary.Uvarint(*b)
 	if length <= 0 || n > most {
@@ -190,8 +192,8 @@ func cutNumber(b *[]byte, number *uint64, most uint64) bool {
 	return true
 }
 
-// cutBytes cuts bytes that appendBytes appended off the front of b, or reports
-// that there are none.
+// cutBytes cuts bytes that appendBytes has appended off the front of b. It reports
+// whether there are any.
 func cutBytes(b, field *[]byte) bool {
 	var length uint64
 	if !cutNumber(b, &length, math.MaxInt64) || length > uint64(len(*b)) {

@@ -11,8 +11,8 @@ import (
 
 const (
 	maxKeyBytes = 250 // the protocol's limit
-	// hashMark stands before the hash in the key of a name that is too long. No
-	// other key has it: there, what follows a percent sign are hex digits.
+	// hashMark comes before the hash in a key that would be too long. No other key
+	// contains it, because in keys a percent sign comes before hex digits.
 	hashMark = "%sha256:"
 )
 
@@ -21,9 +21,9 @@ const (
 //
 //	rl:<namespace>:<identifier>
 //
-// A byte that is not printable ASCII, or that would be taken for one of the
-// key's own, is written %XX: so no two identifiers have one key. Of a key
-// longer than memcached takes, the end is replaced by the whole key's hash.
+// No two identifiers share a key, because AppendEscaped writes as %XX each byte that
+// has a meaning in the key. If the key is longer than memcached allows, its end is
+// replaced by a hash of the whole key.
 func appendKey(b []byte, namespace, identifier string) []byte {
 	start := len(b)
 	b = append(b, "rl:"...)
@@ -38,9 +38,10 @@ func appendKey(b []byte, namespace, identifier string) []byte {
 	return hex.AppendEncode(b, sum[:])
 }
 
-// appendName appends the name by which an item knows the counter of l: the
-// strategy, and then the limit's name or else, after a name of length 0, all
-// that tells l from other limits (see Limit.SameCounter).
+// appendName appends the name that the counter of l has in an item: the strategy,
+// the length of the limit's name, and the name. For an unnamed limit, the length 0 is
+// followed by what Limit.SameCounter compares, in binary form, which is shorter and
+// faster than Limit.Counter.
 func appendName(b []byte, l *strategy.Limit) []byte {
 	b = append(b, byte(l.Strategy))
 	b = binary.AppendUvarint(b, uint64(len(l.Name)))

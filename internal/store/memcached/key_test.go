@@ -70,3 +70,21 @@ func TestNamesAreApart(t *testing.T) {
 		}
 	}
 }
+
+// TestNames holds the names that items have in servers: with others, counters
+// that are there would be lost.
+func TestNames(t *testing.T) {
+	for _, tt := range []struct {
+		spec strategy.Spec
+		want string
+	}{
+		{strategy.Spec{Rate: "100/min"}, "\x01\x00\x64\x80\xb0\x9d\xc2\xdf\x01\x64"},
+		{strategy.Spec{Rate: "100/min", Strategy: strategy.TokenBucket, Burst: 20}, "\x04\x00\x64\x80\xb0\x9d\xc2\xdf\x01\x14"},
+		{strategy.Spec{Rate: "100/min", Strategy: strategy.GCRA, Name: "api"}, "\x06\x03api"},
+	} {
+		l := storetest.Limit(t, tt.spec)
+		if got := string(appendName(nil, &l)); got != tt.want {
+			t.Errorf("%+v: got %q, want %q", tt.spec, got, tt.want)
+		}
+	}
+}

@@ -1,18 +1,19 @@
-// Package memcached is the store of counters in memcached, by compare and
-// swap: an identifier's counters are read, the request is decided here, and
-// they are written back if nobody else has meanwhile; or else it is all done
-// again. Daemons that share the servers share the counters.
+// Package memcached keeps counters in memcached, with compare and swap. It reads an
+// identifier's counters, decides the request in this process, and writes the
+// counters if nobody else has written them since. Otherwise it starts again. Daemons
+// that share the servers share the counters.
 //
-// All counters of an identifier are one item, so that a request consumes from
-// all of its limits or from none. A request that consumes nothing, being
-// denied or a dry run, writes nothing.
+// All counters of an identifier are in one item, so that a request consumes from all
+// of its limits or from none. A request that consumes nothing, such as a denied one
+// or a dry run, writes nothing.
 //
-// The process's wall clock decides: daemons that share counters should keep
-// theirs in step. One that is ahead lets windows end early by as much, and
-// moves the others' counters on to its own time.
+// The wall clock of the process decides, so daemons that share counters should have
+// synchronized clocks. A daemon whose clock is ahead lets windows end early by that
+// much, and moves shared counters to its own time.
 //
-// What memcached drops (when it restarts, when its memory is full, when a
-// server comes or goes and keys move) starts afresh, wholly unused.
+// Counters that memcached drops start again, unused. It drops items when it restarts
+// and when its memory is full. When servers are added or removed, some keys move to
+// another server.
 package memcached
 
 import (
@@ -29,32 +30,33 @@ import (
 )
 
 const (
-	// DefaultAddr is where a memcached listens if nobody says otherwise.
+	// DefaultAddr is the address of a memcached with the default configuration.
 	DefaultAddr = "127.0.0.1:11211"
-	// DefaultTimeout is many times a round trip within a data centre, and
-	// still a delay that a caller can bear.
+	// DefaultTimeout is many times as long as a round trip within a data centre,
+	// and short enough for a caller to wait.
 	DefaultTimeout = 50 * time.Millisecond
-	// DefaultMaxConns is far more than are ever busy while a server keeps up.
+	// DefaultMaxConns is far more than are busy while a server keeps up.
 	DefaultMaxConns = 64
-	// DefaultMaxAttempts is more than DefaultTimeout leaves time for.
+	// DefaultMaxAttempts is more attempts than there is time for within
+	// DefaultTimeout.
 	DefaultMaxAttempts = 16
 )
 
 // Options say how to make a Store. The zero Options are the defaults.
 type Options struct {
-	// Addrs are the servers, as host:port. Several share the identifiers, by
-	// consistent hashing of the addresses as they are written here: so all
-	// daemons should be given the same, in any order. None is DefaultAddr.
+	// Addrs are the servers, as host:port. Several servers share the identifiers by
+	// consistent hashing of the addresses as they are written here. So all daemons
+	// should have the same addresses, in any order. An empty list means DefaultAddr.
 	Addrs []string
-	// Timeout bounds each call. 0 is DefaultTimeout.
+	// Timeout bounds each call. 0 means DefaultTimeout.
 	Timeout time.Duration
-	// MaxConns bounds the connections to each server; they are kept open. Who
-	// finds all of them busy waits. 0 is DefaultMaxConns.
+	// MaxConns bounds the connections to each server, which stay open. A caller that
+	// finds all of them busy waits. 0 means DefaultMaxConns.
 	MaxConns int
-	// MaxAttempts is how often a write is tried that meets conflicts, if the
-	// timeout allows as many. 0 is DefaultMaxAttempts.
+	// MaxAttempts is how often a write that meets conflicts is tried, if the timeout
+	// allows it. 0 means DefaultMaxAttempts.
 	MaxAttempts int
-	// Now is the clock. nil is the wall clock.
+	// Now is the clock. nil means the wall clock.
 	Now func() strategy.Instant
 }
 
@@ -64,19 +66,19 @@ type Store struct {
 	timeout     time.Duration
 	maxAttempts int
 	now         func() strategy.Instant
-	slack       time.Duration // which counters outlive their last use by
+	slack       time.Duration // how long counters are kept after they are unused
 
 	turns                turns
 	conflicts, exhausted atomic.Uint64 // for the metrics
 
 	closing context.CancelFunc // closes all connections
-	running sync.WaitGroup     // calls to servers, and who carries
+	running sync.WaitGroup     // calls to servers, and goroutines that carry edits
 }
 
 var _ store.Store = (*Store)(nil)
 
-// New returns a store that connects when it is first used. The error says
-// which option is wrong.
+// New returns a store. It connects when it is first used. The error says which option
+// is wrong.
 func New(o Options) (*Store, error) {
 	if err := o.Check(); err != nil {
 		return nil, fmt.Errorf("memcached store: %w", err)
@@ -104,14 +106,14 @@ func New(o Options) (*Store, error) {
 	return s, nil
 }
 
-// Decide reads the counters of all requests in one round trip to each server,
-// and then writes those that changed: an identifier's once, however many of
-// the requests are its.
+// Decide reads the counters of all requests in one round trip to each server, and then
+// writes those that changed. It writes the counters of an identifier once, however
+// many of the requests are about it.
 //
-// When ctx ends, or the store's timeout, Decide returns at once. What it has
-// asked a server by then can not be called back: its connection stays busy
-// until the answer comes, or for the timeout at most (twice that where it had
-// yet to be dialled), and a write under way may still happen.
+// Decide returns at once when ctx or the store's timeout ends. It cannot take back
+// what it has sent to a server by then. The connection stays busy until the answer
+// comes, at most for the timeout, or for twice the timeout if it was not open yet. A
+// write that is under way may still happen.
 func (s *Store) Decide(ctx context.Context, requests []store.Request, results []store.Result) {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
@@ -150,8 +152,11 @@ func (s *Store) Decide(ctx context.Context, requests []store.Request, results []
 	}
 }
 
-// Reset drops the counters of r from their item: one round trip to read it,
-// and, if any is there, one to write what remains.
+// DecidesTogether reports false: each identifier has an item of its own.
+func (s *Store) DecidesTogether() bool { return false }
+
+// Reset removes the counters of r from their item. It takes one round trip to read the
+// item, and, if a counter is there, one to write the rest.
 func (s *Store) Reset(ctx context.Context, r *store.Request) error {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
@@ -171,7 +176,7 @@ func (s *Store) Reset(ctx context.Context, r *store.Request) error {
 	return e.err
 }
 
-// edit returns an edit of the item that holds the counters of r.
+// edit returns an edit of the item with the counters of r.
 func (s *Store) edit(r *store.Request) *edit {
 	key := string(appendKey(nil, r.Namespace, r.Identifier))
 	return &edit{key: key, server: pick(s.servers, key)}
@@ -185,8 +190,8 @@ func (s *Store) ServerOf(_ context.Context, r *store.Request) string {
 	return s.edit(r).server.addr
 }
 
-// Health reports which servers do not answer, if it is more than half of them:
-// with fewer, most identifiers are still counted.
+// Health returns an error if more than half of the servers do not answer. Otherwise
+// most identifiers are still counted.
 func (s *Store) Health(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
@@ -206,7 +211,7 @@ func (s *Store) Close() error {
 	s.closing()
 	s.running.Wait()
 	for _, server := range s.servers {
-		_ = server.client.Close() // of connections that may be closed already
+		_ = server.client.Close() // its connections may be closed already
 	}
 	return nil
 }

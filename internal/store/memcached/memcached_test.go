@@ -452,10 +452,10 @@ func TestAttemptsAreBounded(t *testing.T) {
 
 func wantMetrics(t *testing.T, s *Store, conflicts, exhausted int) {
 	t.Helper()
-	want := fmt.Sprintf(`# HELP ratelimitd_memcached_attempts_exhausted_total Times that each attempt to write an identifier's counters met a conflict, until the attempts or the time ran out.
+	want := fmt.Sprintf(`# HELP ratelimitd_memcached_attempts_exhausted_total How often the counters of an identifier could not be written because every attempt met a conflict until the attempts or the time ran out.
 # TYPE ratelimitd_memcached_attempts_exhausted_total counter
 ratelimitd_memcached_attempts_exhausted_total %d
-# HELP ratelimitd_memcached_cas_conflicts_total Writes that memcached refused because another came between; each was tried again, if attempts were left.
+# HELP ratelimitd_memcached_cas_conflicts_total Writes that memcached refused because of another write in between. Each was tried again while attempts were left.
 # TYPE ratelimitd_memcached_cas_conflicts_total counter
 ratelimitd_memcached_cas_conflicts_total %d
 `, exhausted, conflicts)

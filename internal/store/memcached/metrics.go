@@ -9,9 +9,9 @@ var _ prometheus.Collector = Collector{}
 
 var (
 	conflictsDesc = prometheus.NewDesc("ratelimitd_memcached_cas_conflicts_total",
-		"Writes that memcached refused because another came between; each was tried again, if attempts were left.", nil, nil)
+		"Writes that memcached refused because of another write in between. Each was tried again while attempts were left.", nil, nil)
 	exhaustedDesc = prometheus.NewDesc("ratelimitd_memcached_attempts_exhausted_total",
-		"Times that each attempt to write an identifier's counters met a conflict, until the attempts or the time ran out.", nil, nil)
+		"How often the counters of an identifier could not be written because every attempt met a conflict until the attempts or the time ran out.", nil, nil)
 )
 
 // Collector returns what collects the metrics of s.

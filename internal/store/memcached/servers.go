@@ -11,16 +11,16 @@ import (
 	"github.com/bradfitz/gomemcache/memcache"
 )
 
-// A server is one memcached. It is known by its address as it was written:
-// a name is looked up anew for each connection, as what it stands for may move.
+// A server is one memcached. It is identified by its address as it was written. A host
+// name is looked up for each connection, because its address may change.
 type server struct {
 	addr   string
 	hash   uint64
 	client *memcache.Client
-	slots  chan struct{} // holds one for each connection in use
+	slots  chan struct{} // has one element for each connection in use
 }
 
-// A server is the only one that its client knows.
+// Each server has its own client, which knows no other server.
 var (
 	_ memcache.ServerSelector = (*server)(nil)
 	_ net.Addr                = (*server)(nil)
@@ -47,13 +47,12 @@ func (s *server) Network() string { return "tcp" }
 
 func (s *server) String() string { return s.addr }
 
-// get returns the items of those keys that the server has. It may try twice:
-// all idle connections break when a server restarts, and asking consumes
-// nothing.
+// get returns the items of the keys that the server has. It may try twice: when a
+// server restarts, all idle connections break, and reading consumes nothing.
 func (s *server) get(keys []string) (map[string]*memcache.Item, error) {
 	items, err := s.getOnce(keys)
 	if errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) {
-		_ = s.client.Close() // of the idle connections alone
+		_ = s.client.Close() // closes only the idle connections
 		items, err = s.getOnce(keys)
 	}
 	return items, err
@@ -70,7 +69,7 @@ func (s *server) getOnce(keys []string) (map[string]*memcache.Item, error) {
 	return map[string]*memcache.Item{keys[0]: item}, err
 }
 
-// dialer returns what opens connections that are closed when done ends.
+// dialer returns a function that opens connections, which are closed when done ends.
 func dialer(done context.Context) func(ctx context.Context, network, addr string) (net.Conn, error) {
 	var d net.Dialer
 	return func(ctx context.Context, network, addr string) (net.Conn, error) {
@@ -85,10 +84,11 @@ func dialer(done context.Context) func(ctx context.Context, network, addr string
 	}
 }
 
-// A conn is a connection, and what keeps it from being closed again.
+// A conn is a connection that its dialer closes when the store is closed. Once it is
+// closed before that, the dialer must forget it.
 type conn struct {
 	net.Conn
-	closed func() bool
+	closed func() bool // makes the dialer forget the connection
 }
 
 func (c *conn) Close() error {
@@ -96,10 +96,10 @@ func (c *conn) Close() error {
 	return c.Conn.Close()
 }
 
-// pick returns the server of key by rendezvous hashing: the one whose address,
-// hashed with the key, gives the most. So every daemon with the same
-// addresses, in any order, picks the same; and when one of n servers comes or
-// goes, only the keys that it wins or had move: one in n.
+// pick returns the server of key by rendezvous hashing: the server whose address,
+// hashed together with the key, gives the greatest number. So all daemons with the
+// same addresses pick the same server, in whichever order they have them. When one
+// of n servers is added or removed, only its keys move, which are one in n.
 func pick(servers []*server, key string) *server {
 	best, most, h := servers[0], uint64(0), hash(key)
 	for _, s := range servers {
@@ -116,8 +116,9 @@ func hash(s string) uint64 {
 	return mix(h.Sum64())
 }
 
-// mix spreads each bit of h over all: the last steps of MurmurHash3. Without
-// it the scores of two servers would differ by much the same for all keys.
+// mix makes each bit of the result depend on all bits of h. It is the last step of
+// MurmurHash3. Without it, the scores of two servers would differ by about the same
+// for all keys, and one server would win too many of them.
 func mix(h uint64) uint64 {
 	h ^= h >> 33
 	h *= 0xff51afd7ed558ccd

@@ -9,17 +9,18 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 )
 
-// Turns have one caller of this process at a time write an item. Those who
-// would write it meanwhile wait, and are then carried together: by one read and
-// one write, however many they are. So conflicts are all but left to be had with
-// other processes: a caller who takes a turn may have read before the last one.
+// turns let one goroutine of this process at a time write an item. Edits of that item
+// which come meanwhile wait. Then one goroutine carries all of them: it makes them
+// together, with one read and one write. So almost all conflicts are with other
+// processes. (An edit that takes its turn may have read the item before the last
+// write.)
 type turns struct {
 	mu      sync.Mutex         // protects the following
-	waiting map[string][]*edit // of each item that is being written
+	waiting map[string][]*edit // by the key of an item that is being written
 }
 
-// take takes the turn to write e's item and reports whether it could. If not,
-// e will be carried.
+// take takes the turn to write e's item, and reports whether it could. If not, another
+// goroutine will carry e.
 func (t *turns) take(e *edit) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -33,8 +34,8 @@ func (t *turns) take(e *edit) bool {
 	return false
 }
 
-// leave returns the edits that wait for the item with key, for the caller to
-// carry. If there are none, the turn is anybody's.
+// leave returns the edits that wait for the item with key. The caller must carry them.
+// If no edit waits, leave ends the turn.
 func (t *turns) leave(key string) (waiting []*edit) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -46,9 +47,10 @@ func (t *turns) leave(key string) (waiting []*edit) {
 	return waiting
 }
 
-// carry makes the edits that wait for an item, as one, and then those that have
-// come to wait, until there are none. It has the store's timeout for each
-// round, however soon a caller leaves: the others need not fail for it.
+// carry makes the waiting edits of an item together. Then it does the same with those
+// that came meanwhile, until no edit waits. Each round may take as long as the
+// store's timeout, even if a caller stops waiting before that, because the other
+// callers still wait.
 func (s *Store) carry(key string, on *server, waiting []*edit) {
 	for ; waiting != nil; waiting = s.turns.leave(key) {
 		ctx, cancel := context.WithTimeout(context.Background(), s.timeout)
@@ -67,14 +69,14 @@ func (s *Store) carry(key string, on *server, waiting []*edit) {
 	}
 }
 
-// changeCarried is change, unless the caller has left.
+// changeCarried calls change, unless the caller has stopped waiting.
 func (e *edit) changeCarried(it *item, now strategy.Instant) (changed bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return !e.left && e.change(it, now)
 }
 
-// answer tells the caller, if it is there, what became of e.
+// answer tells the caller the result of e, if it still waits.
 func (e *edit) answer(err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -84,8 +86,9 @@ func (e *edit) answer(err error) {
 	close(e.carried)
 }
 
-// await waits until e has been carried. If ctx ends first, nothing of the
-// caller's is touched any more: whether e happens is unknown.
+// await waits until another goroutine has carried e. If ctx ends first, that goroutine
+// does not touch what belongs to the caller any more. Then nobody knows whether e
+// was made.
 func (e *edit) await(ctx context.Context) {
 	select {
 	case <-e.carried:
@@ -95,7 +98,7 @@ func (e *edit) await(ctx context.Context) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	select {
-	case <-e.carried: // just now
+	case <-e.carried: // it was carried just now
 	default:
 		e.left = true
 		e.err = fmt.Errorf("memcached %s: %w: %w, after waiting for other writers of %q", e.server.addr, store.ErrCounters, ctx.Err(), e.key)

@@ -8,20 +8,21 @@ import (
 )
 
 const (
-	// sweepPerInsert is how many counters are looked at for being expired
-	// when one is added to a shard that is half full: more than one, so that
-	// the dead are found faster than they are made. While there is room they are
-	// left to the sweeper: with short windows each counter would else be dropped
-	// and made anew, at two thirds more time a decision.
+	// sweepPerInsert is how many counters are checked for expiry whenever one is
+	// added to a shard that is at least half full. It is more than one, so that
+	// expired counters are found faster than new ones are made. A shard with more
+	// room leaves expired counters to the sweeper. Otherwise, with short windows,
+	// each counter would be dropped and made again, which makes a decision take two
+	// thirds longer.
 	sweepPerInsert = 2
 
-	// evictSample is how many counters an eviction chooses from: enough that
-	// the choice is good, few enough to take a fraction of a microsecond.
+	// evictSample is how many counters an eviction chooses from. It is enough for a
+	// good choice, and takes a fraction of a microsecond.
 	evictSample = 16
 )
 
-// makeRoom evicts until one more key fits in the shard's share, or nothing is
-// left but the pinned.
+// makeRoom evicts counters until one more fits into the shard's share, or only
+// pinned ones are left. The request at hand needs the pinned ones.
 func (sh *shard) makeRoom(pinned []uint32, now strategy.Instant) {
 	if 2*sh.held() >= sh.share {
 		sh.expire(sweepPerInsert, pinned, now)
@@ -30,8 +31,8 @@ func (sh *shard) makeRoom(pinned []uint32, now strategy.Instant) {
 	}
 }
 
-// expire looks at up to n counters and drops those that have expired and are
-// not pinned.
+// expire checks up to n counters, and drops those that have expired and are not
+// pinned.
 func (sh *shard) expire(n int, pinned []uint32, now strategy.Instant) {
 	for range min(n, int(sh.used)) {
 		if sh.hand >= sh.used {
@@ -44,11 +45,11 @@ func (sh *shard) expire(n int, pinned []uint32, now strategy.Instant) {
 	}
 }
 
-// evict drops one counter that is not pinned and reports whether it found one.
-// From a sample of the open it takes one that has expired, or else the one that
-// was used least. Only if none is open does it take a shut one: that which
-// opens first. So a caller who is denied can not become allowed by having
-// others' counters made, as long as the shard holds any that is not denied.
+// evict drops one counter that is not pinned, and reports whether it found one.
+// From a sample of the open counters it takes one that has expired, or the one that
+// was used least. Only if no counter is open, it takes the shut one that opens
+// first. So as long as the shard has an open counter, a caller that is denied cannot
+// get allowed by creating counters for other identifiers.
 func (sh *shard) evict(pinned []uint32, now strategy.Instant) bool {
 	first, anyShut := sh.firstShut(now)
 	if victim := sh.sampleOpen(pinned, now); victim != notHeld {
@@ -71,11 +72,12 @@ func (sh *shard) evict(pinned []uint32, now strategy.Instant) bool {
 	return true
 }
 
-// sampleOpen returns the open counter to evict, or notHeld if there is none.
+// sampleOpen returns the number of the open counter to evict, or notHeld if every
+// open counter is pinned.
 func (sh *shard) sampleOpen(pinned []uint32, now strategy.Instant) uint32 {
 	victim := notHeld
 	look := min(len(sh.open), evictSample)
-	few := len(sh.open) <= 4*strategy.MaxLimits // so few that all else could be pinned
+	few := len(sh.open) <= 4*strategy.MaxLimits // so few that a sample could be all pinned
 	if few {
 		look = len(sh.open)
 	}
@@ -98,8 +100,8 @@ func (sh *shard) sampleOpen(pinned []uint32, now strategy.Instant) uint32 {
 	return victim
 }
 
-// unpinnedShut returns the number of a shut counter that is not pinned and
-// opens among the first, or notHeld if there is none.
+// unpinnedShut returns the number of a shut counter that is not pinned and is among
+// the first to open, or notHeld if all shut counters are pinned.
 func (sh *shard) unpinnedShut(pinned []uint32) uint32 {
 	for _, slot := range sh.shut {
 		if !slices.Contains(pinned, slot.number) {
@@ -109,9 +111,9 @@ func (sh *shard) unpinnedShut(pinned []uint32) uint32 {
 	return notHeld
 }
 
-// evictLog drops the counter of one log and reports whether it found one: from
-// a sample, one that has expired, or else the open one that was used least; or,
-// if a shut one will do, that which opens first.
+// evictLog drops one counter that has a log, and reports whether it found one. From
+// a sample it takes one that has expired, or the open one that was used least. If
+// none is open and shutToo is set, it takes the shut one that opens first.
 func (sh *shard) evictLog(shutToo bool, now strategy.Instant) bool {
 	if len(sh.logOwner) <= 1 {
 		return false
@@ -146,7 +148,8 @@ func (sh *shard) evictLog(shutToo bool, now strategy.Instant) bool {
 	return true
 }
 
-// precedes reports whether the loss of counter n gives less away than that of m.
+// precedes reports whether n should be evicted before m: the loss of an open counter,
+// or of one with a lower rank, lets fewer requests pass that should be denied.
 func (sh *shard) precedes(n, m uint32) bool {
 	if sh.isOpen(n) != sh.isOpen(m) {
 		return sh.isOpen(n)

@@ -122,10 +122,10 @@ func New(o Options) (*Store, error) {
 func (s *Store) Decide(_ context.Context, requests []store.Request, results []store.Result) {
 	now := s.now()
 	for len(requests) > 0 {
-		n := store.RunLength(requests)
+		n := 1
 		switch {
-		case n > 1:
-			s.decideTogether(requests[:n], results[:n], now)
+		case len(requests[0].With) > 0:
+			s.decideTogether(&requests[0], &results[0], now)
 		case len(requests) == 1:
 			s.decide(&requests[0], &results[0], now)
 		default:
@@ -135,12 +135,15 @@ func (s *Store) Decide(_ context.Context, requests []store.Request, results []st
 	}
 }
 
+// DecidesTogether reports true.
+func (s *Store) DecidesTogether() bool { return true }
+
 // ahead is how many counters are fetched at a time: some more than a processor
 // waits for at once.
 const ahead = strategy.MaxLimits
 
 // decideApart decides the first of requests, each on its own, and returns how
-// many: up to a run, and as many as have ahead counters.
+// many: up to one with a With, and as many as have ahead counters.
 //
 // Most of a decision's time is spent waiting for memory, where the counters of
 // many identifiers are. So those of all these requests are fetched before the
@@ -152,7 +155,7 @@ func (s *Store) decideApart(requests []store.Request, results []store.Result, no
 	var name string          // of the namespace that was hashed last: mostly all are of one
 	var namespace key
 	used := 0
-	for n < len(requests) && used+len(requests[n].Limits) <= ahead && store.RunLength(requests[n:]) == 1 {
+	for n < len(requests) && used+len(requests[n].Limits) <= ahead && len(requests[n].With) == 0 {
 		r := &requests[n]
 		if name == "" || name != r.Namespace {
 			name, namespace = r.Namespace, s.hash.within(r.Namespace)
@@ -182,30 +185,31 @@ func (s *Store) decideApart(requests []store.Request, results []store.Result, no
 	return n
 }
 
-// decideTogether decides a run of requests. It holds the locks of all their
-// shards, which it takes in the order of the shards, as every other does.
-func (s *Store) decideTogether(requests []store.Request, results []store.Result, now strategy.Instant) {
-	places := make([]int, len(requests))
-	for i := range requests {
-		places[i] = int(s.hash.identity(requests[i].Namespace, requests[i].Identifier).hi >> s.shift)
-	}
+// decideTogether decides a request and its With. It holds the locks of all
+// their shards, which it takes in the order of the shards, as every other does.
+func (s *Store) decideTogether(r *store.Request, res *store.Result, now strategy.Instant) {
+	var places []int
+	r.All(func(r *store.Request) {
+		places = append(places, int(s.hash.identity(r.Namespace, r.Identifier).hi>>s.shift))
+	})
 	locked := slices.Compact(slices.Sorted(slices.Values(places)))
 	for _, place := range locked {
 		s.shards[place].lock()
 	}
 	decide := func(dryRun bool) (allowed bool) {
 		allowed = true
-		for i, r := range requests {
-			r.DryRun = r.DryRun || dryRun
+		res.All(r, func(r *store.Request, res *store.Result) {
+			asked := *r
+			asked.DryRun = r.DryRun || dryRun
 			identity := s.hash.identity(r.Namespace, r.Identifier)
 			keys := make([]key, len(r.Limits))
 			for j := range r.Limits {
 				keys[j] = s.hash.counter(identity, &r.Limits[j])
 			}
-			results[i].Err = nil
-			s.shards[places[i]].decide(&r, keys, &results[i].Decision, now)
-			allowed = allowed && results[i].Allowed
-		}
+			res.Err = nil
+			s.shard(identity).decide(&asked, keys, &res.Decision, now)
+			allowed = allowed && res.Allowed
+		})
 		return allowed
 	}
 	if decide(true) {

@@ -51,14 +51,14 @@ func held(s *Store) (n int) {
 func TestConformance(t *testing.T) {
 	storetest.Run(t, func(t *testing.T) storetest.Subject {
 		s, set := newStore(t, Options{})
-		return storetest.Subject{Store: s, Set: set, Joins: true}
+		return storetest.Subject{Store: s, Set: set}
 	})
 }
 
 func TestConformanceWithOneShard(t *testing.T) {
 	storetest.Run(t, func(t *testing.T) storetest.Subject {
 		s, set := newStore(t, Options{Shards: 1})
-		return storetest.Subject{Store: s, Set: set, Joins: true}
+		return storetest.Subject{Store: s, Set: set}
 	})
 }
 
@@ -499,22 +499,22 @@ func TestCollector(t *testing.T) {
 	}
 	ask(s, "log", 1, log)
 	want := `
-# HELP ratelimitd_memory_evictions_total Live counters dropped to make room, by what was short (keys, logs) and by whether they were open (would have allowed more) or shut (denied).
+# HELP ratelimitd_memory_evictions_total Live counters dropped to make room, by what was full (keys, logs) and by whether they were open (would have allowed more) or shut (denied).
 # TYPE ratelimitd_memory_evictions_total counter
 ratelimitd_memory_evictions_total{cause="keys",state="open"} 5
 ratelimitd_memory_evictions_total{cause="keys",state="shut"} 0
 ratelimitd_memory_evictions_total{cause="logs",state="open"} 0
 ratelimitd_memory_evictions_total{cause="logs",state="shut"} 0
-# HELP ratelimitd_memory_keys Counters held in memory; those that have expired are counted until they are swept.
+# HELP ratelimitd_memory_keys Counters in memory. An expired counter counts until it is swept.
 # TYPE ratelimitd_memory_keys gauge
 ratelimitd_memory_keys 16
-# HELP ratelimitd_memory_log_entries Room of all sliding window logs in memory, in entries of 16 bytes.
+# HELP ratelimitd_memory_log_entries Room for entries of all sliding window logs in memory. An entry takes 16 bytes.
 # TYPE ratelimitd_memory_log_entries gauge
 ratelimitd_memory_log_entries 4
-# HELP ratelimitd_memory_max_keys Counters that may be held in memory before some are evicted.
+# HELP ratelimitd_memory_max_keys How many counters may be in memory before some are evicted.
 # TYPE ratelimitd_memory_max_keys gauge
 ratelimitd_memory_max_keys 16
-# HELP ratelimitd_memory_shards Shards, each with a lock of its own.
+# HELP ratelimitd_memory_shards Shards. Each has its own lock.
 # TYPE ratelimitd_memory_shards gauge
 ratelimitd_memory_shards 1
 `
@@ -539,23 +539,24 @@ func TestCloseTwice(t *testing.T) {
 	}
 }
 
-// TestJoinedRace has callers decide about overlapping identifiers together, in
+// TestTogetherRace has callers decide about overlapping identifiers together, in
 // differing orders: none waits for ever, and the counters stay equal.
-func TestJoinedRace(t *testing.T) {
+func TestTogetherRace(t *testing.T) {
 	s, _ := newStore(t, Options{})
 	l := limit(t, "500/h", strategy.FixedWindow)
 	var allowed atomic.Int64
 	var wg sync.WaitGroup
 	for racer := range 8 {
 		wg.Go(func() {
-			results := make([]store.Result, 3)
+			results := make([]store.Result, 1)
 			for range 200 {
 				requests := make([]store.Request, 3)
 				for i := range requests {
-					requests[i] = store.Request{Namespace: "test", Identifier: fmt.Sprint((racer + i) % 3), Limits: []strategy.Limit{l}, Cost: 1, Joined: i > 0}
+					requests[i] = store.Request{Namespace: "test", Identifier: fmt.Sprint((racer + i) % 3), Limits: []strategy.Limit{l}, Cost: 1}
 				}
-				s.Decide(t.Context(), requests, results)
-				if results[0].Allowed && results[1].Allowed && results[2].Allowed {
+				requests[0].With = requests[1:]
+				s.Decide(t.Context(), requests[:1], results)
+				if results[0].Allowed && results[0].With[0].Allowed && results[0].With[1].Allowed {
 					allowed.Add(1)
 				}
 			}

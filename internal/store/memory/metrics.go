@@ -9,25 +9,26 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 )
 
-// A Collector collects a store's metrics. It takes each shard's lock for as
-// long as it takes to read a few numbers.
+// A Collector collects a store's metrics. It holds each shard's lock only while it
+// reads a few numbers.
 type Collector struct{ store *Store }
 
 var _ prometheus.Collector = Collector{}
 
-// Why a live counter was evicted.
+// The causes of evictions of live counters.
 const (
-	forKeys = iota // the shard held its share of counters
-	forLogs        // the logs of all shards had their share of memory
+	forKeys = iota // the shard had as many counters as its share allows
+	forLogs        // the logs of all shards took as much memory as they may
 	causes
 )
 
-// evictions counts by cause, and by whether the counter would have allowed
-// more.
+// evictions counts evictions by cause, and by whether the counter was open or shut:
+// see ranking.
 type evictions [causes]struct{ open, shut uint64 }
 
-// waitBounds are the buckets of the waits for a lock: from what a lock is held
-// for at least to what a process is off its processor for.
+// waitBounds are the buckets for how long a lock was waited for. They go from the
+// shortest time for which a lock is held to the time for which a process can lose
+// its processor.
 var waitBounds = [...]time.Duration{
 	time.Microsecond, 4 * time.Microsecond, 16 * time.Microsecond, 64 * time.Microsecond, 256 * time.Microsecond,
 	time.Millisecond, 4 * time.Millisecond, 16 * time.Millisecond, 64 * time.Millisecond,
@@ -35,25 +36,25 @@ var waitBounds = [...]time.Duration{
 
 var (
 	keysDesc = prometheus.NewDesc("ratelimitd_memory_keys",
-		"Counters held in memory; those that have expired are counted until they are swept.", nil, nil)
+		"Counters in memory. An expired counter counts until it is swept.", nil, nil)
 	maxKeysDesc = prometheus.NewDesc("ratelimitd_memory_max_keys",
-		"Counters that may be held in memory before some are evicted.", nil, nil)
+		"How many counters may be in memory before some are evicted.", nil, nil)
 	logEntriesDesc = prometheus.NewDesc("ratelimitd_memory_log_entries",
-		"Room of all sliding window logs in memory, in entries of 16 bytes.", nil, nil)
+		"Room for entries of all sliding window logs in memory. An entry takes 16 bytes.", nil, nil)
 	bytesDesc = prometheus.NewDesc("ratelimitd_memory_bytes",
-		"Memory that counters, their index and their logs have.", nil, nil)
+		"Memory of the counters, their index and their logs, in bytes.", nil, nil)
 	evictionsDesc = prometheus.NewDesc("ratelimitd_memory_evictions_total",
-		"Live counters dropped to make room, by what was short (keys, logs) and by whether they were open (would have allowed more) or shut (denied).", []string{"cause", "state"}, nil)
+		"Live counters dropped to make room, by what was full (keys, logs) and by whether they were open (would have allowed more) or shut (denied).", []string{"cause", "state"}, nil)
 	shardsDesc = prometheus.NewDesc("ratelimitd_memory_shards",
-		"Shards, each with a lock of its own.", nil, nil)
+		"Shards. Each has its own lock.", nil, nil)
 	acquisitionsDesc = prometheus.NewDesc("ratelimitd_memory_lock_acquisitions_total",
-		"Times that a shard's lock was taken.", nil, nil)
+		"How often a shard's lock was taken.", nil, nil)
 	contentionsDesc = prometheus.NewDesc("ratelimitd_memory_lock_contentions_total",
-		"Times that a shard's lock was held by another and had to be waited for.", nil, nil)
+		"How often a shard's lock had to be waited for because another goroutine held it.", nil, nil)
 	hottestDesc = prometheus.NewDesc("ratelimitd_memory_hottest_lock_acquisitions_total",
-		"Times that the lock was taken of the shard whose lock was taken most.", nil, nil)
+		"How often the lock of the busiest shard was taken.", nil, nil)
 	waitDesc = prometheus.NewDesc("ratelimitd_memory_lock_wait_seconds",
-		"Time spent waiting for shards' locks, of the times that they had to be waited for.", nil, nil)
+		"How long shards' locks were waited for, each time that one had to be waited for.", nil, nil)
 )
 
 // Collector returns what collects the metrics of s.
@@ -123,7 +124,7 @@ func (c Collector) Collect(ch chan<- prometheus.Metric) {
 	ch <- prometheus.MustNewConstHistogram(waitDesc, contended, waited.Seconds(), buckets)
 }
 
-// bytes returns how much memory t has, but for what the allocator adds.
+// bytes returns how much memory t uses, without what the allocator adds.
 func (t *table) bytes() int {
 	chunks := (int(t.used) + chunkSize - 1) / chunkSize
 	return chunks*int(unsafe.Sizeof(chunk{})) +

@@ -2,42 +2,43 @@ package memory
 
 import "github.com/ratelimitd/ratelimitd/internal/strategy"
 
-// A ranking orders the counters of a table by what the loss of each would give
-// away.
+// A ranking orders the counters of a table for eviction. It evicts first the counter
+// whose loss lets the fewest requests pass that should be denied.
 //
-// A counter is open if it would have allowed one more unit when it last
-// consumed. Its rank is how much of its capacity was used then, 0 to maxShare.
-// The others are shut: denied at present, unless time has opened them. The rank
-// of a shut one is the instant when it opens. (A position in shut has shutBit
-// set.)
+// A counter is open if it had units left when it last consumed. The rank of an open
+// counter is how much of its capacity was used then, from 0 to maxShare. The other
+// counters are shut: they deny at present, unless time has opened them since. The
+// rank of a shut counter is the instant when it opens. A counter's position is its
+// index in open or in shut; in shut, shutBit is set.
 type ranking struct {
-	open []uint32 // numbers, in no order
-	// shut is a binary heap by instant. As ranks mostly rise, and on the way
-	// of a decision, a slot's instant may be behind its counter's rank: it is
-	// set right when the slot comes up.
+	open []uint32 // numbers of counters, in no order
+	// shut is a binary heap by instant. A decision mostly raises its counter's rank,
+	// and does not move the slot, to save time. So a slot's instant may be earlier
+	// than its counter's rank. firstShut corrects it when the slot comes to the top.
 	shut []shutSlot
 }
 
 type shutSlot struct {
-	opens  int64 // no later than the counter's rank
+	opens  int64 // not later than the counter's rank
 	number uint32
 }
 
 const (
-	// maxShare is the rank of an open counter that is used up.
+	// maxShare is the rank of an open counter with all its capacity used.
 	maxShare = 1 << 16
 
 	shutBit = 1 << 31
 
-	// maxStale is how many slots of shut firstShut sets right at most: some
-	// tens of microseconds' work. They get stale by one a decision.
+	// maxStale is how many slots firstShut corrects at most, which takes some tens
+	// of microseconds. Each decision makes at most one slot wrong.
 	maxStale = 1024
 )
 
 // isOpen reports whether the counter with number n is open.
 func (t *table) isOpen(n uint32) bool { return t.at(n).position&shutBit == 0 }
 
-// rankOpen makes the counter with number n open, with a share used.
+// rankOpen makes the counter with number n open, with that share of its capacity
+// used.
 func (t *table) rankOpen(n uint32, share int64) {
 	if !t.isOpen(n) {
 		t.dropRank(n)
@@ -46,7 +47,7 @@ func (t *table) rankOpen(n uint32, share int64) {
 	t.at(n).rank = share
 }
 
-// rankShut makes the counter with number n shut until an instant.
+// rankShut makes the counter with number n shut until that instant.
 func (t *table) rankShut(n uint32, until strategy.Instant) {
 	c := t.at(n)
 	c.rank = int64(until)
@@ -66,7 +67,7 @@ func (t *table) addOpen(n uint32) {
 	t.open = append(t.open, n)
 }
 
-// dropRank takes the counter with number n out of the ranking.
+// dropRank removes the counter with number n from the ranking.
 func (t *table) dropRank(n uint32) {
 	c := t.at(n)
 	i := int(c.position &^ shutBit)
@@ -87,8 +88,8 @@ func (t *table) dropRank(n uint32) {
 	c.position = notHeld
 }
 
-// firstShut returns the number of the shut counter that opens first, having
-// moved those that time has opened to the open. There may be none.
+// firstShut returns the number of the shut counter that opens first, and whether
+// there is a shut counter. It moves those that time has opened to the open ones.
 func (t *table) firstShut(now strategy.Instant) (n uint32, ok bool) {
 	for range maxStale {
 		if len(t.shut) == 0 {
@@ -111,7 +112,7 @@ func (t *table) firstShut(now strategy.Instant) (n uint32, ok bool) {
 	return t.shut[0].number, true
 }
 
-// rise puts slot at place i of the heap, or above.
+// rise puts slot into the heap at place i, or as far above as it belongs.
 func (t *table) rise(i int, slot shutSlot) {
 	for i > 0 {
 		parent := (i - 1) / 2

@@ -13,24 +13,25 @@ import (
 type shard struct {
 	mu sync.Mutex // protects the following
 
-	// What a decision uses lies together: here, and in the first part of table.
-	acquired uint64 // how often mu was: for the metrics, as are those below
-	counted  int    // of entries, those that are counted in the store's
+	// What each decision uses is close together in memory: here, and in the first
+	// fields of table.
+	acquired uint64 // how often mu was taken; for the metrics
+	counted  int    // how many of entries are counted in the store's total
 	table
-	share int    // how many counters it may hold
-	hand  uint32 // the number that expire looks at next
+	share int    // how many counters the shard may have
+	hand  uint32 // the number of the counter that expire checks next
 
-	// Of mu itself, and of evictions.
-	contended uint64
-	waits     [len(waitBounds) + 1]uint64 // contended, by the bound that the wait did not exceed
-	waited    time.Duration
+	// For the metrics.
+	contended uint64                      // how often mu had to be waited for
+	waits     [len(waitBounds) + 1]uint64 // contended, by the bucket of the wait
+	waited    time.Duration               // the sum of the waits
 	evicted   evictions
 
-	states [strategy.MaxLimits]strategy.State // for decide alone
+	states [strategy.MaxLimits]strategy.State // used only by decide
 	_      [64]byte                           // keeps the next shard's mutex out of this one's cache lines
 }
 
-// lock locks mu, and counts it.
+// lock locks mu, and counts how often and how long it had to wait.
 func (sh *shard) lock() {
 	if sh.mu.TryLock() {
 		sh.acquired++
@@ -49,7 +50,7 @@ func (sh *shard) lock() {
 	sh.waits[bound]++
 }
 
-// unlock unlocks mu, and counts in total what became of the logs.
+// unlock unlocks mu. Before that, it adds to total how much the logs have grown.
 func (sh *shard) unlock(total *atomic.Int64) {
 	if d := sh.entries - sh.counted; d != 0 {
 		total.Add(int64(d))
@@ -58,8 +59,8 @@ func (sh *shard) unlock(total *atomic.Int64) {
 	sh.mu.Unlock()
 }
 
-// decide decides r, the counters of whose limits are known by keys, at now.
-// mu is held.
+// decide decides r at now. keys are the keys of the counters of r's limits. The
+// caller holds mu.
 func (sh *shard) decide(r *store.Request, keys []key, d *strategy.Decision, now strategy.Instant) {
 	var numbers [strategy.MaxLimits]uint32
 	states := sh.states[:len(keys)]
@@ -96,7 +97,7 @@ func (sh *shard) decide(r *store.Request, keys []key, d *strategy.Decision, now 
 	}
 }
 
-// addToLog adds what was consumed to the log of the counter with number n.
+// addToLog adds cost to the log of the counter with number n.
 func (sh *shard) addToLog(n uint32, l *strategy.Limit, cost uint64, now strategy.Instant) {
 	log := sh.log(n)
 	sh.entries -= log.Size()
@@ -104,8 +105,8 @@ func (sh *shard) addToLog(n uint32, l *strategy.Limit, cost uint64, now strategy
 	sh.entries += log.Size()
 }
 
-// classify notes when the counter with number n, which st reports, expires,
-// and what its loss would give away.
+// classify sets when the counter with number n expires, and its place in the ranking.
+// st is the status of the counter after the decision.
 func (sh *shard) classify(n uint32, l *strategy.Limit, st *strategy.Status, now strategy.Instant) {
 	c := sh.at(n)
 	now = max(now, c.state.Last)
@@ -121,6 +122,6 @@ func (sh *shard) classify(n uint32, l *strategy.Limit, st *strategy.Status, now 
 	sh.rankShut(n, now+instants(strategy.RetryAfter(l, state, 1, now)))
 }
 
-// instants returns d in the unit of Instants. (The greatest Duration is 292
-// years, and no sum with it overflows.)
+// instants returns d in the unit of Instants. The greatest Duration is 292 years, so
+// adding it to an Instant cannot overflow.
 func instants(d time.Duration) strategy.Instant { return strategy.Instant(d / time.Microsecond) }

@@ -6,52 +6,52 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 )
 
-// A counter is one counter's memory: a cache line without pointers, so that
-// the garbage collector has nothing to look at.
+// A counter is the memory of one counter. It fits into a cache line, and has no
+// pointers, so that the garbage collector need not scan it.
 type counter struct {
 	key      key
 	state    strategy.State
-	expires  strategy.Instant // when it is wholly unused, and need not be held
+	expires  strategy.Instant // from when on the counter is unused and can be dropped
 	rank     int64            // see ranking
-	position uint32           // see ranking; or notHeld
-	log      atomic.Uint32    // where in logs its Log is; for SLIDING_WINDOW_LOG
+	position uint32           // see ranking; notHeld if this is not a counter now
+	log      atomic.Uint32    // the index of its Log in logs; 0 if it has no Log
 }
 
-// set makes c a counter of k, wholly unused.
+// set makes c an unused counter with key k.
 func (c *counter) set(k key) {
 	c.key, c.state, c.expires, c.rank, c.position = k, strategy.State{}, 0, 0, notHeld
 	c.log.Store(0)
 }
 
-// A table holds counters by key. They lie in chunks that never move, numbered
-// from 0; an open-addressed index finds them.
+// A table is a hash table of counters by key. The counters have numbers from 0, and
+// are in chunks that never move. An index with open addressing finds them.
 //
-// All but slot and fetch is for who holds the shard's lock. What is atomic is so
-// for these two alone.
+// Only the methods slot and fetch may be called without the shard's lock. Some
+// fields are atomic because of these two.
 type table struct {
-	entries int // the room of all logs, in entries
+	entries int // how many entries all logs have room for
 
-	// index has a power of two of slots, probed linearly from the tag's low
-	// bits. A slot is tag<<32 | number+1, or 0. With the tag beside the number
-	// the index grows without a look at the counters.
+	// index has a power of two of slots. A search starts at the low bits of the tag
+	// and goes on to the next slot. A slot is tag<<32 | number+1, or 0 if it is free.
+	// Because the tag is in the slot, the index can grow without reading the counters.
 	index atomic.Pointer[[]atomic.Uint64]
 
-	chunks []atomic.Pointer[chunk] // those that are needed so far; then nil
-	used   uint32                  // numbers below it have been given out at some time
-	free   []uint32                // of those, the ones to give out again
+	chunks []atomic.Pointer[chunk] // nil from the first chunk on that was not needed yet
+	used   uint32                  // the lowest number that was never given out
+	free   []uint32                // numbers below used to give out again
 
 	ranking
 
-	logs     []strategy.Log // without gaps; the first is nobody's, as 0 stands for none
-	logOwner []uint32       // of each log, the number of its counter
+	logs     []strategy.Log // without gaps; the first is unused, because index 0 means no Log
+	logOwner []uint32       // the number of the counter of each log
 }
 
 const (
 	chunkSize = 256 // 16 kB
 	minIndex  = 16
 
-	// notHeld is the number of no counter, and the position of one that was
-	// given back.
+	// notHeld is a number that no counter has. As a position, it means that the
+	// number is free.
 	notHeld = ^uint32(0)
 )
 
@@ -69,7 +69,7 @@ func (t *table) at(n uint32) *counter { return &t.chunks[n/chunkSize].Load()[n%c
 // held returns how many counters the table holds.
 func (t *table) held() int { return len(t.open) + len(t.shut) }
 
-// find returns the number of the counter known by k.
+// find returns the number of the counter with key k, and whether there is one.
 func (t *table) find(k key) (n uint32, found bool) {
 	index := *t.index.Load()
 	mask := uint64(len(index) - 1)
@@ -87,23 +87,23 @@ func (t *table) find(k key) (n uint32, found bool) {
 	}
 }
 
-// slot returns the slot of the index where the search for k begins. The lock
-// may be another's.
+// slot returns the slot of the index where the search for k begins. The caller need
+// not hold the lock.
 func (t *table) slot(k key) uint64 {
 	index := *t.index.Load()
 	return index[k.lo&uint64(len(index)-1)].Load()
 }
 
-// fetch has the processor fetch the counter that slot, if any, is of, without
-// waiting for it. The lock may be another's.
+// fetch makes the processor load the counter of slot into its cache, without waiting
+// for it. The caller need not hold the lock.
 func (t *table) fetch(slot uint64) {
 	if n := uint32(slot); n != 0 {
 		t.at(n - 1).log.Load()
 	}
 }
 
-// insert adds a counter, wholly unused and open, for k, which it does not
-// hold.
+// insert adds an unused, open counter with key k, and returns its number. The table
+// must not have that key yet.
 func (t *table) insert(k key) uint32 {
 	if t.held()+1 > len(*t.index.Load())/8*7 {
 		t.growIndex()
@@ -115,7 +115,7 @@ func (t *table) insert(k key) uint32 {
 	return n
 }
 
-// number gives out a number.
+// number returns a number for a new counter.
 func (t *table) number() uint32 {
 	if last := len(t.free) - 1; last >= 0 {
 		n := t.free[last]
@@ -146,7 +146,7 @@ func (t *table) remove(n uint32) {
 	t.free = append(t.free, n)
 }
 
-// place puts slot into the index, which has room for it.
+// place puts slot into the index. There must be room for it.
 func (t *table) place(slot uint64) { place(*t.index.Load(), slot) }
 
 func place(index []atomic.Uint64, slot uint64) {
@@ -158,8 +158,8 @@ func place(index []atomic.Uint64, slot uint64) {
 	index[i].Store(slot)
 }
 
-// unplace takes slot out of the index, and moves those after it that would
-// not be found across the gap.
+// unplace removes slot from the index. A search stops at a gap, so unplace moves
+// back the slots behind it that could no longer be found.
 func (t *table) unplace(slot uint64) {
 	index := *t.index.Load()
 	mask := uint64(len(index) - 1)
@@ -188,8 +188,8 @@ func (t *table) growIndex() {
 	t.index.Store(&index)
 }
 
-// log returns the log of the counter with number n, and gives it one if it has
-// none.
+// log returns the log of the counter with number n. If the counter has no log yet, it
+// gets one.
 func (t *table) log(n uint32) *strategy.Log {
 	c := t.at(n)
 	if c.log.Load() == 0 {

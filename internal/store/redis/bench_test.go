@@ -33,12 +33,12 @@ func BenchmarkPipelining(b *testing.B) {
 		return func(ctx context.Context, requests []store.Request, results []store.Result) {
 			ctx, cancel := context.WithTimeout(ctx, s.timeout)
 			defer cancel()
-			call := newCall(requests)
+			call := newCall(&requests[0])
 			questions, answers := []question{call.question}, make([]reply, 1)
 			command := s.pipes.script.command(ctx, questions)
 			replies(command, c.Process(ctx, command), questions, answers)
 			call.reply = &answers[0]
-			call.decide(requests, results)
+			call.decide(&requests[0], &results[0])
 		}
 	}
 	for _, by := range []struct {

@@ -16,10 +16,9 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 )
 
-// A call is one request, or a run of such as are decided together, on its way
-// through Redis.
+// A call is one request, with those that are decided together with it, on its
+// way through Redis.
 type call struct {
-	requests int
 	question
 	pending bool // whether it is to be sent
 
@@ -29,11 +28,11 @@ type call struct {
 	cut      error     // why it did not come in time
 }
 
-// A question is what Redis is asked of a run: nothing, if it has no keys.
-// Nothing it refers to is written to again.
+// A question is what a call asks Redis: nothing, if it has no keys. Nothing
+// that it refers to is written to again.
 type question struct {
 	keys []any  // strings
-	run  string // the run as the script reads it
+	run  string // the request, and its With, as the script reads it
 	load bool   // whether the server may not know the script
 }
 
@@ -44,22 +43,22 @@ type reply struct {
 	err    error
 }
 
-// newCall returns the call of a run.
-func newCall(run []store.Request) call {
-	c := call{requests: len(run)}
+// newCall returns the call of a request.
+func newCall(r *store.Request) call {
+	var c call
 	keys := 0
-	eachLimit(run, func(*store.Request, *strategy.Limit) { keys++ })
+	eachLimit(r, func(*store.Request, *strategy.Limit) { keys++ })
 	if keys == 0 {
 		return c
 	}
 	c.pending = true
-	// The run and then the keys are parts of one text.
+	// The request and then the keys are parts of one text.
 	text, ends := make([]byte, 0, 256), make([]int, 0, 4) // room for most
 	text = binary.BigEndian.AppendUint32(text, uint32(keys))
-	consume := consumes(run)
-	eachLimit(run, func(r *store.Request, l *strategy.Limit) { text = appendLimit(text, l, r.Cost, consume) })
+	consume := consumes(r)
+	eachLimit(r, func(r *store.Request, l *strategy.Limit) { text = appendLimit(text, l, r.Cost, consume) })
 	start := len(text)
-	eachLimit(run, func(r *store.Request, l *strategy.Limit) {
+	eachLimit(r, func(r *store.Request, l *strategy.Limit) {
 		text = appendCounterKey(text, r.Namespace, r.Identifier, l)
 		ends = append(ends, len(text))
 	})
@@ -87,25 +86,27 @@ func appendLimit(b []byte, l *strategy.Limit, cost uint64, consume byte) []byte 
 	return b
 }
 
-// eachLimit calls f for each limit of a run that has a counter, in order.
-func eachLimit(run []store.Request, f func(*store.Request, *strategy.Limit)) {
-	for i := range run {
-		for j := range run[i].Limits {
-			if l := &run[i].Limits[j]; !l.Rate.IsUnlimited() {
-				f(&run[i], l)
+// eachLimit calls f for each limit of a request and its With that has a
+// counter, in order.
+func eachLimit(r *store.Request, f func(*store.Request, *strategy.Limit)) {
+	r.All(func(r *store.Request) {
+		for i := range r.Limits {
+			if l := &r.Limits[i]; !l.Rate.IsUnlimited() {
+				f(r, l)
 			}
 		}
-	}
+	})
 }
 
-// consumes returns 1 if run consumes when it is allowed, and otherwise 0.
-func consumes(run []store.Request) byte {
-	for i := range run {
-		if run[i].Cost > 0 && !run[i].DryRun {
-			return 1
+// consumes returns 1 if r or its With consumes when it is allowed, and
+// otherwise 0.
+func consumes(r *store.Request) (consume byte) {
+	r.All(func(r *store.Request) {
+		if r.Cost > 0 && !r.DryRun {
+			consume = 1
 		}
-	}
-	return 0
+	})
+	return consume
 }
 
 // key returns the first key.
@@ -185,15 +186,13 @@ func (c *call) again() (wait bool) {
 	return false
 }
 
-// decide sets results to the answers to run that the reply implies.
-func (c *call) decide(run []store.Request, results []store.Result) {
-	err := c.answer(run, results)
-	for i := range results {
-		results[i].Err = err
-	}
+// decide sets res to the answer to r that the reply implies.
+func (c *call) decide(r *store.Request, res *store.Result) {
+	err := c.answer(r, res)
+	res.All(r, func(_ *store.Request, res *store.Result) { res.Err = err })
 }
 
-func (c *call) answer(run []store.Request, results []store.Result) error {
+func (c *call) answer(r *store.Request, res *store.Result) error {
 	if c.cut != nil {
 		return fmt.Errorf("redis: no reply in time: %w", c.cut)
 	}
@@ -213,31 +212,30 @@ func (c *call) answer(run []store.Request, results []store.Result) error {
 		}
 		now, consumed, states = c.reply.now, strategy.Consumed(c.reply.packed[0]), c.reply.packed[sizeOfConsumed:]
 	}
-	if decideRun(run, results, states, now) != consumed && c.reply != nil {
+	if decideByStates(r, res, states, now) != consumed && c.reply != nil {
 		return fmt.Errorf("redis: %w: script and strategy disagree on %q at %d: %q", store.ErrCounters, c.keys, now, states)
 	}
 	return nil
 }
 
-// decideRun decides a run by the states from before, in order, and returns from
-// which limits it consumed.
-func decideRun(run []store.Request, results []store.Result, packed string, now strategy.Instant) strategy.Consumed {
+// decideByStates decides r, and its With, by the states from before, in order.
+// It returns from which limits they consumed.
+func decideByStates(r *store.Request, res *store.Result, packed string, now strategy.Instant) strategy.Consumed {
 	decide := func(dryRun bool) (consumed strategy.Consumed, allowed bool) {
 		packed, allowed := packed, true
-		for i := range run {
-			r := &run[i]
+		res.All(r, func(r *store.Request, res *store.Result) {
 			var states [strategy.MaxLimits]strategy.State
 			for j := range r.Limits {
 				if len(packed) > 0 && !r.Limits[j].Rate.IsUnlimited() {
 					states[j], packed = parseState(packed[:sizeOfState]), packed[sizeOfState:]
 				}
 			}
-			from := results[i].Decide(r.Limits, states[:len(r.Limits)], r.Cost, now, r.DryRun || dryRun)
-			consumed, allowed = max(consumed, from), allowed && results[i].Allowed
-		}
+			from := res.Decide(r.Limits, states[:len(r.Limits)], r.Cost, now, r.DryRun || dryRun)
+			consumed, allowed = max(consumed, from), allowed && res.Allowed
+		})
 		return consumed, allowed
 	}
-	if len(run) > 1 {
+	if len(r.With) > 0 {
 		if _, allowed := decide(true); !allowed {
 			return strategy.ConsumedNone
 		}

@@ -1,8 +1,6 @@
 package redis
 
 import (
-	"strconv"
-
 	"github.com/ratelimitd/ratelimitd/internal/store"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 )
@@ -13,10 +11,10 @@ import (
 //	rl:{<namespace>:<identifier>}:<name>:<strategy>             a named limit
 //	rl:{<namespace>:<identifier>}:<strategy>:<rate>[:<burst>]   an unnamed one
 //
-// The braces make Redis Cluster keep all counters of an identifier in one
-// slot. A byte that is not printable ASCII, or that would be taken for one of
-// the key's own, is written %XX: so no two counters have one key. (A named and
-// an unnamed limit differ in the second part: only a rate has a slash.)
+// The braces make Redis Cluster keep all counters of an identifier in one slot.
+// No two counters share a key, because AppendEscaped writes as %XX each byte that
+// has a meaning in the key. A named and an unnamed limit differ in the second
+// part: only a rate has a slash.
 func counterKey(namespace, identifier string, l *strategy.Limit) string {
 	return string(appendCounterKey(make([]byte, 0, 128), namespace, identifier, l)) // room for most
 }
@@ -24,19 +22,12 @@ func counterKey(namespace, identifier string, l *strategy.Limit) string {
 func appendCounterKey(b []byte, namespace, identifier string, l *strategy.Limit) []byte {
 	b = append(b, "rl:"...)
 	b = append(appendTag(b, namespace, identifier), ':')
-	if l.Name != "" {
-		b = store.AppendEscaped(b, l.Name, "{}:")
-		b = append(b, ':')
-		return append(b, l.Strategy.String()...)
+	if l.Name == "" {
+		return l.AppendCounter(b)
 	}
-	b = append(b, l.Strategy.String()...)
+	b = store.AppendEscaped(b, l.Name, "{}:")
 	b = append(b, ':')
-	b = l.Rate.Append(b)
-	if l.Capacity != l.Rate.Count {
-		b = append(b, ':')
-		b = strconv.AppendInt(b, l.Capacity, 10)
-	}
-	return b
+	return append(b, l.Strategy.String()...)
 }
 
 // appendTag appends {<namespace>:<identifier>}, which alone says what slot the

@@ -9,15 +9,15 @@ var _ prometheus.Collector = Collector{}
 
 var (
 	pipelinesDesc = prometheus.NewDesc("ratelimitd_redis_pipelines_total",
-		"Round trips to Redis that decided something.", nil, nil)
+		"Round trips to Redis with at least one decision.", nil, nil)
 	decisionsDesc = prometheus.NewDesc("ratelimitd_redis_decisions_total",
-		"Decisions asked for in those round trips: where they share them, more than one a round trip.", nil, nil)
+		"Decisions asked for in these round trips. Concurrent decisions share a round trip.", nil, nil)
 	waitingDesc = prometheus.NewDesc("ratelimitd_redis_waiting",
-		"Calls that wait for a round trip to share.", nil, nil)
+		"Calls that wait for the next round trip.", nil, nil)
 	connectionsDesc = prometheus.NewDesc("ratelimitd_redis_connections",
 		"Connections to Redis, by whether they are in use or idle.", []string{"state"}, nil)
 	poolTimeoutsDesc = prometheus.NewDesc("ratelimitd_redis_pool_timeouts_total",
-		"Round trips that got no connection in time, as all were in use.", nil, nil)
+		"Round trips that got no connection in time, because all were in use.", nil, nil)
 )
 
 // Collector returns what collects the metrics of s.

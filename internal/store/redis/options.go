@@ -16,55 +16,58 @@ import (
 )
 
 const (
-	// DefaultURL is where a Redis listens if nobody says otherwise.
+	// DefaultURL is the address of a Redis with the default configuration.
 	DefaultURL = "redis://127.0.0.1:6379"
-	// DefaultTimeout is many times a round trip within a data centre, and
-	// still a delay that a caller can bear.
+	// DefaultTimeout is many times as long as a round trip within a data centre,
+	// and short enough for a caller to wait.
 	DefaultTimeout = 50 * time.Millisecond
 	// DefaultDialTimeout leaves time for a TLS handshake across a data centre.
 	DefaultDialTimeout = time.Second
-	// DefaultPoolSize leaves as many connections as the senders of a lane use
-	// for resets, health checks, and connections that are being replaced.
+	// DefaultPoolSize is twice what the senders of a lane use. The rest is for
+	// resets, health checks, and connections that are being replaced.
 	DefaultPoolSize = 2 * maxSenders
 )
 
 // Options say how to make a Store. The zero Options are the defaults.
 type Options struct {
-	// URLs are the servers: redis://[user[:password]@]host[:port][/database],
-	// or rediss:// for TLS. Several are nodes of one cluster, which names the
-	// others; or sentinels, if MasterName is set. What one URL says of user,
-	// password, database and TLS holds for all. None is DefaultURL.
+	// URLs are the servers: redis://[user[:password]@]host[:port][/database], or
+	// rediss:// for TLS. Several URLs are nodes of one cluster, which names its
+	// other nodes. If MasterName is set, the URLs are sentinels. The user, password
+	// and database of the first URL are for all servers, and all URLs must agree on
+	// TLS. An empty list means DefaultURL.
 	URLs []string
-	// Cluster says that a single URL is a node of a cluster too.
+	// Cluster says that the server is a node of a cluster even if there is only one
+	// URL.
 	Cluster bool
 
-	// MasterName makes the URLs those of sentinels, and names the group of
-	// servers whose master they know. User, password, database and TLS in a
-	// URL are for those servers; TLS is for the sentinels as well.
+	// MasterName says that the URLs are sentinels, and names the group of servers
+	// whose master to use. The user, password and database in a URL are for these
+	// servers. TLS is for the servers and the sentinels.
 	MasterName                     string
 	SentinelUser, SentinelPassword string
 
-	// User and Password go before those of the URLs, so that a password need
-	// not be in a command line. So does Database, unless it is 0.
+	// User, Password and Database replace those of the URLs, unless they are empty
+	// or 0. So a password need not be on a command line.
 	User, Password string
 	Database       int
 
-	// TLS, for rediss:// URLs. CAFile has the PEM certificates to trust
-	// in place of the system's; CertFile and KeyFile have those by which
-	// the servers know this client; ServerName is what the servers'
-	// certificates say if it is not the host of the address.
+	// These are for TLS, with rediss:// URLs. CAFile has the certificates to trust,
+	// in PEM, instead of the system's. CertFile and KeyFile have this client's
+	// certificate and key. ServerName is the name in the servers' certificates, if
+	// that is not the host of the URL.
 	CAFile, CertFile, KeyFile, ServerName string
 
-	// PoolSize bounds the connections to each server, and MinIdle is how many
-	// of them to have ready. 0 is DefaultPoolSize, and none.
+	// PoolSize bounds the connections to each server; 0 means DefaultPoolSize.
+	// MinIdle is how many idle connections to keep ready.
 	PoolSize, MinIdle int
-	// DialTimeout bounds how long it takes to connect. 0 is DefaultDialTimeout.
+	// DialTimeout bounds each attempt to connect. 0 means DefaultDialTimeout.
 	DialTimeout time.Duration
-	// Timeout bounds each call. 0 is DefaultTimeout.
+	// Timeout bounds each call. 0 means DefaultTimeout.
 	Timeout time.Duration
 }
 
-// withDefaults returns o with its defaults in place, or which option is wrong.
+// withDefaults returns o with the defaults filled in, or an error that says which
+// option is wrong.
 func (o Options) withDefaults() (Options, error) {
 	if len(o.URLs) == 0 {
 		o.URLs = []string{DefaultURL}
@@ -89,17 +92,16 @@ func (o Options) withDefaults() (Options, error) {
 	case o.MinIdle < 0 || o.MinIdle > o.PoolSize:
 		err = fmt.Errorf("min idle %d: must be from 0 to the pool size, %d", o.MinIdle, o.PoolSize)
 	case o.Cluster && o.MasterName != "":
-		err = fmt.Errorf("sentinel master name %q: a cluster has no sentinels; choose one of the two", o.MasterName)
+		err = fmt.Errorf("sentinel master name %q: a cluster has no sentinels; use either a cluster or sentinels", o.MasterName)
 	case o.MasterName == "" && o.SentinelUser != "":
-		err = fmt.Errorf("sentinel user %q: needs the sentinel master name too, such as \"mymaster\"", o.SentinelUser)
+		err = fmt.Errorf("sentinel user %q: give the sentinel master name too, such as \"mymaster\"", o.SentinelUser)
 	case o.MasterName == "" && o.SentinelPassword != "":
-		err = fmt.Errorf("sentinel password: needs the sentinel master name too, such as \"mymaster\"")
+		err = fmt.Errorf("sentinel password: give the sentinel master name too, such as \"mymaster\"")
 	}
 	return o, err
 }
 
-// universal returns what the client wants to know of o, whose defaults are in
-// place.
+// universal returns o as options of the client. The defaults must be filled in.
 func (o Options) universal() (*redis.UniversalOptions, error) {
 	server, addrs, err := o.servers()
 	if err != nil {
@@ -117,7 +119,7 @@ func (o Options) universal() (*redis.UniversalOptions, error) {
 	cluster := o.MasterName == "" && (o.Cluster || len(addrs) > 1)
 	switch {
 	case server.user != "" && server.password == "":
-		return nil, fmt.Errorf("user %q: needs a password too", server.user)
+		return nil, fmt.Errorf("user %q: give a password too", server.user)
 	case server.database < 0:
 		return nil, fmt.Errorf("database %d: must be a number from 0", server.database)
 	case cluster && server.database != 0:
@@ -127,8 +129,8 @@ func (o Options) universal() (*redis.UniversalOptions, error) {
 	if err != nil {
 		return nil, err
 	}
-	// The client's own questions, such as for the nodes of a cluster, have no
-	// caller whose deadline they could keep.
+	// Some requests have no caller with a deadline: the client asks on its own for
+	// the nodes of a cluster, for example.
 	own := max(o.Timeout, o.DialTimeout)
 	return &redis.UniversalOptions{
 		Addrs:            addrs,
@@ -147,28 +149,29 @@ func (o Options) universal() (*redis.UniversalOptions, error) {
 		DialTimeout:      o.DialTimeout,
 		ReadTimeout:      own,
 		WriteTimeout:     own,
-		// A decision that is sent again may consume twice: see once. Redirects
-		// and connections that could not be had are followed up to three
-		// times, after pauses that leave room within a caller's deadline.
+		// A decision that is sent twice may consume twice, so the client must not
+		// retry: see once. It may follow a redirect or try another connection, up to
+		// three times. The pauses in between are short against a caller's deadline.
 		MaxRetries:            -1,
 		MaxRedirects:          3,
 		MinRetryBackoff:       time.Millisecond,
 		MaxRetryBackoff:       4 * time.Millisecond,
 		DialerRetries:         1,
 		ContextTimeoutEnabled: true,
-		// They stretch timeouts while a server is in maintenance.
+		// Maintenance notifications would extend timeouts while a server is in
+		// maintenance.
 		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
 	}, nil
 }
 
-// A server is what URLs say of the servers, beside where they are.
+// A server has what URLs say about the servers, besides their addresses.
 type server struct {
 	tls            bool
 	user, password string
 	database       int
 }
 
-// servers returns the addresses of the URLs, and what they agree on.
+// servers returns the addresses in the URLs, and what is the same for all.
 func (o Options) servers() (server, []string, error) {
 	port, example := "6379", DefaultURL
 	if o.MasterName != "" {
@@ -184,28 +187,28 @@ func (o Options) servers() (server, []string, error) {
 		case i == 0:
 			first = s
 		case s.tls != first.tls:
-			return server{}, nil, fmt.Errorf("URL %q: some URLs say redis:// and some rediss://, where all must agree", redacted(text))
+			return server{}, nil, fmt.Errorf("URL %q: some URLs begin with redis:// and some with rediss://; use one of them for all", redacted(text))
 		case s != (server{tls: s.tls}) && s != first:
-			return server{}, nil, fmt.Errorf("URL %q: has another user, password or database than the first; write them in the first alone", redacted(text))
+			return server{}, nil, fmt.Errorf("URL %q: has another user, password or database than the first URL; write them only in the first", redacted(text))
 		}
 		addrs = append(addrs, addr)
 	}
 	return first, addrs, nil
 }
 
-// parseURL returns what a URL says, or what is wrong with it, in words that
-// have no part of it: that part could be of a password.
+// parseURL returns what a URL says, or what is wrong with it. The problem quotes no
+// part of the URL, because any part could belong to a password.
 func parseURL(text, port string) (s server, addr, problem string) {
 	u, err := url.Parse(text)
 	switch {
 	case err != nil:
-		return s, "", "it is no URL (in a password, write %40 for @, %2F for /, %3A for :, %25 for %)"
+		return s, "", "it is not a URL (in a password, write %40 for @, %2F for /, %3A for :, %25 for %)"
 	case u.Scheme != "redis" && u.Scheme != "rediss":
 		return s, "", "it begins with neither redis:// nor rediss://"
 	case u.Opaque != "" || u.Hostname() == "":
 		return s, "", "it has no host"
 	case u.RawQuery != "" || u.ForceQuery || u.Fragment != "":
-		return s, "", "it has a part after ? or #, where there is none; options have flags of their own"
+		return s, "", "it must not have a ? or #; options have their own flags"
 	}
 	if database := strings.Trim(u.Path, "/"); database != "" {
 		if s.database, err = strconv.Atoi(database); err != nil || s.database < 0 {
@@ -221,7 +224,7 @@ func parseURL(text, port string) (s server, addr, problem string) {
 	return s, net.JoinHostPort(u.Hostname(), port), ""
 }
 
-// redacted returns a URL without what may be a user and a password.
+// redacted returns a URL without the part that may have a user and a password.
 func redacted(text string) string {
 	i := strings.LastIndexByte(text, '@')
 	if i < 0 {
@@ -234,14 +237,14 @@ func redacted(text string) string {
 	return scheme + "://..." + text[i:]
 }
 
-// tlsConfig returns how to speak TLS, or nil if the URLs do not ask for it.
+// tlsConfig returns the configuration of TLS, or nil if the URLs do not ask for TLS.
 func (o Options) tlsConfig(wanted bool) (*tls.Config, error) {
 	if !wanted {
 		for _, option := range [][2]string{
 			{"TLS CA file", o.CAFile}, {"TLS certificate file", o.CertFile}, {"TLS key file", o.KeyFile}, {"TLS server name", o.ServerName},
 		} {
 			if option[1] != "" {
-				return nil, fmt.Errorf("%s %q: is for TLS, which needs URLs such as %q", option[0], option[1], "rediss://10.0.0.5:6379")
+				return nil, fmt.Errorf("%s %q: this option is for TLS, so the URLs must be such as %q", option[0], option[1], "rediss://10.0.0.5:6379")
 			}
 		}
 		return nil, nil
@@ -254,7 +257,7 @@ func (o Options) tlsConfig(wanted bool) (*tls.Config, error) {
 		}
 		config.RootCAs = x509.NewCertPool()
 		if !config.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("TLS CA file %q: has no certificate in PEM, such as begins with -----BEGIN CERTIFICATE-----", o.CAFile)
+			return nil, fmt.Errorf("TLS CA file %q: has no PEM certificate, which begins with -----BEGIN CERTIFICATE-----", o.CAFile)
 		}
 	}
 	if o.CertFile != "" || o.KeyFile != "" {

@@ -33,7 +33,7 @@ func TestNewRefuses(t *testing.T) {
 		{Options{URLs: []string{"redis://:hunter2@localhost:6379/x"}}, []string{`"redis://...@localhost:6379/x"`, "database"}},
 		{Options{URLs: []string{"redis://localhost/-1"}}, []string{"database"}},
 		{Options{URLs: []string{"redis://localhost?pool_size=3"}}, []string{`"redis://localhost?pool_size=3"`, "?"}},
-		{Options{URLs: []string{"redis://a", "rediss://b"}}, []string{`"rediss://b"`, "agree"}},
+		{Options{URLs: []string{"redis://a", "rediss://b"}}, []string{`"rediss://b"`, "use one of them for all"}},
 		{Options{URLs: []string{"redis://u:hunter2@a", "redis://u:hunter3@b"}}, []string{`"redis://...@b"`, "first"}},
 		{Options{URLs: []string{"redis://a/1", "redis://b/1"}}, []string{"database 1", "cluster"}},
 		{Options{Cluster: true, Database: 2}, []string{"database 2", "cluster"}},
@@ -133,7 +133,7 @@ func TestUserAndPasswordApart(t *testing.T) {
 		t.Errorf("%+v, %v; want the user of the URL with the password", u, err)
 	}
 	o.Password = ""
-	if _, err := o.universal(); err == nil || !strings.Contains(err.Error(), `user "ratelimitd": needs a password too`) {
+	if _, err := o.universal(); err == nil || !strings.Contains(err.Error(), `user "ratelimitd": give a password too`) {
 		t.Errorf("without a password: %v", err)
 	}
 }

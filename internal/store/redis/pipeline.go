@@ -12,65 +12,67 @@ import (
 )
 
 const (
-	// maxSenders is how many pipelines a lane has under way at most. More make
-	// the pipelines shorter; fewer let one slow pipeline hold up the rest.
+	// maxSenders is how many pipelines of a lane are under way at most. With more,
+	// the pipelines get shorter. With fewer, one slow pipeline holds up the rest.
 	maxSenders = 4
-	// maxPipeline is how many questions a pipeline has before what else waits
-	// is left to the next.
+	// maxPipeline is how many questions a pipeline has before the rest waits for the
+	// next pipeline.
 	maxPipeline = 256
-	// maxTurn is how many questions of one caller go together, while others
-	// wait: half a millisecond of Redis.
+	// maxTurn is how many questions of one caller are sent together while others
+	// wait. Redis takes about half a millisecond for them.
 	maxTurn = 64
-	// maxTogether is how many keys a command has, if it asks several questions:
-	// Redis does nothing else until it is done with them.
+	// maxTogether is how many keys a command with several questions has at most.
+	// Redis does nothing else while it runs a command.
 	maxTogether = 16
 )
 
 var errClosed = errors.New("the store is closed")
 
-// A pipeliner has concurrent callers share round trips: what gathers while one
-// pipeline is under way is sent as the next. It waits for nothing: a command
-// that comes while there is no pipeline under way is sent at once. And they share
-// commands, but in a cluster, where a command's keys have to be in one slot.
+// A pipeliner lets concurrent callers share round trips. What arrives while a
+// pipeline is under way is sent together in the next one. It does not wait to
+// collect more: what arrives while no pipeline is under way is sent at once.
+// Questions also share commands, except in a cluster, where all keys of a command
+// must be in one slot.
 //
-// A command is sent once. If the connection fails, whether it ran or not is
-// unknown, and it is an error.
+// It sends a command only once. If the connection fails, nobody knows whether the
+// command ran, and the caller gets an error.
 type pipeliner struct {
 	client  redis.UniversalClient
-	cluster *redis.ClusterClient // the client, if it is that of a cluster
+	cluster *redis.ClusterClient // the client, if the server is a cluster; otherwise nil
 	script  script
 	timeout time.Duration
 	mapped  atomic.Bool // whether the nodes of the cluster are known
 
-	pipelines, questions atomic.Uint64 // sent, for the metrics
+	pipelines, questions atomic.Uint64 // how many were sent; for the metrics
 
-	senders sync.WaitGroup // with mu held, until closed
+	senders sync.WaitGroup // Go is called with mu held, and not after closed is set
 	mu      sync.Mutex     // protects the following
 	lanes   map[string]*lane
 	closed  bool
 }
 
-// A lane is the way to one server. Each server has its own, so that one which
-// does not answer holds up nothing but what is for it.
+// A lane is the queue for one server. Each server has its own, so that a server which
+// does not answer holds up only its own questions.
 type lane struct {
 	waiting []*shipment
 	senders int
 }
 
-// A shipment is questions of one caller for one lane, in order. It is the
-// sender's until done is closed: a caller that leaves before leaves it alone.
-// Many questions are sent in several turns, each when the last is done.
+// A shipment has the questions of one caller for one lane, in order. It belongs to
+// the sender until done is closed. A caller that stops waiting before that must not
+// touch it any more. A shipment with many questions is sent in several turns, one
+// after the other.
 type shipment struct {
 	ctx       context.Context // the caller's
-	deadline  time.Time       // of the caller, or the store's for it
+	deadline  time.Time       // the caller's deadline, or that of the store if it is sooner
 	questions []question
-	replies   []reply // of each of questions
+	replies   []reply // replies[i] answers questions[i]
 	sent      int     // how many of questions have had their turn
-	turnEnd   int     // which of questions the turn ends before
+	turnEnd   int     // the current turn is questions[sent:turnEnd]
 	done      chan struct{}
 
-	oneQuestion [1]question // what most have: room for questions
-	oneReply    [1]reply    // and replies
+	oneQuestion [1]question // room for questions: most shipments have one
+	oneReply    [1]reply    // room for its reply
 }
 
 func newShipment(ctx context.Context, deadline time.Time) *shipment {
@@ -85,7 +87,7 @@ func (s *shipment) add(q question) int {
 	return len(s.questions) - 1
 }
 
-// turn returns the questions whose turn it is, and room for the replies.
+// turn returns the questions of the current turn, and room for their replies.
 func (s *shipment) turn() ([]question, []reply) {
 	return s.questions[s.sent:s.turnEnd], s.replies[s.sent:s.turnEnd]
 }
@@ -102,7 +104,7 @@ func (p *pipeliner) laneOf(ctx context.Context, key string) string {
 		return ""
 	}
 	if !p.mapped.Load() {
-		return "" // asking would wait for the cluster to answer
+		return "" // do not wait here until the cluster answers
 	}
 	node, err := p.cluster.MasterForKey(ctx, key)
 	if err != nil {
@@ -111,7 +113,7 @@ func (p *pipeliner) laneOf(ctx context.Context, key string) string {
 	return node.Options().Addr
 }
 
-// send sends what is in s down a lane, and returns before it is done.
+// send puts s into a lane, and does not wait until it is done.
 func (p *pipeliner) send(name string, s *shipment) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -131,7 +133,7 @@ func (p *pipeliner) send(name string, s *shipment) {
 	}
 }
 
-// run sends what waits in l until nothing does.
+// run is a sender of l. It sends what waits in l until nothing waits.
 func (p *pipeliner) run(name string, l *lane) {
 	var load []*shipment
 	for {
@@ -144,8 +146,8 @@ func (p *pipeliner) run(name string, l *lane) {
 	}
 }
 
-// requeue puts behind the others what has not been sent whole. (The sender
-// goes on, and so what it puts there is seen to.)
+// requeue puts the shipments that have questions left at the end of the queue. The
+// sender that calls it goes on, so they do not stay there.
 func (p *pipeliner) requeue(l *lane, load []*shipment) {
 	load = slices.DeleteFunc(load, func(s *shipment) bool { return s.sent == len(s.questions) })
 	if len(load) == 0 {
@@ -156,8 +158,8 @@ func (p *pipeliner) requeue(l *lane, load []*shipment) {
 	l.waiting = append(l.waiting, load...)
 }
 
-// next moves what is to be sent together from l to load. If there is nothing,
-// the sender is no longer one.
+// next moves the shipments to send together from l to load. If nothing waits, it
+// returns an empty load, and the sender must end.
 func (p *pipeliner) next(name string, l *lane, load []*shipment) []*shipment {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -184,11 +186,11 @@ func (p *pipeliner) next(name string, l *lane, load []*shipment) []*shipment {
 	return load
 }
 
-// exec sends load, but for what nobody waits for any more, as one pipeline. It
-// has as long as connecting and the store's timeout take, however soon its
-// callers leave: to cut it short would cost the connection, and one that takes
-// longer to set up than a decision may would never be had. It has longer if a
-// caller has.
+// exec sends load as one pipeline, without the shipments that nobody waits for any
+// more. The pipeline may take as long as connecting and the store's timeout
+// together, or longer if a caller's deadline is later. It goes on when its callers
+// leave: ending it would close the connection, and a connection that takes longer
+// to set up than a caller waits would never be made.
 func (p *pipeliner) exec(load []*shipment) {
 	now := time.Now()
 	deadline := now.Add(p.timeout)
@@ -213,24 +215,24 @@ func (p *pipeliner) exec(load []*shipment) {
 	for _, s := range load {
 		_, room := s.turn()
 		if len(room) == 0 {
-			continue // it failed already
+			continue // it has failed already
 		}
 		replies = replies[copy(room, replies):]
 		s.sent += len(room)
 		switch {
 		case s.sent == len(s.questions):
 			s.finish()
-		case err != nil && !isReply(err): // the rest would only wait for the same
+		case err != nil && !isReply(err): // the rest would meet the same error
 			s.fail(err)
 		}
 	}
 }
 
-// ask asks questions, and returns their replies, and the first error.
+// ask sends questions in one pipeline. It returns their replies, and the first error.
 func (p *pipeliner) ask(ctx context.Context, questions []question) ([]reply, error) {
 	type part struct {
 		command *redis.StringCmd
-		end     int // which of questions it ends before
+		end     int // the index after its last question
 	}
 	pipe := p.client.Pipeline()
 	var parts []part
@@ -259,8 +261,8 @@ func (p *pipeliner) ask(ctx context.Context, questions []question) ([]reply, err
 	return all, err
 }
 
-// learn has a cluster's client ask anew which node has which keys if a
-// pipeline failed: a node that is gone redirects nobody.
+// learn makes the client of a cluster ask again which node has which keys, if a
+// pipeline failed. A node that is gone cannot redirect the client.
 func (p *pipeliner) learn(ctx context.Context, err error) {
 	if p.cluster == nil {
 		return
@@ -272,7 +274,8 @@ func (p *pipeliner) learn(ctx context.Context, err error) {
 	p.mapped.Store(true)
 }
 
-// isReply reports whether err is what a server replied.
+// isReply reports whether err is an error reply of a server. Otherwise there was no
+// reply.
 func isReply(err error) bool {
 	var reply redis.Error
 	return errors.As(err, &reply)
@@ -288,7 +291,7 @@ func (p *pipeliner) waiting() (n int) {
 	return n
 }
 
-// close waits for what is under way.
+// close makes send fail from now on, and waits until all senders have ended.
 func (p *pipeliner) close() {
 	p.mu.Lock()
 	p.closed = true
@@ -296,7 +299,7 @@ func (p *pipeliner) close() {
 	p.senders.Wait()
 }
 
-// left returns why the caller of s does not wait for it any more, or nil.
+// left returns why the caller of s does not wait any more, or nil if it waits.
 func (s *shipment) left(now time.Time) error {
 	if err := s.ctx.Err(); err != nil {
 		return err
@@ -307,11 +310,11 @@ func (s *shipment) left(now time.Time) error {
 	return nil
 }
 
-// timers are stopped ones, to be used again: a context with a deadline would
-// be a new one for each decision, and five more allocations.
+// timers are stopped timers, for use again. A context with a deadline would need a new
+// timer for each decision, and five more allocations.
 var timers = sync.Pool{New: func() any { return time.NewTimer(0) }}
 
-// wait waits for s to be done. The error says why it stopped before.
+// wait waits until s is done. An error says why it stopped waiting before that.
 func (s *shipment) wait() error {
 	select {
 	case <-s.done:
@@ -334,7 +337,7 @@ func (s *shipment) wait() error {
 	}
 }
 
-// fail finishes s without having sent what is left of it.
+// fail finishes s: the questions that were not sent get err.
 func (s *shipment) fail(err error) {
 	for i := s.sent; i < len(s.questions); i++ {
 		s.replies[i].err = err
@@ -345,10 +348,10 @@ func (s *shipment) fail(err error) {
 
 func (s *shipment) finish() { close(s.done) }
 
-// once makes a command one that the client never sends a second time after it
-// may have run. Without it a ClusterClient sends all of a pipeline again when
-// its connection fails, or when its first reply is an error such as TRYAGAIN.
+// once is a command that the client does not send again after it may have run.
+// Without it, a ClusterClient sends a whole pipeline again if the connection fails,
+// or if the first reply is an error such as TRYAGAIN.
 type once struct{ *redis.StringCmd }
 
-// NoRetry is what the client asks.
+// NoRetry tells the client not to retry.
 func (once) NoRetry() bool { return true }

@@ -68,13 +68,8 @@ func (s *Store) Decide(ctx context.Context, requests []store.Request, results []
 	}
 	var few [2]call
 	calls := slices.Grow(few[:0], len(requests))
-	for rest := requests; len(rest) > 0; {
-		n := 1
-		if s.pipes.cluster == nil { // on a cluster a run's counters are in several slots
-			n = store.RunLength(rest)
-		}
-		calls = append(calls, newCall(rest[:n]))
-		rest = rest[n:]
+	for i := range requests {
+		calls = append(calls, newCall(&requests[i]))
 	}
 	for pause := firstPause; ; {
 		s.ask(ctx, deadline, calls)
@@ -94,17 +89,19 @@ func (s *Store) Decide(ctx context.Context, requests []store.Request, results []
 		}
 	}
 	for i := range calls {
-		n := calls[i].requests
-		calls[i].decide(requests[:n], results[:n])
-		requests, results = requests[n:], results[n:]
+		calls[i].decide(&requests[i], &results[i])
 	}
 }
+
+// DecidesTogether reports whether the server is not a cluster, where the
+// counters of several identifiers are in several slots.
+func (s *Store) DecidesTogether() bool { return s.pipes.cluster == nil }
 
 // budget returns how long requests may take together.
 func (s *Store) budget(requests []store.Request) time.Duration {
 	limits := 0
 	for i := range requests {
-		limits += len(requests[i].Limits)
+		requests[i].All(func(r *store.Request) { limits += len(r.Limits) })
 	}
 	return s.timeout + time.Duration(limits)*perLimit
 }

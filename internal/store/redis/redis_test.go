@@ -69,7 +69,7 @@ func TestConformance(t *testing.T) {
 		}
 		s := open(t, server)
 		s.pipes.script = newScript(testClock)
-		return storetest.Subject{Store: s, Joins: true, Set: func(now strategy.Instant) {
+		return storetest.Subject{Store: s, Set: func(now strategy.Instant) {
 			if err := client.Set(t.Context(), "test:now", int64(now), 0).Err(); err != nil {
 				t.Fatal(err)
 			}
@@ -184,6 +184,31 @@ func TestKeys(t *testing.T) {
 		left, err := client.PTTL(t.Context(), key).Result()
 		if most, ok := ttl[key]; !ok || err != nil || left > most+2*time.Millisecond || left < 0 {
 			t.Errorf("key %s expires in %v, %v; want at most %v", key, left, err, most)
+		}
+	}
+}
+
+// TestCounterKeys holds the keys that counters have in servers: with others,
+// counters that are there would be lost.
+func TestCounterKeys(t *testing.T) {
+	for _, tt := range []struct {
+		spec strategy.Spec
+		want string
+	}{
+		{strategy.Spec{Rate: "100/min"}, "rl:{n:i}:fixed_window:100/1m"},
+		{strategy.Spec{Rate: "100/min", Strategy: strategy.TokenBucket, Burst: 100}, "rl:{n:i}:token_bucket:100/1m"},
+		{strategy.Spec{Rate: "100/min", Strategy: strategy.TokenBucket, Burst: 20}, "rl:{n:i}:token_bucket:100/1m:20"},
+		{strategy.Spec{Rate: "100/min", Strategy: strategy.GCRA}, "rl:{n:i}:gcra:100/1m:1"},
+		{strategy.Spec{Rate: "0/min", Strategy: strategy.GCRA}, "rl:{n:i}:gcra:0/1m"},
+		{strategy.Spec{Rate: "100/min", Strategy: strategy.GCRA, Name: "a:{b} é"}, "rl:{n:i}:a%3A%7Bb%7D%20%C3%A9:gcra"},
+	} {
+		ls := limits(t, tt.spec)
+		if got := counterKey("n", "i", &ls[0]); got != tt.want {
+			t.Errorf("%+v: got %s, want %s", tt.spec, got, tt.want)
+		}
+		buf := make([]byte, 0, 128)
+		if n := testing.AllocsPerRun(100, func() { buf = appendCounterKey(buf[:0], "n", "i", &ls[0]) }); n != 0 {
+			t.Errorf("%+v: %v allocations", tt.spec, n)
 		}
 	}
 }
@@ -480,10 +505,10 @@ func TestMetrics(t *testing.T) {
 	if p, d := s.pipes.pipelines.Load()-before, s.pipes.questions.Load()-decisions; p != 1 || d != 3 {
 		t.Errorf("3 requests of one call are counted as %d decisions in %d round trips", d, p)
 	}
-	if err := testutil.CollectAndCompare(s.Collector(), strings.NewReader(`# HELP ratelimitd_redis_pool_timeouts_total Round trips that got no connection in time, as all were in use.
+	if err := testutil.CollectAndCompare(s.Collector(), strings.NewReader(`# HELP ratelimitd_redis_pool_timeouts_total Round trips that got no connection in time, because all were in use.
 # TYPE ratelimitd_redis_pool_timeouts_total counter
 ratelimitd_redis_pool_timeouts_total 0
-# HELP ratelimitd_redis_waiting Calls that wait for a round trip to share.
+# HELP ratelimitd_redis_waiting Calls that wait for the next round trip.
 # TYPE ratelimitd_redis_waiting gauge
 ratelimitd_redis_waiting 0
 `), "ratelimitd_redis_pool_timeouts_total", "ratelimitd_redis_waiting"); err != nil {

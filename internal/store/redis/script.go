@@ -9,8 +9,8 @@ import (
 //go:embed decide.lua
 var decideBody string
 
-// serverClock sets what decide.lua expects to be set. Tests put a clock of
-// their own in its place.
+// serverClock sets the variables that decide.lua expects, from the clock of the
+// server. Tests replace it by a clock of their own.
 const serverClock = `local clock = redis.call('TIME')
 local now, slack = clock[1] * 1000000 + clock[2], 1
 `

@@ -41,7 +41,7 @@ func testSentinelConformance(t *testing.T, g *redistest.SentinelGroup) {
 		}
 		s := openWith(t, throughSentinels(g))
 		s.pipes.script = newScript(testClock)
-		return storetest.Subject{Store: s, Joins: true, Set: func(now strategy.Instant) {
+		return storetest.Subject{Store: s, Set: func(now strategy.Instant) {
 			if err := client.Set(t.Context(), "test:now", int64(now), 0).Err(); err != nil {
 				t.Fatal(err)
 			}

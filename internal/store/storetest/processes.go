@@ -14,8 +14,8 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 )
 
-// racerAddr, in the environment, makes a test binary one of the processes of
-// RaceProcesses.
+// racerAddr is the environment variable that makes a test binary one of the processes
+// of RaceProcesses.
 const racerAddr = "RATELIMITD_TEST_RACER_ADDR"
 
 const (
@@ -23,9 +23,9 @@ const (
 	racePermits = 100
 )
 
-// Race is for the TestMain of a store that processes share: in a process that
-// RaceProcesses has started it does that process's part, on the store that
-// open opens at an address, and returns true.
+// Race is for the TestMain of a store that processes share. In a process that
+// RaceProcesses has started, it opens the store at an address, does that process's part
+// and returns true.
 func Race(open func(addr string) (store.Store, error)) bool {
 	addr := os.Getenv(racerAddr)
 	if addr == "" {
@@ -42,8 +42,8 @@ func Race(open func(addr string) (store.Store, error)) bool {
 	return true
 }
 
-// race asks racePermits times for a unit of a limit of racePermits, and returns
-// how many it got. The period is a year, so that it does not end on the way.
+// race asks racePermits times for one unit of a limit of racePermits, and returns how
+// often it was allowed. The period is a year, so that it does not end meanwhile.
 func race(s store.Store, strat strategy.Strategy) (allowed int) {
 	spec := strategy.Spec{Rate: fmt.Sprintf("%d/366d", racePermits), Strategy: strat}
 	if strat == strategy.GCRA {
@@ -66,8 +66,9 @@ func race(s store.Store, strat strategy.Strategy) (allowed int) {
 	return allowed
 }
 
-// RaceProcesses has several processes, which share the counters at addr, race
-// for one limit of each strategy: exactly as many get through as it permits.
+// RaceProcesses starts several processes that share the counters at addr and race for
+// one limit of each strategy. Exactly as many requests must get through as the limit
+// permits.
 func RaceProcesses(t *testing.T, addr string) {
 	t.Helper()
 	outputs := make([][]byte, racers)

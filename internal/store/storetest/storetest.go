@@ -1,4 +1,4 @@
-// Package storetest is the conformance suite that every store passes: Run says
+// Package storetest is the conformance suite that every store must pass. Its tests say
 // what the contract of store.Store means.
 package storetest
 
@@ -18,15 +18,13 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 )
 
-// A Subject is a store under test, empty at first, and what sets the clock
-// that it decides by.
+// A Subject is a store under test. It is empty at first.
 type Subject struct {
 	Store store.Store
-	Set   func(now strategy.Instant)
-	Joins bool // whether it decides joined requests together
+	Set   func(now strategy.Instant) // sets the clock by which the store decides
 }
 
-// Run runs the suite. open opens a Subject, which open has the test close.
+// Run runs the suite. open opens a Subject and makes the test close it at its end.
 func Run(t *testing.T, open func(t *testing.T) Subject) {
 	for _, c := range []struct {
 		name string
@@ -43,7 +41,7 @@ func Run(t *testing.T, open func(t *testing.T) Subject) {
 		{"RateChangesWithinAUnit", testRateChangesWithinAUnit},
 		{"Reset", testReset},
 		{"BatchIsInOrder", testBatchIsInOrder},
-		{"Joined", testJoined},
+		{"Together", testTogether},
 		{"MixedBatches", testMixedBatches},
 		{"Race", testRace},
 		{"AgreesWithTheAlgorithms", testAgreesWithTheAlgorithms},
@@ -63,13 +61,13 @@ func Limit(tb testing.TB, spec strategy.Spec) strategy.Limit {
 	return l
 }
 
-// epoch is midnight UTC on a Thursday, where windows of all usual periods
+// epoch is midnight UTC on a Thursday. At that time, windows of all usual periods
 // start.
 var epoch = strategy.InstantOf(time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC))
 
 func at(d time.Duration) strategy.Instant { return epoch + strategy.Instant(d/time.Microsecond) }
 
-// decide has the subject decide one request.
+// decide decides one request.
 func (s Subject) decide(tb testing.TB, r store.Request) strategy.Decision {
 	tb.Helper()
 	results := make([]store.Result, 1)
@@ -208,9 +206,28 @@ func testAllOrNone(t *testing.T, s Subject) {
 	}
 }
 
-// testJoined decides random runs of requests together, if the store does that,
-// and otherwise each on its own.
-func testJoined(t *testing.T, s Subject) {
+// decideTogether decides requests together, if the store does that, and
+// otherwise each on its own.
+func (s Subject) decideTogether(t *testing.T, requests []store.Request) []store.Result {
+	if !s.Store.DecidesTogether() {
+		results := make([]store.Result, len(requests))
+		s.Store.Decide(t.Context(), requests, results)
+		return results
+	}
+	results := make([]store.Result, 1)
+	s.Store.Decide(t.Context(), together(requests), results)
+	return append(results, results[0].With...)
+}
+
+// together returns the one request that is all of requests.
+func together(requests []store.Request) []store.Request {
+	first := requests[0]
+	first.With = requests[1:]
+	return []store.Request{first}
+}
+
+// testTogether has random requests decided together.
+func testTogether(t *testing.T, s Subject) {
 	model := newModel()
 	rapid.Check(t, func(rt *rapid.T) {
 		run := rapid.IntRange(0, 1<<40).Draw(rt, "run")
@@ -225,15 +242,14 @@ func testJoined(t *testing.T, s Subject) {
 				from := rapid.IntRange(0, len(limits)-n).Draw(rt, "from")
 				*r = store.Request{
 					Namespace: "joined", Identifier: fmt.Sprint(run, " ", i), Limits: limits[from : from+n],
-					Cost: rapid.Uint64Range(0, 2).Draw(rt, "cost"), DryRun: dry, Joined: i > 0,
+					Cost: rapid.Uint64Range(0, 2).Draw(rt, "cost"), DryRun: dry,
 				}
 				if rapid.IntRange(0, 5).Draw(rt, "unlimited") == 0 {
 					r.Limits = []strategy.Limit{Limit(t, strategy.Spec{Rate: "unlimited"})}
 				}
 			}
-			results := make([]store.Result, len(requests))
-			s.Store.Decide(t.Context(), requests, results)
-			for i, want := range model.decideRun(requests, epoch+strategy.Instant(step*1000), s.Joins) {
+			results := s.decideTogether(t, requests)
+			for i, want := range model.decideRun(requests, epoch+strategy.Instant(step*1000), s.Store.DecidesTogether()) {
 				if results[i].Err != nil || !equal(results[i].Decision, want) {
 					rt.Fatalf("step %d, request %d of %+v:\n got %+v\nwant %+v", step, i, requests, results[i], want)
 				}
@@ -242,8 +258,9 @@ func testJoined(t *testing.T, s Subject) {
 	})
 }
 
-// testMixedBatches has batches of few and many limits, joined and not, about few
-// identifiers: each decision is what it is when the runs are decided in order.
+// testMixedBatches decides batches about few identifiers, with few and many limits,
+// together and not. Each decision must be the same as if they were decided one after
+// the other.
 func testMixedBatches(t *testing.T, s Subject) {
 	model := newModel()
 	limits := append(everyStrategy(t, "3/h", 3), everyStrategy(t, "5/min", 5)...)
@@ -254,7 +271,7 @@ func testMixedBatches(t *testing.T, s Subject) {
 		var want []strategy.Decision
 		for range rapid.IntRange(2, 30).Draw(rt, "runs") {
 			run := make([]store.Request, 1)
-			if rapid.IntRange(0, 3).Draw(rt, "joined") == 0 {
+			if rapid.IntRange(0, 3).Draw(rt, "together") == 0 {
 				run = make([]store.Request, rapid.IntRange(2, 4).Draw(rt, "length"))
 			}
 			first := rapid.IntRange(0, 3).Draw(rt, "first")
@@ -263,17 +280,25 @@ func testMixedBatches(t *testing.T, s Subject) {
 				from := rapid.IntRange(0, len(limits)-n).Draw(rt, "from")
 				run[i] = store.Request{
 					Namespace: "mixed", Identifier: fmt.Sprint(batch, " ", first+i),
-					Limits: limits[from : from+n], Cost: 1, Joined: i > 0,
+					Limits: limits[from : from+n], Cost: 1,
 				}
 			}
-			requests, want = append(requests, run...), append(want, model.decideRun(run, now, s.Joins)...)
+			want = append(want, model.decideRun(run, now, s.Store.DecidesTogether())...)
+			if s.Store.DecidesTogether() {
+				run = together(run)
+			}
+			requests = append(requests, run...)
 		}
 		s.Set(now)
-		results := make([]store.Result, len(requests))
-		s.Store.Decide(t.Context(), requests, results)
+		inTurn := make([]store.Result, len(requests))
+		s.Store.Decide(t.Context(), requests, inTurn)
+		var results []store.Result
+		for i := range inTurn {
+			results = append(append(results, inTurn[i]), inTurn[i].With...)
+		}
 		for i := range results {
 			if results[i].Err != nil || !equal(results[i].Decision, want[i]) {
-				rt.Fatalf("request %d of %d, %+v:\n got %+v\nwant %+v", i, len(requests), requests[i], results[i], want[i])
+				rt.Fatalf("request %d of %+v:\n got %+v\nwant %+v", i, requests, results[i], want[i])
 			}
 		}
 	})
@@ -412,8 +437,8 @@ func testNamedLimitKeepsItsCounter(t *testing.T, s Subject) {
 	}
 }
 
-// testRateChangesWithinAUnit changes a bucket's rate while part of a unit has
-// drained: that part is not taken for many units of a shorter period.
+// testRateChangesWithinAUnit changes a bucket's rate while a part of a unit has
+// drained. With the shorter period, that part must not count as many units.
 func testRateChangesWithinAUnit(t *testing.T, s Subject) {
 	for _, strat := range []strategy.Strategy{strategy.TokenBucket, strategy.LeakyBucket, strategy.GCRA} {
 		spec := strategy.Spec{Name: "api", Rate: "1/h", Strategy: strat, Burst: 10}
@@ -447,7 +472,7 @@ func testReset(t *testing.T, s Subject) {
 	}
 	some := r
 	some.Limits = limits[:3]
-	for range 2 { // it may be repeated
+	for range 2 { // a reset may be repeated
 		if err := s.Store.Reset(t.Context(), &some); err != nil {
 			t.Fatal(err)
 		}
@@ -520,12 +545,12 @@ func testRace(t *testing.T, s Subject) {
 	}
 }
 
-// endOfTime is when the random sequences end, if they get there: a store may
-// keep microseconds as doubles, which are exact up to the year 2255.
+// endOfTime is when random sequences end at the latest. A store may keep microseconds as
+// doubles, which are exact only up to the year 2255.
 var endOfTime = strategy.InstantOf(time.Date(2250, 1, 1, 0, 0, 0, 0, time.UTC))
 
-// testAgreesWithTheAlgorithms holds the store equal to internal/strategy,
-// decision by decision and field by field, on random sequences.
+// testAgreesWithTheAlgorithms compares the store with internal/strategy on random
+// sequences. All fields of all decisions must be equal.
 func testAgreesWithTheAlgorithms(t *testing.T, s Subject) {
 	run := 0
 	rapid.Check(t, func(rt *rapid.T) {
@@ -550,13 +575,12 @@ func testAgreesWithTheAlgorithms(t *testing.T, s Subject) {
 	})
 }
 
-// testLongLog is the same for one sliding window log, over many times its
-// period.
+// testLongLog does the same with one sliding window log, over many times its period.
 func testLongLog(t *testing.T, s Subject) {
 	l := Limit(t, strategy.Spec{Rate: "200/100ms", Strategy: strategy.SlidingWindowLog})
 	model, now, random := newModel(), epoch, rand.New(rand.NewPCG(1, 2))
 	for i := range 2000 {
-		now += strategy.Instant(random.IntN(4) * random.IntN(1000)) // at times not at all
+		now += strategy.Instant(random.IntN(4) * random.IntN(1000)) // sometimes 0
 		r := request(l)
 		r.Cost = uint64(random.IntN(3))
 		if i%500 == 499 {
@@ -569,8 +593,8 @@ func testLongLog(t *testing.T, s Subject) {
 	}
 }
 
-// drawLimit draws limits of all strategies, among them such as need more
-// than 53 bits to decide.
+// drawLimit draws limits of all strategies. To decide some of them takes numbers of
+// more than 53 bits.
 func drawLimit(tb testing.TB) *rapid.Generator[strategy.Limit] {
 	return rapid.Custom(func(rt *rapid.T) strategy.Limit {
 		spec := strategy.Spec{Strategy: rapid.SampledFrom(strategy.All[:]).Draw(rt, "strategy")}
@@ -594,7 +618,7 @@ func drawLimit(tb testing.TB) *rapid.Generator[strategy.Limit] {
 	})
 }
 
-// counterOf returns the limit that stands for all limits of l's counter.
+// counterOf returns the same limit for all limits that share l's counter.
 func counterOf(l strategy.Limit) strategy.Limit {
 	if l.Name != "" {
 		return strategy.Limit{Name: l.Name, Strategy: l.Strategy}
@@ -603,9 +627,9 @@ func counterOf(l strategy.Limit) strategy.Limit {
 	return l
 }
 
-// changedRates returns limits with other rates for those that are named. A
-// log keeps its period: how much of what a short one forgets is still there
-// for a longer one depends on when the store tidies up.
+// changedRates returns limits, with other rates for the named ones. A log keeps its
+// period: when the period gets longer, it depends on the store how much of what is
+// older than the short period is still there.
 func changedRates(rt *rapid.T, tb testing.TB, limits []strategy.Limit) []strategy.Limit {
 	changed := slices.Clone(limits)
 	for i, l := range limits {
@@ -620,8 +644,8 @@ func changedRates(rt *rapid.T, tb testing.TB, limits []strategy.Limit) []strateg
 	return changed
 }
 
-// drawPause draws microseconds between two decisions: about as long as a unit
-// or a period of the limits takes; or back.
+// drawPause draws the microseconds between two decisions. They are about as long as a
+// unit or a period of the limits takes, and sometimes negative.
 func drawPause(limits []strategy.Limit) *rapid.Generator[int64] {
 	var unit, period int64 = 1, 1
 	for _, l := range limits {
@@ -640,13 +664,12 @@ func drawCost(limits []strategy.Limit) *rapid.Generator[uint64] {
 	return rapid.OneOf(rapid.Just(uint64(1)), rapid.Uint64Range(0, 3), rapid.Uint64Range(0, capacity), rapid.Just(capacity/3+1), rapid.Uint64())
 }
 
-// A model is the plainest store there is: the algorithms over a map.
+// A model is the simplest possible store: the algorithms and a map.
 type model struct {
 	counters map[modelKey]*modelCounter
 }
 
-// A modelKey is a counter. (The counters of two namespaces never meet: that is
-// tested elsewhere.)
+// A modelKey identifies a counter. It has no namespace, because each test uses only one.
 type modelKey struct {
 	identifier string
 	limit      strategy.Limit
@@ -659,7 +682,7 @@ type modelCounter struct {
 
 func newModel() *model { return &model{map[modelKey]*modelCounter{}} }
 
-// decideRun decides requests: together, if they are to be.
+// decideRun decides requests, together or each on its own.
 func (m *model) decideRun(requests []store.Request, now strategy.Instant, together bool) []strategy.Decision {
 	decide := func(dryRun bool) (decisions []strategy.Decision, allowed bool) {
 		allowed = true
@@ -708,8 +731,8 @@ func (m *model) decide(r store.Request, now strategy.Instant) strategy.Decision 
 	return d
 }
 
-// everyStrategy returns a limit of rate for each strategy, with burst where
-// the strategy has one.
+// everyStrategy returns a limit of rate for each strategy. Strategies that have a burst
+// get that burst.
 func everyStrategy(tb testing.TB, rate string, burst uint64) []strategy.Limit {
 	tb.Helper()
 	var limits []strategy.Limit

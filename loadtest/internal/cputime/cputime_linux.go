@@ -1,8 +1,7 @@
 //go:build linux
 
-// Package cputime reads how much processor time processes have used, by the
-// kernel's own accounting, in nanoseconds. On a shared machine that is steadier
-// than any time on the wall.
+// Package cputime reads from the kernel how much processor time processes have used, in
+// nanoseconds. On a shared machine, that is steadier than elapsed time.
 package cputime
 
 import (
@@ -17,10 +16,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Of returns the time that the process has used, in all of its threads, those
-// that ended too.
+// Of returns the processor time that a process has used in all of its threads, including
+// those that have ended.
 func Of(pid int) (time.Duration, error) {
-	// A process's clock, as clock_getcpuclockid(3) makes it: the scheduler's.
+	// This is the number of a process's clock, as in clock_getcpuclockid(3).
 	const scheduler = 2
 	var ts unix.Timespec
 	if err := unix.ClockGettime(int32(^pid<<3|scheduler), &ts); err != nil {
@@ -29,21 +28,21 @@ func Of(pid int) (time.Duration, error) {
 	return time.Duration(ts.Nano()), nil
 }
 
-// Stolen returns how much processor time the machine's host has kept from it
-// since it started, and how much there was of all kinds. On a machine that is
-// nobody's guest nothing is stolen.
+// Stolen returns how much processor time the host of this virtual machine has taken from
+// it since it started, and how much processor time there was in total. On a machine
+// that is not virtual, nothing is stolen.
 func Stolen() (stolen, all uint64, err error) {
 	text, err := os.ReadFile("/proc/stat")
 	if err != nil {
 		return 0, 0, err
 	}
-	// proc_stat(5): user, nice, system, idle, iowait, irq, softirq, steal, and
-	// two that user and nice have already.
+	// These are user, nice, system, idle, iowait, irq, softirq and steal (see
+	// proc_stat(5)), and two that user and nice include.
 	const steal, own = 7, 8
 	first, _, _ := strings.Cut(string(text), "\n")
 	fields := strings.Fields(strings.TrimPrefix(first, "cpu"))
 	if len(fields) < own {
-		return 0, 0, fmt.Errorf("/proc/stat: %q has not the %d times of Linux 2.6.11 and later", first, own)
+		return 0, 0, fmt.Errorf("/proc/stat: %q does not have the %d times of Linux 2.6.11 and later", first, own)
 	}
 	for i, field := range fields[:own] {
 		ticks, err := strconv.ParseUint(field, 10, 64)
@@ -58,7 +57,7 @@ func Stolen() (stolen, all uint64, err error) {
 	return stolen, all, nil
 }
 
-// Listener returns the process of this machine that listens on the TCP port.
+// Listener returns the process on this machine that listens on the TCP port.
 func Listener(port int) (int, error) {
 	sockets := make(map[string]bool)
 	for _, table := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
@@ -72,14 +71,15 @@ func Listener(port int) (int, error) {
 	}
 	for _, link := range links {
 		target, err := os.Readlink(link)
-		if err == nil && sockets[target] { // else it is gone, or not ours to see
+		if err == nil && sockets[target] { // otherwise it has ended, or belongs to another user
 			return strconv.Atoi(strings.Split(link, "/")[2])
 		}
 	}
-	return 0, fmt.Errorf("no process that listens on port %d can be seen here", port)
+	return 0, fmt.Errorf("no process that listens on port %d is visible to this one", port)
 }
 
-// listening adds the sockets that listen on port, as links in /proc name them.
+// listening adds the sockets that listen on port to a set, by the names that links in
+// /proc have.
 func listening(table string, port int, sockets map[string]bool) error {
 	f, err := os.Open(table)
 	if err != nil {

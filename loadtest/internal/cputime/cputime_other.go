@@ -1,6 +1,7 @@
 //go:build !linux
 
-// Package cputime reads how much processor time processes have used: on Linux.
+// Package cputime reads how much processor time processes have used. It works only on
+// Linux.
 package cputime
 
 import (
@@ -8,7 +9,7 @@ import (
 	"time"
 )
 
-var errLinux = errors.New("processor times are read on Linux alone")
+var errLinux = errors.New("processor times can be read only on Linux")
 
 // Of returns an error.
 func Of(int) (time.Duration, error) { return 0, errLinux }

@@ -1,4 +1,4 @@
-// Package keys picks whom each request is about.
+// Package keys chooses the key that each request is about.
 package keys
 
 import (
@@ -8,24 +8,24 @@ import (
 
 // The distributions.
 const (
-	Uniform = "uniform" // each key as often
-	Zipf    = "zipf"    // the k-th key about 1/k^1.1 as often as the first
+	Uniform = "uniform" // each key is equally likely
+	Zipf    = "zipf"    // the k-th key is 1/k^1.1 times as likely as the first
 	Hot     = "hot"     // one key
-	Flood   = "flood"   // a key that was never seen before, every time
+	Flood   = "flood"   // a new key each time
 )
 
-// zipfExponent is that of the web's request traces, rounded up: the generator
-// needs more than 1.
+// zipfExponent is about that of requests on the web. The generator needs more than 1.
 const zipfExponent = 1.1
 
-// A Source is what pickers share. Its methods are safe for concurrent use.
+// A Source makes pickers, and has what they share. Its methods are safe for concurrent
+// use.
 type Source struct {
 	distribution string
 	count        int
 	flood        atomic.Int64
 }
 
-// New returns a source of count keys: of one for Hot, and of no bound for Flood.
+// New returns a source of count keys. Hot has only one key, and Flood has no bound.
 func New(distribution string, count int) *Source {
 	if distribution == Hot {
 		count = 1
@@ -33,7 +33,7 @@ func New(distribution string, count int) *Source {
 	return &Source{distribution: distribution, count: count}
 }
 
-// Count returns how many keys there are, 0 for no bound.
+// Count returns how many keys there are, or 0 if there is no bound.
 func (s *Source) Count() int {
 	if s.distribution == Flood {
 		return 0
@@ -41,8 +41,8 @@ func (s *Source) Count() int {
 	return s.count
 }
 
-// Picker returns a function that picks keys, for one goroutine. Alike seeds pick
-// alike.
+// Picker returns a function that picks keys, for use by one goroutine. Pickers with the
+// same seed pick the same keys.
 func (s *Source) Picker(seed uint64) func() int {
 	r := rand.New(rand.NewPCG(seed, 0x9e3779b97f4a7c15))
 	switch s.distribution {

@@ -16,54 +16,54 @@ import (
 	"github.com/ratelimitd/ratelimitd/loadtest/internal/target"
 )
 
-// Options say what load.
+// Options describe a load.
 type Options struct {
-	Workers  int // calls under way at a time, at most
-	Batch    int // requests in a call
+	Workers  int // how many calls are under way at a time, at most
+	Batch    int // requests per call
 	Warmup   time.Duration
 	Duration time.Duration // measured, after the warm-up
-	MaxCalls int64         // the run ends after so many; 0: by time alone
-	Schedule *Schedule     // open loop; nil: each worker asks as soon as it was answered
+	MaxCalls int64         // ends the run early; 0 if only time ends it
+	Schedule *Schedule     // for an open loop; nil if each worker asks again once it has its answer
 	Keys     *keys.Source
 	Seed     uint64
 
-	Limits []strategy.Limit // what the server holds a key to, if known
+	Limits []strategy.Limit // the limits of the server for each key, if known
 	Cost   uint64
 
 	Session  func() target.Session
 	Measured func()         // called when the measured part begins, and when it ends
 	Progress func(Progress) // called every second
 
-	sleep func(time.Duration) // tests: under virtual time; nil: precisely
+	sleep func(time.Duration) // replaces the precise sleep in tests with virtual time
 }
 
-// Progress is how a run goes.
+// Progress is the state of a run.
 type Progress struct {
 	Elapsed   time.Duration // warm-up included
-	Warm      bool          // the measured part has begun
-	CallRate  float64       // since the last
+	Warm      bool          // whether the measured part has begun
+	CallRate  float64       // per second, since the last Progress
 	Decisions int64
 	Allowed   int64
 	Failed    int64
 }
 
-// A Sample is the throughput at a time of the run.
+// A Sample is the throughput in one interval of the run.
 type Sample struct {
-	Seconds            float64 `json:"seconds"` // of the measured part; its end
+	Seconds            float64 `json:"seconds"` // the end of the interval, from the start of the measured part
 	DecisionsPerSecond float64 `json:"decisions_per_second"`
 	AllowedPerSecond   float64 `json:"allowed_per_second"`
 }
 
-// A Result is of the measured part, save where it says otherwise.
+// A Result has what a run measured in its measured part, unless a field says otherwise.
 type Result struct {
 	Elapsed   time.Duration
-	Calls     int64 // that were answered
+	Calls     int64 // how many calls were answered
 	Decisions int64
 	Allowed   int64
 	Denied    int64
 	StoreFail int64 // answered by the failure policy
 	Failed    int64 // decisions that ended with an error
-	Unsent    int64 // open loop: calls that were due and that nobody was free to make
+	Unsent    int64 // in an open loop: calls that were due while every worker was busy, until the end
 	FirstErr  error
 	Latency   *hdrhistogram.Histogram // of calls, in nanoseconds
 	Samples   []Sample
@@ -71,7 +71,7 @@ type Result struct {
 	Correctness Correctness
 }
 
-// The span of the histograms. What is longer counts as the longest.
+// The range of the histograms. A longer duration counts as the longest.
 const (
 	shortest = int64(time.Microsecond)
 	longest  = int64(time.Minute)
@@ -81,16 +81,16 @@ const (
 func newHistogram() *hdrhistogram.Histogram { return hdrhistogram.New(shortest, longest, digits) }
 
 func record(h *hdrhistogram.Histogram, d time.Duration) {
-	_ = h.RecordValue(min(max(int64(d), shortest), longest)) // it is within the span
+	_ = h.RecordValue(min(max(int64(d), shortest), longest)) // no error: the value is within the range
 }
 
-// grace is how long calls under way at the end are waited for.
+// grace is how long to wait at the end for calls that are under way.
 const grace = 5 * time.Second
 
 type run struct {
 	Options
 	start     time.Time
-	end       time.Duration // of the run, from its start
+	end       time.Duration // the end of the run, from its start
 	tally     *tally
 	callsLeft atomic.Int64
 
@@ -98,7 +98,7 @@ type run struct {
 	ended                             atomic.Bool
 }
 
-// worker is what one goroutine measures.
+// worker has what one goroutine measures.
 type worker struct {
 	run     *run
 	session target.Session
@@ -113,16 +113,16 @@ type worker struct {
 	counts   [target.Failed + 1]int64
 	calls    int64
 	firstErr error
-	last     time.Duration // end of the last call
+	last     time.Duration // the end of the last call
 }
 
-// Run runs until its time is over or ctx ends, which is no error: what was
-// measured until then counts.
+// Run runs until its time is over or ctx ends. The end of ctx is not an error: Run
+// returns what it has measured until then.
 func Run(ctx context.Context, o Options) Result {
 	r := &run{Options: o, start: time.Now(), end: o.Warmup + o.Duration, tally: newTally(o.Limits, o.Cost, o.Keys.Count())}
 	r.callsLeft.Store(o.MaxCalls)
-	// Calls have no deadline of their own, which would cost both sides a timer;
-	// the run's end cuts off what then hangs.
+	// Calls have no deadline, because that would cost both sides a timer. The end of
+	// the run ends calls that hang.
 	calls, cut := context.WithCancel(context.WithoutCancel(ctx))
 	defer cut()
 	over, stop := context.WithTimeout(ctx, r.end)
@@ -145,7 +145,7 @@ func Run(ctx context.Context, o Options) Result {
 			pace(over, o.Schedule, r.start, r.end, arrivals, o.sleep, func(due arrival) {
 				if time.Duration(due) >= o.Warmup && ctx.Err() == nil && r.callsLeft.Load() >= 0 {
 					unsent++
-					record(late, r.end-time.Duration(due)) // at least that
+					record(late, r.end-time.Duration(due)) // it would have been at least that late
 				}
 			})
 		})
@@ -161,7 +161,7 @@ func Run(ctx context.Context, o Options) Result {
 		working.Go(func() {
 			w.work(calls, arrivals)
 			if r.MaxCalls > 0 && r.callsLeft.Load() < 0 {
-				stop() // all are made
+				stop() // all calls were made
 			}
 		})
 	}
@@ -212,7 +212,8 @@ func (w *worker) work(ctx context.Context, arrivals <-chan arrival) {
 	}
 }
 
-// call makes one call. In the open loop it was due; else it is due now.
+// call makes one call. In an open loop it was due at a given time; otherwise it is due
+// now.
 func (w *worker) call(ctx context.Context, due time.Duration) {
 	r := w.run
 	for i := range w.keys {
@@ -259,8 +260,8 @@ func (w *worker) call(ctx context.Context, due time.Duration) {
 	record(w.latency, end-due)
 }
 
-// watch calls Measured when the warm-up is over, Progress every second, and
-// returns the samples, until ctx ends.
+// watch runs until ctx ends. It calls Measured when the warm-up is over, and Progress
+// every second. It returns the samples.
 func (r *run) watch(ctx context.Context) []Sample {
 	every := min(max(r.Duration/100, 100*time.Millisecond), time.Second)
 	ticks := time.NewTicker(every)
@@ -282,7 +283,7 @@ func (r *run) watch(ctx context.Context) []Sample {
 		}
 		last.at, last.decisions, last.allowed = time.Since(r.start), r.decisions.Load(), r.allowed.Load()
 	}
-	if r.Warmup == 0 { // however soon ctx ends
+	if r.Warmup == 0 { // call Measured even if ctx ends at once
 		warmedUp()
 	}
 	for {
@@ -306,5 +307,5 @@ func (r *run) watch(ctx context.Context) []Sample {
 	}
 }
 
-// ErrNothing is of a run in which the server made no decision.
+// ErrNothing says that the server made no decision in a run.
 var ErrNothing = errors.New("the server made no decision")

@@ -7,18 +7,19 @@ import (
 	"time"
 )
 
-// A Schedule says when requests are to start, from the start of the run: at
-// Rate a second, evenly, or as independent callers come (a Poisson process).
+// A Schedule says when requests start, as times from the start of the run. There are
+// Rate requests per second. They start evenly, or at random times as those of
+// independent callers (a Poisson process).
 type Schedule struct {
 	Rate    float64
 	Poisson bool
 	Seed    uint64
 
 	random *rand.Rand
-	issued float64 // evenly: how many were issued; Poisson: the sum of gaps, in units of the mean gap
+	issued float64 // if even: how many were issued; if Poisson: the sum of all gaps, in units of the mean gap
 }
 
-// Next returns the next start. It never falls before the last.
+// Next returns the next start. It is never before the last one.
 func (s *Schedule) Next() time.Duration {
 	due := time.Duration(s.issued / s.Rate * float64(time.Second))
 	step := 1.0
@@ -35,11 +36,11 @@ func (s *Schedule) Next() time.Duration {
 // An arrival is a request that is due.
 type arrival time.Duration
 
-// pace sends the arrivals that are due within length, each when it is due or as
-// soon after that as someone takes it, and closes the channel. What was not
-// taken when ctx ended it passes to missed. Nothing that servers do changes what
-// is due: a slow one makes those that wait for it late, and their latency
-// counts from when they were due.
+// pace sends each arrival that is due within length when it is due, or as soon after
+// that as somebody receives it. Then it closes the channel. When ctx ends, it passes
+// the arrivals that nobody has received to missed. A slow server does not change when
+// arrivals are due. It makes them late, and their latency counts from when they were
+// due.
 func pace(ctx context.Context, s *Schedule, start time.Time, length time.Duration, out chan<- arrival, sleep func(time.Duration), missed func(arrival)) {
 	defer close(out)
 	for due := s.Next(); due < length; due = s.Next() {
@@ -58,19 +59,19 @@ func pace(ctx context.Context, s *Schedule, start time.Time, length time.Duratio
 	}
 }
 
-// longestSleep is how late the end of ctx may be noticed.
+// longestSleep is how long it may take to notice that ctx has ended.
 const longestSleep = 50 * time.Millisecond
 
-// runtimeSlack is how late Go's own timers may be when all is idle.
+// runtimeSlack is how late Go's timers may be on an idle machine.
 const runtimeSlack = 2 * time.Millisecond
 
-// sleep sleeps more precisely than time.Sleep, which may be a millisecond late:
-// that would be counted as latency.
+// sleep sleeps more precisely than time.Sleep, which may be a millisecond late. That
+// would count as latency.
 func sleep(d time.Duration) {
 	if d > runtimeSlack {
 		time.Sleep(d - runtimeSlack)
-		return // early: the rest by another call
+		return // early: the caller sleeps for the rest
 	}
 	ts := syscall.NsecToTimespec(int64(d))
-	_ = syscall.Nanosleep(&ts, nil) // early if a signal came
+	_ = syscall.Nanosleep(&ts, nil) // a signal may end it early
 }

@@ -9,8 +9,8 @@ import (
 	"github.com/ratelimitd/ratelimitd/loadtest/internal/permitted"
 )
 
-// A tally counts what each key was allowed, and when: a decision fell between
-// the start and the end of its call. It is safe for concurrent use.
+// A tally counts how much each key was allowed, and in which time. A decision was made
+// between the start and the end of its call. A tally is safe for concurrent use.
 type tally struct {
 	limits []strategy.Limit
 	cost   uint64
@@ -19,11 +19,11 @@ type tally struct {
 
 type allowance struct {
 	calls       atomic.Uint64
-	first, last atomic.Int64 // start of the first call that was allowed, end of the last, from the start of the run; 0: none
+	first, last atomic.Int64 // the start of the first allowed call and the end of the last, from the start of the run; 0 if no call was allowed
 }
 
-// newTally returns a tally of count keys. Without a known limit, or a bound of
-// keys, there is nothing to count.
+// newTally returns a tally of count keys. It returns nil if no limits are known or the
+// number of keys has no bound: then there is nothing to check.
 func newTally(limits []strategy.Limit, cost uint64, count int) *tally {
 	if len(limits) == 0 || count == 0 {
 		return nil
@@ -31,7 +31,7 @@ func newTally(limits []strategy.Limit, cost uint64, count int) *tally {
 	return &tally{limits: limits, cost: cost, keys: make([]allowance, count)}
 }
 
-// allowed counts one request. The times are above 0.
+// allowed counts one request. The times must be above 0.
 func (t *tally) allowed(key int, start, end time.Duration) {
 	if t == nil {
 		return
@@ -50,14 +50,14 @@ func (t *tally) allowed(key int, start, end time.Duration) {
 	}
 }
 
-// Correctness is what was allowed, in units, against what the limits permit.
+// Correctness compares how many units the server allowed with how many the limits permit.
 type Correctness struct {
-	Checked   bool   `json:"checked"`    // false: the limits are not known, or each key was asked once
-	Keys      int    `json:"keys"`       // that were allowed anything
-	Allowed   uint64 `json:"allowed"`    // in the whole run, warm-up included
-	Permitted uint64 `json:"permitted"`  // at most, to those keys in their times
-	KeysOver  int    `json:"keys_over"`  // that were allowed more than that
-	UnitsOver uint64 `json:"units_over"` // by how much, in sum
+	Checked   bool   `json:"checked"`    // false if the limits are not known, or each key was asked about once
+	Keys      int    `json:"keys"`       // keys that were allowed anything
+	Allowed   uint64 `json:"allowed"`    // in the whole run, including the warm-up
+	Permitted uint64 `json:"permitted"`  // the most that the limits permit to these keys in their times
+	KeysOver  int    `json:"keys_over"`  // keys that were allowed more than permitted
+	UnitsOver uint64 `json:"units_over"` // by how much, in total
 }
 
 func (t *tally) correctness() Correctness {

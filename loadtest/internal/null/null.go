@@ -1,6 +1,6 @@
-// Package null is a server that decides nothing: it has the messages and the
-// transport of the real one, and handlers that answer yes. What it costs is what
-// gRPC and HTTP cost, so it is what the real server is measured against.
+// Package null is a server that decides nothing. It has the messages and the transport of
+// the real server, and its handlers always allow. It costs what gRPC and HTTP cost, so
+// the difference to the real server is what the decisions cost.
 package null
 
 import (
@@ -17,18 +17,18 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/types/known/durationpb"
 
-	"github.com/ratelimitd/ratelimitd/internal/codec"
+	"github.com/ratelimitd/ratelimitd/internal/server/grpcapi/codec"
 	ratelimitv1 "github.com/ratelimitd/ratelimitd/proto/ratelimit/v1"
 )
 
-const maxMessageBytes = 8 << 20 // as the real server's
+const maxMessageBytes = 8 << 20 // the same as that of the real server
 
-// Options are the transport's: those that were tried against each other.
+// Options are options of the transport, to measure what each of them is worth.
 type Options struct {
-	StreamWorkers uint // goroutines that are kept for calls; 0 starts one for each call
-	StandardCodec bool // messages by reflection
+	StreamWorkers uint // goroutines that serve calls one after the other; 0 starts one for each call
+	StandardCodec bool // encodes messages with reflection
 	ReadBuffer    int  // bytes; 0 is gRPC's default, 32 KiB
-	WriteBuffer   int  // likewise
+	WriteBuffer   int  // bytes; 0 is gRPC's default, 32 KiB
 }
 
 func (o *Options) server() *grpc.Server {
@@ -48,7 +48,7 @@ func (o *Options) server() *grpc.Server {
 	return grpc.NewServer(options...)
 }
 
-// Serve serves on both listeners, and closes them, until ctx ends.
+// Serve serves on both listeners until ctx ends, and then closes them.
 func Serve(ctx context.Context, o Options, grpcListener, httpListener net.Listener) error {
 	s := o.server()
 	ratelimitv1.RegisterRateLimitServiceServer(s, handler{})
@@ -79,8 +79,8 @@ type handler struct {
 	ratelimitv1.UnimplementedRateLimitServiceServer
 }
 
-// answer is what everybody is told, with a status for each limit as the real
-// server has.
+// answer returns the answer for every request. It has a status for each limit, as that of
+// the real server does.
 func answer(in *ratelimitv1.ShouldAllowRequest) *ratelimitv1.ShouldAllowResponse {
 	return answers[min(len(in.GetLimits()), len(answers)-1)]
 }
@@ -143,7 +143,7 @@ func allowed(in *envoyv3.RateLimitRequest) *envoyv3.RateLimitResponse {
 	return out
 }
 
-// httpHandler answers as the real server's two ways in over HTTP do.
+// httpHandler answers on the same paths as the two HTTP interfaces of the real server.
 func httpHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /v1/should-allow", func(w http.ResponseWriter, r *http.Request) {

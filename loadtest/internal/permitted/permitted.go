@@ -1,6 +1,6 @@
-// Package permitted says how much a limit permits at most in a time, so that
-// what a server allowed can be held against it. docs/strategies.md has the
-// promises that the bounds follow from.
+// Package permitted computes how much a limit permits at most in a given time. The load
+// test compares that with what a server allowed. The bounds follow from the promises
+// in docs/strategies.md.
 package permitted
 
 import (
@@ -11,14 +11,14 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 )
 
-// resolution is that of the servers' clocks: two decisions may be this much
-// further apart by their clock than they are.
+// resolution is the resolution of the servers' clocks. By such a clock, two decisions may
+// be this much further apart than they are.
 const resolution = time.Microsecond
 
-// Most returns the most units that l permits to one identifier in any closed
-// interval of the length d, whatever came before and however the interval lies
-// to the turn of windows. It is exact: some sequence of requests is permitted
-// as much, save what the resolution of the clock adds.
+// Most returns the most units that l permits to one identifier in a closed interval of
+// length d. It holds for every such interval, wherever it begins within a window, and
+// whatever came before it. Apart from what the resolution of the clock adds, it is
+// exact: there is a sequence of requests that gets as much.
 func Most(l *strategy.Limit, d time.Duration) uint64 {
 	if l.Rate.IsUnlimited() {
 		return math.MaxUint64
@@ -28,7 +28,7 @@ func Most(l *strategy.Limit, d time.Duration) uint64 {
 	whole := uint64(d / period)
 	switch l.Strategy {
 	case strategy.FixedWindow:
-		// It touches so many windows when it begins at the end of one.
+		// The interval touches this many windows if it begins at the end of one.
 		if d%period > 0 {
 			whole++
 		}
@@ -36,11 +36,12 @@ func Most(l *strategy.Limit, d time.Duration) uint64 {
 	case strategy.SlidingWindowLog:
 		return (whole + 1) * count
 	default:
-		// Buckets: the burst, and what drains meanwhile. For a
-		// SLIDING_WINDOW_COUNTER it is the same with a burst of N: if the
-		// interval ends in the part e of its m-th window, that window has at most
-		// N - previous x (1-e), all before it N each: in sum N x (m-1+e), and the
-		// interval is at least (m-2+e) periods long.
+		// A bucket permits the burst and what drains meanwhile. A
+		// SLIDING_WINDOW_COUNTER permits the same, with a burst of N. To see why,
+		// let the interval end at the part e of its m-th window. That window has at
+		// most N - previous x (1-e) units, and each window before it has at most N.
+		// In total that is N x (m-1+e), and the interval is at least (m-2+e)
+		// periods long.
 		return uint64(l.Capacity) + drained(count, d, period)
 	}
 }

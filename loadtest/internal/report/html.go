@@ -16,7 +16,7 @@ var pageTemplate = template.Must(template.New("report").Funcs(template.FuncMap{
 	"number": number, "micros": micros, "cpu": cpu, "float": func(n int64) float64 { return float64(n) },
 }).Parse(page))
 
-// HTML writes the report as a page that needs nothing but itself.
+// HTML writes the report as a page that needs no other file.
 func (r *Report) HTML(w io.Writer) error {
 	return pageTemplate.Execute(w, struct {
 		*Report
@@ -24,7 +24,7 @@ func (r *Report) HTML(w io.Writer) error {
 	}{r, r.latencyPlot(), r.throughputPlot()})
 }
 
-// The plots' sizes, in the units of their view box.
+// The sizes of the plots, in units of their view box.
 const (
 	plotWidth, plotHeight   = 720.0, 260.0
 	plotLeft, plotBottom    = 70.0, 34.0
@@ -33,7 +33,7 @@ const (
 	decadesUnder, decadesUp = -0.1, 0.1
 )
 
-// A plot is a drawing: lines in the coordinates of its view box.
+// A plot has lines, in the coordinates of its view box.
 type plot struct {
 	Label string
 	Lines []line
@@ -51,8 +51,8 @@ type tick struct {
 func across(part float64) float64 { return plotLeft + part*(plotWidth-plotLeft-plotRight) }
 func up(part float64) float64     { return plotHeight - plotBottom - part*(plotHeight-plotBottom-plotTop) }
 
-// latencyPlot has the percentile across, so that each nine is as wide as the
-// last, and the latency up, by powers of ten.
+// latencyPlot shows latency by percentile. Across, each further nine of the percentile is
+// as wide as the last. The latency is on a logarithmic scale.
 func (r *Report) latencyPlot() plot {
 	p := plot{Label: "latency by percentile", Right: plotWidth - plotRight}
 	if len(r.Percentiles) == 0 {
@@ -72,7 +72,7 @@ func (r *Report) latencyPlot() plot {
 	p.Lines = []line{{"first", "latency", points.String()}}
 	for _, label := range []string{"0", "50", "90", "99", "99.9", "99.99", "99.999", "99.9999"} {
 		var percentile float64
-		_, _ = fmt.Sscan(label, &percentile) // it is one of those above
+		_, _ = fmt.Sscan(label, &percentile) // no error: it is a label from above
 		if n := nines(percentile); n <= widest {
 			p.X = append(p.X, tick{across(n / widest), label + "%"})
 		}
@@ -84,7 +84,7 @@ func (r *Report) latencyPlot() plot {
 	return p
 }
 
-// roundTo2 rounds to two digits.
+// roundTo2 rounds to two significant digits.
 func roundTo2(x float64) float64 {
 	unit := math.Pow(10, math.Floor(math.Log10(x))-1)
 	return math.Round(x/unit) * unit

@@ -1,4 +1,4 @@
-// Package report says what a run measured: as text, JSON and HTML.
+// Package report writes what a run measured, as text, JSON or HTML.
 package report
 
 import (
@@ -11,7 +11,7 @@ import (
 	"github.com/ratelimitd/ratelimitd/loadtest/internal/load"
 )
 
-// A Report is what a run measured. Its JSON is for programs.
+// A Report has what a run measured. Its JSON form is for programs.
 type Report struct {
 	Title    string   `json:"title"`
 	Settings []string `json:"settings"` // as flags
@@ -36,7 +36,7 @@ type Report struct {
 	Samples     []load.Sample `json:"samples"`
 }
 
-// Latency is of calls, in microseconds.
+// Latency is the latency of calls, in microseconds.
 type Latency struct {
 	P50  float64 `json:"p50"`
 	P90  float64 `json:"p90"`
@@ -45,15 +45,15 @@ type Latency struct {
 	Max  float64 `json:"max"`
 }
 
-// CPU is processor time in microseconds for each decision; nil where the process
-// is not known.
+// CPU is the processor time per decision, in microseconds. It is nil where the process is
+// not known.
 type CPU struct {
 	Client *float64 `json:"client"`
 	Server *float64 `json:"server"`
 	Redis  *float64 `json:"redis"`
 }
 
-// A Point is of the curve of latency by percentile.
+// A Point is one point of the curve of latency by percentile.
 type Point struct {
 	Percentile float64 `json:"percentile"`
 	Micros     float64 `json:"us"`
@@ -76,14 +76,14 @@ func New(title string, settings []string, r *load.Result) *Report {
 	if r.FirstErr != nil {
 		out.FirstError = r.FirstErr.Error()
 	}
-	// As far as there are calls to tell the next point from the last.
+	// Go on while there are enough calls to tell one point from the next.
 	for beyond := 1.0; beyond*float64(r.Latency.TotalCount()) >= 1; beyond /= math.Pow(10, 0.1) {
 		out.Percentiles = append(out.Percentiles, Point{100 * (1 - beyond), micros(100 * (1 - beyond))})
 	}
 	return out
 }
 
-// Text writes the report for people.
+// Text writes the report as text for people.
 func (r *Report) Text(w io.Writer) {
 	fmt.Fprintf(w, "%s\n  %s\n\n", r.Title, strings.Join(r.Settings, " "))
 	line := func(name, format string, args ...any) {
@@ -132,7 +132,7 @@ func cpu(us *float64) string {
 
 func micros(us float64) string { return time.Duration(us * 1000).Round(100 * time.Nanosecond).String() }
 
-// number groups digits: 1_234_567.
+// number writes a number with its digits in groups: 1_234_567.
 func number(x float64) string {
 	digits := fmt.Sprintf("%.0f", x)
 	for i := len(digits) - 3; i > 0; i -= 3 {

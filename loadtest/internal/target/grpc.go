@@ -41,7 +41,8 @@ func (s *unary) Ask(ctx context.Context, identifiers []string, verdicts []Verdic
 	return nil
 }
 
-// A batchRequest is a message that is sent again and again.
+// A batchRequest is a message that a session sends again and again, with other
+// identifiers.
 type batchRequest struct {
 	prototype *ratelimitv1.ShouldAllowRequest
 	message   ratelimitv1.ShouldAllowBatchRequest
@@ -89,18 +90,18 @@ func (s *batch) Ask(ctx context.Context, identifiers []string, verdicts []Verdic
 	return s.verdicts(out, verdicts)
 }
 
-// A stream is shared by sessions, so that many messages are under way on it. The
-// answers come in the order of the messages.
+// A stream is shared by several sessions, so that many messages are under way on it.
+// Answers come in the order of the messages.
 type stream struct {
 	stream ratelimitv1.RateLimitService_ShouldAllowStreamClient
 	done   chan struct{} // closed when the stream has ended
-	err    error         // why; read after done
+	err    error         // why it has ended; read it only after done is closed
 
-	mu      sync.Mutex // makes sending, and waiting in line, one step
+	mu      sync.Mutex // makes sending a message and waiting for its answer one step
 	waiting chan chan<- *ratelimitv1.ShouldAllowBatchResponse
 }
 
-// maxWaiting is more than sessions will share a stream.
+// maxWaiting is more than the number of sessions that share a stream.
 const maxWaiting = 1 << 16
 
 func newStream(ctx context.Context, conn *grpc.ClientConn) (*stream, error) {
@@ -125,7 +126,7 @@ func (s *stream) receive() {
 		case reply := <-s.waiting:
 			reply <- out
 		default:
-			s.err = errors.New("the server answered what nobody had asked")
+			s.err = errors.New("the server sent an answer without a request")
 			return
 		}
 	}
@@ -140,7 +141,7 @@ type streamSession struct {
 func (s *streamSession) Ask(ctx context.Context, identifiers []string, verdicts []Verdict) error {
 	in := s.about(identifiers)
 	s.mu.Lock()
-	s.waiting <- s.reply // first, as the answer may be there before Send returns
+	s.waiting <- s.reply // before Send, because the answer may come before Send returns
 	err := s.stream.stream.Send(in)
 	s.mu.Unlock()
 	if err != nil {

@@ -14,10 +14,10 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// maxReply bounds what is read of a reply.
+// maxReply bounds how much of a reply is read.
 const maxReply = 1 << 20
 
-// httpSession posts JSON. The text around the identifier is made once.
+// httpSession posts JSON. It makes the text around the identifier only once.
 type httpSession struct {
 	client        *http.Client
 	url           string
@@ -27,7 +27,7 @@ type httpSession struct {
 	envoy         bool
 }
 
-// placeholder stands for the identifier in the text that is made once.
+// placeholder is where the identifier goes in the text that is made once.
 const placeholder = "IDENTIFIER-GOES-HERE"
 
 func (t *Target) newHTTP() *httpSession {
@@ -44,7 +44,7 @@ func (t *Target) newHTTP() *httpSession {
 	}
 	text, err := protojson.Marshal(in)
 	if err != nil {
-		panic(err) // the messages are ours, and their text is checked with the flags
+		panic(err) // a bug: this package makes the message, and the flags were checked
 	}
 	before, after, _ := strings.Cut(string(text), placeholder)
 	return &httpSession{client: t.http, url: "http://" + t.options.Addr + t.options.Path, before: before, after: after, envoy: envoy}
@@ -53,7 +53,7 @@ func (t *Target) newHTTP() *httpSession {
 func (s *httpSession) Ask(ctx context.Context, identifiers []string, verdicts []Verdict) error {
 	s.body.Reset()
 	s.body.WriteString(s.before)
-	s.body.WriteString(identifiers[0]) // made by the load test: nothing to escape
+	s.body.WriteString(identifiers[0]) // needs no escaping: the load test makes it
 	s.body.WriteString(s.after)
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, s.url, bytes.NewReader(s.body.Bytes()))
 	if err != nil {
@@ -83,7 +83,7 @@ func (s *httpSession) verdict() (Verdict, error) {
 		OverallCode string `json:"overallCode"`
 	}
 	if err := json.Unmarshal(s.reply.Bytes(), &reply); err != nil {
-		return Failed, fmt.Errorf("the reply is not the JSON of an answer: %w: %.200s", err, s.reply.String())
+		return Failed, fmt.Errorf("the reply is not an answer in JSON: %w: %.200s", err, s.reply.String())
 	}
 	switch {
 	case s.envoy:

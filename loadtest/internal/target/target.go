@@ -1,4 +1,4 @@
-// Package target asks servers: by each of the protocols that are measured.
+// Package target asks servers for decisions, with each of the protocols to measure.
 package target
 
 import (
@@ -11,7 +11,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
-	"github.com/ratelimitd/ratelimitd/internal/codec"
+	"github.com/ratelimitd/ratelimitd/internal/server/grpcapi/codec"
 	ratelimitv1 "github.com/ratelimitd/ratelimitd/proto/ratelimit/v1"
 )
 
@@ -25,7 +25,7 @@ const (
 	EnvoyHTTP = "envoy-http" // POST of Envoy's RateLimitRequest as JSON
 )
 
-// A Verdict is what a server said of one request.
+// A Verdict is a server's answer to one request.
 type Verdict uint8
 
 // The verdicts.
@@ -36,30 +36,30 @@ const (
 	Failed      // an error
 )
 
-// A Session asks on behalf of one goroutine, one call at a time.
+// A Session is for one goroutine. It makes one call at a time.
 type Session interface {
-	// Ask asks about each of the identifiers in one call and sets the verdict
-	// of the same index. An error is of the whole call.
+	// Ask asks about all identifiers in one call, and sets the verdict of each at the
+	// same index. An error means that the whole call failed.
 	Ask(ctx context.Context, identifiers []string, verdicts []Verdict) error
 }
 
-// Options say whom to ask, and what.
+// Options say which server to ask, and what.
 type Options struct {
 	Protocol    string
 	Addr        string // host:port
-	Path        string // of HTTP
+	Path        string // for HTTP
 	Connections int
-	Streams     int // over all connections
-	Sessions    int // the most that will be open at a time
+	Streams     int // in total over all connections
+	Sessions    int // how many are open at a time, at most
 
-	Namespace     string // Envoy: the domain
+	Namespace     string // for Envoy: the domain
 	Limits        []*ratelimitv1.Limit
 	Policy        string
-	DescriptorKey string // Envoy: of the entry whose value is the identifier
+	DescriptorKey string // for Envoy: the key of the entry that has the identifier
 	Cost          uint64
 }
 
-// A Target is a server to ask. Close it after its sessions' last call.
+// A Target is a server to ask. Close it after the last call of its sessions.
 type Target struct {
 	options Options
 	conns   []*grpc.ClientConn
@@ -68,8 +68,8 @@ type Target struct {
 	opened  int
 }
 
-// Dial returns the target. It opens connections no sooner than they are needed,
-// save those of streams, which live until ctx ends or Close.
+// Dial returns the target. Connections are opened when they are needed. Only streams are
+// opened at once; they live until ctx ends or Close is called.
 func Dial(ctx context.Context, o Options) (*Target, error) {
 	t := &Target{options: o}
 	if o.Protocol == HTTP || o.Protocol == EnvoyHTTP {
@@ -99,7 +99,7 @@ func Dial(ctx context.Context, o Options) (*Target, error) {
 	return t, nil
 }
 
-// Close closes the connections and waits for what reads from them.
+// Close closes the connections and waits for the goroutines that read from them.
 func (t *Target) Close() {
 	for _, conn := range t.conns {
 		_ = conn.Close()
@@ -112,8 +112,8 @@ func (t *Target) Close() {
 	}
 }
 
-// Session returns a session. Sessions share the connections and streams evenly.
-// It is not safe for concurrent use; the sessions are, among each other.
+// Session returns a session. Sessions share the connections and streams evenly. Session
+// is not safe for concurrent use, but different sessions can be used at the same time.
 func (t *Target) Session() Session {
 	i := t.opened
 	t.opened++
@@ -132,7 +132,7 @@ func (t *Target) Session() Session {
 	}
 }
 
-// request returns one that lacks its identifier.
+// request returns a request without its identifier.
 func (t *Target) request() *ratelimitv1.ShouldAllowRequest {
 	in := &ratelimitv1.ShouldAllowRequest{Namespace: t.options.Namespace, Limits: t.options.Limits, Policy: t.options.Policy}
 	if t.options.Cost != 1 {
@@ -141,7 +141,7 @@ func (t *Target) request() *ratelimitv1.ShouldAllowRequest {
 	return in
 }
 
-// envoyRequest returns one whose entry lacks its value.
+// envoyRequest returns a request whose entry has no value yet.
 func (t *Target) envoyRequest() (*envoyv3.RateLimitRequest, *envoycommon.RateLimitDescriptor_Entry) {
 	entry := &envoycommon.RateLimitDescriptor_Entry{Key: t.options.DescriptorKey}
 	return &envoyv3.RateLimitRequest{

@@ -1,0 +1,195 @@
+package account
+
+import (
+	"cmp"
+	"hash/maphash"
+	"maps"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// The hot keys of a namespace are two sketches by the Space-Saving algorithm
+// (Metwally, Agrawal, El Abbadi: Efficient computation of frequent and top-k
+// elements in data streams, 2005), of counts that lose half their weight in
+// halfLife.
+
+const (
+	// sketchKeys is how many identifiers a sketch holds. An identifier that
+	// makes more than one in so many of a namespace's requests is among them.
+	sketchKeys = 64
+	// halfLife is short enough that a list shows who is hot now, and long
+	// enough that it can be read.
+	halfLife = 10 * time.Second
+
+	// A namespace that is asked less than sampleAbove times a second has each
+	// request counted, others one in sampleEvery, at random.
+	sampleAbove = 1000
+	sampleEvery = 16
+
+	// maxHalfLives is after how many half-lives scores are scaled back: far
+	// before they overflow.
+	maxHalfLives = 200
+)
+
+// HotKeys are the identifiers of a namespace that ask most at present.
+type HotKeys struct {
+	Namespace string `json:"namespace"`
+	Asked     []Key  `json:"asked"`  // those that ask most, the first most
+	Denied    []Key  `json:"denied"` // those that are denied most, the first most
+}
+
+// A Key is an identifier and how hot it is.
+type Key struct {
+	Namespace  string  `json:"namespace"`
+	Identifier string  `json:"identifier"`
+	PerSecond  float64 `json:"per_second"` // at most: by up to Error too high
+	Error      float64 `json:"error"`
+}
+
+// HotKeys returns up to limit keys of each list of each namespace, by name.
+func (b *Book) HotKeys(limit int) []HotKeys {
+	all := b.namespaces.all()
+	top := make([]HotKeys, 0, len(all)+1)
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		top = append(top, all[name].hot.top(name, limit, b.now()))
+	}
+	if others := b.others.hot.top(Others, limit, b.now()); len(others.Asked) > 0 {
+		top = append(top, others)
+	}
+	return top
+}
+
+// record notes who asked, in the account n.
+func (b *Book) record(n *namespace, e *Entry) {
+	weight := 1.0
+	if n.hot.sampled.Load() {
+		if rand.Uint32()%sampleEvery != 0 {
+			return
+		}
+		weight = sampleEvery
+	}
+	hash := maphash.String(b.seed, e.Identifier)
+	if n == b.others {
+		hash ^= maphash.String(b.seed, e.Namespace) * 31
+	}
+	n.hot.add(hash, e, weight, b.now())
+}
+
+// hotKeys are those of a namespace. Scores grow with the time at which they are
+// added, instead of shrinking with the time since: the order is the same, and
+// nothing has to be done to all of them.
+type hotKeys struct {
+	sampled atomic.Bool
+
+	mu     sync.Mutex // protects the following
+	since  time.Time  // when a request had the score 1
+	total  float64    // the score of all requests
+	asked  sketch
+	denied sketch
+}
+
+func (h *hotKeys) add(hash uint64, e *Entry, weight float64, now time.Time) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	growth := h.growth(now)
+	weight *= growth
+	h.total += weight
+	h.sampled.Store(perSecond(h.total/growth) > sampleAbove)
+	h.asked.add(hash, e.Namespace, e.Identifier, weight)
+	if e.Denied {
+		h.denied.add(hash, e.Namespace, e.Identifier, weight)
+	}
+}
+
+// growth returns the score of a request at now. mu is held.
+func (h *hotKeys) growth(now time.Time) float64 {
+	halfLives := now.Sub(h.since).Seconds() / halfLife.Seconds()
+	if halfLives > maxHalfLives {
+		scale := math.Exp2(-halfLives)
+		h.total *= scale
+		h.asked.scale(scale)
+		h.denied.scale(scale)
+		h.since, halfLives = now, 0
+	}
+	return math.Exp2(halfLives)
+}
+
+func (h *hotKeys) top(name string, limit int, now time.Time) HotKeys {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	growth := h.growth(now)
+	return HotKeys{Namespace: name, Asked: h.asked.top(limit, growth), Denied: h.denied.top(limit, growth)}
+}
+
+// perSecond returns the rate at which requests are made that keep their score
+// at what it is.
+func perSecond(score float64) float64 { return score * math.Ln2 / halfLife.Seconds() }
+
+// A sketch holds the identifiers with the greatest scores. The zero sketch is
+// empty.
+type sketch struct {
+	hashes  [sketchKeys]uint64 // of entries; apart from them, to be searched fast
+	entries [sketchKeys]entry
+	used    int
+}
+
+type entry struct {
+	namespace, identifier string
+	score                 float64
+	error                 float64 // of score, what may have been another's
+}
+
+// add adds to the score of an identifier. If there is no room for it, it takes
+// that of the one with the least score, and its score. It keeps copies of the
+// names, which may be parts of a large message.
+func (s *sketch) add(hash uint64, namespace, identifier string, score float64) {
+	for i, h := range s.hashes[:s.used] {
+		if h == hash {
+			s.entries[i].score += score
+			return
+		}
+	}
+	namespace, identifier = strings.Clone(namespace), strings.Clone(identifier)
+	if s.used < sketchKeys {
+		s.hashes[s.used] = hash
+		s.entries[s.used] = entry{namespace: namespace, identifier: identifier, score: score}
+		s.used++
+		return
+	}
+	least := 0
+	for i := range s.entries {
+		if s.entries[i].score < s.entries[least].score {
+			least = i
+		}
+	}
+	was := s.entries[least].score
+	s.hashes[least] = hash
+	s.entries[least] = entry{namespace: namespace, identifier: identifier, score: was + score, error: was}
+}
+
+func (s *sketch) scale(by float64) {
+	for i := range s.entries[:s.used] {
+		s.entries[i].score *= by
+		s.entries[i].error *= by
+	}
+}
+
+// top returns up to limit keys, the hottest first; none that are as good as
+// gone: asked once, ten half-lives ago.
+func (s *sketch) top(limit int, growth float64) []Key {
+	keys := make([]Key, 0, s.used)
+	for i := range s.entries[:s.used] {
+		if e := &s.entries[i]; e.score/growth >= 1.0/1024 {
+			keys = append(keys, Key{Namespace: e.namespace, Identifier: e.identifier, PerSecond: perSecond(e.score / growth), Error: perSecond(e.error / growth)})
+		}
+	}
+	slices.SortFunc(keys, func(a, b Key) int {
+		return cmp.Or(cmp.Compare(b.PerSecond, a.PerSecond), cmp.Compare(a.Identifier, b.Identifier))
+	})
+	return keys[:min(limit, len(keys))]
+}

@@ -1,0 +1,161 @@
+package decide
+
+import (
+	"math"
+	"sync"
+
+	"github.com/ratelimitd/ratelimitd/internal/account"
+	"github.com/ratelimitd/ratelimitd/internal/policy"
+	"github.com/ratelimitd/ratelimitd/internal/store"
+	"github.com/ratelimitd/ratelimitd/internal/strategy"
+)
+
+// A Request asks whether an identifier may consume Cost units from each of
+// some limits. Exactly one of Policy, Specs and Limits says which.
+type Request struct {
+	Namespace  string
+	Identifier string
+	Policy     string           // the name of a policy of the configuration
+	Specs      []strategy.Spec  // limits as the caller wrote them, not checked yet
+	Limits     []strategy.Limit // limits of a front's own configuration, which has checked them and the names
+	Cost       uint64
+	DryRun     bool
+	Wrong      []Violation // what its front has found wrong with it: it is refused
+}
+
+// An Answer says how a Request was decided.
+type Answer struct {
+	// Err is why there is no decision, or nil: an *InvalidError, or one that
+	// wraps ErrUnknownPolicy, ErrStore, ErrDeadline or ErrCancelled.
+	Err      error
+	Outcome  Outcome
+	Limits   []strategy.Limit  // those that the request was held to, for reading alone
+	Decision strategy.Decision // with a status for each of Limits, or none if they were not asked
+
+	fate      fate
+	namespace *policy.Namespace
+	request   *store.Request // if it was asked
+	result    *store.Result
+	gone      bool // whether the caller left before there was a decision
+}
+
+// A fate is what is to become of a request.
+type fate uint8
+
+const (
+	toRefuse fate = iota // its Err says why
+	toExempt
+	toAsk // the store
+)
+
+// An Outcome is how a decision went.
+type Outcome uint8
+
+// The outcomes.
+const (
+	Allowed      Outcome = iota // within its limits
+	Denied                      // over one of them
+	Unlimited                   // allowed, and all its limits are unlimited
+	Shadowed                    // allowed, though over a limit that is in shadow mode
+	Exempt                      // allowed, and held to no limit
+	FailedOpen                  // the store failed, and the failure policy allowed it
+	FailedClosed                // the store failed, and the failure policy denied it
+	LocalAllowed                // the store failed, and this process counted it
+	LocalDenied
+	Undecided // there is no decision: see the Answer's Err
+)
+
+// Outcomes are the names of the outcomes, as metrics have them.
+var Outcomes = []string{"allowed", "denied", "unlimited", "shadow", "exempt", "failed_open", "failed_closed", "local_allowed", "local_denied", "error"}
+
+// String returns the name that metrics have.
+func (o Outcome) String() string { return Outcomes[o] }
+
+// StoreFailed reports whether the failure policy decided.
+func (o Outcome) StoreFailed() bool { return o >= FailedOpen && o <= LocalDenied }
+
+// outcomeOf returns the outcome of what the store decided.
+func outcomeOf(a *Answer) Outcome {
+	if !a.Decision.Allowed {
+		return Denied
+	}
+	unlimited := true
+	for i := range a.Decision.Statuses {
+		if a.Limits[i].Shadow && !a.Decision.Statuses[i].Allowed {
+			return Shadowed
+		}
+		unlimited = unlimited && a.Decision.Statuses[i].Limit == math.MaxUint64
+	}
+	if unlimited {
+		return Unlimited
+	}
+	return Allowed
+}
+
+// A Batch is requests that arrive together, and their answers. It is used again
+// for others, with its memory: making that anew was much of what a decision
+// cost. The zero Batch is ready for use, by one goroutine at a time.
+type Batch struct {
+	Requests []Request
+	// Together is how many of Requests, from the first on, are decided together
+	// where the store can: all of them consume or none does. None of them has a
+	// limit in shadow mode, and no two have a counter in common.
+	Together int
+	// Answers is set by Core.Decide: one for each of Requests, in order. They
+	// are good until the Batch is used again.
+	Answers []Answer
+
+	asked    []store.Request // what the store is asked, in the order of Requests
+	together int             // how many of asked, from the first on, are decided together
+	results  []store.Result
+	limits   []strategy.Limit // those that requests brought, one after the other
+	last     lastLimits       // of limits
+	tally    account.Tally
+}
+
+// lastLimits are the limits that the last request of a batch brought, if they
+// are valid. The next request mostly brings the same, which are then not read
+// again.
+type lastLimits struct {
+	specs  []strategy.Spec
+	limits []strategy.Limit
+}
+
+// prepare makes b ready for its requests to be decided.
+func (b *Batch) prepare() {
+	b.asked, b.together, b.limits, b.last = b.asked[:0], 0, b.limits[:0], lastLimits{}
+	b.Answers = resized(b.Answers, len(b.Requests))
+	clear(b.Answers)
+}
+
+// Clear makes b empty, so that it holds on to nothing of what it had.
+func (b *Batch) Clear() {
+	clear(b.Requests)
+	clear(b.Answers)
+	clear(b.asked)
+	clear(b.limits)
+	for i := range b.results {
+		b.results[i].With, b.results[i].Err = nil, nil
+	}
+	b.Requests, b.Answers, b.asked, b.limits = b.Requests[:0], b.Answers[:0], b.asked[:0], b.limits[:0]
+	b.Together, b.last = 0, lastLimits{}
+}
+
+var batches = sync.Pool{New: func() any { return new(Batch) }}
+
+// NewBatch returns an empty Batch, one that was used before if there is one.
+func NewBatch() *Batch { return batches.Get().(*Batch) }
+
+// Free makes b available to NewBatch. Nobody may use it, or its answers, after.
+func (b *Batch) Free() {
+	b.Clear()
+	batches.Put(b)
+}
+
+// resized returns s with length n. Its elements keep what they held.
+func resized[T any](s []T, n int) []T {
+	if cap(s) < n {
+		return make([]T, n)
+	}
+	return s[:n]
+}

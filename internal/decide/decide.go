@@ -1,0 +1,191 @@
+// Package decide is the core of the daemon: whoever asks, it decides. A front
+// turns what it received into a Batch of requests, has the Core decide it, and
+// turns the answers into what its caller reads.
+//
+// For each request the Core finds the limits to hold it to, knows who is exempt,
+// asks the store, applies the failure policy, and accounts for the outcome.
+package decide
+
+import (
+	"context"
+	"log/slog"
+	"sync/atomic"
+
+	"github.com/ratelimitd/ratelimitd/internal/account"
+	"github.com/ratelimitd/ratelimitd/internal/histogram"
+	"github.com/ratelimitd/ratelimitd/internal/policy"
+	"github.com/ratelimitd/ratelimitd/internal/store"
+	"github.com/ratelimitd/ratelimitd/internal/strategy"
+)
+
+// Options say how to make a Core. Store, Book and Logger are required.
+type Options struct {
+	Store   store.Store
+	OnError policy.OnError // of namespaces that configure none; "": policy.FailAllow
+	// Fallback counts what Store cannot, under policy.FailLocal. It must not
+	// fail. A Store that never fails needs none.
+	Fallback     store.Store
+	PoliciesOnly bool  // in no namespace may callers send limits of their own
+	MaxLogCount  int64 // the greatest count of a SLIDING_WINDOW_LOG; 0: strategy.DefaultMaxLogCount
+
+	Book         *account.Book
+	StoreLatency *histogram.Histogram // of what one batch asks the store; nil: not measured
+	Logger       *slog.Logger
+}
+
+// A Core decides requests. New makes it. It is safe for concurrent use.
+type Core struct {
+	o        Options
+	policies atomic.Pointer[policy.Config]
+	outage   outage
+}
+
+// New returns a Core without policies.
+func New(o Options) *Core {
+	if o.OnError == "" {
+		o.OnError = policy.FailAllow
+	}
+	if o.MaxLogCount == 0 {
+		o.MaxLogCount = strategy.DefaultMaxLogCount
+	}
+	return &Core{o: o, outage: outage{log: o.Logger}}
+}
+
+// SetPolicies puts p in force, nil for none: each batch that begins from now on
+// is decided by it, and those under way by what was in force when they began.
+func (c *Core) SetPolicies(p *policy.Config) { c.policies.Store(p) }
+
+// Decide decides the requests of b, and sets its Answers. Each is decided on its
+// own and in order, but for those that are decided together.
+//
+// When ctx ends, Decide returns without waiting for the store, and says so in
+// the answers that this cuts short.
+func (c *Core) Decide(ctx context.Context, b *Batch) {
+	b.prepare()
+	policies := c.policies.Load()
+	for i := range b.Requests {
+		c.resolve(policies, b, &b.Requests[i], &b.Answers[i])
+		if i < b.Together {
+			b.together = len(b.asked)
+		}
+	}
+	c.askStore(ctx, b)
+	asked := 0
+	for i := range b.Requests {
+		a := &b.Answers[i]
+		if a.fate == toAsk {
+			a.request, a.result = &b.asked[asked], &b.results[asked]
+			asked++
+		}
+		c.conclude(ctx, b, &b.Requests[i], a)
+	}
+	b.tally.Flush(c.o.Book)
+}
+
+// askStore has the store decide what b has for it.
+func (c *Core) askStore(ctx context.Context, b *Batch) {
+	b.results = resized(b.results, len(b.asked))
+	requests, results := b.asked, b.results
+	if n := b.together; n > 1 && c.o.Store.DecidesTogether() {
+		// The last of them stands for all, as it is beside those that follow.
+		requests[n-1].With, results[n-1].With = requests[:n-1:n-1], results[:n-1:n-1]
+		requests, results = requests[n-1:], results[n-1:]
+	}
+	if len(requests) == 0 {
+		return
+	}
+	if latency := c.o.StoreLatency; latency != nil {
+		defer latency.Since(histogram.Start())
+	}
+	c.o.Store.Decide(ctx, requests, results)
+}
+
+// conclude makes a the answer to r, and accounts for it.
+func (c *Core) conclude(ctx context.Context, b *Batch, r *Request, a *Answer) {
+	entry := account.Entry{Namespace: r.Namespace, Identifier: r.Identifier, Policy: r.Policy}
+	switch a.fate {
+	case toRefuse:
+		c.o.Book.Refused.Add(1)
+		return
+	case toExempt:
+		a.Outcome, a.Decision.Allowed = Exempt, true
+		entry.Identifier = ""
+	case toAsk:
+		a.Limits = a.request.Limits
+		if a.result.Err != nil {
+			c.fail(ctx, a)
+		} else {
+			if !a.result.Repeated && a.request.Counts() {
+				c.outage.over()
+			}
+			a.Decision = a.result.Decision
+			a.Outcome = outcomeOf(a)
+			entry.Limits, entry.Statuses = a.Limits, a.Decision.Statuses
+		}
+		if a.gone {
+			entry.Identifier = ""
+		}
+		entry.Denied = a.Err == nil && !a.Decision.Allowed
+	}
+	entry.Outcome = int(a.Outcome)
+	b.tally.Add(c.o.Book, &entry)
+}
+
+// Reset forgets what the identifier of r has consumed from the limits of r. The
+// error is one of those that an Answer may have.
+func (c *Core) Reset(ctx context.Context, r *Request) error {
+	var b Batch
+	var a Answer
+	b.Answers = make([]Answer, 1)
+	c.resolveLimits(c.policies.Load().Namespace(r.Namespace), &b, r, &a)
+	if a.Err != nil {
+		c.o.Book.Refused.Add(1)
+		return a.Err
+	}
+	if c.o.Fallback != nil {
+		if err := c.o.Fallback.Reset(ctx, &b.asked[0]); err != nil {
+			return storeError(err)
+		}
+	}
+	if err := c.o.Store.Reset(ctx, &b.asked[0]); err != nil {
+		if gone := callerGone(ctx); gone != nil {
+			return gone
+		}
+		c.o.Book.StoreErrors.Add(1)
+		return storeError(err)
+	}
+	return nil
+}
+
+// Ready reports why callers would get nothing but errors, or nil.
+func (c *Core) Ready(ctx context.Context) error {
+	if c.o.OnError != policy.FailError {
+		return nil // the failure policy answers them
+	}
+	if err := c.o.Store.Health(ctx); err != nil {
+		return storeError(err)
+	}
+	return nil
+}
+
+// Probe asks the store whether it works, and logs it if it does not.
+func (c *Core) Probe(ctx context.Context) {
+	if err := c.o.Store.Health(ctx); err != nil && ctx.Err() == nil {
+		c.outage.failed(c.o.OnError, err, 0)
+	}
+}
+
+// Refuse counts a message that is wrong in one field before it is a request, and
+// returns the error that says so.
+func (c *Core) Refuse(field, format string, args ...any) error {
+	var wrong InvalidError
+	wrong.Add(field, format, args...)
+	return c.RefuseInvalid(&wrong)
+}
+
+// RefuseInvalid counts a message that is wrong before it is a request, and
+// returns the error that says so.
+func (c *Core) RefuseInvalid(wrong *InvalidError) error {
+	c.o.Book.Refused.Add(1)
+	return wrong
+}

@@ -1,0 +1,191 @@
+package decide
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/ratelimitd/ratelimitd/internal/policy"
+	"github.com/ratelimitd/ratelimitd/internal/quote"
+	"github.com/ratelimitd/ratelimitd/internal/store"
+	"github.com/ratelimitd/ratelimitd/internal/strategy"
+)
+
+// An InvalidError says what is wrong with a request.
+type InvalidError struct{ Violations []Violation }
+
+// A Violation says what is wrong with one field of a request.
+type Violation struct {
+	Field   string // as the API calls it: "limits[0].rate"
+	Problem string // quotes the value, and shows a right one
+}
+
+// maxShown is how many violations an InvalidError shows.
+const maxShown = 3
+
+// Error shows the first violations.
+func (e *InvalidError) Error() string {
+	var b strings.Builder
+	b.WriteString("invalid request: ")
+	for i, v := range e.Violations {
+		switch {
+		case i == maxShown:
+			fmt.Fprintf(&b, "; and %d more", len(e.Violations)-i)
+			return b.String()
+		case i > 0:
+			b.WriteString("; ")
+		}
+		b.WriteString(v.Field + ": " + v.Problem)
+	}
+	return b.String()
+}
+
+// Add adds a violation.
+func (e *InvalidError) Add(field, format string, args ...any) {
+	e.Violations = append(e.Violations, Violation{field, fmt.Sprintf(format, args...)})
+}
+
+// Err returns e, or nil if nothing is wrong.
+func (e *InvalidError) Err() error {
+	if len(e.Violations) == 0 {
+		return nil
+	}
+	return e
+}
+
+// ErrUnknownPolicy is wrapped by the error of a request for a policy that its
+// namespace does not have.
+var ErrUnknownPolicy = errors.New("unknown policy")
+
+// resolve sets what becomes of r: its fate, and what the store is asked.
+func (c *Core) resolve(policies *policy.Config, b *Batch, r *Request, a *Answer) {
+	ns := policies.Namespace(r.Namespace)
+	a.namespace = ns
+	if ns.IsExempt(r.Identifier) && (r.Limits != nil || c.check(r, ns) == nil) {
+		a.fate = toExempt
+		return
+	}
+	c.resolveLimits(ns, b, r, a)
+}
+
+// resolveLimits finds the limits that r is held to. It appends to b what the
+// store is to be asked, or sets the error of a.
+func (c *Core) resolveLimits(ns *policy.Namespace, b *Batch, r *Request, a *Answer) {
+	limits := r.Limits
+	if limits == nil {
+		if limits, a.Err = c.limitsOf(ns, b, r); a.Err != nil {
+			a.fate = toRefuse
+			return
+		}
+	}
+	a.fate = toAsk
+	b.asked = append(b.asked, store.Request{Namespace: r.Namespace, Identifier: r.Identifier, Limits: limits, Cost: r.Cost, DryRun: r.DryRun})
+}
+
+// limitsOf returns the limits of r: those of the policy that it names, or those
+// that it brings along.
+func (c *Core) limitsOf(ns *policy.Namespace, b *Batch, r *Request) ([]strategy.Limit, error) {
+	wrong := c.check(r, ns)
+	switch {
+	case wrong == nil && r.Policy != "":
+		p := ns.Policy(r.Policy)
+		if p == nil {
+			return nil, unknownPolicy(r, ns)
+		}
+		return p.Limits(r.Identifier), nil
+	case wrong == nil && len(r.Specs) > 0 && slices.Equal(r.Specs, b.last.specs):
+		return b.last.limits, nil
+	case wrong == nil:
+		wrong = new(InvalidError)
+	}
+	start := len(b.limits)
+	for i := range r.Specs[:min(len(r.Specs), strategy.MaxLimits)] {
+		spec := &r.Specs[i]
+		l, problems := strategy.NewLimit(*spec, c.o.MaxLogCount)
+		for _, p := range problems {
+			field := fmt.Sprintf("limits[%d].%s", i, p.Field)
+			if !slices.ContainsFunc(r.Wrong, func(v Violation) bool { return v.Field == field }) {
+				wrong.Add(field, "%s", p.Problem)
+			}
+		}
+		checkText(wrong, fmt.Sprintf("limits[%d].name", i), spec.Name, "burst")
+		if problems == nil && slices.ContainsFunc(b.limits[start:], func(m strategy.Limit) bool { return m.SameCounter(&l) }) {
+			wrong.Add(fmt.Sprintf("limits[%d]", i), "the same limit as another of this request: %s; leave one out, or give them different names", describe(&l))
+		}
+		b.limits = append(b.limits, l)
+	}
+	if err := wrong.Err(); err != nil {
+		b.limits = b.limits[:start]
+		return nil, err
+	}
+	b.last = lastLimits{r.Specs, b.limits[start:]}
+	return b.last.limits, nil
+}
+
+// check returns what is wrong with r but for its limits, or nil.
+func (c *Core) check(r *Request, ns *policy.Namespace) *InvalidError {
+	var wrong InvalidError
+	checkName(&wrong, "namespace", r.Namespace, store.MaxNamespaceBytes, "checkout")
+	checkName(&wrong, "identifier", r.Identifier, store.MaxIdentifierBytes, "user:42")
+	if r.Policy != "" {
+		checkName(&wrong, "policy", r.Policy, policy.MaxNameBytes, "default")
+	}
+	switch n := len(r.Specs); {
+	case n > 0 && (c.o.PoliciesOnly || ns.PoliciesOnly()):
+		wrong.Add("limits", "this server decides by policies of its own alone; leave limits out, and name a policy")
+	case n > 0 && r.Policy != "":
+		wrong.Add("policy", "both policy %s and limits are given; give one of the two", quote.Cut(r.Policy))
+	case n == 0 && r.Policy == "":
+		wrong.Add("limits", `no limits and no policy; give 1 to %d limits, such as {rate: "100/min"}, or the name of a policy`, strategy.MaxLimits)
+	case n > strategy.MaxLimits:
+		wrong.Add("limits", "more than %d limits; give at most %[1]d", strategy.MaxLimits)
+	}
+	wrong.Violations = append(wrong.Violations, r.Wrong...)
+	if wrong.Violations == nil {
+		return nil
+	}
+	return &wrong
+}
+
+func checkName(wrong *InvalidError, field, value string, maxBytes int, example string) {
+	switch {
+	case value == "":
+		wrong.Add(field, "empty; give one, such as %q", example)
+	case len(value) > maxBytes:
+		wrong.Add(field, "%s has %d bytes; give 1 to %d, such as %q", quote.Cut(value), len(value), maxBytes, example)
+	default:
+		checkText(wrong, field, value, example)
+	}
+}
+
+// checkText refuses a value that is not UTF-8: decoders may let it pass.
+func checkText(wrong *InvalidError, field, value, example string) {
+	if !utf8.ValidString(value) {
+		wrong.Add(field, "%s is not UTF-8 text; encode it, as in base64, or give one such as %q", quote.Cut(value), example)
+	}
+}
+
+// unknownPolicy returns the error of a request for a policy that ns does not
+// have.
+func unknownPolicy(r *Request, ns *policy.Namespace) error {
+	known := slices.Sorted(maps.Keys(ns.Policies()))
+	if len(known) == 0 {
+		return fmt.Errorf("%w %q in namespace %q: the server's configuration has no policy for it; configure one, or send limits", ErrUnknownPolicy, r.Policy, r.Namespace)
+	}
+	more := ""
+	if n := len(known) - maxShown; n > 0 {
+		known, more = known[:maxShown], fmt.Sprintf(" and %d more", n)
+	}
+	return fmt.Errorf("%w %q in namespace %q: the server's configuration has %s%s", ErrUnknownPolicy, r.Policy, r.Namespace, strings.Join(known, ", "), more)
+}
+
+// describe names a limit in a message.
+func describe(l *strategy.Limit) string {
+	if l.Name != "" {
+		return fmt.Sprintf("%s named %q", l.Strategy, l.Name)
+	}
+	return fmt.Sprintf("%s of %s", l.Strategy, l.Rate)
+}

@@ -1,0 +1,30 @@
+package quote_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/ratelimitd/ratelimitd/internal/quote"
+)
+
+func TestCut(t *testing.T) {
+	x := strings.Repeat("x", 60)
+	for s, want := range map[string]string{
+		"":                       `""`,
+		"a\"b\n":                 `"a\"b\n"`,
+		"\xff":                   `"\xff"`,
+		x + "1234":               `"` + x + `1234"`,
+		x + "12345":              `"` + x + `1234"...`,
+		x + "123é":               `"` + x + `123"...`,
+		x + "12é3":               `"` + x + `12é"...`,
+		x + "1😀2":                `"` + x + `1"...`,
+		strings.Repeat("é", 100): `"` + strings.Repeat("é", 32) + `"...`,
+	} {
+		if got := quote.Cut(s); got != want {
+			t.Errorf("%q: got %s, want %s", s, got, want)
+		}
+	}
+	if got := quote.Cut(strings.Repeat("\x80", 1000)); len(got) > 4*quote.MaxBytes+5 {
+		t.Errorf("bytes that are no text: %d bytes", len(got))
+	}
+}

@@ -1,0 +1,167 @@
+// Package apiv1 turns messages of the API ratelimit.v1 into requests of the
+// core, and the core's answers into messages.
+package apiv1
+
+import (
+	"fmt"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/ratelimitd/ratelimitd/internal/decide"
+	"github.com/ratelimitd/ratelimitd/internal/strategy"
+	ratelimitv1 "github.com/ratelimitd/ratelimitd/proto/ratelimit/v1"
+)
+
+// A Decoder makes requests of the core from messages. It is used again, with its
+// memory. The zero Decoder is ready for use.
+type Decoder struct{ specs []strategy.Spec }
+
+// Request sets r to what in asks. What r refers to is good until d is cleared.
+func (d *Decoder) Request(r *decide.Request, in *ratelimitv1.ShouldAllowRequest) {
+	*r = decide.Request{
+		Namespace: in.GetNamespace(), Identifier: in.GetIdentifier(), Policy: in.GetPolicy(),
+		Cost: 1, DryRun: in.GetDryRun(),
+	}
+	d.limits(r, in.GetLimits())
+	if in != nil && in.Cost != nil {
+		r.Cost = *in.Cost
+	}
+}
+
+// Reset sets r to what in asks to be forgotten.
+func (d *Decoder) Reset(r *decide.Request, in *ratelimitv1.ResetRequest) {
+	*r = decide.Request{Namespace: in.GetNamespace(), Identifier: in.GetIdentifier(), Policy: in.GetPolicy()}
+	d.limits(r, in.GetLimits())
+}
+
+// limits sets the limits of r, and of too many one more than are valid.
+func (d *Decoder) limits(r *decide.Request, in []*ratelimitv1.Limit) {
+	start := len(d.specs)
+	for i, l := range in[:min(len(in), strategy.MaxLimits+1)] {
+		algorithm := l.GetStrategy()
+		if algorithm < 0 || algorithm > lastStrategy {
+			r.Wrong = append(r.Wrong, decide.Violation{
+				Field:   fmt.Sprintf("limits[%d].strategy", i),
+				Problem: fmt.Sprintf("unknown strategy %d; use 1 (FIXED_WINDOW) to %d (%[2]s)", algorithm, lastStrategy),
+			})
+			algorithm = noStrategy
+		}
+		d.specs = append(d.specs, strategy.Spec{Name: l.GetName(), Rate: l.GetRate(), Strategy: strategy.Strategy(algorithm), Burst: l.GetBurst()}) //nolint:gosec // it is one of the few that there are
+	}
+	r.Specs = d.specs[start:len(d.specs):len(d.specs)]
+}
+
+// lastStrategy is the one with the greatest number. The numbers are those of the
+// algorithms.
+const lastStrategy = ratelimitv1.Strategy_GCRA
+
+// noStrategy is a number that no algorithm has.
+const noStrategy = 255
+
+// Clear makes d hold on to nothing of what it was given.
+func (d *Decoder) Clear() {
+	clear(d.specs)
+	d.specs = d.specs[:0]
+}
+
+// An Encoder makes messages from the core's answers. The parts of all messages
+// of a batch are made in one piece each: made apart, they were most of what a
+// decision cost. It is used again, with its memory. The zero Encoder is ready
+// for use.
+type Encoder struct {
+	responses []ratelimitv1.ShouldAllowResponse
+	statuses  []ratelimitv1.LimitStatus
+	pointers  []*ratelimitv1.LimitStatus
+	durations []durationpb.Duration
+
+	used used
+}
+
+// used is how much of each an Encoder has given out.
+type used struct{ responses, statuses, durations int }
+
+// Begin makes room for the answers of b. The messages made before are good no
+// more.
+func (e *Encoder) Begin(b *decide.Batch) {
+	limits := 0
+	for i := range b.Answers {
+		limits += len(b.Answers[i].Decision.Statuses)
+	}
+	n := len(b.Answers)
+	e.responses = resized(e.responses, n)
+	e.statuses = resized(e.statuses, limits)
+	e.pointers = resized(e.pointers, limits)
+	e.durations = resized(e.durations, 2*n+2*limits)
+	e.used = used{}
+}
+
+// Clear makes e hold on to nothing of what it has given out.
+func (e *Encoder) Clear() {
+	clear(e.responses)
+	clear(e.statuses)
+}
+
+// Response returns the message that says a, whose Err is nil.
+func (e *Encoder) Response(a *decide.Answer) *ratelimitv1.ShouldAllowResponse {
+	response := &e.responses[e.used.responses]
+	e.used.responses++
+	d := &a.Decision
+	response.Allowed = d.Allowed
+	response.Reason = reasons[a.Outcome]
+	if n := len(d.Statuses); n > 0 {
+		first := e.used.statuses
+		e.used.statuses += n
+		response.Statuses = e.pointers[first : first+n : first+n]
+		for i := range d.Statuses {
+			response.Statuses[i] = e.status(&e.statuses[first+i], a.Limits[i].Name, &d.Statuses[i])
+		}
+		if !d.Allowed && d.RetryAfter != strategy.Never {
+			response.RetryAfter = e.duration(d.RetryAfter)
+		}
+	}
+	if d.Allowed && d.Delay > 0 {
+		response.Delay = e.duration(d.Delay)
+	}
+	return response
+}
+
+// reasons are what callers are told of each outcome.
+var reasons = [...]ratelimitv1.Reason{
+	decide.Allowed:      ratelimitv1.Reason_WITHIN_LIMIT,
+	decide.Denied:       ratelimitv1.Reason_OVER_LIMIT,
+	decide.Unlimited:    ratelimitv1.Reason_UNLIMITED,
+	decide.Shadowed:     ratelimitv1.Reason_SHADOW,
+	decide.Exempt:       ratelimitv1.Reason_EXEMPT,
+	decide.FailedOpen:   ratelimitv1.Reason_STORE_FAILURE,
+	decide.FailedClosed: ratelimitv1.Reason_STORE_FAILURE,
+	decide.LocalAllowed: ratelimitv1.Reason_STORE_FAILURE,
+	decide.LocalDenied:  ratelimitv1.Reason_STORE_FAILURE,
+	decide.Undecided:    ratelimitv1.Reason_REASON_UNSPECIFIED,
+}
+
+func (e *Encoder) status(to *ratelimitv1.LimitStatus, name string, from *strategy.Status) *ratelimitv1.LimitStatus {
+	to.Name = name
+	to.Limit, to.Remaining = from.Limit, from.Remaining
+	to.ResetAfter = e.duration(from.ResetAfter)
+	to.Allowed = from.Allowed
+	if !from.Allowed && from.RetryAfter != strategy.Never {
+		to.RetryAfter = e.duration(from.RetryAfter)
+	}
+	return to
+}
+
+func (e *Encoder) duration(d time.Duration) *durationpb.Duration {
+	to := &e.durations[e.used.durations]
+	e.used.durations++
+	to.Seconds, to.Nanos = int64(d/time.Second), int32(d%time.Second)
+	return to
+}
+
+// resized returns s with length n. Its elements keep what they held.
+func resized[T any](s []T, n int) []T {
+	if cap(s) < n {
+		return make([]T, n)
+	}
+	return s[:n]
+}

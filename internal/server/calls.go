@@ -1,0 +1,85 @@
+package server
+
+import (
+	rlsv3 "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
+	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	ratelimitv1 "github.com/ratelimitd/ratelimitd/proto/ratelimit/v1"
+)
+
+// callCounters count calls by method and code, under the names that dashboards
+// for gRPC servers expect. The library that is usual for it looks each counter
+// up by its labels in each call: 1.1 µs and two allocations.
+type callCounters struct {
+	started *prometheus.CounterVec
+	handled *prometheus.CounterVec
+	known   map[string]*methodCounters // by full method: those that are called often
+}
+
+// methodCounters are those of one method.
+type methodCounters struct {
+	started prometheus.Counter
+	handled [codes.Unauthenticated + 1]prometheus.Counter
+}
+
+// The values of the label grpc_type.
+const (
+	typeUnary  = "unary"
+	typeStream = "stream"
+)
+
+func newCallCounters(reg prometheus.Registerer) *callCounters {
+	c := &callCounters{
+		started: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "grpc_server_started_total",
+			Help: "Calls begun.",
+		}, []string{"grpc_method", "grpc_type"}),
+		handled: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "grpc_server_handled_total",
+			Help: "Calls ended, by code.",
+		}, []string{"grpc_method", "grpc_type", "grpc_code"}),
+		known: map[string]*methodCounters{},
+	}
+	reg.MustRegister(c.started, c.handled)
+	for _, method := range []string{
+		ratelimitv1.RateLimitService_ShouldAllow_FullMethodName,
+		ratelimitv1.RateLimitService_ShouldAllowBatch_FullMethodName,
+		ratelimitv1.RateLimitService_Reset_FullMethodName,
+		rlsv3.RateLimitService_ShouldRateLimit_FullMethodName,
+	} {
+		c.known[method] = c.of(method, typeUnary)
+	}
+	stream := ratelimitv1.RateLimitService_ShouldAllowStream_FullMethodName
+	c.known[stream] = c.of(stream, typeStream)
+	return c
+}
+
+// of returns the counters of a method.
+func (c *callCounters) of(method, kind string) *methodCounters {
+	m := &methodCounters{started: c.started.WithLabelValues(method, kind)}
+	for code := range m.handled {
+		m.handled[code] = c.handled.WithLabelValues(method, kind, codes.Code(code).String())
+	}
+	return m
+}
+
+// start counts a call that begins, and returns what counts its end.
+func (c *callCounters) start(method, kind string) *methodCounters {
+	m := c.known[method]
+	if m == nil { // of the health service, or reflection: seldom
+		m = c.of(method, kind)
+	}
+	m.started.Inc()
+	return m
+}
+
+// end counts a call that ended with err.
+func (m *methodCounters) end(err error) {
+	code := status.Code(err)
+	if int(code) >= len(m.handled) { // no code of gRPC's
+		code = codes.Unknown
+	}
+	m.handled[code].Inc()
+}

@@ -1,0 +1,119 @@
+package server
+
+import (
+	"context"
+	"net/http"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+
+	"github.com/ratelimitd/ratelimitd/internal/server/fault"
+	"github.com/ratelimitd/ratelimitd/internal/server/grpcapi/codec"
+	"github.com/ratelimitd/ratelimitd/internal/server/web"
+	ratelimitv1 "github.com/ratelimitd/ratelimitd/proto/ratelimit/v1"
+)
+
+// A chain is what every call passes before and after its front, in this order:
+//
+//  1. It is counted, by method and by the code that it ends with.
+//  2. A panic ends this call alone, and is logged.
+//  3. (Here authentication will stand: it sees the message, and hands on in the
+//     context who asks. What the caller may do, the core decides.)
+//  4. Streams alone: a message that cannot be decoded is INVALID_ARGUMENT. (The
+//     handlers of unary methods do that, as they decode.)
+//  5. Streams of other services alone: they end when the server stops.
+type chain struct {
+	calls    *callCounters
+	faults   *fault.Log
+	streams  *sync.WaitGroup // the goroutines that answer streams
+	draining <-chan struct{} // closed when the server begins to stop
+}
+
+// unary is the chain of unary calls. It is one function, as gRPC makes an
+// allocation a call for each further one.
+func (c *chain) unary(ctx context.Context, in any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (out any, err error) {
+	call := c.calls.start(info.FullMethod, typeUnary)
+	defer func() { call.end(err) }()
+	defer c.faults.Recover(info.FullMethod, &err)
+	return handler(ctx, in)
+}
+
+// stream is the chain of streams.
+func (c *chain) stream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
+	call := c.calls.start(info.FullMethod, typeStream)
+	defer func() { call.end(err) }()
+	defer c.faults.Recover(info.FullMethod, &err)
+	stream = codec.Refusal(c.faults.Undecodable).Stream(info.FullMethod, stream)
+	if info.FullMethod == ratelimitv1.RateLimitService_ShouldAllowStream_FullMethodName {
+		return handler(srv, stream) // it ends by itself, with the message under way answered
+	}
+	return c.endWhenDraining(srv, stream, handler)
+}
+
+// http is the chain of HTTP requests. (Their counts and times are the fronts'.)
+func (c *chain) http(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var err error
+		defer func() {
+			if err != nil {
+				web.WriteError(w, 0, err)
+			}
+		}()
+		defer c.faults.Recover("HTTP", &err)
+		next.ServeHTTP(w, r)
+	})
+}
+
+// farewell is how long the streams of other services stay when the server
+// stops: for a watcher of its health to be told.
+const farewell = 100 * time.Millisecond
+
+// endWhenDraining handles a stream, and ends it when the server stops.
+func (c *chain) endWhenDraining(srv any, stream grpc.ServerStream, handler grpc.StreamHandler) error {
+	closable := &closableStream{ServerStream: stream}
+	done := make(chan error, 1)
+	c.streams.Go(func() {
+		var err error
+		defer func() { done <- err }()
+		defer c.faults.Recover("a stream of another service", &err)
+		err = handler(srv, closable)
+	})
+	select {
+	case err := <-done:
+		return err
+	case <-c.draining:
+	}
+	timer := time.NewTimer(farewell)
+	defer timer.Stop()
+	select {
+	case err := <-done:
+		return err
+	case <-timer.C:
+		closable.close()
+		return fault.ErrStopping
+	}
+}
+
+// A closableStream is a stream on which nothing is sent after it is closed.
+type closableStream struct {
+	grpc.ServerStream
+	mu     sync.Mutex // held while a message is sent; protects the following
+	closed bool
+}
+
+func (s *closableStream) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+}
+
+// SendMsg implements grpc.ServerStream.
+func (s *closableStream) SendMsg(m any) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return fault.ErrStopping
+	}
+	return s.ServerStream.SendMsg(m)
+}

@@ -1,0 +1,303 @@
+// Package envoyapi is the front of Envoy's rate limit protocol,
+// envoy.service.ratelimit.v3: it decodes, calls the core, and encodes.
+package envoyapi
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	rlsv3 "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/ratelimitd/ratelimitd/internal/account"
+	"github.com/ratelimitd/ratelimitd/internal/decide"
+	"github.com/ratelimitd/ratelimitd/internal/histogram"
+	"github.com/ratelimitd/ratelimitd/internal/policy/envoy"
+	"github.com/ratelimitd/ratelimitd/internal/rate"
+	"github.com/ratelimitd/ratelimitd/internal/server/fault"
+	"github.com/ratelimitd/ratelimitd/internal/server/grpcapi/codec"
+	"github.com/ratelimitd/ratelimitd/internal/strategy"
+)
+
+// Method is the label of the latency of ShouldRateLimit.
+const Method = "ShouldRateLimit"
+
+// Settings say how the service answers. The zero Settings are the defaults of
+// envoyproxy/ratelimit.
+type Settings struct {
+	ShadowMode      bool // the overall answer is always OK
+	AllOrNone       bool // where the store can, a request consumes of all its descriptors or of none
+	DynamicMetadata bool // the answer has the request, and what its limits have for Envoy
+
+	ResponseHeaders bool   // the answer has these headers for Envoy's client
+	LimitHeader     string // "": RateLimit-Limit
+	RemainingHeader string // "": RateLimit-Remaining
+	ResetHeader     string // "": RateLimit-Reset
+}
+
+// Options say how to make an API. Core, Book, Faults and Latency are required.
+type Options struct {
+	Settings
+
+	Core    *decide.Core
+	Book    *account.Book
+	Faults  *fault.Log
+	Latency *histogram.Histogram
+}
+
+// An API answers envoy.service.ratelimit.v3.RateLimitService. New makes it.
+type API struct {
+	o         Options
+	config    atomic.Pointer[envoy.Config]
+	exchanges sync.Pool // of *exchange
+}
+
+// New returns an API without configuration.
+func New(o Options) *API {
+	return &API{o: o, exchanges: sync.Pool{New: func() any { return new(exchange) }}}
+}
+
+// SetConfig puts c in force, nil for none, for each request from now on.
+func (a *API) SetConfig(c *envoy.Config) { a.config.Store(c) }
+
+// Register has s serve the API.
+func (a *API) Register(s *grpc.Server) {
+	d := rlsv3.RateLimitService_ServiceDesc
+	d.Methods = slices.Clone(d.Methods)
+	info := &grpc.UnaryServerInfo{Server: a, FullMethod: rlsv3.RateLimitService_ShouldRateLimit_FullMethodName}
+	answer := func(ctx context.Context, in any) (any, error) { return a.shouldRateLimit(ctx, in.(*request)) }
+	d.Methods[0].Handler = func(_ any, ctx context.Context, decode func(any) error, intercept grpc.UnaryServerInterceptor) (any, error) {
+		in := new(request)
+		if err := decode(in); err != nil {
+			return nil, err
+		}
+		if in.err != nil {
+			return nil, a.o.Faults.Undecodable(ctx, info.FullMethod, in.err)
+		}
+		return intercept(ctx, in, info, answer)
+	}
+	s.RegisterService(&d, nil) // a is not of the generated interface, whose messages are the generated ones
+}
+
+var (
+	_ codec.Receiver    = (*request)(nil)
+	_ codec.WireMessage = (*request)(nil)
+)
+
+// An exchange is what one request is held to, and its answers. It is used again
+// for others.
+type exchange struct {
+	batch   decide.Batch
+	matches []envoy.Match    // of each descriptor
+	limits  []strategy.Limit // of each match
+	places  []int            // of each match, its place in the batch; -1: none
+}
+
+func (a *API) free(e *exchange) {
+	e.batch.Clear()
+	clear(e.matches)
+	clear(e.limits)
+	a.exchanges.Put(e)
+}
+
+// shouldRateLimit decides each descriptor on its own, all of them in one trip to
+// the store.
+func (a *API) shouldRateLimit(ctx context.Context, in *request) (*rlsv3.RateLimitResponse, error) {
+	defer a.o.Latency.Since(histogram.Start())
+	e := a.exchanges.Get().(*exchange)
+	defer a.free(e)
+	if err := a.match(e, in); err != nil {
+		return nil, err
+	}
+	a.gather(e, in)
+	a.o.Core.Decide(ctx, &e.batch)
+
+	out := &rlsv3.RateLimitResponse{OverallCode: rlsv3.RateLimitResponse_OK, Statuses: make([]*rlsv3.RateLimitResponse_DescriptorStatus, len(e.matches))}
+	var overQuota []int // of the descriptors of quotas, those that are over
+	quotas := 0
+	for i := range e.matches {
+		status := &rlsv3.RateLimitResponse_DescriptorStatus{Code: rlsv3.RateLimitResponse_OK}
+		out.Statuses[i] = status
+		if e.places[i] < 0 {
+			continue
+		}
+		m := &e.matches[i]
+		over, err := a.describe(m, &e.batch.Requests[e.places[i]], &e.batch.Answers[e.places[i]], status)
+		if err != nil {
+			return nil, err
+		}
+		if m.QuotaMode {
+			quotas++
+		}
+		switch {
+		case !over || m.ShadowMode:
+		case m.QuotaMode:
+			status.Code = rlsv3.RateLimitResponse_OVER_LIMIT
+			overQuota = append(overQuota, i)
+		default:
+			status.Code, out.OverallCode = rlsv3.RateLimitResponse_OVER_LIMIT, rlsv3.RateLimitResponse_OVER_LIMIT
+		}
+	}
+	if quotas > 0 && len(overQuota) == quotas { // a quota that is not over can be served from
+		out.OverallCode = rlsv3.RateLimitResponse_OVER_LIMIT
+	}
+	if a.o.ResponseHeaders {
+		out.ResponseHeadersToAdd = a.o.headers(out.Statuses)
+	}
+	if a.o.ShadowMode {
+		out.OverallCode = rlsv3.RateLimitResponse_OK
+	}
+	if a.o.DynamicMetadata {
+		out.DynamicMetadata = metadata(in, e.matches, out.Statuses, overQuota)
+	}
+	return out, nil
+}
+
+// match validates in, and sets what each of its descriptors is held to.
+func (a *API) match(e *exchange, in *request) error {
+	var wrong decide.InvalidError
+	if in.domain == "" {
+		wrong.Add("domain", `empty; give one, such as "edge"`)
+	}
+	switch {
+	case len(in.descriptors) == 0:
+		wrong.Add("descriptors", "no descriptors; give 1 to %d", maxDescriptors)
+	case in.tooMany != "":
+		wrong.Add("descriptors", "%s", in.tooMany)
+	}
+	config := a.config.Load()
+	e.matches = resized(e.matches, len(in.descriptors))
+	for i := range in.descriptors {
+		d := &in.descriptors[i]
+		e.matches[i] = envoy.Match{}
+		if d.negative {
+			wrong.Add(fmt.Sprintf("descriptors[%d].is_negative_hits", i), "hits cannot be given back; leave it out")
+		}
+		if d.limit == nil {
+			e.matches[i] = config.Match(in.domain, in.entriesOf(d))
+			continue
+		}
+		multiplier := uint32(1)
+		if d.limit.multiplier != nil {
+			multiplier = *d.limit.multiplier
+		}
+		l, err := envoy.NewLimit(d.limit.requests, d.limit.unit, multiplier)
+		if err != nil {
+			wrong.Add(fmt.Sprintf("descriptors[%d].limit", i), "%v", err)
+		} else if config.Knows(in.domain) {
+			e.matches[i] = envoy.Override(in.domain, in.entriesOf(d), l)
+		}
+	}
+	if wrong.Violations != nil {
+		return fault.Error(a.o.Core.RefuseInvalid(&wrong))
+	}
+	if replaced := envoy.Replaced(e.matches); replaced != nil {
+		for i := range e.matches {
+			if e.matches[i].Limit != nil && slices.Contains(replaced, e.matches[i].RuleName) {
+				e.matches[i] = envoy.Match{}
+			}
+		}
+	}
+	return nil
+}
+
+// gather puts what the core is to be asked into the batch of e. Those that can
+// deny come first, if they are to be held all or none.
+func (a *API) gather(e *exchange, in *request) {
+	e.places = resized(e.places, len(e.matches))
+	e.limits = resized(e.limits, len(e.matches))
+	for i := range e.places {
+		e.places[i] = -1
+	}
+	together := func(m *envoy.Match) bool {
+		return a.o.AllOrNone && !m.ShadowMode && !m.QuotaMode && !a.o.ShadowMode
+	}
+	for _, first := range []bool{true, false} {
+		for i := range e.matches {
+			m := &e.matches[i]
+			if m.Limit == nil || together(m) != first {
+				continue
+			}
+			e.limits[i] = m.Limit.Limit
+			if m.Unlimited {
+				e.limits[i] = unlimited
+			}
+			e.limits[i].Shadow = m.ShadowMode || m.QuotaMode || a.o.ShadowMode
+			e.places[i] = len(e.batch.Requests)
+			e.batch.Requests = append(e.batch.Requests, decide.Request{
+				Namespace: in.domain, Identifier: m.Identifier, Limits: e.limits[i : i+1 : i+1], Cost: in.hitsOf(&in.descriptors[i]),
+			})
+		}
+		if first {
+			e.batch.Together = len(e.batch.Requests)
+		}
+	}
+}
+
+// unlimited is the limit of a descriptor that is held to nothing, and known.
+var unlimited = strategy.Limit{Strategy: strategy.FixedWindow, Rate: rate.Rate{Count: rate.Unlimited}}
+
+// describe sets status to what the core said of a descriptor, but for its code,
+// and reports whether it is over its limit.
+func (a *API) describe(m *envoy.Match, r *decide.Request, answer *decide.Answer, status *rlsv3.RateLimitResponse_DescriptorStatus) (over bool, err error) {
+	if answer.Err != nil {
+		return false, fault.Error(answer.Err)
+	}
+	if answer.Outcome == decide.Exempt || answer.Outcome == decide.Unlimited {
+		status.LimitRemaining = math.MaxUint32
+		return false, nil
+	}
+	status.CurrentLimit = &rlsv3.RateLimitResponse_RateLimit{
+		Name: m.RuleName, RequestsPerUnit: m.RequestsPerUnit, Unit: rlsv3.RateLimitResponse_RateLimit_Unit(m.Unit),
+	}
+	if m.Multiplier > 1 {
+		status.CurrentLimit.UnitMultiplier = wrapperspb.UInt32(m.Multiplier)
+	}
+	if len(answer.Decision.Statuses) == 0 { // the failure policy answered
+		return !answer.Decision.Allowed, nil
+	}
+	st := &answer.Decision.Statuses[0]
+	status.LimitRemaining = uint32(min(st.Remaining, math.MaxUint32))
+	status.DurationUntilReset = durationpb.New(untilReset(m.Limit, st))
+	// A request for nothing wants to know whether there is anything left.
+	over = !st.Allowed || r.Cost == 0 && st.Remaining == 0
+	a.o.Book.Hits(m.Metric, r.Cost, over, m.ShadowMode || a.o.ShadowMode)
+	return over, nil
+}
+
+// untilReset returns how long until the counter of l is as if never used: of a
+// window that nothing was taken from, until that window ends.
+func untilReset(l *envoy.Limit, st *strategy.Status) time.Duration {
+	if st.ResetAfter > 0 || l.Strategy != strategy.FixedWindow {
+		return st.ResetAfter
+	}
+	return l.Rate.Period - time.Duration(time.Now().UnixMicro()%l.Rate.Period.Microseconds())*time.Microsecond
+}
+
+// ShowConfig returns what answers GET /rlconfig: the configuration in force.
+// namespaces returns our own policies, as YAML.
+func (a *API) ShowConfig(namespaces func() string) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprint(w, a.config.Load().String())
+		if text := namespaces(); text != "" {
+			fmt.Fprintf(w, "namespaces:\n    %s", strings.ReplaceAll(strings.TrimSuffix(text, "\n"), "\n", "\n    ")+"\n")
+		}
+	}
+}
+
+// resized returns s with length n. Its elements keep what they held.
+func resized[T any](s []T, n int) []T {
+	if cap(s) < n {
+		return make([]T, n)
+	}
+	return s[:n]
+}

@@ -1,0 +1,102 @@
+package envoyapi
+
+import (
+	"math"
+	"slices"
+	"strconv"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	rlsv3 "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
+	"google.golang.org/protobuf/types/known/structpb"
+
+	"github.com/ratelimitd/ratelimitd/internal/policy/envoy"
+)
+
+// What an answer has for Envoy to pass on: headers and metadata.
+
+// headers returns the headers that tell a client of the limit it is over, or
+// else of the one it is closest to.
+func (s *Settings) headers(statuses []*rlsv3.RateLimitResponse_DescriptorStatus) []*corev3.HeaderValue {
+	var closest *rlsv3.RateLimitResponse_DescriptorStatus
+	for _, st := range statuses {
+		if st.GetCurrentLimit() == nil {
+			continue
+		}
+		if closest == nil || st.GetCode() > closest.GetCode() || st.GetCode() == closest.GetCode() && st.GetLimitRemaining() < closest.GetLimitRemaining() {
+			closest = st
+		}
+	}
+	if closest == nil {
+		return nil
+	}
+	named := func(name, otherwise string) string {
+		if name == "" {
+			return otherwise
+		}
+		return name
+	}
+	reset := math.Ceil(closest.GetDurationUntilReset().AsDuration().Seconds())
+	return []*corev3.HeaderValue{
+		{Key: named(s.LimitHeader, "RateLimit-Limit"), Value: strconv.FormatUint(uint64(closest.GetCurrentLimit().GetRequestsPerUnit()), 10)},
+		{Key: named(s.RemainingHeader, "RateLimit-Remaining"), Value: strconv.FormatUint(uint64(closest.GetLimitRemaining()), 10)},
+		{Key: named(s.ResetHeader, "RateLimit-Reset"), Value: strconv.FormatFloat(reset, 'f', 0, 64)},
+	}
+}
+
+// metadata returns the request, which of its quotas it is over, and what the
+// limits that it is within have for Envoy to pass on.
+func metadata(in *request, matches []envoy.Match, statuses []*rlsv3.RateLimitResponse_DescriptorStatus, overQuota []int) *structpb.Struct {
+	quota := slices.ContainsFunc(matches, func(m envoy.Match) bool { return m.Limit != nil && m.QuotaMode })
+	fields := map[string]*structpb.Value{
+		"domain":           structpb.NewStringValue(text(in.domain)),
+		"descriptors":      listOf(in.descriptors, in.descriptorValue),
+		"quotaModeEnabled": structpb.NewBoolValue(quota),
+	}
+	if in.hits > 0 {
+		fields["hitsAddend"] = structpb.NewNumberValue(float64(in.hits))
+	}
+	within := &structpb.Struct{Fields: map[string]*structpb.Value{}}
+	for i, m := range matches {
+		if m.Limit != nil && statuses[i].GetCode() == rlsv3.RateLimitResponse_OK {
+			if own, err := structpb.NewStruct(m.Metadata); err == nil { // it has been read from a file, as UTF-8
+				merge(within, own)
+			}
+		}
+	}
+	if len(within.GetFields()) > 0 {
+		fields["metadata"] = structpb.NewStructValue(within)
+	}
+	if overQuota != nil {
+		fields["quotaModeViolations"] = listOf(overQuota, func(i int) *structpb.Value { return structpb.NewNumberValue(float64(i)) })
+	}
+	return &structpb.Struct{Fields: fields}
+}
+
+// merge adds to the fields of to those of from that it does not have.
+func merge(to, from *structpb.Struct) {
+	for key, value := range from.GetFields() {
+		if has, ok := to.GetFields()[key]; !ok {
+			to.Fields[key] = value
+		} else if has.GetStructValue() != nil && value.GetStructValue() != nil {
+			merge(has.GetStructValue(), value.GetStructValue())
+		}
+	}
+}
+
+func (r *request) descriptorValue(d descriptor) *structpb.Value {
+	fields := map[string]*structpb.Value{"entries": listOf(r.entriesOf(&d), func(e envoy.Entry) *structpb.Value {
+		return structpb.NewStringValue(text(e.Key) + "=" + text(e.Value))
+	})}
+	if d.hits != nil {
+		fields["hitsAddend"] = structpb.NewNumberValue(float64(*d.hits))
+	}
+	return structpb.NewStructValue(&structpb.Struct{Fields: fields})
+}
+
+func listOf[T any](items []T, value func(T) *structpb.Value) *structpb.Value {
+	values := make([]*structpb.Value, len(items))
+	for i, item := range items {
+		values[i] = value(item)
+	}
+	return structpb.NewListValue(&structpb.ListValue{Values: values})
+}

@@ -1,0 +1,250 @@
+package envoyapi
+
+import (
+	"fmt"
+	"strconv"
+	"unicode/utf8"
+
+	rlsv3 "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
+	"google.golang.org/protobuf/encoding/protowire"
+
+	"github.com/ratelimitd/ratelimitd/internal/policy/envoy"
+)
+
+// Envoy puts into descriptors what its clients send in headers, whatever bytes
+// these are. Generated code for RateLimitRequest refuses a text that is not UTF-8,
+// and with it the whole call: then Envoy lets the request pass, and a client
+// needs one such byte to be held to nothing. So these messages are decoded here.
+// Their texts are bytes, and two that differ are two identifiers.
+
+const (
+	// maxDescriptors is how many descriptors a request may have.
+	maxDescriptors = 1000
+	// maxEntries is how many entries a descriptor may have. A configuration is
+	// not nested deeper.
+	maxEntries = 100
+)
+
+// A request is a RateLimitRequest.
+type request struct {
+	domain      string
+	descriptors []descriptor
+	hits        uint32
+
+	entries []envoy.Entry // those of all descriptors
+	err     error         // why it cannot be decoded, or nil
+	tooMany string        // what it has too many of: the rest was dropped
+}
+
+// A descriptor is a RateLimitDescriptor.
+type descriptor struct {
+	first, last int // its entries in those of the request, last not included
+	limit       *override
+	hits        *uint64 // nil: those of the request
+	negative    bool
+}
+
+// An override is a limit that a descriptor brings along.
+type override struct {
+	requests   uint32
+	unit       envoy.Unit
+	multiplier *uint32 // nil: 1
+}
+
+// entriesOf returns the entries of d.
+func (r *request) entriesOf(d *descriptor) []envoy.Entry { return r.entries[d.first:d.last] }
+
+// Received implements codec.Receiver.
+func (r *request) Received() any { return r }
+
+// Undecodable implements codec.Receiver.
+func (r *request) Undecodable(err error) { r.err = err }
+
+// DecodeWire implements codec.WireMessage. The texts of r are parts of data.
+func (r *request) DecodeWire(data []byte) error {
+	err := eachField(data, func(f field) error {
+		switch {
+		case f.is(1, protowire.BytesType):
+			r.domain = string(f.bytes)
+		case f.is(2, protowire.BytesType):
+			return r.decodeDescriptor(f.bytes)
+		case f.is(3, protowire.VarintType):
+			r.hits = uint32(f.varint)
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("RateLimitRequest: %w", err)
+	}
+	return nil
+}
+
+func (r *request) decodeDescriptor(data []byte) error {
+	if len(r.descriptors) == maxDescriptors {
+		r.tooMany = tooManyDescriptors
+		return nil
+	}
+	d := descriptor{first: len(r.entries)}
+	err := eachField(data, func(f field) error {
+		switch {
+		case f.is(1, protowire.BytesType):
+			return r.decodeEntry(&d, f.bytes)
+		case f.is(2, protowire.BytesType):
+			if d.limit == nil {
+				d.limit = new(override)
+			}
+			return d.limit.decode(f.bytes)
+		case f.is(3, protowire.BytesType):
+			if d.hits == nil {
+				d.hits = new(uint64)
+			}
+			return decodeWrapped(f.bytes, d.hits)
+		case f.is(4, protowire.VarintType):
+			d.negative = f.varint != 0
+		}
+		return nil
+	})
+	d.last = len(r.entries)
+	r.descriptors = append(r.descriptors, d)
+	return err
+}
+
+func (r *request) decodeEntry(d *descriptor, data []byte) error {
+	if len(r.entries)-d.first == maxEntries {
+		r.tooMany = tooManyEntries
+		return nil
+	}
+	var e envoy.Entry
+	err := eachField(data, func(f field) error {
+		switch {
+		case f.is(1, protowire.BytesType):
+			e.Key = string(f.bytes)
+		case f.is(2, protowire.BytesType):
+			e.Value = string(f.bytes)
+		}
+		return nil
+	})
+	r.entries = append(r.entries, e)
+	return err
+}
+
+func (o *override) decode(data []byte) error {
+	return eachField(data, func(f field) error {
+		switch {
+		case f.is(1, protowire.VarintType):
+			o.requests = uint32(f.varint)
+		case f.is(2, protowire.VarintType):
+			o.unit = envoy.Unit(int32(f.varint)) //nolint:gosec // as protobuf cuts enums
+		case f.is(3, protowire.BytesType):
+			var multiplier uint64
+			if err := decodeWrapped(f.bytes, &multiplier); err != nil {
+				return err
+			}
+			o.multiplier = new(uint32(multiplier))
+		}
+		return nil
+	})
+}
+
+// decodeWrapped sets value to what a UInt32Value or UInt64Value holds.
+func decodeWrapped(data []byte, value *uint64) error {
+	return eachField(data, func(f field) error {
+		if f.is(1, protowire.VarintType) {
+			*value = f.varint
+		}
+		return nil
+	})
+}
+
+// A field is one of a message as it is on the wire.
+type field struct {
+	number protowire.Number
+	kind   protowire.Type
+	bytes  []byte // of a BytesType
+	varint uint64 // of a VarintType
+}
+
+func (f *field) is(number protowire.Number, kind protowire.Type) bool {
+	return f.number == number && f.kind == kind
+}
+
+// eachField calls do for each field of a message, in order.
+func eachField(data []byte, do func(field) error) error {
+	for len(data) > 0 {
+		number, kind, n := protowire.ConsumeTag(data)
+		if n < 0 {
+			return protowire.ParseError(n)
+		}
+		data = data[n:]
+		f := field{number: number, kind: kind}
+		switch kind {
+		case protowire.BytesType:
+			f.bytes, n = protowire.ConsumeBytes(data)
+		case protowire.VarintType:
+			f.varint, n = protowire.ConsumeVarint(data)
+		default:
+			n = protowire.ConsumeFieldValue(number, kind, data)
+		}
+		if n < 0 {
+			return protowire.ParseError(n)
+		}
+		data = data[n:]
+		if err := do(f); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// What a request is told that has too many of something.
+const (
+	tooManyDescriptors = "more than 1000 descriptors; give 1 to 1000"
+	tooManyEntries     = "more than 100 entries in one of them; give 1 to 100"
+)
+
+// fromMessage sets r to in, which JSON was.
+func (r *request) fromMessage(in *rlsv3.RateLimitRequest) {
+	r.domain, r.hits = in.GetDomain(), in.GetHitsAddend()
+	for _, from := range in.GetDescriptors() {
+		switch {
+		case len(r.descriptors) == maxDescriptors:
+			r.tooMany = tooManyDescriptors
+			return
+		case len(from.GetEntries()) > maxEntries:
+			r.tooMany = tooManyEntries
+			return
+		}
+		d := descriptor{first: len(r.entries), negative: from.GetIsNegativeHits()}
+		for _, e := range from.GetEntries() {
+			r.entries = append(r.entries, envoy.Entry{Key: e.GetKey(), Value: e.GetValue()})
+		}
+		d.last = len(r.entries)
+		if own := from.GetHitsAddend(); own != nil {
+			d.hits = new(own.GetValue())
+		}
+		if own := from.GetLimit(); own != nil {
+			d.limit = &override{requests: own.GetRequestsPerUnit(), unit: envoy.Unit(own.GetUnit())}
+			if own.GetUnitMultiplier() != nil {
+				d.limit.multiplier = new(own.GetUnitMultiplier().GetValue())
+			}
+		}
+		r.descriptors = append(r.descriptors, d)
+	}
+}
+
+// hitsOf returns how much d asks for.
+func (r *request) hitsOf(d *descriptor) uint64 {
+	if d.hits != nil {
+		return *d.hits
+	}
+	return uint64(max(1, r.hits))
+}
+
+// text returns s as text: bytes that are not UTF-8 are escaped, as \xff.
+func text(s string) string {
+	if utf8.ValidString(s) {
+		return s
+	}
+	quoted := strconv.Quote(s)
+	return quoted[1 : len(quoted)-1]
+}

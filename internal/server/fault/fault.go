@@ -1,0 +1,95 @@
+// Package fault says what callers are told when they get no decision: it holds
+// all there is of the mapping from errors to gRPC codes and HTTP statuses.
+package fault
+
+import (
+	"errors"
+	"net/http"
+
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/ratelimitd/ratelimitd/internal/decide"
+)
+
+// Errors of calls, beside those of the core. They are gRPC statuses.
+var (
+	// ErrStopping is that of a stream which the server ends because it stops.
+	ErrStopping = status.Error(codes.Unavailable, "the server is stopping; connect again")
+	// ErrStreamAge is that of a stream which the server ends because it is old.
+	ErrStreamAge = status.Error(codes.Unavailable, "the stream has reached its age; connect again")
+	// ErrPanicked is that of a call whose handling panicked.
+	ErrPanicked = status.Error(codes.Internal, "internal error: see the server's log")
+)
+
+// Status returns err, which may be nil, as a gRPC status. What is none, and no
+// error of the core, is INTERNAL.
+func Status(err error) *status.Status {
+	if invalid, ok := errors.AsType[*decide.InvalidError](err); ok {
+		return invalidArgument(invalid)
+	}
+	for _, known := range []struct {
+		err  error
+		code codes.Code
+	}{
+		{decide.ErrUnknownPolicy, codes.NotFound},
+		{decide.ErrStore, codes.Unavailable},
+		{decide.ErrDeadline, codes.DeadlineExceeded},
+		{decide.ErrCancelled, codes.Canceled},
+	} {
+		if errors.Is(err, known.err) {
+			return status.New(known.code, err.Error())
+		}
+	}
+	st, ok := status.FromError(err)
+	if !ok {
+		return status.New(codes.Internal, err.Error())
+	}
+	return st
+}
+
+// Error returns err, which may be nil, as an error that is a gRPC status.
+func Error(err error) error { return Status(err).Err() }
+
+// maxDetailsBytes is how long the details of an INVALID_ARGUMENT are. Clients
+// take a status from the trailers of a reply, and refuse trailers that are
+// longer than they allow: often 8 KiB in all, with the details twice, as text
+// and as bytes in base64.
+const maxDetailsBytes = 3000
+
+func invalidArgument(invalid *decide.InvalidError) *status.Status {
+	details := &errdetails.BadRequest{}
+	bytes := 0
+	for _, v := range invalid.Violations {
+		if bytes += len(v.Field) + len(v.Problem); bytes > maxDetailsBytes && details.FieldViolations != nil {
+			break
+		}
+		details.FieldViolations = append(details.FieldViolations, &errdetails.BadRequest_FieldViolation{Field: v.Field, Description: v.Problem})
+	}
+	st := status.New(codes.InvalidArgument, invalid.Error())
+	if detailed, err := st.WithDetails(details); err == nil { // or else the details cannot be encoded
+		return detailed
+	}
+	return st
+}
+
+// HTTPCode returns the HTTP status for a gRPC code.
+func HTTPCode(code codes.Code) int {
+	switch code {
+	case codes.OK:
+		return http.StatusOK
+	case codes.InvalidArgument:
+		return http.StatusBadRequest
+	case codes.NotFound:
+		return http.StatusNotFound
+	case codes.Unavailable:
+		return http.StatusServiceUnavailable
+	case codes.DeadlineExceeded:
+		return http.StatusGatewayTimeout
+	case codes.Canceled:
+		return 499 // as proxies log a client that went away; nobody reads it
+	default:
+		return http.StatusInternalServerError
+	}
+}

@@ -1,0 +1,60 @@
+package fault
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
+
+	"github.com/ratelimitd/ratelimitd/internal/account"
+	"github.com/ratelimitd/ratelimitd/internal/lograte"
+)
+
+// A Log counts what goes wrong with calls, and logs it, but not too often. It is
+// safe for concurrent use.
+type Log struct {
+	book        *account.Book
+	logger      *slog.Logger
+	panicked    lograte.Gate
+	undecodable lograte.Gate
+}
+
+// NewLog returns a Log.
+func NewLog(book *account.Book, logger *slog.Logger) *Log { return &Log{book: book, logger: logger} }
+
+// Recover recovers from a panic if it is deferred: a defect of ours, which it counts and
+// logs, and of which err tells the caller.
+func (l *Log) Recover(method string, err *error) {
+	if p := recover(); p != nil {
+		l.book.Panics.Add(1)
+		if calls := l.panicked.Pass(time.Now()); calls > 0 { // whoever finds what panics may send it again and again
+			l.logger.Error("a call panicked; please report this defect with the stack", "method", method, "panic", fmt.Sprint(p), "stack", string(debug.Stack()), "calls", calls)
+		}
+		*err = ErrPanicked
+	}
+}
+
+// maxReasonBytes is how much is shown of why a message cannot be decoded.
+const maxReasonBytes = 200
+
+// Undecodable counts and logs a message that is not what its method takes, and
+// returns what its caller is told. A proxy that lets requests pass when it gets an
+// error would otherwise do so without a word.
+func (l *Log) Undecodable(ctx context.Context, method string, err error) error {
+	reason := err.Error()
+	reason = reason[:min(len(reason), maxReasonBytes)]
+	l.book.Undecodable.Add(1)
+	if messages := l.undecodable.Pass(time.Now()); messages > 0 {
+		from := ""
+		if p, ok := peer.FromContext(ctx); ok {
+			from = p.Addr.String()
+		}
+		l.logger.Warn("a message cannot be decoded, and is refused as INVALID_ARGUMENT; look at the client that sends it", "method", method, "peer", from, "reason", reason, "messages", messages)
+	}
+	return status.Errorf(codes.InvalidArgument, "the message cannot be decoded: %s", reason)
+}

@@ -1,0 +1,108 @@
+package codec
+
+import (
+	"google.golang.org/protobuf/encoding/protowire"
+
+	"github.com/ratelimitd/ratelimitd/internal/strategy"
+	ratelimitv1 "github.com/ratelimitd/ratelimitd/proto/ratelimit/v1"
+)
+
+// MaxBatch is how many requests a message may have.
+const MaxBatch = 1000
+
+// An element takes two bytes on the wire and a hundred in memory, so that a
+// message of a few megabytes could take all the memory there is. Therefore
+// elements are counted before a message is decoded, and of those that are too
+// many all but one are dropped: with that one, the server still finds that they
+// are too many, and says so to the request that they are of.
+
+// A bound says how many elements a message may have in its repeated field.
+type bound struct {
+	field protowire.Number
+	most  int
+	below *bound // of each element; nil: they have no repeated field
+}
+
+var (
+	requestBound = &bound{field: 3, most: strategy.MaxLimits}
+	batchBound   = &bound{field: 1, most: MaxBatch, below: requestBound}
+)
+
+// bounded returns data, which is to be decoded into v, without the elements that
+// are too many. Data that is malformed it leaves to the decoder.
+func bounded(data []byte, v any) []byte {
+	var b *bound
+	switch v.(type) {
+	case *ratelimitv1.ShouldAllowRequest, *ratelimitv1.ResetRequest:
+		b = requestBound
+	case *ratelimitv1.ShouldAllowBatchRequest:
+		b = batchBound
+	default:
+		return data
+	}
+	if b.holds(data) {
+		return data
+	}
+	return b.trim(nil, data)
+}
+
+// holds reports whether a message is within b.
+func (b *bound) holds(data []byte) bool {
+	elements := 0
+	for len(data) > 0 {
+		number, kind, n := protowire.ConsumeTag(data)
+		if n < 0 {
+			return true
+		}
+		data = data[n:]
+		if number != b.field || kind != protowire.BytesType {
+			if n = protowire.ConsumeFieldValue(number, kind, data); n < 0 {
+				return true
+			}
+			data = data[n:]
+			continue
+		}
+		element, n := protowire.ConsumeBytes(data)
+		if n < 0 {
+			return true
+		}
+		data = data[n:]
+		if elements++; elements > b.most || b.below != nil && !b.below.holds(element) {
+			return false
+		}
+	}
+	return true
+}
+
+// trim appends to out the message without the elements that are too many, but
+// for one.
+func (b *bound) trim(out, data []byte) []byte {
+	elements := 0
+	for len(data) > 0 {
+		number, kind, n := protowire.ConsumeTag(data)
+		size := -1
+		if n >= 0 {
+			size = protowire.ConsumeFieldValue(number, kind, data[n:])
+		}
+		if size < 0 {
+			return append(out, data...) // for the decoder to refuse
+		}
+		field := data[:n+size]
+		data = data[n+size:]
+		if number != b.field || kind != protowire.BytesType {
+			out = append(out, field...)
+			continue
+		}
+		if elements++; elements > b.most+1 {
+			continue
+		}
+		if b.below == nil {
+			out = append(out, field...)
+			continue
+		}
+		element, _ := protowire.ConsumeBytes(field[n:])
+		out = protowire.AppendTag(out, number, kind)
+		out = protowire.AppendBytes(out, b.below.trim(nil, element))
+	}
+	return out
+}

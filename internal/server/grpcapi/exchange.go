@@ -1,0 +1,189 @@
+package grpcapi
+
+import (
+	"context"
+
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/ratelimitd/ratelimitd/internal/decide"
+	"github.com/ratelimitd/ratelimitd/internal/histogram"
+	"github.com/ratelimitd/ratelimitd/internal/server/apiv1"
+	"github.com/ratelimitd/ratelimitd/internal/server/fault"
+	"github.com/ratelimitd/ratelimitd/internal/server/grpcapi/codec"
+	"github.com/ratelimitd/ratelimitd/internal/strategy"
+	ratelimitv1 "github.com/ratelimitd/ratelimitd/proto/ratelimit/v1"
+)
+
+// An exchange is a message of requests, its answer, and the memory of both,
+// which is used again for others: making it anew was most of what the handlers
+// cost.
+type exchange struct {
+	api *API
+	// How gRPC has it answered, made once.
+	answerSingle, answerBatch grpc.UnaryHandler
+
+	request  ratelimitv1.ShouldAllowBatchRequest
+	response ratelimitv1.ShouldAllowBatchResponse
+	single   *ratelimitv1.ShouldAllowResponse // the answer to a request that came alone; nil: response is
+
+	batch   decide.Batch
+	decoder apiv1.Decoder
+	encoder apiv1.Encoder
+	// Of the response.
+	results []ratelimitv1.ShouldAllowResult
+	answers []ratelimitv1.ShouldAllowResult_Response
+}
+
+// maxKept is how many requests a message may have whose memory is kept: a few
+// very large messages are not to hold on to theirs. Nor is one kept with a
+// request of more limits than are valid.
+const maxKept = 256
+
+func newExchange(a *API) *exchange {
+	e := &exchange{api: a}
+	single, batch := a.o.Latency.Of(MethodUnary), a.o.Latency.Of(MethodBatch)
+	e.answerSingle = func(ctx context.Context, _ any) (any, error) {
+		defer single.Since(histogram.Start())
+		return e.decideSingle(ctx)
+	}
+	e.answerBatch = func(ctx context.Context, _ any) (any, error) {
+		defer batch.Since(histogram.Start())
+		if err := e.decide(ctx); err != nil {
+			return nil, err
+		}
+		return e, nil
+	}
+	return e
+}
+
+// An arrival is an exchange that begins when its request has arrived: a call on
+// which none does holds no memory.
+type arrival struct {
+	*exchange
+	api    *API
+	single bool  // it is one request, and no batch
+	err    error // why it cannot be decoded, or nil
+}
+
+var (
+	_ codec.Receiver = (*arrival)(nil)
+	_ codec.Sender   = (*exchange)(nil)
+)
+
+// Undecodable implements codec.Receiver.
+func (a *arrival) Undecodable(err error) { a.err = err }
+
+// Received implements codec.Receiver.
+func (a *arrival) Received() any {
+	a.exchange = a.api.exchanges.Get().(*exchange)
+	if a.single {
+		return a.first()
+	}
+	return &a.request
+}
+
+// first returns the request of e, which has none yet, for a message that is
+// one request.
+func (e *exchange) first() *ratelimitv1.ShouldAllowRequest {
+	if requests := e.request.GetRequests(); cap(requests) > 0 && requests[:1][0] != nil {
+		e.request.Requests = requests[:1]
+	} else {
+		e.request.Requests = []*ratelimitv1.ShouldAllowRequest{{}}
+	}
+	return e.request.Requests[0]
+}
+
+// Sending implements codec.Sender.
+func (e *exchange) Sending() proto.Message {
+	if e.single != nil {
+		return e.single
+	}
+	return &e.response
+}
+
+// Sent implements codec.Sender. Nobody may use e after it.
+func (e *exchange) Sent() {
+	if len(e.request.GetRequests()) > maxKept {
+		return
+	}
+	for _, r := range e.request.GetRequests() {
+		if len(r.GetLimits()) > strategy.MaxLimits {
+			return
+		}
+	}
+	e.request.ResetVT()
+	e.single = nil
+	e.batch.Clear()
+	e.decoder.Clear()
+	e.encoder.Clear()
+	clear(e.results)
+	clear(e.answers)
+	clear(e.response.GetResults())
+	e.results, e.answers, e.response.Results = e.results[:0], e.answers[:0], e.response.Results[:0]
+	e.api.exchanges.Put(e)
+}
+
+// ask has the core decide the requests of e.
+func (e *exchange) ask(ctx context.Context) {
+	e.batch.Requests = resized(e.batch.Requests, len(e.request.GetRequests()))
+	for i, in := range e.request.GetRequests() {
+		e.decoder.Request(&e.batch.Requests[i], in)
+	}
+	e.api.o.Core.Decide(ctx, &e.batch)
+	e.encoder.Begin(&e.batch)
+}
+
+// decideSingle decides the one request of e, and returns e as its answer.
+func (e *exchange) decideSingle(ctx context.Context) (any, error) {
+	e.ask(ctx)
+	a := &e.batch.Answers[0]
+	if a.Err != nil {
+		return nil, fault.Error(a.Err)
+	}
+	e.single = e.encoder.Response(a)
+	return e, nil
+}
+
+// decide decides the requests of e, and makes its response. The error is of a
+// message that is itself invalid; those of its requests are in their results.
+func (e *exchange) decide(ctx context.Context) error {
+	n := len(e.request.GetRequests())
+	switch {
+	case n == 0:
+		return e.api.refuse("no requests; send 1 to %d in a message", codec.MaxBatch)
+	case n > codec.MaxBatch:
+		return e.api.refuse("more than %d requests; send 1 to %[1]d in a message", codec.MaxBatch)
+	}
+	e.ask(ctx)
+	e.response.Results = resized(e.response.GetResults(), n)
+	e.results, e.answers = resized(e.results, n), resized(e.answers, n)
+	for i := range e.batch.Answers {
+		a := &e.batch.Answers[i]
+		if a.Err != nil {
+			e.response.Results[i] = failedResult(a.Err)
+			continue
+		}
+		e.answers[i].Response = e.encoder.Response(a)
+		e.results[i].Result = &e.answers[i]
+		e.response.Results[i] = &e.results[i]
+	}
+	return nil
+}
+
+// refuse returns the status of a message that is itself invalid.
+func (a *API) refuse(format string, args ...any) error {
+	return fault.Error(a.o.Core.Refuse("requests", format, args...))
+}
+
+func failedResult(err error) *ratelimitv1.ShouldAllowResult {
+	return &ratelimitv1.ShouldAllowResult{Result: &ratelimitv1.ShouldAllowResult_Error{Error: fault.Status(err).Proto()}}
+}
+
+// resized returns s with length n. Its elements keep what they held.
+func resized[T any](s []T, n int) []T {
+	if cap(s) < n {
+		return make([]T, n)
+	}
+	return s[:n]
+}

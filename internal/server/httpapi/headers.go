@@ -1,0 +1,96 @@
+package httpapi
+
+import (
+	"net/http"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/ratelimitd/ratelimitd/internal/decide"
+	"github.com/ratelimitd/ratelimitd/internal/strategy"
+)
+
+// setRateLimitHeaders sets RateLimit-Policy, RateLimit and Retry-After to what
+// an answer says of limits, as draft-ietf-httpapi-ratelimit-headers-10 has it.
+// Limits in shadow mode and unlimited ones are left out: a caller that heeds
+// the headers would hold itself to the former. There is no partition key either:
+// it would tell the identifier to whoever reads the answer.
+func setRateLimitHeaders(h http.Header, a *decide.Answer) {
+	d := &a.Decision
+	if !d.Allowed && len(d.Statuses) > 0 && d.RetryAfter != strategy.Never {
+		h.Set("Retry-After", strconv.FormatInt(seconds(d.RetryAfter), 10))
+	}
+	var names [strategy.MaxLimits]string
+	var policies, states []byte
+	for i := range d.Statuses {
+		l, status := &a.Limits[i], &d.Statuses[i]
+		if l.Shadow || l.Rate.IsUnlimited() {
+			continue
+		}
+		names[i] = l.Counter()
+		for slices.Contains(names[:i], names[i]) { // alike in name, and of two strategies
+			names[i] += "#" + strconv.Itoa(i)
+		}
+
+		policies = appendItem(policies, names[i])
+		policies = append(policies, ";q="...)
+		policies = strconv.AppendInt(policies, l.Capacity, 10)
+		// A window is whole seconds, and optional: one that is not is left
+		// out, as another quota scaled to fit would be untrue.
+		if l.Rate.Period%time.Second == 0 {
+			policies = append(policies, ";w="...)
+			policies = strconv.AppendInt(policies, int64(l.Rate.Period/time.Second), 10)
+		}
+
+		states = appendItem(states, names[i])
+		states = append(states, ";r="...)
+		states = strconv.AppendUint(states, status.Remaining, 10)
+		// Retry-After is to be no earlier than any reset: in a denial only the
+		// limits that denied have one.
+		wait := status.ResetAfter
+		if !d.Allowed {
+			wait = strategy.Never
+			if !status.Allowed {
+				wait = status.RetryAfter
+			}
+		}
+		if wait != strategy.Never {
+			states = append(states, ";t="...)
+			states = strconv.AppendInt(states, seconds(wait), 10)
+		}
+	}
+	if policies != nil { // an empty list is no field
+		h["Ratelimit-Policy"] = []string{string(policies)}
+		h["Ratelimit"] = []string{string(states)}
+	}
+}
+
+// seconds returns d in whole seconds, rounded up.
+func seconds(d time.Duration) int64 {
+	whole := int64(d / time.Second)
+	if d%time.Second > 0 {
+		whole++
+	}
+	return whole
+}
+
+// appendItem appends name to the list b as a String of RFC 9651. That holds
+// printable ASCII alone: other bytes, and the percent sign, are percent-encoded.
+func appendItem(b []byte, name string) []byte {
+	const hex = "0123456789ABCDEF"
+	if b != nil {
+		b = append(b, ", "...)
+	}
+	b = append(b, '"')
+	for i := range len(name) {
+		switch c := name[i]; {
+		case c < ' ' || c > '~' || c == '%':
+			b = append(b, '%', hex[c>>4], hex[c&15])
+		case c == '"' || c == '\\':
+			b = append(b, '\\', c)
+		default:
+			b = append(b, c)
+		}
+	}
+	return append(b, '"')
+}
