@@ -61,3 +61,13 @@ func TestHelp(t *testing.T) {
 		}
 	}
 }
+
+func TestDefault(t *testing.T) {
+	for args, want := range map[string]string{"": "it ran", "--password=x": "it ran", "serve": "it ran", "now": `unknown command "now"; use read or serve`} {
+		p := program(new(command.Call))
+		p.Default = "serve"
+		if err := p.Run(t.Context(), strings.Fields(args), nil, nil); err == nil || err.Error() != want {
+			t.Errorf("%q: %v, want %s", args, err, want)
+		}
+	}
+}

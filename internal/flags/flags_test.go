@@ -124,6 +124,20 @@ func TestValues(t *testing.T) {
 	}
 }
 
+// TestLines adds items that hold spaces.
+func TestLines(t *testing.T) {
+	var lines []string
+	share := 0.5
+	set := &Set{Flags: []Flag{{Name: "limit", Value: Lines(&lines)}, {Name: "share", Value: Float(&share)}}}
+	line, _, err := set.Parse([]string{"--limit=2 per 5 s", "--share=1e-3", "--limit", "1/s"})
+	if wrong := set.Apply(line); err != nil || wrong != nil || !slices.Equal(lines, []string{"2 per 5 s", "1/s"}) || share != 0.001 {
+		t.Errorf("%q, %v, %v, %v", lines, share, err, wrong)
+	}
+	if wrong := set.Apply(Source{"share": {Text: "half", Name: "--share"}}); len(wrong) != 1 || wrong[0].Error() != `--share "half": write a number, such as 0.5` {
+		t.Error(wrong)
+	}
+}
+
 func TestSources(t *testing.T) {
 	v, set := newSample()
 	env := map[string]string{"TEST_TEXT": "env", "TEST_NUMBER": "x", "TEST_ONE": ""}
