@@ -16,6 +16,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/ratelimitd/ratelimitd/internal/flags"
 	"github.com/ratelimitd/ratelimitd/loadtest/internal/cputime"
 	"github.com/ratelimitd/ratelimitd/loadtest/internal/keys"
 	"github.com/ratelimitd/ratelimitd/loadtest/internal/report"
@@ -142,17 +143,42 @@ func plain(more string) program {
 }
 
 type benchCmd struct {
-	Matrix    string        `enum:"server,peers,transport" default:"server" help:"What to compare: the daemon with the null server (server) or with other services (peers), or options of gRPC (transport)."`
-	Out       string        `default:"loadtest/results" placeholder:"DIR" help:"Where to write the results."`
-	Duration  time.Duration `default:"1s" help:"How long to measure each run."`
-	Warmup    time.Duration `default:"200ms" help:"How long to run before that, unmeasured."`
-	Repeat    int           `default:"5" help:"How often to run each case. Baseline and subject take turns."`
-	MaxStolen float64       `default:"0.1" placeholder:"SHARE" help:"Run a pair of baseline and subject again if the machine's host took more than this share of the processors' time. Stop after four times --repeat pairs, and keep those with the smallest share."`
-	Only      string        `placeholder:"TEXT" help:"Run only the cases whose name contains this text. Print the results and write no file."`
+	Matrix    string
+	Out       string
+	Duration  time.Duration
+	Warmup    time.Duration
+	Repeat    int
+	MaxStolen float64
+	Only      string
+}
+
+// newBenchCmd returns the command with the defaults of its flags.
+func newBenchCmd() *benchCmd {
+	return &benchCmd{
+		Matrix:    "server",
+		Out:       "loadtest/results",
+		Duration:  time.Second,
+		Warmup:    200 * time.Millisecond,
+		Repeat:    5,
+		MaxStolen: 0.1,
+	}
+}
+
+// flags returns the flags whose values are the fields of c.
+func (c *benchCmd) flags() *flags.Set {
+	return &flags.Set{Flags: []flags.Flag{
+		{Name: "matrix", Value: flags.OneOf(&c.Matrix, "server", "peers", "transport"), Help: "What to compare: the daemon with the null server (server) or with other services (peers), or options of gRPC (transport)."},
+		{Name: "out", Value: flags.Text(&c.Out), Help: "Where to write the results."},
+		{Name: "duration", Value: flags.Duration(&c.Duration), Help: "How long to measure each run."},
+		{Name: "warmup", Value: flags.Duration(&c.Warmup), Help: "How long to run before that, unmeasured."},
+		{Name: "repeat", Value: flags.Number(&c.Repeat), Help: "How often to run each case. Baseline and subject take turns."},
+		{Name: "max-stolen", Value: flags.Float(&c.MaxStolen), Help: "Run a pair of baseline and subject again if the machine's host took more than this share of the processors' time. Stop after four times --repeat pairs, and keep those with the smallest share."},
+		{Name: "only", Value: flags.Text(&c.Only), Hint: "TEXT", Help: "Run only the cases whose name contains this text. Print the results and write no file."},
+	}}
 }
 
 // Run runs the matrix and writes the results.
-func (c *benchCmd) Run(ctx context.Context, out io.Writer, log stderrWriter) error {
+func (c *benchCmd) Run(ctx context.Context, out, log io.Writer) error {
 	if c.Repeat < 1 || c.Repeat > 100 {
 		return fmt.Errorf("--repeat %d: give 1 to 100, such as 5", c.Repeat)
 	}

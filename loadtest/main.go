@@ -16,13 +16,11 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"strings"
 	"syscall"
 
-	"github.com/alecthomas/kong"
-
+	"github.com/ratelimitd/ratelimitd/internal/build"
+	"github.com/ratelimitd/ratelimitd/internal/command"
 	"github.com/ratelimitd/ratelimitd/internal/gctuning"
-	"github.com/ratelimitd/ratelimitd/internal/strategy"
 )
 
 const (
@@ -34,12 +32,6 @@ const (
 // errWrong says that the server allowed more than the limits permit.
 var errWrong = errors.New("the server allowed more than the limits permit")
 
-type cli struct {
-	Run   runCmd   `cmd:"" default:"withargs" help:"Put a load on a server and report what it did."`
-	Null  nullCmd  `cmd:"" help:"Serve the same API and decide nothing: the baseline."`
-	Bench benchCmd `cmd:"" help:"Run a published comparison of a baseline and a subject, and write the results."`
-}
-
 func main() {
 	gctuning.KeepRoom(gctuning.DefaultRoom) // as the daemon does: the null server is what it is measured against
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -49,53 +41,42 @@ func main() {
 	os.Exit(code)
 }
 
-// exited is a panic of the exit function that kong calls. Its value is the status.
-type exited int
-
-// A stderrWriter receives the progress. It is a type of its own so that kong can tell it
-// from the writer for results.
-type stderrWriter struct{ io.Writer }
-
 // run runs the command in args and returns its exit status.
-func run(ctx context.Context, args []string, stdout, stderr io.Writer) (status int) {
-	defer func() { // kong exits by this panic after it has printed help
-		switch p := recover().(type) {
-		case nil:
-		case exited:
-			status = int(p)
-		default:
-			panic(p)
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	load, null, bench := newRunCmd(), newNullCmd(), newBenchCmd()
+	program := &command.Program{
+		Name:    "loadtest",
+		Summary: "Measures rate-limit services, and whether they keep to the limits while they are fast.",
+		Version: build.Version(""),
+		Default: "run",
+		Commands: []*command.Command{
+			{Name: "run", Summary: "Put a load on a server and report what it did.", Examples: runExamples, Flags: load.flags(), Run: func(ctx context.Context, call command.Call) error {
+				return load.Run(ctx, call.Stdout, call.Stderr)
+			}},
+			{Name: "null", Summary: "Serve the same API and decide nothing: the baseline.", Flags: null.flags(), Run: func(ctx context.Context, call command.Call) error {
+				return null.Run(ctx, call.Stdout)
+			}},
+			{Name: "bench", Summary: "Run a published comparison of a baseline and a subject, and write the results.", Flags: bench.flags(), Run: func(ctx context.Context, call command.Call) error {
+				return bench.Run(ctx, call.Stdout, call.Stderr)
+			}},
+		},
+	}
+	for _, c := range program.Commands {
+		runCommand := c.Run
+		c.Run = func(ctx context.Context, call command.Call) error {
+			if wrong := c.Flags.Apply(call.Line); wrong != nil {
+				return errors.Join(wrong...)
+			}
+			return runCommand(ctx, call)
 		}
-	}()
-	names := make([]string, len(strategy.All))
-	for i, s := range strategy.All {
-		names[i] = s.String()
 	}
-	var c cli
-	parser, err := kong.New(&c,
-		kong.Name("loadtest"),
-		kong.Description("Measures rate-limit services, and whether they keep to the limits while they are fast."),
-		kong.Vars{"strategies": strings.Join(names, ", ")},
-		kong.Writers(stdout, stderr),
-		kong.Exit(func(code int) { panic(exited(code)) }),
-		kong.BindTo(ctx, (*context.Context)(nil)),
-		kong.BindTo(stdout, (*io.Writer)(nil)),
-	)
-	if err != nil {
-		panic(err) // the cli type is wrong
-	}
-	command, err := parser.Parse(args)
+	err := program.Run(ctx, args, stdout, stderr)
 	if err == nil {
-		err = command.Run(stderrWriter{stderr})
-	}
-	switch {
-	case err == nil:
 		return exitOK
-	case errors.Is(err, errWrong):
-		fmt.Fprintf(stderr, "loadtest: %v\n", err)
-		return exitWrong
-	default:
-		fmt.Fprintf(stderr, "loadtest: %v\n", err)
-		return exitError
 	}
+	fmt.Fprintf(stderr, "loadtest: %v\n", err)
+	if errors.Is(err, errWrong) {
+		return exitWrong
+	}
+	return exitError
 }

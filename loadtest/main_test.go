@@ -184,7 +184,7 @@ func TestFlags(t *testing.T) {
 		"--scenario=at":                "--scenario at: the limit is the rate at which each key asks",
 		"--target=envoy --policy=p":    `--policy "p": --target envoy has no policies`,
 		"--start=/nonexistent/program --addr=127.0.0.1:1": `--start "/nonexistent/program"`,
-		"--target=udp": "--target must be one of",
+		"--target=udp": `--target "udp": use unary, batch`,
 	} {
 		status, _, errs := loadtest(t, strings.Fields(args)...)
 		if status != exitError || !strings.Contains(errs, want) {

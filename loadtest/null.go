@@ -6,17 +6,40 @@ import (
 	"io"
 	"net"
 
+	"github.com/ratelimitd/ratelimitd/internal/flags"
 	"github.com/ratelimitd/ratelimitd/loadtest/internal/null"
 )
 
 type nullCmd struct {
-	GRPCAddr string `name:"grpc-addr" default:"127.0.0.1:8081" help:"Where to serve gRPC, as host:port."`
-	HTTPAddr string `name:"http-addr" default:"127.0.0.1:8080" help:"Where to serve HTTP, as host:port."`
+	GRPCAddr string
+	HTTPAddr string
 
-	StreamWorkers int    `default:"128" help:"Goroutines that serve calls one after the other; 0 starts one for each call."`
-	Codec         string `enum:"generated,standard" default:"generated" help:"How to encode messages: with generated code, or with reflection (standard)."`
-	ReadBuffer    int    `default:"0" placeholder:"BYTES" help:"The size of gRPC's read buffer per connection; 0 for its default."`
-	WriteBuffer   int    `default:"0" placeholder:"BYTES" help:"The size of gRPC's write buffer per connection; 0 for its default."`
+	StreamWorkers int
+	Codec         string
+	ReadBuffer    int
+	WriteBuffer   int
+}
+
+// newNullCmd returns the command with the defaults of its flags.
+func newNullCmd() *nullCmd {
+	return &nullCmd{
+		GRPCAddr:      "127.0.0.1:8081",
+		HTTPAddr:      "127.0.0.1:8080",
+		StreamWorkers: 128,
+		Codec:         "generated",
+	}
+}
+
+// flags returns the flags whose values are the fields of c.
+func (c *nullCmd) flags() *flags.Set {
+	return &flags.Set{Flags: []flags.Flag{
+		{Name: "grpc-addr", Value: flags.Text(&c.GRPCAddr), Help: "Where to serve gRPC, as host:port."},
+		{Name: "http-addr", Value: flags.Text(&c.HTTPAddr), Help: "Where to serve HTTP, as host:port."},
+		{Name: "stream-workers", Value: flags.Number(&c.StreamWorkers), Help: "Goroutines that serve calls one after the other; 0 starts one for each call."},
+		{Name: "codec", Value: flags.OneOf(&c.Codec, "generated", "standard"), Help: "How to encode messages: with generated code, or with reflection (standard)."},
+		{Name: "read-buffer", Value: flags.Number(&c.ReadBuffer), Hint: "BYTES", Help: "The size of gRPC's read buffer per connection; 0 for its default."},
+		{Name: "write-buffer", Value: flags.Number(&c.WriteBuffer), Hint: "BYTES", Help: "The size of gRPC's write buffer per connection; 0 for its default."},
+	}}
 }
 
 // Run serves until ctx ends.

@@ -15,6 +15,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/ratelimitd/ratelimitd/internal/check"
+	"github.com/ratelimitd/ratelimitd/internal/flags"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 	"github.com/ratelimitd/ratelimitd/loadtest/internal/cputime"
 	"github.com/ratelimitd/ratelimitd/loadtest/internal/keys"
@@ -25,48 +27,100 @@ import (
 )
 
 type runCmd struct {
-	Target string `enum:"unary,batch,stream,envoy,http,envoy-http" default:"unary" help:"How to ask: unary, batch or stream of ratelimit.v1; envoy (RateLimitService v3); http (JSON of ratelimit.v1) or envoy-http."`
-	Addr   string `placeholder:"HOST:PORT" help:"The server; by default 127.0.0.1:8081, or :8080 for http."`
-	Path   string `placeholder:"/PATH" help:"The path for http targets; by default /v1/should-allow, or /json for envoy-http."`
+	Target string
+	Addr   string
+	Path   string
 
-	Duration    time.Duration `default:"10s" help:"How long to measure."`
-	Warmup      time.Duration `default:"1s" help:"How long to run before that, unmeasured."`
-	Count       int64         `default:"0" placeholder:"N" help:"Stop after this many calls; 0 stops only after --duration."`
-	Concurrency int           `default:"64" help:"How many calls are under way at a time, at most."`
-	Connections int           `default:"4" help:"gRPC connections."`
-	Streams     int           `default:"4" help:"Streams, in total over all connections."`
-	Batch       int           `default:"0" placeholder:"N" help:"Requests per message, for batch and stream; by default 100 for batch and 1 for stream."`
-	ArrivalRate float64       `default:"0" placeholder:"N" help:"Open loop: make this many calls per second, whatever the server does, and measure latency from when each was due. 0: closed loop, as many calls as possible."`
-	Poisson     bool          `help:"Open loop: make calls at random times, as independent callers do, and not evenly."`
-	Seed        uint64        `default:"1" help:"The seed for what is random. Runs with the same seed ask the same."`
+	Duration    time.Duration
+	Warmup      time.Duration
+	Count       int64
+	Concurrency int
+	Connections int
+	Streams     int
+	Batch       int
+	ArrivalRate float64
+	Poisson     bool
+	Seed        uint64
 
-	KeyDistribution string `enum:"uniform,zipf,hot,flood" default:"uniform" help:"How to choose the key of each request: uniform, zipf, hot (one key) or flood (a new key each time)."`
-	Keys            int    `default:"100000" help:"How many keys there are."`
+	KeyDistribution string
+	Keys            int
 
-	Scenario string   `enum:"below,at,over,several,boundary" default:"below" help:"The limits, if --limit is not given: the load is below the limit, at the limit (as given by --arrival-rate) or far over it; several limits; or boundary (windows of 100 ms)."`
-	Strategy string   `placeholder:"NAME" help:"The strategy of the scenario's limit: ${strategies}."`
-	Limit    []string `sep:"none" placeholder:"RATE[,STRATEGY][,burst=N][,name=S]" help:"A limit, such as 100/min or 10/s,token_bucket,burst=20. May be repeated. For envoy and policies, give the limits that the server is configured with; they are used to check its answers."`
-	Policy   string   `placeholder:"NAME" help:"Ask with a policy of the server instead of limits."`
-	Cost     uint64   `default:"1" help:"Units that each request asks for."`
+	Scenario string
+	Strategy string
+	Limit    []string
+	Policy   string
+	Cost     uint64
 
-	Namespace     string `placeholder:"NAME" help:"The namespace, or Envoy's domain; by default a new one."`
-	DescriptorKey string `default:"user" help:"For envoy: the key of the descriptor entry that has the identifier as its value."`
+	Namespace     string
+	DescriptorKey string
 
-	Start     string `placeholder:"COMMAND" help:"Start the server with this command (words split at spaces), and stop it at the end."`
-	ServerPID int    `name:"server-pid" placeholder:"PID" help:"The server's process, to measure its processor time; by default the process of this machine that listens on the port."`
-	RedisPID  int    `name:"redis-pid" placeholder:"PID" help:"The process of Redis, to measure its processor time."`
-	RedisPort int    `placeholder:"PORT" help:"The port on which that Redis listens, instead of --redis-pid."`
+	Start     string
+	ServerPID int
+	RedisPID  int
+	RedisPort int
 
-	JSON  bool   `name:"json" help:"Print the report as JSON."`
-	HTML  string `name:"html" placeholder:"FILE" help:"Write the report with plots to this file."`
-	Quiet bool   `help:"No progress."`
+	JSON  bool
+	HTML  string
+	Quiet bool
 
 	limits []strategy.Limit // from --limit or the scenario
 }
 
-// Help is shown by "loadtest run --help".
-func (runCmd) Help() string {
-	return `Examples:
+// newRunCmd returns the command with the defaults of its flags.
+func newRunCmd() *runCmd {
+	return &runCmd{
+		Target:          "unary",
+		Duration:        10 * time.Second,
+		Warmup:          time.Second,
+		Concurrency:     64,
+		Connections:     4,
+		Streams:         4,
+		Seed:            1,
+		KeyDistribution: "uniform",
+		Keys:            100000,
+		Scenario:        "below",
+		Cost:            1,
+		DescriptorKey:   "user",
+	}
+}
+
+// flags returns the flags whose values are the fields of c.
+func (c *runCmd) flags() *flags.Set {
+	return &flags.Set{Flags: []flags.Flag{
+		{Name: "target", Value: flags.OneOf(&c.Target, "unary", "batch", "stream", "envoy", "http", "envoy-http"), Help: "How to ask: unary, batch or stream of ratelimit.v1; envoy (RateLimitService v3); http (JSON of ratelimit.v1) or envoy-http."},
+		{Name: "addr", Value: flags.Text(&c.Addr), Hint: "HOST:PORT", Help: "The server; by default 127.0.0.1:8081, or :8080 for http."},
+		{Name: "path", Value: flags.Text(&c.Path), Hint: "/PATH", Help: "The path for http targets; by default /v1/should-allow, or /json for envoy-http."},
+		{Name: "duration", Value: flags.Duration(&c.Duration), Help: "How long to measure."},
+		{Name: "warmup", Value: flags.Duration(&c.Warmup), Help: "How long to run before that, unmeasured."},
+		{Name: "count", Value: flags.Number(&c.Count), Hint: "N", Help: "Stop after this many calls; 0 stops only after --duration."},
+		{Name: "concurrency", Value: flags.Number(&c.Concurrency), Help: "How many calls are under way at a time, at most."},
+		{Name: "connections", Value: flags.Number(&c.Connections), Help: "gRPC connections."},
+		{Name: "streams", Value: flags.Number(&c.Streams), Help: "Streams, in total over all connections."},
+		{Name: "batch", Value: flags.Number(&c.Batch), Hint: "N", Help: "Requests per message, for batch and stream; by default 100 for batch and 1 for stream."},
+		{Name: "arrival-rate", Value: flags.Float(&c.ArrivalRate), Hint: "N", Help: "Open loop: make this many calls per second, whatever the server does, and measure latency from when each was due. 0: closed loop, as many calls as possible."},
+		{Name: "poisson", Value: flags.Bool(&c.Poisson), Help: "Open loop: make calls at random times, as independent callers do, and not evenly."},
+		{Name: "seed", Value: flags.Number(&c.Seed), Help: "The seed for what is random. Runs with the same seed ask the same."},
+		{Name: "key-distribution", Value: flags.OneOf(&c.KeyDistribution, "uniform", "zipf", "hot", "flood"), Help: "How to choose the key of each request: uniform, zipf, hot (one key) or flood (a new key each time)."},
+		{Name: "keys", Value: flags.Number(&c.Keys), Help: "How many keys there are."},
+		{Name: "scenario", Value: flags.OneOf(&c.Scenario, "below", "at", "over", "several", "boundary"), Help: "The limits, if --limit is not given: the load is below the limit, at the limit (as given by --arrival-rate) or far over it; several limits; or boundary (windows of 100 ms)."},
+		{Name: "strategy", Value: flags.Text(&c.Strategy), Hint: "NAME", Help: "The strategy of the scenario's limit: " + check.Strategies() + "."},
+		{Name: "limit", Value: flags.Lines(&c.Limit), Hint: "RATE[,STRATEGY][,burst=N][,name=S]", Help: "A limit, such as 100/min or 10/s,token_bucket,burst=20. May be repeated. For envoy and policies, give the limits that the server is configured with; they are used to check its answers."},
+		{Name: "policy", Value: flags.Text(&c.Policy), Hint: "NAME", Help: "Ask with a policy of the server instead of limits."},
+		{Name: "cost", Value: flags.Number(&c.Cost), Help: "Units that each request asks for."},
+		{Name: "namespace", Value: flags.Text(&c.Namespace), Hint: "NAME", Help: "The namespace, or Envoy's domain; by default a new one."},
+		{Name: "descriptor-key", Value: flags.Text(&c.DescriptorKey), Help: "For envoy: the key of the descriptor entry that has the identifier as its value."},
+		{Name: "start", Value: flags.Text(&c.Start), Hint: "COMMAND", Help: "Start the server with this command (words split at spaces), and stop it at the end."},
+		{Name: "server-pid", Value: flags.Number(&c.ServerPID), Hint: "PID", Help: "The server's process, to measure its processor time; by default the process of this machine that listens on the port."},
+		{Name: "redis-pid", Value: flags.Number(&c.RedisPID), Hint: "PID", Help: "The process of Redis, to measure its processor time."},
+		{Name: "redis-port", Value: flags.Number(&c.RedisPort), Hint: "PORT", Help: "The port on which that Redis listens, instead of --redis-pid."},
+		{Name: "json", Value: flags.Bool(&c.JSON), Help: "Print the report as JSON."},
+		{Name: "html", Value: flags.Text(&c.HTML), Hint: "FILE", Help: "Write the report with plots to this file."},
+		{Name: "quiet", Value: flags.Bool(&c.Quiet), Help: "No progress."},
+	}}
+}
+
+// runExamples are part of what "loadtest run --help" prints.
+const runExamples = `Examples:
 
   loadtest run --start "bin/ratelimitd serve"
       How much a server on this machine can do: closed loop, unary, below the limit.
@@ -79,7 +133,6 @@ func (runCmd) Help() string {
 
   loadtest run --target envoy --namespace mydomain --descriptor-key user --limit 10/s
       Any server of Envoy's protocol, whose configuration has that limit.`
-}
 
 // The bounds of flags.
 const (
@@ -263,7 +316,7 @@ func asked(limits []strategy.Limit) []*ratelimitv1.Limit {
 
 // Run puts the load on the server and reports. It returns errWrong if the server allowed
 // more than the limits permit.
-func (c *runCmd) Run(ctx context.Context, out io.Writer, progress stderrWriter) error {
+func (c *runCmd) Run(ctx context.Context, out, progress io.Writer) error {
 	if err := c.validate(); err != nil {
 		return err
 	}

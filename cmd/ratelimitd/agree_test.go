@@ -144,10 +144,9 @@ func TestRefused(t *testing.T) {
 
 // values are some that one flag or another takes.
 var values = []string{
-	`""`, "0", "1", "-1", "3", "64", "4096", "100000000000", "99999999999999999999", "1.5", "off", "true", "maybe", "x", "a b",
-	"127.0.0.1:0", "localhost:0", ":0", "nowhere", "a:1", "[a:1, b:2]", "[]", "1s", "0s", "-1s", "1000000h", "debug", "json", "local",
-	"redis", "memcached", "memory", "http://x", "redis://x", "rediss://x:1", "redis://u@x", "redis://u:p@x/9", "[redis://x, redis://y/1]",
-	"/", "/dev/null", "/nowhere",
+	`""`, "0", "1", "-1", "3", "4096", "100000000000", "99999999999999999999", "true", "maybe", "a b", "off",
+	"127.0.0.1:0", ":0", "nowhere", "[a:1, b:2]", "[]", "1s", "-1s", "local", "redis", "http://x",
+	"redis://x", "rediss://x:1", "redis://u@x", "[redis://x, redis://y/1]", "/dev/null",
 }
 
 // TestAgree sets each flag to many values: what validate accepts starts, and

@@ -18,6 +18,8 @@ type Program struct {
 	Summary  string // what it is for, in a sentence
 	Version  string
 	Commands []*Command
+	// Default is the command that runs if the arguments begin with a flag. "": none.
+	Default string
 }
 
 // A Command is one thing that a program does.
@@ -49,16 +51,19 @@ func (p *Program) Run(ctx context.Context, args []string, stdout, stderr io.Writ
 	c := p.lookup(name)
 	switch {
 	case c != nil:
+		args = args[1:]
 	case name == "--help" || name == "-h" || name == "help":
 		p.help(stdout)
 		return nil
 	case name == "--version":
 		fmt.Fprintln(stdout, p.Name, p.Version)
 		return nil
+	case p.Default != "" && (name == "" || strings.HasPrefix(name, "-")):
+		c = p.lookup(p.Default)
 	default:
 		return p.unknown(name)
 	}
-	line, rest, err := c.Flags.Parse(args[1:])
+	line, rest, err := c.Flags.Parse(args)
 	switch {
 	case errors.Is(err, flags.ErrHelp):
 		p.helpOf(c, stdout)

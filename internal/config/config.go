@@ -51,7 +51,7 @@ type Config struct {
 	sources sources
 }
 
-// AdminOff, in place of an address, says that there is no admin port.
+// AdminOff in place of an address says that there is no admin port.
 const AdminOff = "off"
 
 // A StoreKind is where the counters are.

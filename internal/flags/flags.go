@@ -39,7 +39,7 @@ type Source map[string]Setting
 
 // A Setting is what a source sets a flag to.
 type Setting struct {
-	Text string // as on the command line; a list has spaces between its items
+	Text string // as on the command line; a list has spaces or ends of lines between its items
 	// Name is what messages call it: --store, RATELIMITD_STORE, REDIS_URL.
 	Name string
 	// Note, if it is not nil, keeps a problem with the setting and shows it with

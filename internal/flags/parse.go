@@ -68,7 +68,7 @@ type argument struct {
 // Set implements pflag.Value.
 func (a *argument) Set(text string) error {
 	if before, ok := a.line[a.flag.Name]; ok && a.flag.IsList() {
-		text = before.Text + " " + text
+		text = before.Text + "\n" + text
 	}
 	a.line[a.flag.Name] = Setting{Text: text, Name: "--" + a.flag.Name}
 	return nil

@@ -158,8 +158,40 @@ type listValue struct{ to *[]string }
 func (v listValue) Set(text string) error { *v.to = strings.Fields(text); return nil }
 func (v listValue) String() string        { return strings.Join(*v.to, " ") }
 
+// Lines returns the Value of several strings that may hold spaces: each time the
+// command line has the flag, it adds one.
+func Lines(to *[]string) Value { return linesValue{to} }
+
+type linesValue struct{ to *[]string }
+
+func (v linesValue) Set(text string) error { *v.to = strings.Split(text, "\n"); return nil }
+func (v linesValue) String() string        { return strings.Join(*v.to, "\n") }
+
+// Float returns the Value of a number that may have a fraction.
+func Float(to *float64) Value { return floatValue{to} }
+
+type floatValue struct{ to *float64 }
+
+func (v floatValue) Set(text string) error {
+	n, err := strconv.ParseFloat(text, 64)
+	if err != nil {
+		return errors.New("write a number, such as 0.5")
+	}
+	*v.to = n
+	return nil
+}
+
+func (v floatValue) String() string { return strconv.FormatFloat(*v.to, 'g', -1, 64) }
+
 // IsList reports whether f holds several values.
-func (f *Flag) IsList() bool { _, ok := f.Value.(listValue); return ok }
+func (f *Flag) IsList() bool {
+	switch f.Value.(type) {
+	case listValue, linesValue:
+		return true
+	default:
+		return false
+	}
+}
 
 // isBool reports whether f needs no value on the command line.
 func (f *Flag) isBool() bool { _, ok := f.Value.(boolValue); return ok }
