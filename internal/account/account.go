@@ -6,6 +6,9 @@ package account
 
 import (
 	"hash/maphash"
+	"maps"
+	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -231,4 +234,33 @@ func add(counter *atomic.Uint64, n uint32) {
 	if n > 0 {
 		counter.Add(uint64(n))
 	}
+}
+
+// HotKeys returns up to limit keys of each list of each namespace, by name.
+func (b *Book) HotKeys(limit int) []HotKeys {
+	all := b.namespaces.all()
+	top := make([]HotKeys, 0, len(all)+1)
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		top = append(top, all[name].hot.top(name, limit, b.now()))
+	}
+	if others := b.others.hot.top(Others, limit, b.now()); len(others.Asked) > 0 {
+		top = append(top, others)
+	}
+	return top
+}
+
+// record notes who asked, in the account n.
+func (b *Book) record(n *namespace, e *Entry) {
+	weight := 1.0
+	if n.hot.sampled.Load() {
+		if rand.Uint32()%sampleEvery != 0 {
+			return
+		}
+		weight = sampleEvery
+	}
+	who := asker{maphash.String(b.seed, e.Identifier), e.Namespace, e.Identifier}
+	if n == b.others {
+		who.hash ^= maphash.String(b.seed, e.Namespace) * 31
+	}
+	n.hot.add(who, e.Denied, weight, b.now())
 }

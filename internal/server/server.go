@@ -30,6 +30,7 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/histogram"
 	"github.com/ratelimitd/ratelimitd/internal/policy"
 	"github.com/ratelimitd/ratelimitd/internal/policy/envoy"
+	"github.com/ratelimitd/ratelimitd/internal/server/adminapi"
 	"github.com/ratelimitd/ratelimitd/internal/server/envoyapi"
 	"github.com/ratelimitd/ratelimitd/internal/server/fault"
 	"github.com/ratelimitd/ratelimitd/internal/server/grpcapi"
@@ -159,8 +160,18 @@ func New(o Options) (*Server, error) {
 		Core: s.core, Faults: faults, Latency: latency, Streams: &s.streams, Draining: s.draining, StreamAge: connectionAge,
 	}))
 	metrics := metricsHandler(o.Registry, o.Logger)
-	s.http = s.newHTTP(&httpapi.API{Core: s.core, Latency: latency}, metrics)
-	s.admin = s.newAdmin(o, metrics)
+	port := httpPort{
+		state: state{s.health, s.core}, api: &httpapi.API{Core: s.core, Latency: latency}, envoy: s.envoy, metrics: metrics,
+		text: func() string { return s.config.Load().Text },
+	}
+	s.http = newHTTPServer(s.chain.http(port.handler()), o.Logger)
+	s.admin = newAdminServer(s.chain.http(adminapi.New(adminapi.Options{
+		Book: s.book, Metrics: metrics, LogLevel: o.LogLevel, Logger: o.Logger,
+		Configuration: func() adminapi.Configuration {
+			c := s.config.Load()
+			return adminapi.Configuration{Flags: o.Flags, Version: c.Version, Policies: c.Text}
+		},
+	})), o.Logger)
 	if o.Config == nil {
 		o.Config = new(Config)
 	}

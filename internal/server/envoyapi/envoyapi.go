@@ -31,19 +31,6 @@ import (
 // Method is the label of the latency of ShouldRateLimit.
 const Method = "ShouldRateLimit"
 
-// Settings say how the service answers. The zero Settings are the defaults of
-// envoyproxy/ratelimit.
-type Settings struct {
-	ShadowMode      bool // the overall answer is always OK
-	AllOrNone       bool // where the store can, a request consumes of all its descriptors or of none
-	DynamicMetadata bool // the answer has the request, and what its limits have for Envoy
-
-	ResponseHeaders bool   // the answer has these headers for Envoy's client
-	LimitHeader     string // "": RateLimit-Limit
-	RemainingHeader string // "": RateLimit-Remaining
-	ResetHeader     string // "": RateLimit-Reset
-}
-
 // Options say how to make an API. Core, Book, Faults and Latency are required.
 type Options struct {
 	Settings

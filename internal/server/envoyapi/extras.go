@@ -12,7 +12,18 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/policy/envoy"
 )
 
-// What an answer has for Envoy to pass on: headers and metadata.
+// Settings say how the service answers. The zero Settings are the defaults of
+// envoyproxy/ratelimit.
+type Settings struct {
+	ShadowMode      bool // the overall answer is always OK
+	AllOrNone       bool // where the store can, a request consumes of all its descriptors or of none
+	DynamicMetadata bool // the answer has the request, and what its limits have for Envoy
+
+	ResponseHeaders bool   // the answer has these headers for Envoy's client
+	LimitHeader     string // "": RateLimit-Limit
+	RemainingHeader string // "": RateLimit-Remaining
+	ResetHeader     string // "": RateLimit-Reset
+}
 
 // headers returns the headers that tell a client of the limit it is over, or
 // else of the one it is closest to.
