@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"maps"
 	"net"
@@ -191,6 +192,7 @@ func (s *Server) newGRPC(o Options, api *grpcapi.API) *grpc.Server {
 		grpc.MaxHeaderListSize(maxHeaderBytes),
 		grpc.NumStreamWorkers(streamWorkers),
 		grpc.ForceServerCodecV2(codec.New()),
+		grpc.RPCDecompressor(noGzip{}), //nolint:staticcheck // deprecated, and the only way to turn gzip off
 		grpc.KeepaliveParams(keepalive.ServerParameters{
 			Time:                  time.Minute, // finds clients that vanished
 			MaxConnectionAge:      connectionAge,
@@ -208,6 +210,19 @@ func (s *Server) newGRPC(o Options, api *grpcapi.API) *grpc.Server {
 	}
 	reflection.Register(g)
 	return g
+}
+
+// noGzip refuses compressed messages. The exporter of traces installs gzip for all
+// of gRPC, and with it a caller's few kilobytes would become megabytes here.
+// Messages are small, so that compression costs more than it saves.
+type noGzip struct{}
+
+// Type implements grpc.Decompressor.
+func (noGzip) Type() string { return "gzip" }
+
+// Do implements grpc.Decompressor.
+func (noGzip) Do(io.Reader) ([]byte, error) {
+	return nil, errors.New("this server takes no compressed messages; send them uncompressed")
 }
 
 // A refusingRegistrar registers services whose unary methods have generated
