@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -11,6 +10,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 
 	"github.com/ratelimitd/ratelimitd/internal/build"
 	"github.com/ratelimitd/ratelimitd/internal/command"
@@ -57,17 +57,19 @@ func serve(ctx context.Context, call command.Call) error {
 	options.LogLevel, options.Logger = level, logger
 	options.Registry = prometheus.NewRegistry()
 	options.Registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), build.Collector(build.Version(version)))
+	var spans *sdktrace.TracerProvider
+	if c.Tracing {
+		if spans, err = tracing.NewProvider(ctx, build.Version(version), logger); err != nil {
+			return err
+		}
+		defer tracing.Flush(spans, logger)
+		options.GRPC = append(options.GRPC, tracing.GRPC(spans))
+	}
 	if options.Store, options.Fallback, err = stores.Open(c, options.Registry); err != nil {
 		return err
 	}
 	if c.Tracing {
-		spans, err := tracing.NewProvider(ctx, build.Version(version), logger)
-		if err != nil {
-			return errors.Join(err, options.Store.Close())
-		}
-		defer tracing.Flush(spans, logger)
 		options.Store = tracing.NewStore(options.Store, options.StoreName, spans)
-		options.GRPC = append(options.GRPC, tracing.GRPC(spans))
 	}
 	s, err := server.New(options)
 	if err != nil {
@@ -78,15 +80,15 @@ func serve(ctx context.Context, call command.Call) error {
 	var watching sync.WaitGroup
 	defer watching.Wait()
 	defer stop()
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP) // which would end a daemon that has nothing to read again
+	defer signal.Stop(hangups)
 	if dirs := c.WatchedDirs(); dirs != nil {
 		logger.Info("the configuration is in force", "version", policies.Version)
 		w := reload.New(reload.Options{
 			Dirs: dirs, Load: loader(c, policies, s, logger), Version: policies.Version,
 			Logger: logger, Registry: options.Registry,
 		})
-		hangups := make(chan os.Signal, 1)
-		signal.Notify(hangups, syscall.SIGHUP)
-		defer signal.Stop(hangups)
 		watching.Go(func() { w.Run(ctx, hangups) })
 	}
 	return s.Serve(ctx)
