@@ -254,7 +254,7 @@ func TestEnvoyReset(t *testing.T) {
 
 func TestEnvoyOptions(t *testing.T) {
 	d := start(t, Options{Config: envoyConfig(t, edge), Envoy: envoyapi.Settings{
-		ShadowMode: true, DynamicMetadata: true, ResponseHeaders: true, RemainingHeader: "X-Left",
+		ShadowMode: true, DynamicMetadata: true, ResponseHeaders: true, LimitHeader: "RateLimit-Limit", RemainingHeader: "X-Left", ResetHeader: "RateLimit-Reset",
 	}})
 	client := rlsv3.NewRateLimitServiceClient(d.conn)
 	headers := func(in *rlsv3.RateLimitRequest) string {

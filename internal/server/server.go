@@ -40,10 +40,6 @@ import (
 	ratelimitv1 "github.com/ratelimitd/ratelimitd/proto/ratelimit/v1"
 )
 
-// DefaultDrainTimeout is how long a shutdown waits for calls under way: well
-// under the 30 s after which Kubernetes kills.
-const DefaultDrainTimeout = 10 * time.Second
-
 // Bounds of what a gRPC connection may ask for.
 const (
 	// maxMessageBytes fits the largest valid batch: 1,000 requests of 16 limits
@@ -92,10 +88,8 @@ type Options struct {
 
 	// MaxLogCount caps the count of SLIDING_WINDOW_LOG limits. 0 is
 	// strategy.DefaultMaxLogCount.
-	MaxLogCount int64
-	// DrainTimeout bounds how long Serve waits for calls under way when it is
-	// told to stop. 0 is DefaultDrainTimeout.
-	DrainTimeout time.Duration
+	MaxLogCount  int64
+	DrainTimeout time.Duration // bounds how long Serve waits for calls under way when it is told to stop
 
 	Logger   *slog.Logger
 	Registry *prometheus.Registry // what /metrics shows
@@ -137,9 +131,6 @@ func New(o Options) (*Server, error) {
 		book:     account.New(decide.Outcomes, time.Now),
 		health:   health.NewServer(),
 		draining: make(chan struct{}),
-	}
-	if s.drain == 0 {
-		s.drain = DefaultDrainTimeout
 	}
 	if err := s.listen(o); err != nil {
 		return nil, errors.Join(err, s.closeStores())

@@ -101,6 +101,9 @@ func start(t *testing.T, o Options) *daemon {
 	d := &daemon{registry: prometheus.NewRegistry(), log: new(lockedBuffer)}
 	o.GRPCAddr, o.HTTPAddr = "127.0.0.1:0", "127.0.0.1:0"
 	o.Registry, o.Logger = d.registry, slog.New(slog.NewJSONHandler(d.log, nil))
+	if o.DrainTimeout == 0 {
+		o.DrainTimeout = patient
+	}
 	var err error
 	if d.Server, err = New(o); err != nil {
 		t.Fatal(err)

@@ -19,10 +19,10 @@ type Settings struct {
 	AllOrNone       bool // where the store can, a request consumes of all its descriptors or of none
 	DynamicMetadata bool // the answer has the request, and what its limits have for Envoy
 
-	ResponseHeaders bool   // the answer has these headers for Envoy's client
-	LimitHeader     string // "": RateLimit-Limit
-	RemainingHeader string // "": RateLimit-Remaining
-	ResetHeader     string // "": RateLimit-Reset
+	ResponseHeaders bool // the answer has headers for Envoy's client, with these names
+	LimitHeader     string
+	RemainingHeader string
+	ResetHeader     string
 }
 
 // headers returns the headers that tell a client of the limit it is over, or
@@ -40,17 +40,11 @@ func (s *Settings) headers(statuses []*rlsv3.RateLimitResponse_DescriptorStatus)
 	if closest == nil {
 		return nil
 	}
-	named := func(name, otherwise string) string {
-		if name == "" {
-			return otherwise
-		}
-		return name
-	}
 	reset := math.Ceil(closest.GetDurationUntilReset().AsDuration().Seconds())
 	return []*corev3.HeaderValue{
-		{Key: named(s.LimitHeader, "RateLimit-Limit"), Value: strconv.FormatUint(uint64(closest.GetCurrentLimit().GetRequestsPerUnit()), 10)},
-		{Key: named(s.RemainingHeader, "RateLimit-Remaining"), Value: strconv.FormatUint(uint64(closest.GetLimitRemaining()), 10)},
-		{Key: named(s.ResetHeader, "RateLimit-Reset"), Value: strconv.FormatFloat(reset, 'f', 0, 64)},
+		{Key: s.LimitHeader, Value: strconv.FormatUint(uint64(closest.GetCurrentLimit().GetRequestsPerUnit()), 10)},
+		{Key: s.RemainingHeader, Value: strconv.FormatUint(uint64(closest.GetLimitRemaining()), 10)},
+		{Key: s.ResetHeader, Value: strconv.FormatFloat(reset, 'f', 0, 64)},
 	}
 }
 
