@@ -18,7 +18,6 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/gctuning"
 	"github.com/ratelimitd/ratelimitd/internal/reload"
 	"github.com/ratelimitd/ratelimitd/internal/server"
-	"github.com/ratelimitd/ratelimitd/internal/server/envoyapi"
 	"github.com/ratelimitd/ratelimitd/internal/stores"
 	"github.com/ratelimitd/ratelimitd/internal/tracing"
 )
@@ -53,7 +52,7 @@ func serve(ctx context.Context, call command.Call) error {
 	logger := c.Log.New(call.Stderr, level)
 	c.LogUnused(os.Environ(), logger)
 	policies.Log(logger)
-	options := serverOptions(c, policies)
+	options := server.OptionsOf(c, policies)
 	options.LogLevel, options.Logger = level, logger
 	options.Registry = prometheus.NewRegistry()
 	options.Registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), build.Collector(build.Version(version)))
@@ -94,34 +93,6 @@ func serve(ctx context.Context, call command.Call) error {
 	return s.Serve(ctx)
 }
 
-// serverOptions returns the options of the server that c and p decide.
-func serverOptions(c *config.Config, p *config.Policies) server.Options {
-	o := server.Options{
-		GRPCAddr:  c.GRPCAddr,
-		HTTPAddr:  c.HTTPAddr,
-		AdminAddr: c.AdminAddr,
-		Flags:     c.Shown(),
-		StoreName: string(c.Store.Kind),
-		OnError:   c.Store.OnError,
-		Config:    serverConfig(p),
-		Envoy: envoyapi.Settings{
-			ShadowMode: c.Envoy.ShadowMode, AllOrNone: c.Envoy.AllOrNone, DynamicMetadata: c.Envoy.DynamicMetadata, ResponseHeaders: c.Envoy.ResponseHeaders,
-			LimitHeader: c.Envoy.LimitHeader, RemainingHeader: c.Envoy.RemainingHeader, ResetHeader: c.Envoy.ResetHeader,
-		},
-		PoliciesOnly: c.PoliciesOnly,
-		MaxLogCount:  c.Store.MaxLogCount,
-		DrainTimeout: c.DrainTimeout,
-	}
-	if o.AdminAddr == config.AdminOff {
-		o.AdminAddr = ""
-	}
-	return o
-}
-
-func serverConfig(p *config.Policies) *server.Config {
-	return &server.Config{Policies: p.Namespaces, Envoy: p.Domains, Text: p.Text, Version: p.Version}
-}
-
 // loader returns what reads the policies again for s.
 func loader(c *config.Config, inForce *config.Policies, s *server.Server, logger *slog.Logger) func(string) (string, func(), error) {
 	return func(seen string) (string, func(), error) {
@@ -130,7 +101,7 @@ func loader(c *config.Config, inForce *config.Policies, s *server.Server, logger
 			return next.Version, nil, err
 		}
 		return next.Version, func() {
-			s.SetConfig(serverConfig(next))
+			s.SetConfig(server.ConfigOf(next))
 			next.Log(logger)
 			inForce = next
 		}, nil

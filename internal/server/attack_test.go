@@ -145,7 +145,7 @@ func TestBytesInDescriptors(t *testing.T) {
 // TestEnvoyExemptions has a domain of Envoy with exemptions of its namespace.
 func TestEnvoyExemptions(t *testing.T) {
 	c := envoyConfig(t, edge)
-	c.Policies = config(t, `edge: {exempt: ["user=staff-*"]}`).Policies
+	c.Policies = policyConfig(t, `edge: {exempt: ["user=staff-*"]}`).Policies
 	d := start(t, Options{Config: c})
 	client := rlsv3.NewRateLimitServiceClient(d.conn)
 	for i := range 5 {
