@@ -20,7 +20,7 @@ import (
 )
 
 // policyConfig returns the configuration that data is.
-func policyConfig(tb,testing.TB, data string) *Config {
+func policyConfig(tb testing.TB, data string) *Config {
 	tb.Helper()
 	f, root := yamlfile.Parse("test.yaml", []byte(data))
 	policies := policy.Read(root, strategy.DefaultMaxLogCount)
