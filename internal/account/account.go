@@ -45,6 +45,7 @@ const (
 type Book struct {
 	Refused     atomic.Uint64 // requests that were invalid, or named an unknown policy
 	Undecodable atomic.Uint64 // messages that are not what their method takes
+	Ignored     atomic.Uint64 // parts of Envoy's requests that could not be heeded
 	Panics      atomic.Uint64 // calls whose handling panicked
 	StoreErrors atomic.Uint64 // decisions and resets that the store failed to make
 
