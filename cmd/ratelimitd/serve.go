@@ -51,6 +51,11 @@ func serve(ctx context.Context, call command.Call) error {
 	level := new(slog.LevelVar)
 	logger := c.Log.New(call.Stderr, level)
 	c.LogUnused(os.Environ(), logger)
+	if limit, err := gctuning.KeepWithinContainer(); err != nil {
+		logger.Warn("the garbage collector does not know how much memory it may use; set GOMEMLIMIT", "error", err)
+	} else if limit > 0 {
+		logger.Info("the garbage collector keeps within the memory of the container", "bytes", limit)
+	}
 	policies.Log(logger)
 	options := server.OptionsOf(c, policies)
 	options.LogLevel, options.Logger = level, logger
