@@ -6,12 +6,14 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"slices"
 	"sync"
 	"syscall"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
+	"github.com/ratelimitd/ratelimitd/internal/auth/keypair"
 	"github.com/ratelimitd/ratelimitd/internal/build"
 	"github.com/ratelimitd/ratelimitd/internal/command"
 	"github.com/ratelimitd/ratelimitd/internal/config"
@@ -57,6 +59,12 @@ func serve(ctx context.Context, call command.Call) error {
 	options.LogLevel, options.Logger = level, logger
 	options.Registry = prometheus.NewRegistry()
 	options.Registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), build.Collector(build.Version(version)))
+	var pair *keypair.Pair
+	if c.Trust.CertFile != "" {
+		files, version := c.Trust.TLSFiles()
+		pair = keypair.New(keypair.Options{Files: files, MinVersion: version, Logger: logger, Registry: options.Registry})
+		options.Trust.TLS = pair
+	}
 	if options.Store, options.Fallback, err = stores.Open(c, options.Registry); err != nil {
 		return err
 	}
@@ -78,18 +86,29 @@ func serve(ctx context.Context, call command.Call) error {
 	var watching sync.WaitGroup
 	defer watching.Wait()
 	defer stop()
+	if pair != nil {
+		told, stop := hangups()
+		defer stop()
+		watching.Go(func() { pair.Run(ctx, told) })
+	}
 	if dirs := c.WatchedDirs(); dirs != nil {
 		logger.Info("the configuration is in force", "version", policies.Version)
 		w := reload.New(reload.Options{
 			Dirs: dirs, Load: loader(c, policies, s, logger), Version: policies.Version,
 			Logger: logger, Registry: options.Registry,
 		})
-		hangups := make(chan os.Signal, 1)
-		signal.Notify(hangups, syscall.SIGHUP)
-		defer signal.Stop(hangups)
-		watching.Go(func() { w.Run(ctx, hangups) })
+		told, stop := hangups()
+		defer stop()
+		watching.Go(func() { w.Run(ctx, told) })
 	}
 	return s.Serve(ctx)
+}
+
+// hangups returns a channel of SIGHUP, and what ends it.
+func hangups() (<-chan os.Signal, func()) {
+	told := make(chan os.Signal, 1)
+	signal.Notify(told, syscall.SIGHUP)
+	return told, func() { signal.Stop(told) }
 }
 
 // serverOptions returns the options of the server that c and p decide.
@@ -109,6 +128,13 @@ func serverOptions(c *config.Config, p *config.Policies) server.Options {
 		PoliciesOnly: c.PoliciesOnly,
 		MaxLogCount:  c.Store.MaxLogCount,
 		DrainTimeout: c.DrainTimeout,
+		Trust: server.Trust{
+			GRPC:       slices.Contains(c.Trust.Ports, config.PortGRPC),
+			HTTP:       slices.Contains(c.Trust.Ports, config.PortHTTP),
+			Admin:      slices.Contains(c.Trust.Ports, config.PortAdmin),
+			AllowReset: c.Trust.AllowReset,
+			AdminHosts: c.Trust.AdminHosts,
+		},
 	}
 	if o.AdminAddr == config.AdminOff {
 		o.AdminAddr = ""
@@ -117,7 +143,7 @@ func serverOptions(c *config.Config, p *config.Policies) server.Options {
 }
 
 func serverConfig(p *config.Policies) *server.Config {
-	return &server.Config{Policies: p.Namespaces, Envoy: p.Domains, Text: p.Text, Version: p.Version}
+	return &server.Config{Policies: p.Namespaces, Envoy: p.Domains, Clients: p.Clients, Text: p.Text, Version: p.Version}
 }
 
 // loader returns what reads the policies again for s.

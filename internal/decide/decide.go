@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 
 	"github.com/ratelimitd/ratelimitd/internal/account"
+	"github.com/ratelimitd/ratelimitd/internal/auth"
 	"github.com/ratelimitd/ratelimitd/internal/histogram"
 	"github.com/ratelimitd/ratelimitd/internal/policy"
 	"github.com/ratelimitd/ratelimitd/internal/store"
@@ -27,6 +28,12 @@ type Options struct {
 	Fallback     store.Store
 	PoliciesOnly bool  // in no namespace may callers send limits of their own
 	MaxLogCount  int64 // the greatest count of a SLIDING_WINDOW_LOG; 0: strategy.DefaultMaxLogCount
+
+	// Authenticated says that the context of each call has the auth.Caller, and that
+	// one without may do nothing. Without it, every call is Anonymous's.
+	Authenticated bool
+	Anonymous     *auth.Caller   // nil: may do everything but administer
+	Failures      *auth.Failures // counts what callers may not do; nil: nobody reads it
 
 	Book         *account.Book
 	StoreLatency *histogram.Histogram // of what one batch asks the store; nil: not measured
@@ -48,6 +55,12 @@ func New(o Options) *Core {
 	if o.MaxLogCount == 0 {
 		o.MaxLogCount = strategy.DefaultMaxLogCount
 	}
+	if o.Anonymous == nil {
+		o.Anonymous = auth.Anonymous(auth.Decide, auth.Charge, auth.Refund, auth.Reset, auth.Inspect)
+	}
+	if o.Failures == nil {
+		o.Failures = new(auth.Failures)
+	}
 	return &Core{o: o, outage: outage{log: o.Logger}}
 }
 
@@ -62,9 +75,9 @@ func (c *Core) SetPolicies(p *policy.Config) { c.policies.Store(p) }
 // the answers that this cuts short.
 func (c *Core) Decide(ctx context.Context, b *Batch) {
 	b.prepare()
-	policies := c.policies.Load()
+	policies, caller := c.policies.Load(), c.caller(ctx)
 	for i := range b.Requests {
-		c.resolve(policies, b, &b.Requests[i], &b.Answers[i])
+		c.resolve(policies, caller, b, &b.Requests[i], &b.Answers[i])
 		if i < b.Together {
 			b.together = len(b.asked)
 		}
@@ -107,6 +120,8 @@ func (c *Core) conclude(ctx context.Context, b *Batch, r *Request, a *Answer) {
 	case toRefuse:
 		c.o.Book.Refused.Add(1)
 		return
+	case toForbid:
+		return // which is counted by its reason
 	case toExempt:
 		a.Outcome, a.Decision.Allowed = Exempt, true
 		entry.Identifier = ""
@@ -134,6 +149,9 @@ func (c *Core) conclude(ctx context.Context, b *Batch, r *Request, a *Answer) {
 // Reset forgets what the identifier of r has consumed from the limits of r. The
 // error is one of those that an Answer may have.
 func (c *Core) Reset(ctx context.Context, r *Request) error {
+	if err := c.Permit(ctx, auth.Reset, r.Namespace, r.Policy); err != nil {
+		return err
+	}
 	var b Batch
 	var a Answer
 	b.Answers = make([]Answer, 1)

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"github.com/ratelimitd/ratelimitd/internal/auth"
 	"github.com/ratelimitd/ratelimitd/internal/policy"
 	"github.com/ratelimitd/ratelimitd/internal/quote"
 	"github.com/ratelimitd/ratelimitd/internal/store"
@@ -60,8 +61,13 @@ func (e *InvalidError) Err() error {
 // namespace does not have.
 var ErrUnknownPolicy = errors.New("unknown policy")
 
-// resolve sets what becomes of r: its fate, and what the store is asked.
-func (c *Core) resolve(policies *policy.Config, b *Batch, r *Request, a *Answer) {
+// resolve sets what becomes of r: its fate, and what the store is asked. Whether
+// caller may ask it comes first, so that he learns nothing else of it.
+func (c *Core) resolve(policies *policy.Config, caller *auth.Caller, b *Batch, r *Request, a *Answer) {
+	if err := caller.Check(operationOf(r), r.Namespace, r.Policy); err != nil {
+		a.fate, a.Err = toForbid, c.forbid(err)
+		return
+	}
 	ns := policies.Namespace(r.Namespace)
 	a.namespace = ns
 	if ns.IsExempt(r.Identifier) && (r.Limits != nil || len(c.check(r, ns)) == 0) {

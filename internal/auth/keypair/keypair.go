@@ -165,9 +165,9 @@ func (o *Options) read(now time.Time) (*material, error) {
 var errAbsent = errors.New("the server has no certificate yet")
 
 // Server returns the configuration of a listener that speaks protocols, in the terms
-// of ALPN. If required, a client without a certificate fails in the handshake;
-// otherwise it may show one, which must then be valid.
-func (p *Pair) Server(required bool, protocols ...string) *tls.Config {
+// of ALPN. While required reports true, a client without a certificate fails in the
+// handshake; otherwise it may show one, which must then be valid.
+func (p *Pair) Server(required func() bool, protocols ...string) *tls.Config {
 	return &tls.Config{
 		MinVersion: p.o.MinVersion,
 		NextProtos: protocols,
@@ -189,7 +189,7 @@ func (p *Pair) Server(required bool, protocols ...string) *tls.Config {
 			}
 			if m.authorities != nil {
 				c.ClientCAs, c.ClientAuth = m.authorities, tls.VerifyClientCertIfGiven
-				if required {
+				if required() {
 					c.ClientAuth = tls.RequireAndVerifyClientCert
 				}
 			}
