@@ -12,7 +12,7 @@ import (
 
 // maxTokenBytes is more than any token has: what a stranger sends is not hashed
 // beyond it.
-const maxTokenBytes = 512
+const maxTokenBytes = 256
 
 // A Directory lists the clients of a daemon. It does not change once it was read,
 // so it is safe for concurrent use.
@@ -69,7 +69,7 @@ func (d *Directory) HasCertificates() bool {
 // "" if there is none, and a verified certificate, nil if there is none. One that
 // belongs to a client is enough: a proxy may hand on the header of somebody else.
 // The error is a *Refusal.
-func (d *Directory) Find(authorization string, certificate *x509.Certificate, now time.Time) (*Caller, error) {
+func (d *Directory) Find(authorization string, certificate *x509.Certificate) (*Caller, error) {
 	bearer, hasToken := cutBearer(authorization)
 	if hasToken {
 		if c := d.byToken(bearer); c != nil {
@@ -78,7 +78,7 @@ func (d *Directory) Find(authorization string, certificate *x509.Certificate, no
 	}
 	reason := NoCredentials
 	switch {
-	case certificate != nil && now.After(certificate.NotAfter): // the connection is older
+	case certificate != nil && time.Now().After(certificate.NotAfter): // the connection is older
 		reason = ExpiredCertificate
 	case certificate != nil:
 		if c := d.byCertificate(certificate); c != nil {
@@ -109,7 +109,8 @@ func (d *Directory) byToken(text string) *Caller {
 	if len(text) > maxTokenBytes {
 		return nil
 	}
-	hash := Hash(text)
+	var bytes [maxTokenBytes]byte // on the stack: a conversion would allocate
+	hash := sha256.Sum256(bytes[:copy(bytes[:], text)])
 	for i := range d.tokens[start(&hash)] {
 		t := &d.tokens[start(&hash)][i]
 		if subtle.ConstantTimeCompare(t.hash[:], hash[:]) == 1 {

@@ -20,11 +20,8 @@ func NewToken() string {
 	return tokenPrefix + base64.RawURLEncoding.EncodeToString(secret[:])
 }
 
-// Hash returns the SHA-256 of a token.
-func Hash(token string) [sha256.Size]byte { return sha256.Sum256([]byte(token)) }
-
 // HashLine returns what stands for a token in a file.
 func HashLine(token string) string {
-	hash := Hash(token)
+	hash := sha256.Sum256([]byte(token))
 	return hashPrefix + hex.EncodeToString(hash[:])
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"strings"
@@ -34,21 +35,20 @@ type gate struct {
 type proof struct {
 	authorization string // the header; "" if there is none
 	certificate   *x509.Certificate
-	from          string // its address, for the log
+	from          fmt.Stringer // its address, for the log
 }
 
 // admit returns the context of a call, with its caller in it. The error is a
 // *auth.Refusal.
 func (g *gate) admit(ctx context.Context, p proof) (context.Context, error) {
-	now := time.Now()
-	caller, err := g.directory.Load().Find(p.authorization, p.certificate, now)
+	caller, err := g.directory.Load().Find(p.authorization, p.certificate)
 	if err == nil {
 		return auth.NewContext(ctx, caller), nil
 	}
 	if refusal, ok := errors.AsType[*auth.Refusal](err); ok {
 		g.failures.Add(refusal.Reason)
-		if calls := g.refused.Pass(now); calls > 0 {
-			g.logger.Warn("a call is refused, as nobody knows who makes it; give its client a token or a certificate, or find out who it is", "peer", p.from, "reason", refusal.Reason.String(), "calls", calls)
+		if calls := g.refused.Pass(time.Now()); calls > 0 {
+			g.logger.Warn("a call is refused, as nobody knows who makes it; give its client a token or a certificate, or find out who it is", "peer", p.from.String(), "reason", refusal.Reason.String(), "calls", calls)
 		}
 	}
 	return nil, err
@@ -66,7 +66,7 @@ func (g *gate) admitGRPC(ctx context.Context, method string) (context.Context, e
 		p.authorization = values[0]
 	}
 	if from, ok := peer.FromContext(ctx); ok {
-		p.from = from.Addr.String()
+		p.from = from.Addr
 		if info, ok := from.AuthInfo.(credentials.TLSInfo); ok {
 			p.certificate = verified(&info.State)
 		}
@@ -77,6 +77,12 @@ func (g *gate) admitGRPC(ctx context.Context, method string) (context.Context, e
 	}
 	return admitted, nil
 }
+
+// An address is where an HTTP request comes from.
+type address string
+
+// String implements fmt.Stringer.
+func (a address) String() string { return string(a) }
 
 // verified returns the certificate that a client has shown, or nil.
 func verified(state *tls.ConnectionState) *x509.Certificate {
@@ -94,7 +100,7 @@ func (g *gate) admitHTTP(r *http.Request) (*http.Request, error) {
 	if g == nil || withoutCredentials[r.URL.Path] {
 		return r, nil
 	}
-	p := proof{certificate: verified(r.TLS), from: r.RemoteAddr}
+	p := proof{certificate: verified(r.TLS), from: address(r.RemoteAddr)}
 	if values := r.Header.Values("Authorization"); len(values) == 1 {
 		p.authorization = values[0]
 	}
