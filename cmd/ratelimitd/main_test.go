@@ -61,7 +61,7 @@ func serves(t *testing.T, env []string) (addr string, stop func() int) {
 }
 
 // addresses are where a daemon serves, as its log says.
-type addresses struct{ GRPC, Admin string }
+type addresses struct{ GRPC, HTTP, Admin string }
 
 // servesAt is serves, with more flags, and all addresses.
 func servesAt(t *testing.T, env []string, flags ...string) (at addresses, stop func() int) {

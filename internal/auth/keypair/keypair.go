@@ -111,7 +111,7 @@ func (p *Pair) look(told bool) {
 	p.applied.Inc()
 	leaf := m.certificate.Leaf
 	p.expiry.Set(float64(leaf.NotAfter.Unix()))
-	p.o.Logger.Info("the TLS certificate is in force", "file", p.o.Cert, "names", leaf.DNSNames, "expires", leaf.NotAfter.UTC().Format(time.RFC3339))
+	p.o.Logger.Info("the TLS certificate is in force", "file", p.o.Cert, "serial", leaf.SerialNumber.String(), "expires", leaf.NotAfter.UTC().Format(time.RFC3339))
 }
 
 // refuse logs why the files are refused: once, and again if the process was told to
