@@ -5,6 +5,7 @@
 //	ratelimitd validate   check configuration files
 //	ratelimitd check      ask a running service, from a shell
 //	ratelimitd top        show what a running service does, and for whom
+//	ratelimitd token      make a token for a client
 //	ratelimitd version    print the version
 //
 // Every flag has an environment variable too: RATELIMITD_GRPC_ADDR sets
@@ -43,7 +44,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		Name:     "ratelimitd",
 		Summary:  "A rate-limit service: may this caller do this now?",
 		Version:  build.Version(version),
-		Commands: []*command.Command{serveCommand(), validateCommand(), checkCommand(), topCommand(), versionCommand()},
+		Commands: []*command.Command{serveCommand(), validateCommand(), checkCommand(), topCommand(), tokenCommand(), versionCommand()},
 	}
 	switch err := program.Run(ctx, args, stdout, stderr); {
 	case err == nil:

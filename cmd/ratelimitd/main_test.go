@@ -61,7 +61,7 @@ func serves(t *testing.T, env []string) (addr string, stop func() int) {
 }
 
 // addresses are where a daemon serves, as its log says.
-type addresses struct{ GRPC, Admin string }
+type addresses struct{ GRPC, HTTP, Admin string }
 
 // servesAt is serves, with more flags, and all addresses.
 func servesAt(t *testing.T, env []string, flags ...string) (at addresses, stop func() int) {
@@ -184,7 +184,7 @@ func TestErrors(t *testing.T) {
 		args []string
 		says string
 	}{
-		{nil, nil, "no command; use serve, validate, check, top or version"},
+		{nil, nil, "no command; use serve, validate, check, top, token or version"},
 		{nil, []string{"srve"}, `unknown command "srve"; did you mean serve?`},
 		{nil, []string{"serve", "--nonsense"}, "serve: unknown flag --nonsense; see ratelimitd serve --help"},
 		{nil, []string{"serve", "--grpc-adr=:1"}, "unknown flag --grpc-adr (did you mean --grpc-addr?)"},

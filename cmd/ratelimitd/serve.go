@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 
+	"github.com/ratelimitd/ratelimitd/internal/auth/keypair"
 	"github.com/ratelimitd/ratelimitd/internal/build"
 	"github.com/ratelimitd/ratelimitd/internal/command"
 	"github.com/ratelimitd/ratelimitd/internal/config"
@@ -69,6 +70,12 @@ func serve(ctx context.Context, call command.Call) error {
 		defer tracing.Flush(spans, logger)
 		options.GRPC = append(options.GRPC, tracing.GRPC(spans))
 	}
+	var pair *keypair.Pair
+	if c.Trust.CertFile != "" {
+		files, version := c.Trust.TLSFiles()
+		pair = keypair.New(keypair.Options{Files: files, MinVersion: version, Logger: logger, Registry: options.Registry})
+		options.Trust.TLS = pair
+	}
 	if options.Store, options.Fallback, err = stores.Open(c, options.Registry); err != nil {
 		return err
 	}
@@ -84,18 +91,31 @@ func serve(ctx context.Context, call command.Call) error {
 	var watching sync.WaitGroup
 	defer watching.Wait()
 	defer stop()
-	hangups := make(chan os.Signal, 1)
-	signal.Notify(hangups, syscall.SIGHUP) // which would end a daemon that has nothing to read again
-	defer signal.Stop(hangups)
+	_, ignore := hangups() // SIGHUP would end a daemon that has nothing to read again
+	defer ignore()
+	if pair != nil {
+		told, stop := hangups()
+		defer stop()
+		watching.Go(func() { pair.Run(ctx, told) })
+	}
 	if dirs := c.WatchedDirs(); dirs != nil {
 		logger.Info("the configuration is in force", "version", policies.Version)
 		w := reload.New(reload.Options{
 			Dirs: dirs, Load: loader(c, policies, s, logger), Version: policies.Version,
 			Logger: logger, Registry: options.Registry,
 		})
-		watching.Go(func() { w.Run(ctx, hangups) })
+		told, stop := hangups()
+		defer stop()
+		watching.Go(func() { w.Run(ctx, told) })
 	}
 	return s.Serve(ctx)
+}
+
+// hangups returns a channel of SIGHUP, and what ends it.
+func hangups() (<-chan os.Signal, func()) {
+	told := make(chan os.Signal, 1)
+	signal.Notify(told, syscall.SIGHUP)
+	return told, func() { signal.Stop(told) }
 }
 
 // loader returns what reads the policies again for s.

@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 
 	"github.com/ratelimitd/ratelimitd/internal/account"
+	"github.com/ratelimitd/ratelimitd/internal/auth"
 	"github.com/ratelimitd/ratelimitd/internal/histogram"
 	"github.com/ratelimitd/ratelimitd/internal/policy"
 	"github.com/ratelimitd/ratelimitd/internal/store"
@@ -28,6 +29,12 @@ type Options struct {
 	PoliciesOnly bool  // in no namespace may callers send limits of their own
 	MaxLogCount  int64 // the greatest count of a SLIDING_WINDOW_LOG; 0: strategy.DefaultMaxLogCount
 
+	// Authenticated says that the context of each call has the auth.Caller, and that
+	// one without may do nothing. Without it, every call is Anonymous's.
+	Authenticated bool
+	Anonymous     *auth.Caller   // nil: may do everything but administer
+	Failures      *auth.Failures // counts what callers may not do; nil: nobody reads it
+
 	Book         *account.Book
 	StoreLatency *histogram.Histogram // of what one batch asks the store; nil: not measured
 	Logger       *slog.Logger
@@ -39,6 +46,7 @@ type Core struct {
 	storeLatency *histogram.Histogram
 	book         *account.Book
 	policies     atomic.Pointer[policy.Config]
+	permits      permits
 	resolver     resolver
 	fallback     fallback
 }
@@ -53,6 +61,7 @@ func New(o Options) *Core {
 	}
 	return &Core{
 		store: o.Store, storeLatency: o.StoreLatency, book: o.Book,
+		permits:  newPermits(o),
 		resolver: resolver{policiesOnly: o.PoliciesOnly, maxLogCount: o.MaxLogCount},
 		fallback: fallback{onError: o.OnError, local: o.Fallback, book: o.Book, outage: outage{log: o.Logger}},
 	}
@@ -69,9 +78,15 @@ func (c *Core) SetPolicies(p *policy.Config) { c.policies.Store(p) }
 // the answers that this cuts short.
 func (c *Core) Decide(ctx context.Context, b *Batch) {
 	b.prepare()
-	policies := c.policies.Load()
+	policies, caller := c.policies.Load(), c.permits.caller(ctx)
 	for i := range b.Requests {
-		c.resolver.resolve(policies.Namespace(b.Requests[i].Namespace), b, &b.Requests[i], &b.Answers[i])
+		r, a := &b.Requests[i], &b.Answers[i]
+		// Whether the caller may ask comes first, so that it learns nothing else.
+		if err := c.permits.check(caller, operationOf(r), r.Namespace, r.Policy); err != nil {
+			a.fate, a.Err = toForbid, err
+		} else {
+			c.resolver.resolve(policies.Namespace(r.Namespace), b, r, a)
+		}
 		if i < b.Together {
 			b.together = len(b.asked)
 		}
@@ -114,6 +129,8 @@ func (c *Core) conclude(ctx context.Context, b *Batch, r *Request, a *Answer) {
 	case toRefuse:
 		c.book.Refused.Add(1)
 		return
+	case toForbid:
+		return // which is counted by its reason
 	case toExempt:
 		a.Outcome, a.Decision.Allowed = Exempt, true
 		entry.Identifier = ""
@@ -141,6 +158,9 @@ func (c *Core) conclude(ctx context.Context, b *Batch, r *Request, a *Answer) {
 // Reset forgets what the identifier of r has consumed from the limits of r. The
 // error is one of those that an Answer may have.
 func (c *Core) Reset(ctx context.Context, r *Request) error {
+	if err := c.Permit(ctx, auth.Reset, r.Namespace, r.Policy); err != nil {
+		return err
+	}
 	var b Batch
 	var a Answer
 	b.Answers = make([]Answer, 1)
@@ -195,4 +215,11 @@ func (c *Core) Refuse(field, format string, args ...any) error {
 func (c *Core) RefuseInvalid(wrong *InvalidError) error {
 	c.book.Refused.Add(1)
 	return wrong
+}
+
+// Permit reports why whoever makes the call of ctx may not do o with a policy of a
+// namespace, or nil; see auth.Caller.Check. It counts a refusal. Decide and Reset ask
+// it themselves: it is for what does not become a request.
+func (c *Core) Permit(ctx context.Context, o auth.Operation, namespace, policy string) error {
+	return c.permits.check(c.permits.caller(ctx), o, namespace, policy)
 }

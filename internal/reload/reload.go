@@ -7,20 +7,8 @@ import (
 	"context"
 	"log/slog"
 	"os"
-	"time"
 
-	"github.com/fsnotify/fsnotify"
 	"github.com/prometheus/client_golang/prometheus"
-)
-
-const (
-	// quiet is how long the files must not change before they are read. Whoever
-	// changes them may not be done yet.
-	quiet = 100 * time.Millisecond
-	// lookEvery is how often the files are read even without a notice of a change.
-	// Not every file system sends notices, and none is sent when a link further up
-	// in the path is replaced.
-	lookEvery = 10 * time.Second
 )
 
 // Options say how to make a Watcher. All are required.
@@ -78,45 +66,7 @@ func New(o Options) *Watcher {
 
 // Run watches until ctx ends. A signal on told makes it look at once.
 func (w *Watcher) Run(ctx context.Context, told <-chan os.Signal) {
-	events, failures, stop := w.notices()
-	defer stop()
-	tick := time.NewTicker(lookEvery)
-	defer tick.Stop()
-	settled := time.NewTimer(lookEvery)
-	defer settled.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-told:
-			w.look(true)
-		case <-events:
-			settled.Reset(quiet)
-		case err := <-failures: // notices may be lost; the next tick makes up for it
-			w.o.Logger.Warn("watching the configuration's files", "error", err)
-		case <-settled.C:
-			w.look(false)
-		case <-tick.C: // even if the files keep changing
-			w.look(false)
-		}
-	}
-}
-
-// notices returns channels of changes and of errors, and a function that ends the
-// watching. If the system cannot watch a directory, Run still looks at the files
-// every lookEvery.
-func (w *Watcher) notices() (<-chan fsnotify.Event, <-chan error, func()) {
-	watcher, err := fsnotify.NewWatcher()
-	if err != nil {
-		w.o.Logger.Warn("changes of configuration will be seen late", "error", err, "after_at_most", lookEvery.String())
-		return nil, nil, func() {}
-	}
-	for _, dir := range w.o.Dirs {
-		if err := watcher.Add(dir); err != nil {
-			w.o.Logger.Warn("changes of configuration will be seen late", "directory", dir, "error", err, "after_at_most", lookEvery.String())
-		}
-	}
-	return watcher.Events, watcher.Errors, func() { _ = watcher.Close() }
+	Notices{Of: "the configuration", Dirs: w.o.Dirs, Logger: w.o.Logger}.Run(ctx, told, w.look)
 }
 
 // look reads the configuration and applies it if it has changed. If the process was

@@ -8,25 +8,16 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
-	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 
-	"github.com/ratelimitd/ratelimitd/internal/decide"
-	"github.com/ratelimitd/ratelimitd/internal/server/envoyapi"
+	"github.com/ratelimitd/ratelimitd/internal/auth"
+	"github.com/ratelimitd/ratelimitd/internal/server/adminapi"
 	"github.com/ratelimitd/ratelimitd/internal/server/httpapi"
 )
 
-// An httpPort is what the HTTP port serves.
-type httpPort struct {
-	state   state
-	api     *httpapi.API
-	envoy   *envoyapi.API
-	text    func() string // our own policies in force, as YAML
-	metrics http.Handler
-}
-
-// handler returns the handler of the HTTP port.
-func (p *httpPort) handler() http.Handler {
+// newHTTP returns the server of the HTTP port: the fronts over HTTP, health and
+// metrics.
+func (s *Server) newHTTP(t *Trust, api *httpapi.API, metrics http.Handler) *http.Server {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
 		fmt.Fprint(w, `ratelimitd
@@ -41,54 +32,73 @@ func (p *httpPort) handler() http.Handler {
 `)
 	})
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
-	mux.HandleFunc("GET /readyz", p.state.ready)
-	mux.HandleFunc("GET /healthcheck", p.state.healthcheck)
-	mux.Handle("GET /metrics", p.metrics)
-	mux.HandleFunc("POST /json", p.envoy.ServeJSON)
-	mux.HandleFunc("GET /rlconfig", p.envoy.ShowConfig(p.text))
-	mux.HandleFunc(httpapi.PathShouldAllow, p.api.ShouldAllow)
-	mux.HandleFunc(httpapi.PathAuthorize, p.api.Authorize)
-	return mux
-}
-
-// newHTTPServer returns a server of handler, with the bounds of the HTTP port.
-func newHTTPServer(handler http.Handler, logger *slog.Logger) *http.Server {
-	return &http.Server{
-		Handler:           handler,
+	mux.HandleFunc("GET /readyz", s.ready)
+	mux.HandleFunc("GET /healthcheck", s.healthcheck)
+	if s.chain.gate != nil { // they tell the names of namespaces and policies
+		metrics = s.permitted(auth.Inspect, metrics)
+	}
+	mux.Handle("GET /metrics", metrics)
+	mux.HandleFunc("POST /json", s.guardPages(http.HandlerFunc(s.envoy.ServeJSON)))
+	mux.HandleFunc("GET /rlconfig", s.guardPages(s.permitted(auth.Inspect, s.limitsInForce())))
+	mux.HandleFunc(httpapi.PathShouldAllow, s.guardPages(http.HandlerFunc(api.ShouldAllow)))
+	mux.HandleFunc(httpapi.PathAuthorize, api.Authorize)
+	server := &http.Server{
+		Handler:           s.chain.http(mux),
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       10 * time.Second,
 		WriteTimeout:      30 * time.Second,
 		IdleTimeout:       3 * time.Minute, // longer than proxies keep a connection, so that none sends on one we close
 		MaxHeaderBytes:    64 << 10,        // proxies hand on all of their callers' headers
-		ErrorLog:          slog.NewLogLogger(logger.Handler(), slog.LevelWarn),
+		ErrorLog:          s.httpLog(),
 	}
+	if t.speaks(t.HTTP) {
+		secureHTTP(t, server)
+	}
+	return server
 }
 
-// newAdminServer returns a server of handler, with the bounds of the admin port:
-// a profile takes as long as it is asked to.
-func newAdminServer(handler http.Handler, logger *slog.Logger) *http.Server {
-	return &http.Server{
-		Handler:           handler,
+// limitsInForce answers GET /rlconfig.
+func (s *Server) limitsInForce() http.Handler {
+	return s.envoy.ShowConfig(func() string { return s.config.Load().Text })
+}
+
+// newAdmin returns the server of the admin port. On loopback it asks nobody who he is;
+// elsewhere it answers only those who may administer the daemon.
+func (s *Server) newAdmin(o Options, metrics http.Handler) *http.Server {
+	handler := adminapi.New(adminapi.Options{
+		Book: s.book, Metrics: metrics, Limits: s.limitsInForce(), LogLevel: o.LogLevel, Logger: s.logger,
+		Configuration: func() adminapi.Configuration {
+			c := s.config.Load()
+			return adminapi.Configuration{Flags: o.Flags, Version: c.Version, Policies: c.Text}
+		},
+	})
+	chain := *s.chain
+	local := s.adminListener == nil || onLoopback(s.adminListener)
+	if local {
+		chain.gate = nil
+	} else {
+		handler = s.permitted(auth.Admin, handler)
+	}
+	server := &http.Server{
+		Handler:           s.guardAdmin(adminHosts(o.AdminAddr, o.Trust.AdminHosts), chain.http(handler)),
 		ReadHeaderTimeout: 5 * time.Second,
-		ErrorLog:          slog.NewLogLogger(logger.Handler(), slog.LevelWarn),
+		ErrorLog:          s.httpLog(),
 	}
-}
-
-// A state tells load balancers and orchestrators how the daemon is.
-type state struct {
-	health *health.Server
-	core   *decide.Core
+	if !local && o.Trust.speaks(o.Trust.Admin) {
+		secureHTTP(&o.Trust, server)
+	}
+	return server
 }
 
 // serving reports whether the server has not begun to stop.
-func (s state) serving(r *http.Request) bool {
+func (s *Server) serving(r *http.Request) bool {
 	reply, err := s.health.Check(r.Context(), &healthpb.HealthCheckRequest{})
 	return err == nil && reply.GetStatus() == healthpb.HealthCheckResponse_SERVING
 }
 
 // ready reports whether the daemon should be sent requests: until it begins to
 // stop; and not while the store fails, if callers then get nothing but errors.
-func (s state) ready(w http.ResponseWriter, r *http.Request) {
+func (s *Server) ready(w http.ResponseWriter, r *http.Request) {
 	if !s.serving(r) {
 		http.Error(w, "stopping", http.StatusServiceUnavailable)
 		return
@@ -102,7 +112,7 @@ func (s state) ready(w http.ResponseWriter, r *http.Request) {
 
 // healthcheck answers GET /healthcheck, as envoyproxy/ratelimit does: 500 when it
 // is about to stop.
-func (s state) healthcheck(w http.ResponseWriter, r *http.Request) {
+func (s *Server) healthcheck(w http.ResponseWriter, r *http.Request) {
 	if !s.serving(r) {
 		http.Error(w, "stopping", http.StatusInternalServerError)
 		return

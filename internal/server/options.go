@@ -1,6 +1,8 @@
 package server
 
 import (
+	"slices"
+
 	"github.com/ratelimitd/ratelimitd/internal/config"
 	"github.com/ratelimitd/ratelimitd/internal/server/envoyapi"
 )
@@ -23,6 +25,13 @@ func OptionsOf(c *config.Config, p *config.Policies) Options {
 		PoliciesOnly: c.PoliciesOnly,
 		MaxLogCount:  c.Store.MaxLogCount,
 		DrainTimeout: c.DrainTimeout,
+		Trust: Trust{
+			GRPC:       slices.Contains(c.Trust.Ports, config.PortGRPC),
+			HTTP:       slices.Contains(c.Trust.Ports, config.PortHTTP),
+			Admin:      slices.Contains(c.Trust.Ports, config.PortAdmin),
+			AllowReset: c.Trust.AllowReset,
+			AdminHosts: c.Trust.AdminHosts,
+		},
 	}
 	if o.AdminAddr == config.AdminOff {
 		o.AdminAddr = ""
@@ -32,5 +41,5 @@ func OptionsOf(c *config.Config, p *config.Policies) Options {
 
 // ConfigOf returns p as SetConfig takes it.
 func ConfigOf(p *config.Policies) *Config {
-	return &Config{Policies: p.Namespaces, Envoy: p.Domains, Text: p.Text, Version: p.Version}
+	return &Config{Policies: p.Namespaces, Envoy: p.Domains, Clients: p.Clients, Text: p.Text, Version: p.Version}
 }

@@ -2,6 +2,7 @@ package server
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -99,7 +100,7 @@ func start(t *testing.T, o Options) *daemon {
 		o.Store, o.StoreName = s, "memory"
 	}
 	d := &daemon{registry: prometheus.NewRegistry(), log: new(lockedBuffer)}
-	o.GRPCAddr, o.HTTPAddr = "127.0.0.1:0", "127.0.0.1:0"
+	o.GRPCAddr, o.HTTPAddr = cmp.Or(o.GRPCAddr, "127.0.0.1:0"), cmp.Or(o.HTTPAddr, "127.0.0.1:0")
 	o.Registry, o.Logger = d.registry, slog.New(slog.NewJSONHandler(d.log, nil))
 	if o.DrainTimeout == 0 {
 		o.DrainTimeout = patient

@@ -19,6 +19,7 @@ import (
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/ratelimitd/ratelimitd/internal/account"
+	"github.com/ratelimitd/ratelimitd/internal/auth"
 	"github.com/ratelimitd/ratelimitd/internal/decide"
 	"github.com/ratelimitd/ratelimitd/internal/histogram"
 	"github.com/ratelimitd/ratelimitd/internal/policy/envoy"
@@ -102,6 +103,10 @@ func (a *API) shouldRateLimit(ctx context.Context, in *request) (*rlsv3.RateLimi
 	defer a.o.Latency.Since(histogram.Start())
 	e := a.exchanges.Get().(*exchange)
 	defer a.free(e)
+	// Here too: a descriptor without a limit does not become a request.
+	if err := a.o.Core.Permit(ctx, auth.Decide, in.domain, ""); err != nil {
+		return nil, fault.Error(err)
+	}
 	if err := a.match(e, in); err != nil {
 		return nil, err
 	}

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protojson"
 
+	"github.com/ratelimitd/ratelimitd/internal/server/fault"
 	"github.com/ratelimitd/ratelimitd/internal/server/web"
 )
 
@@ -47,8 +48,9 @@ func (a *API) ServeJSON(w http.ResponseWriter, r *http.Request) {
 	out, err := a.shouldRateLimit(r.Context(), in)
 	if err != nil {
 		code := http.StatusServiceUnavailable
-		if status.Code(err) == codes.InvalidArgument {
-			code = http.StatusBadRequest
+		switch status.Code(err) {
+		case codes.InvalidArgument, codes.Unauthenticated, codes.PermissionDenied:
+			code = fault.HTTPCode(status.Code(err))
 		}
 		http.Error(w, status.Convert(err).Message(), code)
 		return
