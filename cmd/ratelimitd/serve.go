@@ -16,6 +16,7 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/command"
 	"github.com/ratelimitd/ratelimitd/internal/config"
 	"github.com/ratelimitd/ratelimitd/internal/gctuning"
+	"github.com/ratelimitd/ratelimitd/internal/netlimit"
 	"github.com/ratelimitd/ratelimitd/internal/reload"
 	"github.com/ratelimitd/ratelimitd/internal/server"
 	"github.com/ratelimitd/ratelimitd/internal/server/envoyapi"
@@ -109,6 +110,7 @@ func serverOptions(c *config.Config, p *config.Policies) server.Options {
 		PoliciesOnly: c.PoliciesOnly,
 		MaxLogCount:  c.Store.MaxLogCount,
 		DrainTimeout: c.DrainTimeout,
+		Connections:  netlimit.Options{Max: c.MaxConnections, PerAddress: c.MaxConnectionsPerAddress},
 	}
 	if o.AdminAddr == config.AdminOff {
 		o.AdminAddr = ""

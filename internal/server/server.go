@@ -27,6 +27,7 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/account"
 	"github.com/ratelimitd/ratelimitd/internal/decide"
 	"github.com/ratelimitd/ratelimitd/internal/histogram"
+	"github.com/ratelimitd/ratelimitd/internal/netlimit"
 	"github.com/ratelimitd/ratelimitd/internal/policy"
 	"github.com/ratelimitd/ratelimitd/internal/policy/envoy"
 	"github.com/ratelimitd/ratelimitd/internal/server/envoyapi"
@@ -94,6 +95,8 @@ type Options struct {
 	// DrainTimeout bounds how long Serve waits for calls under way when it is
 	// told to stop. 0 is DefaultDrainTimeout.
 	DrainTimeout time.Duration
+	// Connections bound those to all ports. The server sets their Logger.
+	Connections netlimit.Options
 
 	Logger   *slog.Logger
 	Registry *prometheus.Registry // what /metrics shows
@@ -142,6 +145,7 @@ func New(o Options) (*Server, error) {
 	if err := s.listen(o); err != nil {
 		return nil, errors.Join(err, s.closeStores())
 	}
+	s.boundConnections(o)
 
 	latency := histogram.NewVec("ratelimitd_request_duration_seconds",
 		"Time from a call's arrival to its answer, by method; of a stream, of each message.", "method",
@@ -246,6 +250,18 @@ func (s *Server) listen(o Options) error {
 		_ = s.httpListener.Close()
 	}
 	return err
+}
+
+// boundConnections bounds the connections of all ports.
+func (s *Server) boundConnections(o Options) {
+	o.Connections.Logger = o.Logger
+	bound := netlimit.New(o.Connections)
+	o.Registry.MustRegister(bound)
+	s.grpcListener = bound.Listen(s.grpcListener, "grpc")
+	s.httpListener = bound.Listen(s.httpListener, "http")
+	if s.adminListener != nil {
+		s.adminListener = bound.Listen(s.adminListener, "admin")
+	}
 }
 
 // listenOn listens on the address that a flag gives.
