@@ -51,12 +51,19 @@ func serve(ctx context.Context, call command.Call) error {
 	}
 	gctuning.KeepRoom(gctuning.DefaultRoom)
 	level := new(slog.LevelVar)
-	logger := c.Log.New(call.Stderr, level)
+	log := openLog(c, call.Stderr)
+	defer log.Close(logPatience)
+	logger := c.Log.New(log, level)
+	slog.SetDefault(logger) // what libraries log must not wait for a reader either
 	c.LogUnused(os.Environ(), logger)
 	policies.Log(logger)
 	options := serverOptions(c, policies)
 	options.LogLevel, options.Logger = level, logger
 	options.Registry = prometheus.NewRegistry()
+	options.Registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Name: "ratelimitd_log_lines_lost_total",
+		Help: "Log lines lost because nobody read the log, or not fast enough.",
+	}, func() float64 { return float64(log.Lost()) }))
 	options.Registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), build.Collector(build.Version(version)))
 	if options.Store, options.Fallback, err = stores.Open(c, options.Registry); err != nil {
 		return err
