@@ -142,6 +142,7 @@ func (o Options) universal() (*redis.UniversalOptions, error) {
 		Password:         server.password,
 		DB:               server.database,
 		TLSConfig:        secure,
+		Dialer:           o.dialer(secure),
 		ClientName:       "ratelimitd",
 		PoolSize:         o.PoolSize,
 		MinIdleConns:     o.MinIdle,

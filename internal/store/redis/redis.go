@@ -15,6 +15,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/logging"
 
+	"github.com/ratelimitd/ratelimitd/internal/quote"
 	"github.com/ratelimitd/ratelimitd/internal/store"
 )
 
@@ -187,7 +188,7 @@ func (s *Store) Reset(ctx context.Context, r *store.Request) error {
 		return nil
 	}
 	if err := s.client.Del(ctx, keys...).Err(); err != nil {
-		return fmt.Errorf("redis: %w", err)
+		return fmt.Errorf("redis: %w", quote.Error(err))
 	}
 	return nil
 }
@@ -211,7 +212,7 @@ func (s *Store) Health(ctx context.Context) error {
 		return clusterHealth(ctx, cluster)
 	}
 	if err := s.client.Ping(ctx).Err(); err != nil {
-		return fmt.Errorf("redis: %w", err)
+		return fmt.Errorf("redis: %w", quote.Error(err))
 	}
 	return nil
 }
@@ -224,7 +225,7 @@ func clusterHealth(ctx context.Context, cluster *redis.ClusterClient) error {
 	for i := range sample {
 		master, err := cluster.MasterForKey(ctx, strconv.Itoa(i))
 		if err != nil {
-			return fmt.Errorf("redis: %w", err)
+			return fmt.Errorf("redis: %w", quote.Error(err))
 		}
 		keys[master]++
 	}
@@ -238,7 +239,7 @@ func clusterHealth(ctx context.Context, cluster *redis.ClusterClient) error {
 				mu.Lock()
 				defer mu.Unlock()
 				lost += n
-				errs = append(errs, fmt.Errorf("redis %s: %w", master.Options().Addr, err))
+				errs = append(errs, fmt.Errorf("redis %s: %w", master.Options().Addr, quote.Error(err)))
 			}
 		})
 	}
