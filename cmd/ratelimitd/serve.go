@@ -15,6 +15,7 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/build"
 	"github.com/ratelimitd/ratelimitd/internal/command"
 	"github.com/ratelimitd/ratelimitd/internal/config"
+	"github.com/ratelimitd/ratelimitd/internal/crash"
 	"github.com/ratelimitd/ratelimitd/internal/gctuning"
 	"github.com/ratelimitd/ratelimitd/internal/netlimit"
 	"github.com/ratelimitd/ratelimitd/internal/reload"
@@ -58,14 +59,14 @@ func serve(ctx context.Context, call command.Call) error {
 	c.LogUnused(os.Environ(), logger)
 	policies.Log(logger)
 	options := serverOptions(c, policies)
-	options.LogLevel, options.Logger = level, logger
+	options.LogLevel, options.Logger, options.Panics = level, logger, crash.NewLog(logger)
 	options.Registry = prometheus.NewRegistry()
 	options.Registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
 		Name: "ratelimitd_log_lines_lost_total",
 		Help: "Log lines lost because nobody read the log, or not fast enough.",
 	}, func() float64 { return float64(log.Lost()) }))
 	options.Registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), build.Collector(build.Version(version)))
-	if options.Store, options.Fallback, err = stores.Open(c, options.Registry); err != nil {
+	if options.Store, options.Fallback, err = stores.Open(c, options.Registry, options.Panics); err != nil {
 		return err
 	}
 	if c.Tracing {

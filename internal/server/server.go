@@ -25,6 +25,7 @@ import (
 	"google.golang.org/grpc/reflection"
 
 	"github.com/ratelimitd/ratelimitd/internal/account"
+	"github.com/ratelimitd/ratelimitd/internal/crash"
 	"github.com/ratelimitd/ratelimitd/internal/decide"
 	"github.com/ratelimitd/ratelimitd/internal/histogram"
 	"github.com/ratelimitd/ratelimitd/internal/netlimit"
@@ -95,6 +96,9 @@ type Options struct {
 	// DrainTimeout bounds how long Serve waits for calls under way when it is
 	// told to stop. 0 is DefaultDrainTimeout.
 	DrainTimeout time.Duration
+	// Panics notes the panics of the stores' goroutines. The server counts them with
+	// its own. It may be nil.
+	Panics *crash.Log
 	// Connections bound those to all ports. The server sets their Logger.
 	Connections netlimit.Options
 
@@ -155,6 +159,7 @@ func New(o Options) (*Server, error) {
 		Store: o.Store, Fallback: o.Fallback, OnError: o.OnError, PoliciesOnly: o.PoliciesOnly, MaxLogCount: o.MaxLogCount,
 		Book: s.book, StoreLatency: storeLatency(o), Logger: o.Logger,
 	})
+	o.Panics.CountIn(&s.book.Panics)
 	faults := fault.NewLog(s.book, o.Logger)
 	s.chain = &chain{calls: newCallCounters(o.Registry), faults: faults, streams: &s.streams, draining: s.draining}
 	s.envoy = envoyapi.New(envoyapi.Options{Settings: o.Envoy, Core: s.core, Book: s.book, Faults: faults, Latency: latency.Of(envoyapi.Method)})
