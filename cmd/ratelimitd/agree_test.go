@@ -79,6 +79,9 @@ var refused = []struct{ flag, settings, says string }{
 	{"envoy-remaining-header", `envoy_remaining_header: ""`, `is not the name of a header`},
 	{"envoy-reset-header", `envoy_reset_header: "X:"`, `is not the name of a header`},
 
+	{"max-connections", "max_connections: -1", ` -1: must be 0 to 10000000, such as 10000; 0 is the default`},
+	{"max-connections", "max_connections: 99999999999", `must be 0 to 10000000`},
+	{"max-connections-per-address", "max_connections_per_address: -1", ` -1: must be 0 to 10000000`},
 	{"memory-shards", "memory_shards: 3", `: 3 shards: want a power of two`},
 	{"memory-shards", "memory_shards: 1024\nmemory_max_keys: 1000", `too few for 1024 shards`},
 	{"memory-max-keys", "memory_max_keys: 0", ` 0: must be 1 to 10000000000`},

@@ -25,6 +25,7 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/ratelimitd/ratelimitd/internal/build"
 	"github.com/ratelimitd/ratelimitd/internal/command"
@@ -33,6 +34,7 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal does not wait
+	logLibraries()
 	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	stop()
 	os.Exit(code)
@@ -56,7 +58,16 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		if strings.Contains(err.Error(), "\n") { // so that the first of several lines looks like the rest
 			separator = "\n"
 		}
-		fmt.Fprintf(stderr, "ratelimitd:%s%v\n", separator, err)
+		// Nobody may read it, and the process must end.
+		printed := make(chan struct{})
+		go func() {
+			defer close(printed)
+			fmt.Fprintf(stderr, "ratelimitd:%s%v\n", separator, err)
+		}()
+		select {
+		case <-printed:
+		case <-time.After(logPatience):
+		}
 		return exitError
 	}
 }

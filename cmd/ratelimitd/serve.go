@@ -16,6 +16,7 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/build"
 	"github.com/ratelimitd/ratelimitd/internal/command"
 	"github.com/ratelimitd/ratelimitd/internal/config"
+	"github.com/ratelimitd/ratelimitd/internal/crash"
 	"github.com/ratelimitd/ratelimitd/internal/gctuning"
 	"github.com/ratelimitd/ratelimitd/internal/reload"
 	"github.com/ratelimitd/ratelimitd/internal/server"
@@ -50,7 +51,10 @@ func serve(ctx context.Context, call command.Call) error {
 	}
 	gctuning.KeepRoom(gctuning.DefaultRoom)
 	level := new(slog.LevelVar)
-	logger := c.Log.New(call.Stderr, level)
+	log := openLog(c, call.Stderr)
+	defer log.Close(logPatience)
+	logger := c.Log.New(log, level)
+	slog.SetDefault(logger) // what libraries log must not wait for a reader either
 	c.LogUnused(os.Environ(), logger)
 	if limit, err := gctuning.KeepWithinContainer(); err != nil {
 		logger.Warn("the garbage collector does not know how much memory it may use; set GOMEMLIMIT", "error", err)
@@ -60,7 +64,12 @@ func serve(ctx context.Context, call command.Call) error {
 	policies.Log(logger)
 	options := server.OptionsOf(c, policies)
 	options.LogLevel, options.Logger = level, logger
+	options.Panics = crash.NewLog(logger)
 	options.Registry = prometheus.NewRegistry()
+	options.Registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Name: "ratelimitd_log_lines_lost_total",
+		Help: "Log lines lost because nobody read the log, or not fast enough.",
+	}, func() float64 { return float64(log.Lost()) }))
 	options.Registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), build.Collector(build.Version(version)))
 	var spans *sdktrace.TracerProvider
 	if c.Tracing {
@@ -76,7 +85,7 @@ func serve(ctx context.Context, call command.Call) error {
 		pair = keypair.New(keypair.Options{Files: files, MinVersion: version, Logger: logger, Registry: options.Registry})
 		options.Trust.TLS = pair
 	}
-	if options.Store, options.Fallback, err = stores.Open(c, options.Registry); err != nil {
+	if options.Store, options.Fallback, err = stores.Open(c, options.Registry, options.Panics); err != nil {
 		return err
 	}
 	if c.Tracing {

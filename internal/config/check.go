@@ -23,6 +23,8 @@ const (
 	maxMaxLogCount = 1_000_000
 	// maxMemoryKeys is what a machine with 1 TB holds.
 	maxMemoryKeys = 10_000_000_000
+	// maxMaxConnections is more connections than a process can have.
+	maxMaxConnections = 10_000_000
 	// maxConns is more connections than a store serves well.
 	maxConns = 10_000
 )
@@ -52,6 +54,9 @@ func (c *Config) check() []error {
 	}
 	k.envoy()
 	k.duration("drain-timeout", c.DrainTimeout, "10s")
+	for flag, n := range map[string]int{"max-connections": c.MaxConnections, "max-connections-per-address": c.MaxConnectionsPerAddress} {
+		k.must(n >= 0 && n <= maxMaxConnections, flag, n, fmt.Sprintf("0 to %d, such as 10000; 0 is the default", maxMaxConnections))
+	}
 	return k.wrong
 }
 

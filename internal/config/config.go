@@ -43,7 +43,11 @@ type Config struct {
 	Log   Log
 
 	DrainTimeout time.Duration // bounds a shutdown
-	Tracing      bool
+
+	MaxConnections           int // on all ports together; 0: what netlimit chooses
+	MaxConnectionsPerAddress int // 0: half of all
+
+	Tracing bool
 
 	// What the stores are made of. MemoryOptions, RedisOptions and
 	// MemcachedOptions return them with what is set in Store.

@@ -1,6 +1,7 @@
 package quote_test
 
 import (
+	"errors"
 	"strings"
 	"testing"
 
@@ -26,5 +27,22 @@ func TestCut(t *testing.T) {
 	}
 	if got := quote.Cut(strings.Repeat("\x80", 1000)); len(got) > 4*quote.MaxBytes+5 {
 		t.Errorf("bytes that are no text: %d bytes", len(got))
+	}
+}
+
+func TestError(t *testing.T) {
+	if quote.Error(nil) != nil {
+		t.Error("no error became one")
+	}
+	for text, want := range map[string]string{
+		"ERR no":                         "ERR no",
+		"a\x1b[31m\nb\xffc é" + "\u202e": "a [31m b\ufffdc é ",
+		strings.Repeat("x", 500):         strings.Repeat("x", 500),
+		strings.Repeat("x", 10_000):      strings.Repeat("x", 500) + "...",
+	} {
+		err := errors.New(text)
+		if got := quote.Error(err); got.Error() != want || !errors.Is(got, err) {
+			t.Errorf("%.50q: got %q, want %q", text, got, want)
+		}
 	}
 }

@@ -1,9 +1,11 @@
 package server
 
 import (
+	"bytes"
 	"fmt"
 	"log/slog"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -11,6 +13,7 @@ import (
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 
 	"github.com/ratelimitd/ratelimitd/internal/auth"
+	"github.com/ratelimitd/ratelimitd/internal/lograte"
 	"github.com/ratelimitd/ratelimitd/internal/server/adminapi"
 	"github.com/ratelimitd/ratelimitd/internal/server/httpapi"
 )
@@ -49,7 +52,7 @@ func (s *Server) newHTTP(t *Trust, api *httpapi.API, metrics http.Handler) *http
 		WriteTimeout:      30 * time.Second,
 		IdleTimeout:       3 * time.Minute, // longer than proxies keep a connection, so that none sends on one we close
 		MaxHeaderBytes:    64 << 10,        // proxies hand on all of their callers' headers
-		ErrorLog:          s.httpLog(),
+		ErrorLog:          s.httpLog("http"),
 	}
 	if t.speaks(t.HTTP) {
 		secureHTTP(t, server)
@@ -82,7 +85,7 @@ func (s *Server) newAdmin(o Options, metrics http.Handler) *http.Server {
 	server := &http.Server{
 		Handler:           s.guardAdmin(adminHosts(o.AdminAddr, o.Trust.AdminHosts), chain.http(handler)),
 		ReadHeaderTimeout: 5 * time.Second,
-		ErrorLog:          s.httpLog(),
+		ErrorLog:          s.httpLog("admin"),
 	}
 	if !local && o.Trust.speaks(o.Trust.Admin) {
 		secureHTTP(&o.Trust, server)
@@ -120,14 +123,63 @@ func (s *Server) healthcheck(w http.ResponseWriter, r *http.Request) {
 	fmt.Fprint(w, "OK")
 }
 
+const (
+	// maxScrapes is how many scrapes may be under way at a time, on all ports: one
+	// collects some thousand values. Usually there are one or two Prometheus.
+	maxScrapes = 4
+	// scrapeTimeout is as long as Prometheus waits by default.
+	scrapeTimeout = 10 * time.Second
+)
+
 // metricsHandler shows the metrics of a registry.
 func metricsHandler(registry *prometheus.Registry, logger *slog.Logger) http.Handler {
-	return promhttp.HandlerFor(registry, promhttp.HandlerOpts{Registry: registry, ErrorLog: scrapeLog{logger}})
+	return promhttp.HandlerFor(registry, promhttp.HandlerOpts{
+		Registry: registry, ErrorLog: &scrapeLog{logger: logger}, MaxRequestsInFlight: maxScrapes, Timeout: scrapeTimeout,
+	})
 }
 
-// scrapeLog logs what goes wrong with a scrape.
-type scrapeLog struct{ logger *slog.Logger }
+// A scrapeLog logs what goes wrong with scrapes, but not too often: whoever
+// scrapes may go away in the middle, again and again.
+type scrapeLog struct {
+	logger *slog.Logger
+	gate   lograte.Gate
+}
 
-func (l scrapeLog) Println(v ...any) {
-	l.logger.Warn("metrics cannot be shown", "error", fmt.Sprint(v...))
+// Println implements promhttp.Logger.
+func (l *scrapeLog) Println(v ...any) {
+	if n := l.gate.Pass(time.Now()); n > 0 {
+		l.logger.Warn("metrics cannot be shown", "error", fmt.Sprint(v...), "scrapes", n)
+	}
+}
+
+// An errorLog is an io.Writer for what the HTTP server of a port logs. Clients
+// cause most of it, so each kind is logged only from time to time.
+type errorLog struct {
+	logger *slog.Logger
+	port   string
+	gates  [4]lograte.Gate // of the kinds in errorKinds, and of the rest
+}
+
+// errorKinds are what the lines begin with that a client, or a lack of file
+// descriptors, can cause at will.
+var errorKinds = [...]string{"http: TLS handshake error", "http: Accept error", "http: superfluous"}
+
+func newErrorLog(logger *slog.Logger, port string) *errorLog {
+	return &errorLog{logger: logger, port: port}
+}
+
+// maxErrorBytes is how much of such a line is logged.
+const maxErrorBytes = 300
+
+// Write implements io.Writer.
+func (l *errorLog) Write(line []byte) (int, error) {
+	kind := 0
+	for kind < len(errorKinds) && !bytes.HasPrefix(line, []byte(errorKinds[kind])) {
+		kind++
+	}
+	if n := l.gates[kind].Pass(time.Now()); n > 0 {
+		text := strings.ToValidUTF8(string(line[:min(len(line), maxErrorBytes)]), "")
+		l.logger.Warn("the HTTP server reports an error", "port", l.port, "error", strings.TrimSpace(text), "errors", n)
+	}
+	return len(line), nil
 }

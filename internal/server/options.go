@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	"github.com/ratelimitd/ratelimitd/internal/config"
+	"github.com/ratelimitd/ratelimitd/internal/netlimit"
 	"github.com/ratelimitd/ratelimitd/internal/server/envoyapi"
 )
 
@@ -25,6 +26,7 @@ func OptionsOf(c *config.Config, p *config.Policies) Options {
 		PoliciesOnly: c.PoliciesOnly,
 		MaxLogCount:  c.Store.MaxLogCount,
 		DrainTimeout: c.DrainTimeout,
+		Connections:  netlimit.Options{Max: c.MaxConnections, PerAddress: c.MaxConnectionsPerAddress},
 		Trust: Trust{
 			GRPC:       slices.Contains(c.Trust.Ports, config.PortGRPC),
 			HTTP:       slices.Contains(c.Trust.Ports, config.PortHTTP),

@@ -27,8 +27,10 @@ import (
 
 	"github.com/ratelimitd/ratelimitd/internal/account"
 	"github.com/ratelimitd/ratelimitd/internal/auth"
+	"github.com/ratelimitd/ratelimitd/internal/crash"
 	"github.com/ratelimitd/ratelimitd/internal/decide"
 	"github.com/ratelimitd/ratelimitd/internal/histogram"
+	"github.com/ratelimitd/ratelimitd/internal/netlimit"
 	"github.com/ratelimitd/ratelimitd/internal/policy"
 	"github.com/ratelimitd/ratelimitd/internal/policy/envoy"
 	"github.com/ratelimitd/ratelimitd/internal/server/envoyapi"
@@ -94,6 +96,11 @@ type Options struct {
 	// strategy.DefaultMaxLogCount.
 	MaxLogCount  int64
 	DrainTimeout time.Duration // bounds how long Serve waits for calls under way when it is told to stop
+	// Panics notes the panics of the stores' goroutines. The server counts them with
+	// its own. It may be nil.
+	Panics *crash.Log
+	// Connections bound those to all ports. The server sets their Logger.
+	Connections netlimit.Options
 
 	Logger   *slog.Logger
 	Registry *prometheus.Registry // what /metrics shows
@@ -149,6 +156,7 @@ func New(o Options) (*Server, error) {
 	if err := s.listen(o); err != nil {
 		return nil, errors.Join(err, s.closeStores())
 	}
+	s.boundConnections(o)
 
 	latency := histogram.NewVec("ratelimitd_request_duration_seconds",
 		"Time from a call's arrival to its answer, by method; of a stream, of each message.", "method",
@@ -159,6 +167,7 @@ func New(o Options) (*Server, error) {
 		Authenticated: o.Config.Clients != nil, Anonymous: s.anonymous(&o.Trust), Failures: s.failures,
 		Book: s.book, StoreLatency: storeLatency(o), Logger: o.Logger,
 	})
+	o.Panics.CountIn(&s.book.Panics)
 	faults := fault.NewLog(s.book, o.Logger)
 	s.chain = &chain{calls: newCallCounters(o.Registry), faults: faults, streams: &s.streams, draining: s.draining}
 	if o.Config.Clients != nil {
@@ -274,6 +283,18 @@ func (s *Server) listen(o Options) error {
 		_ = s.httpListener.Close()
 	}
 	return err
+}
+
+// boundConnections bounds the connections of all ports.
+func (s *Server) boundConnections(o Options) {
+	o.Connections.Logger = o.Logger
+	bound := netlimit.New(o.Connections)
+	o.Registry.MustRegister(bound)
+	s.grpcListener = bound.Listen(s.grpcListener, "grpc")
+	s.httpListener = bound.Listen(s.httpListener, "http")
+	if s.adminListener != nil {
+		s.adminListener = bound.Listen(s.adminListener, "admin")
+	}
 }
 
 // listenOn listens on the address that a flag gives.

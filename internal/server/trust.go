@@ -136,22 +136,29 @@ func (c *loggedCredentials) Clone() credentials.TransportCredentials {
 	return &loggedCredentials{c.TransportCredentials.Clone(), c.handshakes}
 }
 
-// Write implements io.Writer, for the lines of an http.Server.
-func (h *handshakes) Write(line []byte) (int, error) {
-	text := strings.TrimSpace(string(line))
-	problem, isHandshake := strings.CutPrefix(text, "http: TLS handshake error from ")
+// httpLog returns the logger of the http.Server of a port.
+func (s *Server) httpLog(port string) *log.Logger {
+	return log.New(&httpLog{s.handshakes, newErrorLog(s.logger, port)}, "", 0)
+}
+
+// An httpLog takes the lines of an http.Server apart.
+type httpLog struct {
+	handshakes *handshakes
+	rest       *errorLog
+}
+
+// Write implements io.Writer.
+func (l *httpLog) Write(line []byte) (int, error) {
+	problem, isHandshake := strings.CutPrefix(strings.TrimSpace(string(line)), "http: TLS handshake error from ")
 	switch {
 	case !isHandshake:
-		h.logger.Warn("of the HTTP server", "text", text)
+		return l.rest.Write(line)
 	case !strings.HasSuffix(problem, ": EOF"):
 		from, problem, _ := strings.Cut(problem, ": ")
-		h.failed(from, problem)
+		l.handshakes.failed(from, problem)
 	}
 	return len(line), nil
 }
-
-// httpLog returns the logger of an http.Server.
-func (s *Server) httpLog() *log.Logger { return log.New(s.handshakes, "", 0) }
 
 // failuresCollector shows auth.Failures to Prometheus.
 type failuresCollector struct{ failures *auth.Failures }

@@ -8,6 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/ratelimitd/ratelimitd/internal/config"
+	"github.com/ratelimitd/ratelimitd/internal/crash"
 	"github.com/ratelimitd/ratelimitd/internal/store"
 	"github.com/ratelimitd/ratelimitd/internal/store/breaker"
 	"github.com/ratelimitd/ratelimitd/internal/store/denycache"
@@ -19,13 +20,13 @@ import (
 // Open returns the store of c, and registers its metrics and those of its
 // wrappers. fallback counts in memory what the store could not decide, for
 // on_error: local; it is nil for the memory store, which never fails. The caller
-// closes both.
-func Open(c *config.Config, registry *prometheus.Registry) (main, fallback store.Store, err error) {
+// closes both. panics notes the panics of their goroutines.
+func Open(c *config.Config, registry *prometheus.Registry, panics *crash.Log) (main, fallback store.Store, err error) {
 	if c.Store.Kind == config.Memory {
 		main, err = openMemory(c, registry)
 		return main, nil, err
 	}
-	remote, err := openRemote(c, registry)
+	remote, err := openRemote(c, registry, panics)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -51,16 +52,20 @@ func openMemory(c *config.Config, registry *prometheus.Registry) (store.Store, e
 	return s, nil
 }
 
-func openRemote(c *config.Config, registry *prometheus.Registry) (breaker.Store, error) {
+func openRemote(c *config.Config, registry *prometheus.Registry, panics *crash.Log) (breaker.Store, error) {
 	if c.Store.Kind == config.Redis {
-		s, err := redis.New(c.RedisOptions())
+		o := c.RedisOptions()
+		o.Panics = panics
+		s, err := redis.New(o)
 		if err != nil {
 			return nil, err
 		}
 		registry.MustRegister(s.Collector())
 		return s, nil
 	}
-	s, err := memcached.New(c.MemcachedOptions())
+	o := c.MemcachedOptions()
+	o.Panics = panics
+	s, err := memcached.New(o)
 	if err != nil {
 		return nil, err
 	}

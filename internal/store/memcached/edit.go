@@ -11,6 +11,7 @@ import (
 
 	"github.com/bradfitz/gomemcache/memcache"
 
+	"github.com/ratelimitd/ratelimitd/internal/quote"
 	"github.com/ratelimitd/ratelimitd/internal/store"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 )
@@ -45,6 +46,7 @@ type edit struct {
 
 var (
 	errConflict = fmt.Errorf("%w: somebody else wrote them in between", store.ErrCounters)
+	errTooLarge = errors.New("that is more than the server allows for one item; run memcached with a greater -I, or lower the counts of sliding_window_log limits")
 	errSilent   = errors.New("no answer yet")
 )
 
@@ -90,7 +92,7 @@ func (s *Store) finish(ctx context.Context, edits []*edit) {
 		}
 		s.exhausted.Add(uint64(len(edits)))
 		for _, e := range edits {
-			e.err = fmt.Errorf("%w, at each of %d attempts to write %q", e.err, attempt, e.key)
+			e.err = fmt.Errorf("%w, at each of %d attempts to write %s", e.err, attempt, quote.Cut(e.key))
 			if err != nil {
 				e.err = fmt.Errorf("%w: %w", e.err, err)
 			}
@@ -160,7 +162,12 @@ func (s *Store) apply(edits []*edit) (changed []*edit) {
 		if e.found != nil {
 			value = e.found.Value
 		}
-		if it := parseItem(value, now); e.change(it, now) {
+		it := parseItem(value, now)
+		it.max = e.server.maxItem()
+		changes := e.change(it, now)
+		s.evicted.Add(it.evicted)
+		s.full.Add(it.refused)
+		if changes {
 			e.next = &memcache.Item{Key: e.key, Value: it.encode(), Expiration: it.expiration(now)}
 			changed = append(changed, e)
 		}
@@ -176,11 +183,11 @@ func (s *Store) write(ctx context.Context, edits []*edit) (conflicting []*edit) 
 		if e.found != nil {
 			next.CasID, put = e.found.CasID, e.server.client.CompareAndSwap
 		}
-		calls[i] = call{e.server, func() error { return writeError(put(next), next) }}
+		calls[i] = call{e.server, func() error { return e.server.writeError(put(next), next) }}
 	}
 	for i, err := range s.send(ctx, calls) {
 		e := edits[i]
-		if e.err = err; errors.Is(err, errConflict) {
+		if e.err = err; errors.Is(err, errConflict) || errors.Is(err, errTooLarge) {
 			conflicting = append(conflicting, e)
 		}
 	}
@@ -188,15 +195,24 @@ func (s *Store) write(ctx context.Context, edits []*edit) (conflicting []*edit) 
 }
 
 // writeError returns what err means. err is the result of writing the item it.
-func writeError(err error, it *memcache.Item) error {
+func (s *server) writeError(err error, it *memcache.Item) error {
 	switch {
 	case errors.Is(err, memcache.ErrNotStored), errors.Is(err, memcache.ErrCASConflict), errors.Is(err, memcache.ErrCacheMiss):
 		return errConflict
 	case err != nil && strings.Contains(err.Error(), "too large"):
-		return fmt.Errorf("the counters of %q take %d bytes, which is more than the server allows for one item; lower the counts of sliding_window_log limits, or run memcached with a greater -I: %w: %w", it.Key, len(it.Value), store.ErrCounters, err)
+		s.tooLarge(len(it.Value))
+		return fmt.Errorf("the counters of %s take %d bytes: %w: %w: %w", quote.Cut(it.Key), len(it.Value), errTooLarge, store.ErrCounters, quote.Error(err))
 	default:
 		return err
 	}
+}
+
+// do makes a call, for which there is a slot, and frees the slot. The error of a call
+// that panics says nothing of the server.
+func (s *Store) do(c call) (err error) {
+	defer func() { <-c.server.slots }()
+	defer s.panics.Recover("a call of memcached", func(e error) { err = fmt.Errorf("%w: %w", store.ErrCounters, e) })
+	return c.do()
 }
 
 // A call is one exchange with a server. The caller must not read what do sets before
@@ -218,9 +234,7 @@ func (s *Store) send(ctx context.Context, calls []call) []error {
 		s.running.Go(func() {
 			select {
 			case c.server.slots <- struct{}{}:
-				err := c.do()
-				<-c.server.slots
-				answers <- answer{i, err}
+				answers <- answer{i, s.do(c)}
 			case <-ctx.Done():
 			}
 		})
@@ -245,7 +259,7 @@ func (s *Store) send(ctx context.Context, calls []call) []error {
 	}
 	for i, err := range errs {
 		if err != nil {
-			errs[i] = fmt.Errorf("memcached %s: %w", calls[i].server.addr, err)
+			errs[i] = fmt.Errorf("memcached %s: %w", calls[i].server.addr, quote.Error(err))
 		}
 	}
 	return errs

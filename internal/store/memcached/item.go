@@ -13,17 +13,26 @@ import (
 
 // itemVersion is the first byte of each item's value, and says how to read the rest. A
 // value of another version reads as one without counters.
-const itemVersion = 1
+const itemVersion = 2
+
+// maxLife is how long a counter is kept without use. A bucket with a great burst and a
+// low rate would need longer.
+const maxLife = 366 * 24 * time.Hour
 
 // maxRelative is the longest expiry in seconds from now. The protocol reads a greater
 // number as a Unix time.
 const maxRelative = 30 * 24 * 60 * 60
 
 // An item has the counters of one identifier. Its bytes are the version, followed by
-// the name, the instant of expiry and the body of each counter. Before a name and a
-// body there is its length. All numbers are varints.
+// the name, the instant of expiry, the instant until which it denies, the part that is
+// used, and the body of each counter. Before a name and a body there is its length. All
+// numbers are varints.
 type item struct {
 	counters []counter
+	max      int // how many bytes there is room for: see full.go
+
+	grown            int // at least as many bytes as it takes now
+	evicted, refused uint64
 }
 
 // A counter is one counter of an item. Its body stays as it was read until its state
@@ -31,7 +40,9 @@ type item struct {
 type counter struct {
 	name    []byte // see appendName
 	expires strategy.Instant
-	body    []byte // nil once it was parsed into state or log
+	denies  strategy.Instant // until when it denies a cost of 1, as of its last use
+	used    uint8            // the part of the limit that was used then, in percent
+	body    []byte           // nil once it was parsed into state or log
 	state   strategy.State
 	log     strategy.Log
 }
@@ -39,17 +50,18 @@ type counter struct {
 // parseItem reads the counters in value that have not expired. The item refers to
 // value, so the caller must not change value.
 func parseItem(value []byte, now strategy.Instant) *item {
-	it := new(item)
+	it := &item{max: maxItemBytes, grown: len(value)}
 	if len(value) == 0 || value[0] != itemVersion {
 		return it
 	}
 	for b := value[1:]; len(b) > 0; {
 		var c counter
-		var expires uint64
-		ok := cutBytes(&b, &c.name) && cutNumber(&b, &expires, math.MaxInt64) && cutBytes(&b, &c.body)
+		var expires, denies, used uint64
+		ok := cutBytes(&b, &c.name) && cutNumber(&b, &expires, math.MaxInt64) && cutNumber(&b, &denies, math.MaxInt64) && cutNumber(&b, &used, allUsed) && cutBytes(&b, &c.body)
 		if !ok || len(c.name) == 0 {
-			return new(item)
+			return &item{max: maxItemBytes}
 		}
+		c.denies, c.used = strategy.Instant(denies), uint8(used)
 		if c.expires = strategy.Instant(expires); c.expires > now {
 			it.counters = append(it.counters, c)
 		}
@@ -64,14 +76,38 @@ func (it *item) encode() []byte {
 		c := &it.counters[i]
 		b = appendBytes(b, c.name)
 		b = binary.AppendUvarint(b, uint64(c.expires))
+		b = binary.AppendUvarint(b, uint64(c.denies))
+		b = append(b, c.used)
 		b = appendBytes(b, c.encodeBody())
 	}
 	return b
 }
 
 // decide decides r at now with the counters of it, and reports whether it changed
-// them. A counter expires slack after it is unused.
+// them. A counter expires slack after it is unused. If there is no room for what the
+// request consumes, decide makes room, or else denies the request: see full.go.
 func (it *item) decide(r *store.Request, d *strategy.Decision, now strategy.Instant, slack time.Duration) (changed bool) {
+	if it.grown+growth(r) <= it.room() && len(it.counters)+len(r.Limits) <= maxCounters {
+		changed = it.consume(r, d, now, slack)
+		if changed {
+			it.grown += growth(r)
+		}
+		return changed
+	}
+	before := it.encode()
+	if !it.consume(r, d, now, slack) {
+		return false
+	}
+	if it.fit(r, now) {
+		return true
+	}
+	it.restore(before, now)
+	it.refuse(r, d, now, slack)
+	return false
+}
+
+// consume is decide as if there were room for everything.
+func (it *item) consume(r *store.Request, d *strategy.Decision, now strategy.Instant, slack time.Duration) (changed bool) {
 	var buf [strategy.MaxNameBytes + 4*binary.MaxVarintLen64]byte
 	var states [strategy.MaxLimits]strategy.State
 	for i := range r.Limits {
@@ -98,10 +134,26 @@ func (it *item) decide(r *store.Request, d *strategy.Decision, now strategy.Inst
 			c.log.Add(l, r.Cost, now)
 		}
 		c.state = states[i]
-		c.expires = max(now, c.state.Last) + instants(d.Statuses[i].ResetAfter) + instants(slack)
+		c.note(l, &d.Statuses[i], now, slack)
 		changed = true
 	}
 	return changed
+}
+
+// note notes what st says of c, which has just consumed.
+func (c *counter) note(l *strategy.Limit, st *strategy.Status, now strategy.Instant, slack time.Duration) {
+	at := max(now, c.state.Last)
+	c.expires = at + min(instants(st.ResetAfter), instants(maxLife)) + instants(slack)
+	c.used = uint8(allUsed - allUsed*st.Remaining/max(st.Limit, 1))
+	c.denies = 0
+	if st.Remaining > 0 {
+		return
+	}
+	state := c.state
+	if l.Strategy == strategy.SlidingWindowLog {
+		state = c.log.View(l, 1, now)
+	}
+	c.denies = at + instants(strategy.RetryAfter(l, state, 1, now))
 }
 
 // remove removes the counter of l, and reports whether there was one.

@@ -25,6 +25,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/ratelimitd/ratelimitd/internal/crash"
 	"github.com/ratelimitd/ratelimitd/internal/store"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 )
@@ -56,6 +57,9 @@ type Options struct {
 	// MaxAttempts is how often a write that meets conflicts is tried, if the timeout
 	// allows it. 0 means DefaultMaxAttempts.
 	MaxAttempts int
+	// Panics notes the panics of goroutines, which end their calls alone. It may be
+	// nil.
+	Panics *crash.Log
 	// Now is the clock. nil means the wall clock.
 	Now func() strategy.Instant
 }
@@ -66,10 +70,12 @@ type Store struct {
 	timeout     time.Duration
 	maxAttempts int
 	now         func() strategy.Instant
+	panics      *crash.Log
 	slack       time.Duration // how long counters are kept after they are unused
 
 	turns                turns
 	conflicts, exhausted atomic.Uint64 // for the metrics
+	evicted, full        atomic.Uint64 // likewise
 
 	closing context.CancelFunc // closes all connections
 	running sync.WaitGroup     // calls to servers, and goroutines that carry edits
@@ -99,7 +105,7 @@ func New(o Options) (*Store, error) {
 		o.Now = func() strategy.Instant { return strategy.InstantOf(time.Now()) }
 	}
 	ctx, closing := context.WithCancel(context.Background())
-	s := &Store{timeout: o.Timeout, maxAttempts: o.MaxAttempts, now: o.Now, turns: turns{waiting: map[string][]*edit{}}, closing: closing}
+	s := &Store{timeout: o.Timeout, maxAttempts: o.MaxAttempts, now: o.Now, panics: o.Panics, turns: turns{waiting: map[string][]*edit{}}, closing: closing}
 	for _, addr := range o.Addrs {
 		s.servers = append(s.servers, newServer(ctx, addr, o))
 	}

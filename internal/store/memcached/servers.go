@@ -6,6 +6,7 @@ import (
 	"hash/fnv"
 	"io"
 	"net"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/bradfitz/gomemcache/memcache"
@@ -18,6 +19,27 @@ type server struct {
 	hash   uint64
 	client *memcache.Client
 	slots  chan struct{} // has one element for each connection in use
+	most   atomic.Int64  // how large a value may be; 0 means maxItemBytes
+}
+
+// maxItem returns how large a value may be.
+func (s *server) maxItem() int {
+	if most := s.most.Load(); most > 0 {
+		return int(most)
+	}
+	return maxItemBytes
+}
+
+// tooLarge notes that the server refuses values of so many bytes: it runs with a small
+// -I. From now on they have half of that at most.
+func (s *server) tooLarge(bytes int) {
+	most := int64(max(bytes/2, minItemBytes))
+	for {
+		was := s.most.Load()
+		if was > 0 && was <= most || s.most.CompareAndSwap(was, most) {
+			return
+		}
+	}
 }
 
 // Each server has its own client, which knows no other server.
@@ -80,7 +102,7 @@ func dialer(done context.Context) func(ctx context.Context, network, addr string
 		if err != nil {
 			return nil, err
 		}
-		return &conn{c, context.AfterFunc(done, func() { _ = c.Close() })}, nil
+		return &conn{Conn: c, closed: context.AfterFunc(done, func() { _ = c.Close() })}, nil
 	}
 }
 
@@ -89,6 +111,18 @@ func dialer(done context.Context) func(ctx context.Context, network, addr string
 type conn struct {
 	net.Conn
 	closed func() bool // makes the dialer forget the connection
+
+	replies replyScanner
+}
+
+// Read implements net.Conn. What breaks a bound is not returned.
+func (c *conn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if broken := c.replies.scan(p[:n]); broken != nil {
+		_ = c.Close()
+		return 0, broken
+	}
+	return n, err
 }
 
 func (c *conn) Close() error {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"sync"
 
+	"github.com/ratelimitd/ratelimitd/internal/quote"
 	"github.com/ratelimitd/ratelimitd/internal/store"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 )
@@ -53,20 +54,27 @@ func (t *turns) leave(key string) (waiting []*edit) {
 // callers still wait.
 func (s *Store) carry(key string, on *server, waiting []*edit) {
 	for ; waiting != nil; waiting = s.turns.leave(key) {
-		ctx, cancel := context.WithTimeout(context.Background(), s.timeout)
-		all := []*edit{{key: key, server: on, change: func(it *item, now strategy.Instant) (changed bool) {
-			for _, e := range waiting {
-				changed = e.changeCarried(it, now) || changed
-			}
-			return changed
-		}}}
-		s.read(ctx, all)
-		s.finish(ctx, s.apply(all))
-		cancel()
+		err := s.carryOnce(key, on, waiting)
 		for _, e := range waiting {
-			e.answer(all[0].err)
+			e.answer(err)
 		}
 	}
+}
+
+// carryOnce makes edits of an item together. If one of them panics, none is made.
+func (s *Store) carryOnce(key string, on *server, waiting []*edit) (err error) {
+	defer s.panics.Recover("decisions carried to memcached", func(e error) { err = fmt.Errorf("%w: %w", store.ErrCounters, e) })
+	ctx, cancel := context.WithTimeout(context.Background(), s.timeout)
+	defer cancel()
+	all := []*edit{{key: key, server: on, change: func(it *item, now strategy.Instant) (changed bool) {
+		for _, e := range waiting {
+			changed = e.changeCarried(it, now) || changed
+		}
+		return changed
+	}}}
+	s.read(ctx, all)
+	s.finish(ctx, s.apply(all))
+	return all[0].err
 }
 
 // changeCarried calls change, unless the caller has stopped waiting.
@@ -101,6 +109,6 @@ func (e *edit) await(ctx context.Context) {
 	case <-e.carried: // it was carried just now
 	default:
 		e.left = true
-		e.err = fmt.Errorf("memcached %s: %w: %w, after waiting for other writers of %q", e.server.addr, store.ErrCounters, ctx.Err(), e.key)
+		e.err = fmt.Errorf("memcached %s: %w: %w, after waiting for other writers of %s", e.server.addr, store.ErrCounters, ctx.Err(), quote.Cut(e.key))
 	}
 }

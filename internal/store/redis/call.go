@@ -11,6 +11,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/ratelimitd/ratelimitd/internal/quote"
 	"github.com/ratelimitd/ratelimitd/internal/rate"
 	"github.com/ratelimitd/ratelimitd/internal/store"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
@@ -148,7 +149,7 @@ func replies(cmd *redis.StringCmd, failed error, questions []question, replies [
 		want += questions[i].replySize()
 	}
 	if err == nil && len(packed) != want {
-		err = fmt.Errorf("%w: script replied %q", store.ErrCounters, packed)
+		err = fmt.Errorf("%w: the script replied %s, which has %d bytes and not %d", store.ErrCounters, quote.Cut(packed), len(packed), want)
 	}
 	if err != nil {
 		for i := range replies {
@@ -201,19 +202,19 @@ func (c *call) answer(r *store.Request, res *store.Result) error {
 	var consumed strategy.Consumed
 	if c.reply != nil {
 		if err := c.reply.err; errors.Is(err, os.ErrDeadlineExceeded) { // that of the last caller in the pipeline
-			return fmt.Errorf("redis: %w: %w", context.DeadlineExceeded, err)
+			return fmt.Errorf("redis: %w: %w", context.DeadlineExceeded, quote.Error(err))
 		} else if err != nil && redis.IsTryAgainError(err) {
-			return fmt.Errorf("redis: %w: %w", store.ErrCounters, err)
+			return fmt.Errorf("redis: %w: %w", store.ErrCounters, quote.Error(err))
 		} else if err != nil {
-			return fmt.Errorf("redis: %w", err)
+			return fmt.Errorf("redis: %w", quote.Error(err))
 		}
 		if c.reply.packed[0] == foreign {
-			return fmt.Errorf("redis: %w: WRONGTYPE: one of the keys %q holds what is not ratelimitd's", store.ErrCounters, c.keys)
+			return fmt.Errorf("redis: %w: WRONGTYPE: one of the %d keys from %s on holds what is not ratelimitd's", store.ErrCounters, len(c.keys), quote.Cut(c.key()))
 		}
 		now, consumed, states = c.reply.now, strategy.Consumed(c.reply.packed[0]), c.reply.packed[sizeOfConsumed:]
 	}
 	if decideByStates(r, res, states, now) != consumed && c.reply != nil {
-		return fmt.Errorf("redis: %w: script and strategy disagree on %q at %d: %q", store.ErrCounters, c.keys, now, states)
+		return fmt.Errorf("redis: %w: script and strategy disagree on the %d keys from %s on, at %d: %s", store.ErrCounters, len(c.keys), quote.Cut(c.key()), now, quote.Cut(states))
 	}
 	return nil
 }

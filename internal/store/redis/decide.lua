@@ -50,8 +50,11 @@ local function muldiv(a, n, c, p)
   return whole + q + (x - r) / p, r
 end
 
+-- expiry returns the TTL of a key, in milliseconds, that matters for micros. A
+-- bucket may take thousands of years until it is unused. Nobody waits for that, and
+-- the key must not stay: after 366 days without use it starts again.
 local function expiry(micros)
-  return math.min(math.ceil(micros / 1000), 1e15) + slack
+  return math.min(math.ceil(micros / 1000) + slack, 31622400000)
 end
 
 -- check_type raises an error, unless failure is a command's error about the type of

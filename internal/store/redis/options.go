@@ -13,6 +13,8 @@ import (
 
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/maintnotifications"
+
+	"github.com/ratelimitd/ratelimitd/internal/crash"
 )
 
 const (
@@ -64,6 +66,9 @@ type Options struct {
 	DialTimeout time.Duration
 	// Timeout bounds each call. 0 means DefaultTimeout.
 	Timeout time.Duration
+	// Panics notes the panics of goroutines, which end their calls alone. It may be
+	// nil.
+	Panics *crash.Log
 }
 
 // withDefaults returns o with the defaults filled in, or an error that says which
@@ -142,6 +147,7 @@ func (o Options) universal() (*redis.UniversalOptions, error) {
 		Password:         server.password,
 		DB:               server.database,
 		TLSConfig:        secure,
+		Dialer:           o.dialer(secure),
 		ClientName:       "ratelimitd",
 		PoolSize:         o.PoolSize,
 		MinIdleConns:     o.MinIdle,

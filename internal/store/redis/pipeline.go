@@ -3,12 +3,16 @@ package redis
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/ratelimitd/ratelimitd/internal/crash"
+	"github.com/ratelimitd/ratelimitd/internal/store"
 )
 
 const (
@@ -41,6 +45,7 @@ type pipeliner struct {
 	cluster *redis.ClusterClient // the client, if the server is a cluster; otherwise nil
 	script  script
 	timeout time.Duration
+	panics  *crash.Log  // may be nil
 	mapped  atomic.Bool // whether the nodes of the cluster are known
 
 	pipelines, questions atomic.Uint64 // how many were sent; for the metrics
@@ -140,10 +145,26 @@ func (p *pipeliner) run(name string, l *lane) {
 		if load = p.next(name, l, load[:0]); len(load) == 0 {
 			return
 		}
-		p.exec(load)
+		p.execSafely(load)
 		p.requeue(l, load)
 		clear(load)
 	}
+}
+
+// execSafely is exec. If that panics, what it did not finish fails. Nobody knows
+// whether it ran.
+func (p *pipeliner) execSafely(load []*shipment) {
+	defer p.panics.Recover("a pipeline to Redis", func(err error) {
+		for _, s := range load {
+			select {
+			case <-s.done:
+			default:
+				s.sent = 0
+				s.fail(fmt.Errorf("%w: %w", store.ErrCounters, err)) // it says nothing of the server
+			}
+		}
+	})
+	p.exec(load)
 }
 
 // requeue puts the shipments that have questions left at the end of the queue. The

@@ -15,6 +15,8 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/logging"
 
+	"github.com/ratelimitd/ratelimitd/internal/crash"
+	"github.com/ratelimitd/ratelimitd/internal/quote"
 	"github.com/ratelimitd/ratelimitd/internal/store"
 )
 
@@ -31,6 +33,7 @@ type Store struct {
 	client  redis.UniversalClient
 	pipes   *pipeliner
 	timeout time.Duration
+	panics  *crash.Log
 
 	close    sync.Once
 	closeErr error
@@ -53,11 +56,9 @@ func New(o Options) (*Store, error) {
 	// is in the errors it returns.
 	logging.Disable()
 	client := redis.NewUniversalClient(options)
-	return &Store{
-		client:  client,
-		pipes:   newPipeliner(client, newScript(serverClock), o.Timeout+o.DialTimeout),
-		timeout: o.Timeout,
-	}, nil
+	pipes := newPipeliner(client, newScript(serverClock), o.Timeout+o.DialTimeout)
+	pipes.panics = o.Panics
+	return &Store{client: client, pipes: pipes, timeout: o.Timeout, panics: o.Panics}, nil
 }
 
 // Decide sends all requests together, and along with those of other callers.
@@ -187,7 +188,7 @@ func (s *Store) Reset(ctx context.Context, r *store.Request) error {
 		return nil
 	}
 	if err := s.client.Del(ctx, keys...).Err(); err != nil {
-		return fmt.Errorf("redis: %w", err)
+		return fmt.Errorf("redis: %w", quote.Error(err))
 	}
 	return nil
 }
@@ -208,23 +209,23 @@ func (s *Store) Health(ctx context.Context) error {
 	ctx, cancel := s.own(ctx)
 	defer cancel()
 	if cluster := s.pipes.cluster; cluster != nil {
-		return clusterHealth(ctx, cluster)
+		return s.clusterHealth(ctx, cluster)
 	}
 	if err := s.client.Ping(ctx).Err(); err != nil {
-		return fmt.Errorf("redis: %w", err)
+		return fmt.Errorf("redis: %w", quote.Error(err))
 	}
 	return nil
 }
 
 // clusterHealth asks the masters of sample keys: they are known, where asking
 // for all masters would wait for a node that may hang.
-func clusterHealth(ctx context.Context, cluster *redis.ClusterClient) error {
+func (s *Store) clusterHealth(ctx context.Context, cluster *redis.ClusterClient) error {
 	const sample = 64
 	keys := map[*redis.Client]int{} // how many each master has
 	for i := range sample {
 		master, err := cluster.MasterForKey(ctx, strconv.Itoa(i))
 		if err != nil {
-			return fmt.Errorf("redis: %w", err)
+			return fmt.Errorf("redis: %w", quote.Error(err))
 		}
 		keys[master]++
 	}
@@ -234,11 +235,15 @@ func clusterHealth(ctx context.Context, cluster *redis.ClusterClient) error {
 	lost := 0
 	for master, n := range keys {
 		asking.Go(func() {
-			if err := master.Ping(ctx).Err(); err != nil {
+			fail := func(err error) {
 				mu.Lock()
 				defer mu.Unlock()
 				lost += n
-				errs = append(errs, fmt.Errorf("redis %s: %w", master.Options().Addr, err))
+				errs = append(errs, fmt.Errorf("redis %s: %w", master.Options().Addr, quote.Error(err)))
+			}
+			defer s.panics.Recover("health of a Redis cluster", fail)
+			if err := master.Ping(ctx).Err(); err != nil {
+				fail(err)
 			}
 		})
 	}

@@ -1,0 +1,161 @@
+package memcached
+
+import (
+	"encoding/binary"
+	"math"
+	"slices"
+	"time"
+
+	"github.com/ratelimitd/ratelimitd/internal/store"
+	"github.com/ratelimitd/ratelimitd/internal/strategy"
+)
+
+// An identifier can have more counters than fit into its item. Then some are evicted:
+// first those that have expired; then, of those that do not deny now, the one of which
+// the smallest part was used at its last use, and of several such the one that expires
+// first. A counter that denies now is never evicted, nor is one of the request at
+// hand: whoever uses more names would be free of the limits that hold him. If only
+// such counters are left, the request is denied.
+
+const (
+	// maxItemBytes is the greatest value that a memcached accepts by default, which
+	// allows 1 MB for the value, the key and what it notes of an item. A server that
+	// allows less has its own bound lowered: see server.tooLarge.
+	maxItemBytes = 1<<20 - 1024
+	// maxCounters is more counters than an identifier has reason to have: 16 limits
+	// of 64 policies. Each decision reads all of them.
+	maxCounters = 1024
+	// minItemBytes has room for the counters of a request, but for logs.
+	minItemBytes = 4 << 10
+	// allUsed is the used part of a counter that has nothing left, in percent.
+	allUsed = 100
+	// fullRetry is when a request is tried again that was denied because the item is
+	// full, if nothing says when there is room.
+	fullRetry = time.Second
+)
+
+// maxCounterBytes is how much a counter without its name may take: seven numbers at
+// most, and one more with the next entry of a log.
+const maxCounterBytes = 8 * binary.MaxVarintLen64
+
+// growth returns the most by which an item may grow when r consumes.
+func growth(r *store.Request) (n int) {
+	for i := range r.Limits {
+		n += maxCounterBytes + len(r.Limits[i].Name)
+	}
+	return n
+}
+
+// room returns how many bytes it may have.
+func (it *item) room() int {
+	if it.max == 0 {
+		return maxItemBytes
+	}
+	return it.max
+}
+
+// fit makes it fit into its room after r has consumed. It reports whether it does; if
+// not, what is left of it means nothing.
+func (it *item) fit(r *store.Request, now strategy.Instant) bool {
+	size := len(it.encode())
+	if it.grown = size; size <= it.room() && len(it.counters) <= maxCounters {
+		return true
+	}
+	var own [strategy.MaxLimits]int
+	mine := it.indices(r, own[:0])
+	var loose []int // the counters that may go
+	for i := range it.counters {
+		if it.counters[i].denies <= now && !slices.Contains(mine, i) {
+			loose = append(loose, i)
+		}
+	}
+	slices.SortFunc(loose, func(i, j int) int {
+		a, b := &it.counters[i], &it.counters[j]
+		if a.used != b.used {
+			return int(a.used) - int(b.used)
+		}
+		return int(max(min(a.expires-b.expires, 1), -1))
+	})
+	gone := 0
+	over := func() bool { return size > it.room() || len(it.counters)-gone > maxCounters }
+	for ; over() && gone < len(loose); gone++ {
+		c := &it.counters[loose[gone]]
+		size -= c.size()
+		c.name = nil
+	}
+	if over() {
+		return false
+	}
+	it.counters = slices.DeleteFunc(it.counters, func(c counter) bool { return c.name == nil })
+	it.evicted += uint64(gone)
+	it.grown = size
+	return true
+}
+
+// indices appends the indices of the counters of r.
+func (it *item) indices(r *store.Request, to []int) []int {
+	var buf [strategy.MaxNameBytes + 4*binary.MaxVarintLen64]byte
+	for i := range r.Limits {
+		if l := &r.Limits[i]; !l.Rate.IsUnlimited() {
+			if n := it.find(appendName(buf[:0], l)); n >= 0 {
+				to = append(to, n)
+			}
+		}
+	}
+	return to
+}
+
+// size returns how many bytes c takes.
+func (c *counter) size() int {
+	body := c.encodeBody()
+	return uvarintLen(uint64(len(c.name))) + len(c.name) + uvarintLen(uint64(c.expires)) + uvarintLen(uint64(c.denies)) + 1 + uvarintLen(uint64(len(body))) + len(body)
+}
+
+func uvarintLen(n uint64) int {
+	var b [binary.MaxVarintLen64]byte
+	return binary.PutUvarint(b[:], n)
+}
+
+// restore makes it what value says.
+func (it *item) restore(value []byte, now strategy.Instant) {
+	was := parseItem(value, now)
+	it.counters, it.grown = was.counters, was.grown
+}
+
+// refuse denies r, for which there is no room. A request that only limits in shadow
+// mode hold is allowed, and not counted.
+func (it *item) refuse(r *store.Request, d *strategy.Decision, now strategy.Instant, slack time.Duration) {
+	it.refused++
+	dry := *r
+	dry.DryRun = true
+	it.consume(&dry, d, now, slack)
+	wait := it.untilRoom(now)
+	for i := range r.Limits {
+		l, st := &r.Limits[i], &d.Statuses[i]
+		if l.Rate.IsUnlimited() {
+			continue
+		}
+		if st.Allowed {
+			st.Allowed, st.Remaining, st.RetryAfter = false, 0, wait
+		}
+		if !l.Shadow {
+			d.Allowed, d.Delay = false, 0
+			d.RetryAfter = max(d.RetryAfter, wait)
+		}
+	}
+}
+
+// untilRoom returns how long it takes until a counter may go.
+func (it *item) untilRoom(now strategy.Instant) time.Duration {
+	first := strategy.Instant(math.MaxInt64)
+	for i := range it.counters {
+		c := &it.counters[i]
+		if c.expires > now {
+			first = min(first, max(c.denies, now))
+		}
+	}
+	if first <= now || first == math.MaxInt64 { // its own counters take all the room
+		return fullRetry
+	}
+	return time.Duration(first-now) * time.Microsecond
+}
