@@ -62,9 +62,12 @@ func serve(ctx context.Context, call command.Call) error {
 	options.LogLevel, options.Logger = level, logger
 	options.Registry = prometheus.NewRegistry()
 	options.Registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), build.Collector(build.Version(version)))
-	if options.Store, options.Fallback, err = stores.Open(c, options.Registry); err != nil {
+	if options.Store, options.Fallback, err = stores.Open(c, options.Registry, logger); err != nil {
 		return err
 	}
+	main, fallback := options.Store, options.Fallback
+	favour := func(p *config.Policies) { stores.Favour(p.Names(), main, fallback) }
+	favour(policies)
 	if c.Tracing {
 		spans, err := tracing.NewProvider(ctx, build.Version(version), logger)
 		if err != nil {
@@ -86,7 +89,7 @@ func serve(ctx context.Context, call command.Call) error {
 	if dirs := c.WatchedDirs(); dirs != nil {
 		logger.Info("the configuration is in force", "version", policies.Version)
 		w := reload.New(reload.Options{
-			Dirs: dirs, Load: loader(c, policies, s, logger), Version: policies.Version,
+			Dirs: dirs, Load: loader(c, policies, logger, func(p *config.Policies) { favour(p); s.SetConfig(serverConfig(p)) }), Version: policies.Version,
 			Logger: logger, Registry: options.Registry,
 		})
 		hangups := make(chan os.Signal, 1)
@@ -125,15 +128,15 @@ func serverConfig(p *config.Policies) *server.Config {
 	return &server.Config{Policies: p.Namespaces, Envoy: p.Domains, Text: p.Text, Version: p.Version}
 }
 
-// loader returns what reads the policies again for s.
-func loader(c *config.Config, inForce *config.Policies, s *server.Server, logger *slog.Logger) func(string) (string, func(), error) {
+// loader returns what reads the policies again, to put them in force.
+func loader(c *config.Config, inForce *config.Policies, logger *slog.Logger, put func(*config.Policies)) func(string) (string, func(), error) {
 	return func(seen string) (string, func(), error) {
 		next, err := c.Reload(inForce)
 		if err != nil || next.Version == seen {
 			return next.Version, nil, err
 		}
 		return next.Version, func() {
-			s.SetConfig(serverConfig(next))
+			put(next)
 			next.Log(logger)
 			inForce = next
 		}, nil
