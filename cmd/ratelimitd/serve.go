@@ -85,9 +85,12 @@ func serve(ctx context.Context, call command.Call) error {
 		pair = keypair.New(keypair.Options{Files: files, MinVersion: version, Logger: logger, Registry: options.Registry})
 		options.Trust.TLS = pair
 	}
-	if options.Store, options.Fallback, err = stores.Open(c, options.Registry, options.Panics); err != nil {
+	if options.Store, options.Fallback, err = stores.Open(c, options.Registry, logger, options.Panics); err != nil {
 		return err
 	}
+	main, fallback := options.Store, options.Fallback
+	favour := func(p *config.Policies) { stores.Favour(p.Names(), main, fallback) }
+	favour(policies)
 	if c.Tracing {
 		options.Store = tracing.NewStore(options.Store, options.StoreName, spans)
 	}
@@ -110,7 +113,7 @@ func serve(ctx context.Context, call command.Call) error {
 	if dirs := c.WatchedDirs(); dirs != nil {
 		logger.Info("the configuration is in force", "version", policies.Version)
 		w := reload.New(reload.Options{
-			Dirs: dirs, Load: loader(c, policies, s, logger), Version: policies.Version,
+			Dirs: dirs, Load: loader(c, policies, logger, func(p *config.Policies) { favour(p); s.SetConfig(server.ConfigOf(p)) }), Version: policies.Version,
 			Logger: logger, Registry: options.Registry,
 		})
 		told, stop := hangups()
@@ -127,15 +130,15 @@ func hangups() (<-chan os.Signal, func()) {
 	return told, func() { signal.Stop(told) }
 }
 
-// loader returns what reads the policies again for s.
-func loader(c *config.Config, inForce *config.Policies, s *server.Server, logger *slog.Logger) func(string) (string, func(), error) {
+// loader returns what reads the policies again, to put them in force.
+func loader(c *config.Config, inForce *config.Policies, logger *slog.Logger, put func(*config.Policies)) func(string) (string, func(), error) {
 	return func(seen string) (string, func(), error) {
 		next, err := c.Reload(inForce)
 		if err != nil || next.Version == seen {
 			return next.Version, nil, err
 		}
 		return next.Version, func() {
-			s.SetConfig(server.ConfigOf(next))
+			put(next)
 			next.Log(logger)
 			inForce = next
 		}, nil

@@ -33,6 +33,11 @@ type Policies struct {
 	Restart  []string // keys whose change needs a restart
 }
 
+// Names lists the namespaces and the domains of p.
+func (p *Policies) Names() []string {
+	return slices.AppendSeq(p.Domains.Domains(), maps.Keys(p.Namespaces.Namespaces()))
+}
+
 // readPolicies reads the namespaces of f, which may be nil, and Envoy's files. It
 // goes by the settings of c. The errors are what is wrong beside what f keeps.
 func (c *Config) readPolicies(f *file) (*Policies, []error) {

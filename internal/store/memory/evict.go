@@ -76,19 +76,19 @@ func (sh *shard) expire(most, n int, pinned []uint32, now strategy.Instant) bool
 func (sh *shard) evictAny(pinned []uint32, by push) bool {
 	others := 0
 	for i := range sh.holdings {
-		if h := &sh.holdings[i]; !h.favoured {
-			others += h.used[forKeys]
+		if !sh.uses[i].favoured() {
+			others += sh.uses[i].counters()
 		}
 	}
 	victim, most := notHeld, [3]int{}
 	for i := range sh.holdings {
-		h := &sh.holdings[i]
-		side := h.used[forKeys]
-		if !h.favoured {
+		used := sh.uses[i].counters()
+		side := used
+		if !sh.uses[i].favoured() {
 			side = others
 		}
-		for _, g := range h.groups {
-			w := [3]int{side, h.used[forKeys], sh.groups[g].used[forKeys]}
+		for _, g := range sh.holdings[i].groups {
+			w := [3]int{side, used, sh.groups[g].used[forKeys]}
 			if slices.Compare(w[:], most[:]) > 0 && sh.unpinned(g, pinned) > 0 {
 				victim, most = g, w
 			}
@@ -200,8 +200,8 @@ func (sh *shard) evictLog(of *namespace, shutToo bool, by push) bool {
 	if int(of.number) >= len(sh.places) || sh.places[of.number] == 0 {
 		return false
 	}
-	h := sh.holdingOf(of)
-	if h.owner != of || h.used[forLogs] == 0 {
+	h := &sh.holdings[sh.places[of.number]-1]
+	if h.owner != of || h.entries == 0 {
 		return false
 	}
 	g := sh.heaviestIn(h, forLogs, notHeld)

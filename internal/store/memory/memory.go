@@ -306,7 +306,7 @@ func (s *Store) Favour(namespaces []string) {
 		sh := &s.shards[i]
 		sh.lock()
 		for j := range sh.holdings {
-			sh.holdings[j].favoured = sh.holdings[j].owner.favoured.Load()
+			sh.uses[j] = useOf(sh.holdings[j].owner, sh.uses[j].counters())
 		}
 		sh.unlock()
 	}

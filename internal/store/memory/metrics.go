@@ -157,7 +157,7 @@ func (t *table) bytes() int {
 	for _, h := range t.holdings[:cap(t.holdings)] {
 		rankings += int(unsafe.Sizeof(h)) + 4*cap(h.groups)
 	}
-	return chunks*int(unsafe.Sizeof(chunk{})) + rankings + 4*(cap(t.places)+cap(t.freeGroups)) +
+	return chunks*int(unsafe.Sizeof(chunk{})) + rankings + 4*(cap(t.places)+cap(t.freeGroups)+cap(t.uses)) +
 		8*(len(t.chunks)+len(*t.index.Load())) + 4*(cap(t.free)+cap(t.logOwner)) +
 		cap(t.logs)*int(unsafe.Sizeof(strategy.Log{})) + 16*t.entries
 }

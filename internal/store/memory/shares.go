@@ -4,8 +4,8 @@ package memory
 // others share one group, and those with logs another. So nobody can make up limits
 // until nothing is left for the real ones, and a search stays short.
 //
-// In a shard there are fewer such groups than one for countersPerGroup, beyond
-// minGroups, so that they take little memory.
+// So that groups take little memory, a namespace that is not favoured gets no more if a
+// shard has minGroups and one for each countersPerGroup that it has room for.
 const (
 	maxGroups        = 16
 	countersPerGroup = 16
@@ -28,11 +28,12 @@ const (
 // It has room in use, not counters that are live: an expired counter counts until it
 // is dropped.
 type shares struct {
-	maxOwn     int // how many groups there may be before limits have none of their own
+	maxOwn     int // how many groups there may be before those that are not favoured get no more
 	groups     []group
 	freeGroups []uint32 // indices of groups that are not used now
 
 	holdings []holding // in no order
+	uses     []use     // of each of holdings
 	places   []uint32  // by number of a namespace: the index of its holding plus 1, or 0 if it has none
 }
 
@@ -46,18 +47,36 @@ type group struct {
 
 // A holding is what one namespace has in a shard.
 type holding struct {
-	owner    *namespace
-	favoured bool // as the owner is
-	used     [causes]int
-	groups   []uint32 // indices
+	owner   *namespace
+	entries int      // of logs
+	groups  []uint32 // indices
+}
+
+// A use is how many counters a holding has, times 2, plus 1 if its owner is favoured.
+// Uses are apart from the holdings because an eviction looks at all of them.
+type use uint32
+
+const oneCounter use = 2
+
+func (u use) counters() int  { return int(u / oneCounter) }
+func (u use) favoured() bool { return u%oneCounter == 1 }
+
+// useOf returns the use of owner for so many counters.
+func useOf(owner *namespace, counters int) use {
+	u := use(counters) * oneCounter
+	if owner.favoured.Load() {
+		u++
+	}
+	return u
 }
 
 // join makes room in the books for one more counter of a limit, and returns its
 // group. The caller must add the counter, or leave.
 func (s *shares) join(owner *namespace, limit uint64, log bool) (g uint32) {
-	h := s.holdingOf(owner)
+	i := s.placeOf(owner)
+	h := &s.holdings[i]
 	g, found := s.groupIn(h, limit)
-	if !found && (len(h.groups) >= maxGroups || len(s.groups)-len(s.freeGroups) >= s.maxOwn) {
+	if !found && (len(h.groups) >= maxGroups || !s.uses[i].favoured() && len(s.groups)-len(s.freeGroups) >= s.maxOwn) {
 		limit = otherLimits
 		if log {
 			limit = otherLogs
@@ -69,7 +88,7 @@ func (s *shares) join(owner *namespace, limit uint64, log bool) (g uint32) {
 		s.groups[g].limit, s.groups[g].owner = limit, owner
 		h.groups = append(h.groups, g)
 	}
-	h.used[forKeys]++
+	s.uses[i] += oneCounter
 	s.groups[g].used[forKeys]++
 	return g
 }
@@ -77,8 +96,9 @@ func (s *shares) join(owner *namespace, limit uint64, log bool) (g uint32) {
 // leave is the reverse of join.
 func (s *shares) leave(g uint32) {
 	owner := s.groups[g].owner
-	h := s.holdingOf(owner)
-	h.used[forKeys]--
+	i := s.placeOf(owner)
+	h := &s.holdings[i]
+	s.uses[i] -= oneCounter
 	s.groups[g].used[forKeys]--
 	if s.groups[g].used[forKeys] > 0 {
 		return
@@ -86,9 +106,9 @@ func (s *shares) leave(g uint32) {
 	s.groups[g].owner = nil
 	s.freeGroups = append(s.freeGroups, g)
 	last := len(h.groups) - 1
-	for i := range h.groups {
-		if h.groups[i] == g {
-			h.groups[i] = h.groups[last]
+	for j := range h.groups {
+		if h.groups[j] == g {
+			h.groups[j] = h.groups[last]
 			break
 		}
 	}
@@ -102,18 +122,18 @@ func (s *shares) leave(g uint32) {
 func (s *shares) addEntries(g uint32, n int) {
 	owner := s.groups[g].owner
 	s.groups[g].used[forLogs] += n
-	s.holdingOf(owner).used[forLogs] += n
+	s.holdings[s.placeOf(owner)].entries += n
 	owner.entries.Add(int64(n))
 }
 
-// holdingOf returns the holding of a namespace. It is valid until the next holding is
-// made or dropped.
-func (s *shares) holdingOf(owner *namespace) *holding {
+// placeOf returns the place of a namespace in holdings. It is valid until the next
+// holding is made or dropped.
+func (s *shares) placeOf(owner *namespace) int {
 	if missing := int(owner.number) + 1 - len(s.places); missing > 0 {
 		s.places = append(s.places, make([]uint32, missing)...)
 	}
 	if place := s.places[owner.number]; place > 0 {
-		return &s.holdings[place-1]
+		return int(place) - 1
 	}
 	if len(s.holdings) < cap(s.holdings) {
 		s.holdings = s.holdings[:len(s.holdings)+1] // to use its memory again
@@ -121,14 +141,17 @@ func (s *shares) holdingOf(owner *namespace) *holding {
 		s.holdings = append(s.holdings, holding{})
 	}
 	s.places[owner.number] = uint32(len(s.holdings))
-	h := &s.holdings[len(s.holdings)-1]
-	*h = holding{owner: owner, favoured: owner.favoured.Load(), groups: h.groups[:0]}
+	last := len(s.holdings) - 1
+	s.holdings[last] = holding{owner: owner, groups: s.holdings[last].groups[:0]}
+	s.uses = append(s.uses, useOf(owner, 0))
 	owner.holdings.Add(1)
-	return h
+	return last
 }
 
 func (s *shares) dropHolding(owner *namespace) {
 	place, last := s.places[owner.number]-1, len(s.holdings)-1
+	s.uses[place] = s.uses[last]
+	s.uses = s.uses[:last]
 	s.holdings[place], s.holdings[last] = s.holdings[last], s.holdings[place]
 	s.places[s.holdings[place].owner.number] = place + 1
 	s.places[owner.number] = 0
@@ -159,28 +182,27 @@ func (s *shares) newGroup() uint32 {
 // heaviest returns the group that has to give up a counter for the newest one of
 // group pusher, which has joined.
 func (s *shares) heaviest(pusher uint32) uint32 {
-	mine := s.groups[pusher].owner
-	var favoured, other *holding // that are heaviest
-	var ofFavoured, ofOther int  // their weights
+	mine := int(s.places[s.groups[pusher].owner.number]) - 1
+	favoured, other := -1, -1   // the places of the heaviest
+	var ofFavoured, ofOther int // their weights
 	others := 0
-	for i := range s.holdings {
-		h := &s.holdings[i]
-		w := weight(h.used[forKeys], h.owner == mine)
-		if h.favoured {
+	for i, u := range s.uses {
+		w := weight(u.counters(), i == mine)
+		if u.favoured() {
 			if w > ofFavoured {
-				favoured, ofFavoured = h, w
+				favoured, ofFavoured = i, w
 			}
 			continue
 		}
-		others += h.used[forKeys]
+		others += u.counters()
 		if w > ofOther {
-			other, ofOther = h, w
+			other, ofOther = i, w
 		}
 	}
-	if favoured == nil || weight(others, !mine.favoured.Load()) > ofFavoured {
+	if favoured < 0 || weight(others, !s.uses[mine].favoured()) > ofFavoured {
 		favoured = other
 	}
-	return s.heaviestIn(favoured, forKeys, pusher)
+	return s.heaviestIn(&s.holdings[favoured], forKeys, pusher)
 }
 
 // heaviestIn returns the heaviest group of h.

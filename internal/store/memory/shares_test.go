@@ -121,7 +121,7 @@ func TestOneNamespaceMayUseAll(t *testing.T) {
 	for i := range 2000 {
 		askIn(s, "b", fmt.Sprint(i), l)
 	}
-	if a, b := s.shards[0].holdings[0].used[forKeys], s.shards[0].holdings[1].used[forKeys]; a != 512 || b != 512 {
+	if a, b := s.shards[0].uses[0].counters(), s.shards[0].uses[1].counters(); a != 512 || b != 512 {
 		t.Errorf("a has %d counters and b %d, want half each", a, b)
 	}
 }
@@ -332,7 +332,7 @@ func checkShares(t interface{ Errorf(string, ...any) }, s *Store) {
 		groups := 0
 		total := [causes]int{}
 		for j, h := range sh.holdings {
-			if sh.places[h.owner.number] != uint32(j+1) || h.favoured != h.owner.favoured.Load() || len(h.groups) == 0 {
+			if sh.places[h.owner.number] != uint32(j+1) || sh.uses[j].favoured() != h.owner.favoured.Load() || len(h.groups) == 0 {
 				t.Errorf("shard %d: holding %d of %q is out of place", i, j, h.owner.name)
 			}
 			sum := [causes]int{}
@@ -345,14 +345,14 @@ func checkShares(t interface{ Errorf(string, ...any) }, s *Store) {
 					sum[why] += of.used[why]
 				}
 			}
-			if sum != h.used {
-				t.Errorf("shard %d: %q has %v, its limits have %v", i, h.owner.name, h.used, sum)
+			if sum != [causes]int{sh.uses[j].counters(), h.entries} {
+				t.Errorf("shard %d: %q has %d counters and %d entries, its limits have %v", i, h.owner.name, sh.uses[j].counters(), h.entries, sum)
 			}
 			for why := range causes {
 				total[why] += sum[why]
 			}
 			groups += len(h.groups)
-			entries[h.owner] += int64(h.used[forLogs])
+			entries[h.owner] += int64(h.entries)
 			holdings[h.owner]++
 		}
 		if total != [causes]int{sh.held(), sh.entries} || groups != len(sh.groups)-len(sh.freeGroups) {
