@@ -3,7 +3,6 @@ package config
 import (
 	"errors"
 	"fmt"
-	"os"
 	"regexp"
 	"strings"
 
@@ -24,7 +23,7 @@ type file struct {
 
 // readFile reads the file of --config. flag is what messages call --config.
 func readFile(flag, name string) (*file, error) {
-	data, err := os.ReadFile(name) //nolint:gosec // the operator names it
+	data, err := readBounded(name, maxFileBytes)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", flag, err)
 	}

@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"log/slog"
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -129,6 +128,7 @@ func readDir(dir string) ([]sourceFile, error) {
 		return nil, err
 	}
 	var files []sourceFile
+	bytes := 0
 	err = filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -143,7 +143,13 @@ func readDir(dir string) ([]sourceFile, error) {
 		case entry.IsDir() || !slices.Contains([]string{".yaml", ".yml"}, filepath.Ext(name)):
 			return nil
 		}
-		data, err := os.ReadFile(path) //nolint:gosec // in the directory that the operator names
+		if len(files) == maxDirFiles {
+			return fmt.Errorf("%s has more than %d *.yaml files; remove some", dir, maxDirFiles)
+		}
+		data, err := readBounded(path, maxFileBytes)
+		if bytes += len(data); bytes > maxDirBytes {
+			return fmt.Errorf("the *.yaml files in %s have more than %d bytes; remove some", dir, maxDirBytes)
+		}
 		files = append(files, sourceFile{filepath.Join(dir, strings.TrimPrefix(path, root)), data})
 		return err
 	})

@@ -65,7 +65,7 @@ func filesOf(name string) ([]sourceFile, error) {
 		}
 		return files, err
 	}
-	data, err := os.ReadFile(name) //nolint:gosec // the user names it
+	data, err := readBounded(name, maxFileBytes)
 	if err != nil {
 		return nil, err
 	}

@@ -32,6 +32,11 @@ const (
 	// maxProblems is how many problems of one file are reported. Nobody reads more,
 	// and a file that is nothing but problems must not fill memory and the log.
 	maxProblems = 100
+	// maxMarks is how many characters a file may have that begin or end a value: the
+	// library takes about 200 bytes for each value, however short.
+	maxMarks = 2_000_000
+	// maxVisits is how many values a file may mean, with aliases.
+	maxVisits = 20_000_000
 	// maxSource is how many characters of a line are shown.
 	maxSource = 160
 )
@@ -51,13 +56,22 @@ type File struct {
 // YAML, it notes that as a problem, and the root is null.
 func Parse(name string, data []byte) (*File, Node) {
 	f := &File{
-		name:  name,
-		lines: strings.Split(string(data), "\n"),
-		seen:  map[Problem]bool{},
+		name: name,
+		seen: map[Problem]bool{},
 		// With aliases of aliases, a small file can mean a huge one. A file
 		// without aliases never needs this many visits.
-		visits: 20*len(data) + 10_000,
+		visits: min(20*len(data)+10_000, maxVisits),
 	}
+	marks := 0
+	for _, mark := range []string{"\n", ",", ":", "- ", "[", "{"} {
+		marks += bytes.Count(data, []byte(mark))
+	}
+	if marks > maxMarks {
+		f.add(1, 1, fmt.Sprintf("more than %d values; write fewer, or split the file", maxMarks))
+		f.stopped = true
+		return f, Node{file: f}
+	}
+	f.lines = strings.Split(string(data), "\n")
 	if i := invalidUTF8(data); i >= 0 {
 		line := bytes.Count(data[:i], []byte("\n"))
 		f.add(line+1, i-bytes.LastIndexByte(data[:i], '\n'), fmt.Sprintf("byte 0x%02x is not valid UTF-8", data[i]))
@@ -303,19 +317,6 @@ func (n Node) Has(key string) bool {
 		}
 	}
 	return false
-}
-
-// String returns n as YAML, or "" for null.
-func (n Node) String() string {
-	y := n.resolved()
-	if y == nil {
-		return ""
-	}
-	text, err := yaml.Marshal(y)
-	if err != nil { // it was read from YAML
-		return err.Error()
-	}
-	return string(text)
 }
 
 // Pairs calls f for each key and value of the mapping n, in the order of the file.

@@ -23,6 +23,10 @@ type Reader struct {
 
 	o     Options
 	files map[string]string // the first file of each domain
+
+	descriptorsRead int
+	metricBytes     int  // of the names of all descriptors
+	full            bool // whether there are too many, which is a problem only once
 }
 
 // NewReader returns a Reader with an empty configuration.
@@ -33,6 +37,17 @@ func NewReader(o Options) *Reader {
 // maxDepth is how deep descriptors may be nested. It is more than anybody needs, and
 // bounds the recursion.
 const maxDepth = 100
+
+const (
+	// maxDescriptors is how many descriptors all files together may have, with those
+	// that aliases repeat.
+	maxDescriptors = 500_000
+	// maxMetricBytes is for the names of all of them: each has those of the
+	// descriptors above it.
+	maxMetricBytes = 64 << 20
+	// maxWarnings is how many warnings there are: each becomes a line of the log.
+	maxWarnings = 100
+)
 
 // The keys of each place. The service whose format this is accepts every key in
 // every place, so a key in the wrong place is only a warning.
@@ -87,8 +102,15 @@ func (r *Reader) mapping(name string, n yamlfile.Node, keys map[string]func(yaml
 	n.Mapping(keys)
 }
 
-func (r *Reader) warn(name string, n yamlfile.Node, key string) {
-	r.Warnings = append(r.Warnings, fmt.Sprintf("%s:%d: %s has no effect here", name, n.Line(), key))
+func (r *Reader) warn(name string, at yamlfile.Node, key string) {
+	switch n := len(r.Warnings); {
+	case n == maxWarnings:
+		r.Warnings = append(r.Warnings, "there are more keys that have no effect")
+		return
+	case n > maxWarnings:
+		return
+	}
+	r.Warnings = append(r.Warnings, fmt.Sprintf("%s:%d: %s has no effect here", name, at.Line(), key))
 }
 
 // descriptors reads a list of descriptors into tree. path is the metric of the
@@ -133,6 +155,15 @@ func (r *Reader) descriptor(name string, n yamlfile.Node, tree *node, path strin
 	b.WriteString(path)
 	appendMetric(&b, d.Key, d.Value)
 	path = b.String()
+	r.descriptorsRead++
+	r.metricBytes += len(path)
+	if r.descriptorsRead > maxDescriptors || r.metricBytes > maxMetricBytes {
+		if !r.full {
+			n.Problem("more than %d descriptors, or more than %d bytes of their names; configure fewer, and shorter names", maxDescriptors, maxMetricBytes)
+		}
+		r.full = true
+		return
+	}
 
 	d.cut()
 	if d.shareThreshold && d.parts == nil {
