@@ -28,20 +28,7 @@ import (
 
 	"github.com/ratelimitd/ratelimitd/internal/build"
 	"github.com/ratelimitd/ratelimitd/internal/command"
-	"github.com/ratelimitd/ratelimitd/internal/flags"
 )
-
-// version is set when a release is built.
-var version string
-
-const (
-	exitOK = iota
-	exitNo // denied, invalid
-	exitError
-)
-
-// errNo is what a command returns whose answer, already printed, is no.
-var errNo = errors.New("no")
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -71,17 +58,5 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		}
 		fmt.Fprintf(stderr, "ratelimitd:%s%v\n", separator, err)
 		return exitError
-	}
-}
-
-func versionCommand() *command.Command {
-	return &command.Command{
-		Name:    "version",
-		Summary: "Print the version.",
-		Flags:   &flags.Set{},
-		Run: func(_ context.Context, call command.Call) error {
-			_, err := fmt.Fprintln(call.Stdout, "ratelimitd", build.Version(version))
-			return err
-		},
 	}
 }

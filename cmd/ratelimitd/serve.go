@@ -2,16 +2,15 @@ package main
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"os"
 	"os/signal"
-	"slices"
 	"sync"
 	"syscall"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 
 	"github.com/ratelimitd/ratelimitd/internal/auth/keypair"
 	"github.com/ratelimitd/ratelimitd/internal/build"
@@ -20,7 +19,6 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/gctuning"
 	"github.com/ratelimitd/ratelimitd/internal/reload"
 	"github.com/ratelimitd/ratelimitd/internal/server"
-	"github.com/ratelimitd/ratelimitd/internal/server/envoyapi"
 	"github.com/ratelimitd/ratelimitd/internal/stores"
 	"github.com/ratelimitd/ratelimitd/internal/tracing"
 )
@@ -54,11 +52,24 @@ func serve(ctx context.Context, call command.Call) error {
 	level := new(slog.LevelVar)
 	logger := c.Log.New(call.Stderr, level)
 	c.LogUnused(os.Environ(), logger)
+	if limit, err := gctuning.KeepWithinContainer(); err != nil {
+		logger.Warn("the garbage collector does not know how much memory it may use; set GOMEMLIMIT", "error", err)
+	} else if limit > 0 {
+		logger.Info("the garbage collector keeps within the memory of the container", "bytes", limit)
+	}
 	policies.Log(logger)
-	options := serverOptions(c, policies)
+	options := server.OptionsOf(c, policies)
 	options.LogLevel, options.Logger = level, logger
 	options.Registry = prometheus.NewRegistry()
 	options.Registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), build.Collector(build.Version(version)))
+	var spans *sdktrace.TracerProvider
+	if c.Tracing {
+		if spans, err = tracing.NewProvider(ctx, build.Version(version), logger); err != nil {
+			return err
+		}
+		defer tracing.Flush(spans, logger)
+		options.GRPC = append(options.GRPC, tracing.GRPC(spans))
+	}
 	var pair *keypair.Pair
 	if c.Trust.CertFile != "" {
 		files, version := c.Trust.TLSFiles()
@@ -69,13 +80,7 @@ func serve(ctx context.Context, call command.Call) error {
 		return err
 	}
 	if c.Tracing {
-		spans, err := tracing.NewProvider(ctx, build.Version(version), logger)
-		if err != nil {
-			return errors.Join(err, options.Store.Close())
-		}
-		defer tracing.Flush(spans, logger)
 		options.Store = tracing.NewStore(options.Store, options.StoreName, spans)
-		options.GRPC = append(options.GRPC, tracing.GRPC(spans))
 	}
 	s, err := server.New(options)
 	if err != nil {
@@ -86,6 +91,8 @@ func serve(ctx context.Context, call command.Call) error {
 	var watching sync.WaitGroup
 	defer watching.Wait()
 	defer stop()
+	_, ignore := hangups() // SIGHUP would end a daemon that has nothing to read again
+	defer ignore()
 	if pair != nil {
 		told, stop := hangups()
 		defer stop()
@@ -111,41 +118,6 @@ func hangups() (<-chan os.Signal, func()) {
 	return told, func() { signal.Stop(told) }
 }
 
-// serverOptions returns the options of the server that c and p decide.
-func serverOptions(c *config.Config, p *config.Policies) server.Options {
-	o := server.Options{
-		GRPCAddr:  c.GRPCAddr,
-		HTTPAddr:  c.HTTPAddr,
-		AdminAddr: c.AdminAddr,
-		Flags:     c.Shown(),
-		StoreName: string(c.Store.Kind),
-		OnError:   c.Store.OnError,
-		Config:    serverConfig(p),
-		Envoy: envoyapi.Settings{
-			ShadowMode: c.Envoy.ShadowMode, AllOrNone: c.Envoy.AllOrNone, DynamicMetadata: c.Envoy.DynamicMetadata, ResponseHeaders: c.Envoy.ResponseHeaders,
-			LimitHeader: c.Envoy.LimitHeader, RemainingHeader: c.Envoy.RemainingHeader, ResetHeader: c.Envoy.ResetHeader,
-		},
-		PoliciesOnly: c.PoliciesOnly,
-		MaxLogCount:  c.Store.MaxLogCount,
-		DrainTimeout: c.DrainTimeout,
-		Trust: server.Trust{
-			GRPC:       slices.Contains(c.Trust.Ports, config.PortGRPC),
-			HTTP:       slices.Contains(c.Trust.Ports, config.PortHTTP),
-			Admin:      slices.Contains(c.Trust.Ports, config.PortAdmin),
-			AllowReset: c.Trust.AllowReset,
-			AdminHosts: c.Trust.AdminHosts,
-		},
-	}
-	if o.AdminAddr == config.AdminOff {
-		o.AdminAddr = ""
-	}
-	return o
-}
-
-func serverConfig(p *config.Policies) *server.Config {
-	return &server.Config{Policies: p.Namespaces, Envoy: p.Domains, Clients: p.Clients, Text: p.Text, Version: p.Version}
-}
-
 // loader returns what reads the policies again for s.
 func loader(c *config.Config, inForce *config.Policies, s *server.Server, logger *slog.Logger) func(string) (string, func(), error) {
 	return func(seen string) (string, func(), error) {
@@ -154,7 +126,7 @@ func loader(c *config.Config, inForce *config.Policies, s *server.Server, logger
 			return next.Version, nil, err
 		}
 		return next.Version, func() {
-			s.SetConfig(serverConfig(next))
+			s.SetConfig(server.ConfigOf(next))
 			next.Log(logger)
 			inForce = next
 		}, nil

@@ -32,8 +32,8 @@ func TestNobodyMayDoNothing(t *testing.T) {
 	}
 	counted := map[string]uint64{}
 	failures.Each(func(reason string, n uint64) { counted[reason] = n })
-	if counted["no_credentials"] != 10 || c.o.Book.Refused.Load() != 0 {
-		t.Errorf("counted: %v, and %d invalid requests", counted, c.o.Book.Refused.Load())
+	if counted["no_credentials"] != 10 || c.book.Refused.Load() != 0 {
+		t.Errorf("counted: %v, and %d invalid requests", counted, c.book.Refused.Load())
 	}
 }
 

@@ -102,7 +102,7 @@ func call(t *testing.T, method, url, body, token string, headers map[string]stri
 
 // TestPermissions asks, as each client, in each way.
 func TestPermissions(t *testing.T) {
-	c := config(t, checkout)
+	c := policyConfig(t, checkout)
 	c.Envoy, c.Clients = envoyConfig(t, "domain: edge\ndescriptors: [{key: a, rate_limit: {unit: minute, requests_per_unit: 100}}]\n").Envoy, known(t)
 	d := start(t, Options{Config: c})
 	const (
@@ -232,7 +232,7 @@ func TestPermissions(t *testing.T) {
 
 // TestForbiddenText holds that a refusal says who may not do what.
 func TestForbiddenText(t *testing.T) {
-	c := config(t, checkout)
+	c := policyConfig(t, checkout)
 	c.Clients = known(t)
 	d := start(t, Options{Config: c})
 	_, err := ratelimitv1.NewRateLimitServiceClient(d.as(t, tokens["shop"])).ShouldAllow(t.Context(), &ratelimitv1.ShouldAllowRequest{Namespace: "billing", Identifier: "a", Policy: "p"})
@@ -248,7 +248,7 @@ func TestForbiddenText(t *testing.T) {
 
 // TestTokenIsWithdrawn changes the clients while calls are made and a stream is open.
 func TestTokenIsWithdrawn(t *testing.T) {
-	c := config(t, checkout)
+	c := policyConfig(t, checkout)
 	one, two := auth.NewToken(), auth.NewToken()
 	file := func(namespace string, tokens ...string) *Config {
 		lines := make([]string, len(tokens))
@@ -318,7 +318,7 @@ func TestStrangersOnOpenPorts(t *testing.T) {
 		"HTTP alone": {loopback, everywhere, loopback, false, codes.OK, 403, 200, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
-			d := start(t, Options{GRPCAddr: tt.grpc, HTTPAddr: tt.http, AdminAddr: tt.admin, LogLevel: new(slog.LevelVar), Config: config(t, checkout), Trust: Trust{AllowReset: tt.allowReset}})
+			d := start(t, Options{GRPCAddr: tt.grpc, HTTPAddr: tt.http, AdminAddr: tt.admin, LogLevel: new(slog.LevelVar), Config: policyConfig(t, checkout), Trust: Trust{AllowReset: tt.allowReset}})
 			_, err := d.client.Reset(t.Context(), &ratelimitv1.ResetRequest{Namespace: "checkout", Identifier: "a", Policy: "default"})
 			if status.Code(err) != tt.reset || err != nil && !strings.Contains(err.Error(), "--auth-file, or with --allow-reset") {
 				t.Errorf("Reset: %v, want %v", err, tt.reset)
@@ -347,7 +347,7 @@ func TestStrangersOnOpenPorts(t *testing.T) {
 
 // TestAdminOnOpenPort asks the admin port beyond loopback, as each client.
 func TestAdminOnOpenPort(t *testing.T) {
-	c := config(t, checkout)
+	c := policyConfig(t, checkout)
 	c.Clients = known(t)
 	level := new(slog.LevelVar)
 	d := start(t, Options{AdminAddr: ":0", LogLevel: level, Config: c})
@@ -413,7 +413,7 @@ func TestAdminHost(t *testing.T) {
 // TestCrossSite has pages of other sites try to consume quota, and proxies hand on
 // what browsers send them.
 func TestCrossSite(t *testing.T) {
-	c := config(t, checkout)
+	c := policyConfig(t, checkout)
 	c.Envoy = envoyConfig(t, "domain: edge\ndescriptors: [{key: a, rate_limit: {unit: minute, requests_per_unit: 100}}]\n").Envoy
 	d := start(t, Options{Config: c})
 	const ownPage = "http://limits.example.org"

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"maps"
 	"net"
@@ -38,10 +39,6 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/store"
 	ratelimitv1 "github.com/ratelimitd/ratelimitd/proto/ratelimit/v1"
 )
-
-// DefaultDrainTimeout is how long a shutdown waits for calls under way: well
-// under the 30 s after which Kubernetes kills.
-const DefaultDrainTimeout = 10 * time.Second
 
 // Bounds of what a gRPC connection may ask for.
 const (
@@ -95,10 +92,8 @@ type Options struct {
 
 	// MaxLogCount caps the count of SLIDING_WINDOW_LOG limits. 0 is
 	// strategy.DefaultMaxLogCount.
-	MaxLogCount int64
-	// DrainTimeout bounds how long Serve waits for calls under way when it is
-	// told to stop. 0 is DefaultDrainTimeout.
-	DrainTimeout time.Duration
+	MaxLogCount  int64
+	DrainTimeout time.Duration // bounds how long Serve waits for calls under way when it is told to stop
 
 	Logger   *slog.Logger
 	Registry *prometheus.Registry // what /metrics shows
@@ -150,9 +145,6 @@ func New(o Options) (*Server, error) {
 	s.handshakes = &handshakes{failures: s.failures, logger: o.Logger}
 	if o.Config == nil {
 		o.Config = new(Config)
-	}
-	if s.drain == 0 {
-		s.drain = DefaultDrainTimeout
 	}
 	if err := s.listen(o); err != nil {
 		return nil, errors.Join(err, s.closeStores())
@@ -209,6 +201,7 @@ func (s *Server) newGRPC(o Options, api *grpcapi.API) *grpc.Server {
 		grpc.MaxHeaderListSize(maxHeaderBytes),
 		grpc.NumStreamWorkers(streamWorkers),
 		grpc.ForceServerCodecV2(codec.New()),
+		grpc.RPCDecompressor(noGzip{}), //nolint:staticcheck // deprecated, and the only way to turn gzip off
 		grpc.ConnectionTimeout(connectionTimeout),
 		grpc.KeepaliveParams(keepalive.ServerParameters{
 			Time:                  time.Minute, // finds clients that vanished
@@ -231,6 +224,19 @@ func (s *Server) newGRPC(o Options, api *grpcapi.API) *grpc.Server {
 	}
 	reflection.Register(g)
 	return g
+}
+
+// noGzip refuses compressed messages. The exporter of traces installs gzip for all
+// of gRPC, and with it a caller's few kilobytes would become megabytes here.
+// Messages are small, so that compression costs more than it saves.
+type noGzip struct{}
+
+// Type implements grpc.Decompressor.
+func (noGzip) Type() string { return "gzip" }
+
+// Do implements grpc.Decompressor.
+func (noGzip) Do(io.Reader) ([]byte, error) {
+	return nil, errors.New("this server takes no compressed messages; send them uncompressed")
 }
 
 // A refusingRegistrar registers services whose unary methods have generated

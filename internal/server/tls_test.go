@@ -85,7 +85,7 @@ clients:
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := config(t, checkout)
+	c := policyConfig(t, checkout)
 	c.Clients = byFile
 	named := start(t, Options{Config: c, Trust: Trust{TLS: pair, GRPC: true, HTTP: true}})
 	anyone := start(t, Options{Config: &Config{Clients: bySAN}, Trust: Trust{TLS: pair, GRPC: true, HTTP: true}})
