@@ -22,6 +22,7 @@ type Directory struct {
 	prefixes []prefix           // of SPIFFE IDs, the longest first
 	any      *Caller            // whom any other certificate belongs to; nil: to nobody
 	clients  int
+	unnamed  bool // whether it knows no clients by name
 }
 
 // A token is the SHA-256 of a bearer token, and whose it is.
@@ -40,7 +41,7 @@ type prefix struct {
 // one with a certificate that an authority of the daemon has signed may do
 // everything. If there are sans, the certificate must have one of them.
 func Certified(sans []string) (*Directory, error) {
-	d := &Directory{sans: map[string]*Caller{}}
+	d := &Directory{sans: map[string]*Caller{}, unnamed: true}
 	caller := Anonymous(Decide, Charge, Refund, Reset, Inspect, Admin)
 	caller.name = "any with a certificate"
 	if len(sans) == 0 {
@@ -56,6 +57,9 @@ func Certified(sans []string) (*Directory, error) {
 
 // Clients returns how many clients d lists.
 func (d *Directory) Clients() int { return d.clients }
+
+// Unnamed reports whether d is one of Certified.
+func (d *Directory) Unnamed() bool { return d.unnamed }
 
 // NeedsCertificate reports whether no client of d has a token.
 func (d *Directory) NeedsCertificate() bool { return len(d.tokens) == 0 }

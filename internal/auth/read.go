@@ -47,8 +47,7 @@ func Parse(name string, data []byte) (*Directory, error) {
 	root.Mapping(map[string]func(yamlfile.Node){Key: func(n yamlfile.Node) { n.Items(r.client) }})
 	slices.SortStableFunc(r.directory.prefixes, func(a, b prefix) int { return cmp.Compare(len(b.text), len(a.text)) })
 	err := parsed.Err()
-	var problems yamlfile.Problems
-	if errors.As(err, &problems) {
+	if problems, ok := errors.AsType[yamlfile.Problems](err); ok {
 		for i := range problems {
 			problems[i].Source = ""
 		}

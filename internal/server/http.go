@@ -37,7 +37,11 @@ func (s *Server) newHTTP(t *Trust, api *httpapi.API, metrics http.Handler) *http
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", s.ready)
 	mux.HandleFunc("GET /healthcheck", s.healthcheck)
-	if s.chain.gate != nil { // they tell the names of namespaces and policies
+	chain := *s.chain
+	if s.httpIsOpen(t) {
+		chain.gate = nil
+	}
+	if chain.gate != nil { // they tell the names of namespaces and policies
 		metrics = s.permitted(auth.Inspect, metrics)
 	}
 	mux.Handle("GET /metrics", metrics)
@@ -46,13 +50,16 @@ func (s *Server) newHTTP(t *Trust, api *httpapi.API, metrics http.Handler) *http
 	mux.HandleFunc(httpapi.PathShouldAllow, s.guardPages(http.HandlerFunc(api.ShouldAllow)))
 	mux.HandleFunc(httpapi.PathAuthorize, api.Authorize)
 	server := &http.Server{
-		Handler:           s.chain.http(mux),
+		Handler:           chain.http(mux),
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       10 * time.Second,
 		WriteTimeout:      30 * time.Second,
 		IdleTimeout:       3 * time.Minute, // longer than proxies keep a connection, so that none sends on one we close
 		MaxHeaderBytes:    64 << 10,        // proxies hand on all of their callers' headers
 		ErrorLog:          s.httpLog("http"),
+	}
+	if s.chain.gate != nil && chain.gate == nil {
+		server.Handler = asCaller(s.anonymous(t), server.Handler)
 	}
 	if t.speaks(t.HTTP) {
 		secureHTTP(t, server)

@@ -172,6 +172,7 @@ func New(o Options) (*Server, error) {
 	s.chain = &chain{calls: newCallCounters(o.Registry), faults: faults, streams: &s.streams, draining: s.draining}
 	if o.Config.Clients != nil {
 		s.chain.gate = &gate{failures: s.failures, logger: o.Logger}
+		s.chain.gate.directory.Store(o.Config.Clients)
 	}
 	s.envoy = envoyapi.New(envoyapi.Options{Settings: o.Envoy, Core: s.core, Book: s.book, Faults: faults, Latency: latency.Of(envoyapi.Method)})
 	s.grpc = s.newGRPC(o, grpcapi.New(grpcapi.Options{

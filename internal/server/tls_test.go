@@ -250,6 +250,27 @@ func TestTLSOfPorts(t *testing.T) {
 	if reply.StatusCode != 200 {
 		t.Errorf("the admin port: %s", reply.Status)
 	}
+	// Certificates alone, and a port that cannot ask for one, as in Envoy's service.
+	anyone, err := auth.Certified(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	envoy := start(t, Options{HTTPAddr: ":0", Config: &Config{Clients: anyone}, Trust: Trust{TLS: pair, GRPC: true}})
+	if err := overTLS(t, envoy, own.Client(t, nil)); status.Code(err) != codes.Unavailable {
+		t.Errorf("without a certificate: %v", err)
+	}
+	client1 := own.Issue(t, "a")
+	if err := overTLS(t, envoy, own.Client(t, &client1)); err != nil {
+		t.Errorf("with a certificate: %v", err)
+	}
+	for path, want := range map[string]int{authorizePath: 200, "/metrics": 200, "/rlconfig": 403} {
+		if code, text := envoy.get(t, path); code != want {
+			t.Errorf("%s of a port without TLS: %d %.100s, want %d", path, code, text, want)
+		}
+	}
+	if envoy.log.lines("the HTTP port is open") != 1 {
+		t.Error("the log does not say that the HTTP port is open")
+	}
 	local := start(t, Options{AdminAddr: "127.0.0.1:0", LogLevel: new(slog.LevelVar), Trust: Trust{TLS: pair, GRPC: true, HTTP: true, Admin: true}})
 	if code, _ := local.admin(t, "GET", "/hot-keys", ""); code != 200 {
 		t.Errorf("the admin port on loopback: %d", code)

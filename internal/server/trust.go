@@ -53,12 +53,29 @@ func onLoopback(l net.Listener) bool {
 	return ok && addr.IP.IsLoopback()
 }
 
+// httpIsOpen reports whether everybody may ask the HTTP port: if clients are not known,
+// or if they are known by certificates alone and the port has no TLS to show them by.
+func (s *Server) httpIsOpen(t *Trust) bool {
+	return s.chain.gate == nil || s.chain.gate.directory.Load().Unnamed() && !t.speaks(t.HTTP)
+}
+
+// asCaller has a handler answer every request as one of c.
+func asCaller(c *auth.Caller, next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		next.ServeHTTP(w, r.WithContext(auth.NewContext(r.Context(), c)))
+	})
+}
+
 // warnOfTrust logs, once, what the addresses and the credentials leave open.
 func (s *Server) warnOfTrust(t *Trust) {
 	open := !onLoopback(s.grpcListener) || !onLoopback(s.httpListener)
 	switch {
 	case open && s.chain.gate == nil:
 		s.logger.Warn("no authentication: whoever reaches these addresses can use up the limits of everybody; set --auth-file, or --tls-client-ca, or listen on 127.0.0.1", "grpc", s.GRPCAddr(), "http", s.HTTPAddr())
+	case s.httpIsOpen(t):
+		if !onLoopback(s.httpListener) {
+			s.logger.Warn("the HTTP port is open: it has no TLS, so that nobody can show a certificate there; add http to --tls-ports, set --auth-file, or listen on 127.0.0.1", "http", s.HTTPAddr())
+		}
 	case !onLoopback(s.grpcListener) && !t.speaks(t.GRPC) || !onLoopback(s.httpListener) && !t.speaks(t.HTTP):
 		if s.chain.gate != nil {
 			s.logger.Warn("tokens are sent without encryption to a port without TLS; set --tls-cert and --tls-key, unless a mesh encrypts", "grpc_tls", t.speaks(t.GRPC), "http_tls", t.speaks(t.HTTP))

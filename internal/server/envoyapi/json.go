@@ -48,9 +48,8 @@ func (a *API) ServeJSON(w http.ResponseWriter, r *http.Request) {
 	out, err := a.shouldRateLimit(r.Context(), in)
 	if err != nil {
 		code := http.StatusServiceUnavailable
-		switch status.Code(err) {
-		case codes.InvalidArgument, codes.Unauthenticated, codes.PermissionDenied:
-			code = fault.HTTPCode(status.Code(err))
+		if c := status.Code(err); c == codes.InvalidArgument || c == codes.Unauthenticated || c == codes.PermissionDenied {
+			code = fault.HTTPCode(c)
 		}
 		http.Error(w, status.Convert(err).Message(), code)
 		return
