@@ -90,7 +90,7 @@ func serve(ctx context.Context, call command.Call) error {
 	if dirs := c.WatchedDirs(); dirs != nil {
 		logger.Info("the configuration is in force", "version", policies.Version)
 		w := reload.New(reload.Options{
-			Dirs: dirs, Load: loader(c, policies, s, logger), Version: policies.Version,
+			Dirs: dirs, Writing: func() string { return reload.Writing(c.PolicyFiles()...) }, Load: loader(c, policies, s, logger), Version: policies.Version,
 			Logger: logger, Registry: options.Registry,
 		})
 		hangups := make(chan os.Signal, 1)
