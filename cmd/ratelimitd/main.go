@@ -29,12 +29,13 @@ import (
 
 	"github.com/ratelimitd/ratelimitd/internal/build"
 	"github.com/ratelimitd/ratelimitd/internal/command"
+	"github.com/ratelimitd/ratelimitd/internal/daemon"
 )
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal does not wait
-	logLibraries()
+	daemon.LogLibraries()
 	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	stop()
 	os.Exit(code)
@@ -66,7 +67,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		}()
 		select {
 		case <-printed:
-		case <-time.After(logPatience):
+		case <-time.After(daemon.LogPatience):
 		}
 		return exitError
 	}

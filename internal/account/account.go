@@ -22,6 +22,10 @@ const (
 	// their own. Those that come later share one set. Namespaces of the
 	// configuration always have their own.
 	maxNamespaces = 100
+	// maxConfigured is how many namespaces, and how many of Envoy's limits, have
+	// counters of their own in all, with those of the configuration: each is several
+	// time series.
+	maxConfigured = 10_000
 	// maxNamespaceLimits is how many limits of policies each namespace has
 	// counters for. Those that come later count as limits that callers send.
 	maxNamespaceLimits = 200
@@ -98,11 +102,18 @@ func (b *Book) newNamespace(name string) *namespace {
 // Configured gives namespaces accounts of their own, however many callers have
 // chosen.
 func (b *Book) Configured(names []string) {
-	for _, name := range names {
-		if fits(name) {
-			b.namespaces.keep(name, func() (string, *namespace) { return name, b.newNamespace(name) })
-		}
-	}
+	b.namespaces.keep(fitting(names), maxConfigured, b.newNamespace)
+}
+
+// ConfiguredLimits gives limits of Envoy's configuration counters of their own,
+// however many others clients have chosen by the values that they send.
+func (b *Book) ConfiguredLimits(names []string) {
+	b.envoy.keep(fitting(names), maxConfigured, func(string) *hits { return new(hits) })
+}
+
+// fitting returns those of names that fit.
+func fitting(names []string) []string {
+	return slices.DeleteFunc(slices.Clone(names), func(name string) bool { return !fits(name) })
 }
 
 // namespace returns the account of a namespace, or that of the others.

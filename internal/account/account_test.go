@@ -132,3 +132,37 @@ func BenchmarkTally(b *testing.B) {
 		}
 	})
 }
+
+// TestConfiguredFirst has callers and clients make up names first. What is configured
+// later has counters of its own all the same, up to a bound.
+func TestConfiguredFirst(t *testing.T) {
+	b := New([]string{"allowed"}, time.Now)
+	for i := range 2 * maxEnvoyLimits {
+		b.note(fmt.Sprint("junk ", i), "alice", false)
+		b.Hits(fmt.Sprint("junk ", i), 1, false, false)
+	}
+	b.Configured([]string{"checkout"})
+	b.ConfiguredLimits([]string{"edge.user", strings.Repeat("x", maxNameBytes+1)})
+	b.note("checkout", "alice", false)
+	b.Hits("edge.user", 1, false, false)
+	series := shown(t, b)
+	for _, name := range []string{"decisions_total namespace=checkout outcome=allowed", "envoy_limit_hits_total limit=edge.user outcome=within_limit"} {
+		if series[name] != 1 {
+			t.Errorf("%s is %v, want 1", name, series[name])
+		}
+	}
+
+	names := make([]string, 20*maxConfigured)
+	for i := range names {
+		names[i] = fmt.Sprint("configured ", i)
+	}
+	start := time.Now()
+	b.Configured(names)
+	b.ConfiguredLimits(names)
+	if took := time.Since(start); took > 5*time.Second {
+		t.Errorf("%d names take %v", len(names), took)
+	}
+	if n, m := len(b.namespaces.all()), len(b.envoy.all()); n != maxConfigured || m != maxConfigured {
+		t.Errorf("%d namespaces and %d limits have counters of their own, want %d", n, m, maxConfigured)
+	}
+}

@@ -86,7 +86,9 @@ func (c collector) Collect(metrics chan<- prometheus.Metric) {
 		showChecks(checksDesc, &b.checks[s], s.String())
 	}
 	for limit, of := range b.envoy.all() {
-		showHits(limit, of)
+		if of[0].Load()+of[1].Load()+of[2].Load() > 0 { // or else it is configured, and nobody has asked
+			showHits(limit, of)
+		}
 	}
 	showHits(Others, &b.envoyRest)
 	show(refusedDesc, b.Refused.Load())

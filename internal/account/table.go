@@ -40,13 +40,22 @@ func (t *table[K, V]) find(key K, create func() (K, *V)) *V {
 	return t.addLocked(create)
 }
 
-// keep adds the value of key if there is none, whether there is room or not.
-func (t *table[K, V]) keep(key K, create func() (K, *V)) {
+// keep adds the values of keys that have none, whether there is room for find or not,
+// as long as there are no more than most in all. It copies the map once.
+func (t *table[K, V]) keep(keys []K, most int, create func(K) *V) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.all()[key] == nil {
-		t.addLocked(create)
+	more := make(map[K]*V, len(t.all())+len(keys))
+	maps.Copy(more, t.all())
+	for _, key := range keys {
+		if len(more) == most {
+			break
+		}
+		if more[key] == nil {
+			more[key] = create(key)
+		}
 	}
+	t.values.Store(&more)
 }
 
 func (t *table[K, V]) addLocked(create func() (K, *V)) *V {

@@ -119,17 +119,49 @@ func (f sourceFile) has(key string) bool {
 	return root.Has(key)
 }
 
+// PolicyFiles lists the files that configure policies, as far as they can be read.
+func (c *Config) PolicyFiles() []string {
+	var names []string
+	if c.File != "" {
+		names = append(names, c.File)
+	}
+	if c.Envoy.ConfigDir != "" {
+		_ = walkDir(c.Envoy.ConfigDir, func(path, _ string) error {
+			names = append(names, path)
+			return nil
+		})
+	}
+	return names
+}
+
 // readDir reads the *.yaml and *.yml files in dir and below, in the order of
 // their names. It skips names that begin with a dot, where Kubernetes keeps its
 // own.
 func readDir(dir string) ([]sourceFile, error) {
-	root, err := filepath.EvalSymlinks(dir)
-	if err != nil {
-		return nil, err
-	}
 	var files []sourceFile
 	bytes := 0
-	err = filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
+	err := walkDir(dir, func(path, shown string) error {
+		if len(files) == maxDirFiles {
+			return fmt.Errorf("%s has more than %d *.yaml files; remove some", dir, maxDirFiles)
+		}
+		data, err := readBounded(path, maxFileBytes)
+		if bytes += len(data); bytes > maxDirBytes {
+			return fmt.Errorf("the *.yaml files in %s have more than %d bytes; remove some", dir, maxDirBytes)
+		}
+		files = append(files, sourceFile{shown, data})
+		return err
+	})
+	return files, err
+}
+
+// walkDir calls f for each file that readDir reads, with its path and how messages
+// show it.
+func walkDir(dir string, f func(path, shown string) error) error {
+	root, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		return err
+	}
+	return filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
@@ -143,17 +175,8 @@ func readDir(dir string) ([]sourceFile, error) {
 		case entry.IsDir() || !slices.Contains([]string{".yaml", ".yml"}, filepath.Ext(name)):
 			return nil
 		}
-		if len(files) == maxDirFiles {
-			return fmt.Errorf("%s has more than %d *.yaml files; remove some", dir, maxDirFiles)
-		}
-		data, err := readBounded(path, maxFileBytes)
-		if bytes += len(data); bytes > maxDirBytes {
-			return fmt.Errorf("the *.yaml files in %s have more than %d bytes; remove some", dir, maxDirBytes)
-		}
-		files = append(files, sourceFile{filepath.Join(dir, strings.TrimPrefix(path, root)), data})
-		return err
+		return f(path, filepath.Join(dir, strings.TrimPrefix(path, root)))
 	})
-	return files, err
 }
 
 // Reload reads the files again. before is what is in force. What it returns goes

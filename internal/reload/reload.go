@@ -5,16 +5,36 @@ package reload
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"os"
+	"runtime/debug"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Options say how to make a Watcher. All are required.
+const (
+	// quiet is how long the files must not change before they are read. Whoever
+	// changes them may not be done yet.
+	quiet = 100 * time.Millisecond
+	// settle is how long they must then have stayed the same before they are put in
+	// force. Whoever writes slowly may have written what can be used by chance.
+	settle = time.Second
+	// patience is how long a file that somebody has open for writing holds up the
+	// rest.
+	patience = time.Minute
+	// lookEvery is how often the files are read even without a notice of a change.
+	// Not every file system sends notices.
+	lookEvery = 10 * time.Second
+)
+
+// Options say how to make a Watcher. All are required, but for Writing.
 type Options struct {
-	// Dirs are the directories to watch.
+	// Dirs are the directories to watch. They may be removed and made again.
 	Dirs []string
+	// Writing returns the name of a file that somebody is writing, or "".
+	Writing func() string
 	// Load reads the configuration. It returns its version and a function that
 	// applies it. If the version is seen, apply may be nil. If the configuration
 	// cannot be used, the error says why. Then the version may be ""; otherwise the
@@ -34,9 +54,13 @@ type Watcher struct {
 	o       Options
 	refused string // the version that was refused last, or the reason if it had no version
 
+	next    string    // a version that is not in force yet, or the reason if it had none
+	since   time.Time // when it was seen first
+	waiting bool      // whether the log says that a file is being written
+
 	applied, refusals prometheus.Counter
 	successful        prometheus.Gauge
-	since             prometheus.Gauge
+	inForceSince      prometheus.Gauge
 }
 
 // New returns a Watcher. Call Run to start it.
@@ -53,43 +77,96 @@ func New(o Options) *Watcher {
 			Name: "ratelimitd_config_last_reload_successful",
 			Help: "1 if the configuration in the files is in force; 0 if it was refused.",
 		}),
-		since: prometheus.NewGauge(prometheus.GaugeOpts{
+		inForceSince: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "ratelimitd_config_last_reload_success_timestamp_seconds",
 			Help: "When the configuration in force was applied, in seconds since the Unix epoch.",
 		}),
 	}
 	w.successful.Set(1)
-	w.since.SetToCurrentTime()
-	o.Registry.MustRegister(reloads, w.successful, w.since)
+	w.inForceSince.SetToCurrentTime()
+	o.Registry.MustRegister(reloads, w.successful, w.inForceSince)
 	return w
 }
 
-// Run watches until ctx ends. A signal on told makes it look at once.
+// Run watches until ctx ends. A signal on told makes it look at once, and put in
+// force at once what it finds.
 func (w *Watcher) Run(ctx context.Context, told <-chan os.Signal) {
 	Notices{Of: "the configuration", Dirs: w.o.Dirs, Logger: w.o.Logger}.Run(ctx, told, w.look)
 }
 
-// look reads the configuration and applies it if it has changed. If the process was
-// told to look, it logs the result even if there is nothing to do.
-func (w *Watcher) look(told bool) {
-	version, apply, err := w.o.Load(w.o.Version)
-	if err != nil {
-		w.refuse(version, err, told)
-		return
-	}
-	w.refused = ""
-	w.successful.Set(1)
-	if version == w.o.Version {
+// look reads the configuration and applies it if it has changed and is not changing
+// any more. If it may be, look returns after how long to look again. If the process
+// was told to look, it does not wait, and it logs the result even if there is nothing
+// to do.
+func (w *Watcher) look(told bool) (wait time.Duration) {
+	version, apply, err := w.load()
+	if err == nil && version == w.o.Version {
+		w.refused, w.next = "", ""
+		w.successful.Set(1)
 		if told {
 			w.o.Logger.Info("the configuration has not changed", "version", version)
 		}
-		return
+		return 0
 	}
+	if !told {
+		if wait := w.unsettled(version, err); wait > 0 {
+			return wait
+		}
+	}
+	w.next, w.waiting = "", false
+	if err != nil {
+		w.refuse(version, err, told)
+		return 0
+	}
+	w.refused = ""
+	w.successful.Set(1)
 	apply()
 	w.o.Version = version
 	w.applied.Inc()
-	w.since.SetToCurrentTime()
+	w.inForceSince.SetToCurrentTime()
 	w.o.Logger.Info("the configuration is in force", "version", version)
+	return 0
+}
+
+// load reads the configuration. What a file makes panic is refused as any other that
+// cannot be used.
+func (w *Watcher) load() (version string, apply func(), err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("reading the files panicked; please report this defect: %v\n%s", p, debug.Stack())
+		}
+	}()
+	return w.o.Load(w.o.Version)
+}
+
+// unsettled returns how long to wait before what was read can be put in force, or is
+// refused.
+func (w *Watcher) unsettled(version string, err error) time.Duration {
+	if version == "" && err != nil {
+		version = err.Error()
+	}
+	if version == w.refused {
+		return 0
+	}
+	now := time.Now()
+	if version != w.next {
+		w.next, w.since = version, now
+	}
+	if same := now.Sub(w.since); same < settle {
+		return settle - same
+	}
+	if w.o.Writing == nil || now.Sub(w.since) > patience {
+		return 0
+	}
+	name := w.o.Writing()
+	if name != "" && !w.waiting {
+		w.waiting = true
+		w.o.Logger.Info("the configuration has changed, but somebody has a file open for writing; waiting until it is closed, or for SIGHUP", "file", name, "at_most", patience.String())
+	}
+	if name == "" {
+		return 0
+	}
+	return settle
 }
 
 // refuse logs why a configuration is refused: once, and again if the process was

@@ -55,13 +55,17 @@ func watch(t *testing.T, path string) *watchedFile {
 		registry: prometheus.NewRegistry(), log: new(strings.Builder), logMu: new(sync.Mutex),
 	}
 	watcher := reload.New(reload.Options{
-		Dirs: []string{filepath.Dir(path)},
+		Dirs:    []string{filepath.Dir(path)},
+		Writing: func() string { return reload.Writing(path) },
 		Load: func(string) (string, func(), error) {
 			data, err := os.ReadFile(path)
 			if err != nil {
 				return "", nil, err
 			}
 			text := string(data)
+			if text == "panic" {
+				panic("planted")
+			}
 			if strings.HasPrefix(text, "bad") {
 				w.refused <- text
 				return text, nil, errors.New("it is bad")
@@ -189,6 +193,10 @@ func TestRefused(t *testing.T) {
 	case <-time.After(patient):
 		t.Fatal("it was not read")
 	}
+	w.logs(t, "is refused", 1)
+	for len(w.refused) > 0 {
+		<-w.refused
+	}
 	write(t, filepath.Join(filepath.Dir(path), "another"), "so that it looks again")
 	select {
 	case <-w.refused:
@@ -216,4 +224,114 @@ func TestRefused(t *testing.T) {
 		t.Error("what is in force was put in force again")
 	}
 	w.wantsMetrics(t, "ratelimitd_config_last_reload_successful 1\nratelimitd_config_reloads_total{result=\"applied\"} 1\nratelimitd_config_reloads_total{result=\"refused\"} 4")
+}
+
+// TestRemovedAndMadeAgain removes the directory of the file, and then also the one above
+// it, and makes them again.
+func TestRemovedAndMadeAgain(t *testing.T) {
+	above := filepath.Join(t.TempDir(), "a", "b")
+	dir := filepath.Join(above, "c")
+	path := filepath.Join(dir, "c.yaml")
+	make := func(text string) {
+		t.Helper()
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		write(t, path, text)
+	}
+	make("one")
+	w := watch(t, path)
+	for i, removed := range []string{dir, above, filepath.Dir(above), dir} {
+		if err := os.RemoveAll(removed); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(300 * time.Millisecond) // so that it notices
+		text := fmt.Sprint("again ", i)
+		make(text)
+		w.wants(t, text)
+		write(t, path, text+" and more")
+		w.wants(t, text+" and more")
+	}
+	w.logs(t, "seen late", 0)
+}
+
+// TestReplacedDirectory replaces the directory, and what a link in its path leads to.
+func TestReplacedDirectory(t *testing.T) {
+	root := t.TempDir()
+	for _, version := range []string{"one", "two", "three"} {
+		if err := os.Mkdir(filepath.Join(root, version), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		write(t, filepath.Join(root, version, "c.yaml"), version)
+	}
+	link := filepath.Join(root, "current")
+	point := func(to string) {
+		t.Helper()
+		if err := os.Symlink(to, link+".new"); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(link+".new", link); err != nil {
+			t.Fatal(err)
+		}
+	}
+	point("one")
+	w := watch(t, filepath.Join(link, "c.yaml"))
+	point("two")
+	w.wants(t, "two")
+	write(t, filepath.Join(link, "c.yaml"), "two, written")
+	w.wants(t, "two, written")
+	point("three")
+	w.wants(t, "three")
+	write(t, filepath.Join(link, "c.yaml"), "three, written")
+	w.wants(t, "three, written")
+}
+
+// TestSlowWriter appends to the file step by step. What is written so far would do, but
+// only the whole is put in force, and on SIGHUP what there is.
+func TestSlowWriter(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "c.yaml")
+	write(t, path, "one")
+	w := watch(t, path)
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 5 {
+		if _, err := f.WriteString("line\n"); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(600 * time.Millisecond)
+	}
+	if len(w.applied) != 0 {
+		t.Fatalf("%q is in force before it is whole", <-w.applied)
+	}
+	time.Sleep(2500 * time.Millisecond) // longer than it must have stayed the same
+	if len(w.applied) != 0 {
+		t.Fatalf("%q is in force while the file is open for writing", <-w.applied)
+	}
+	w.logs(t, "has a file open for writing", 1)
+	w.tell(t, "is in force")
+	w.wants(t, strings.Repeat("line\n", 5))
+	if _, err := f.WriteString("the end"); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(2500 * time.Millisecond)
+	if len(w.applied) != 0 {
+		t.Fatalf("%q is in force while the file is open for writing", <-w.applied)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	w.wants(t, strings.Repeat("line\n", 5)+"the end")
+}
+
+// TestPanicIsRefused has a file that makes its reader panic.
+func TestPanicIsRefused(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "c.yaml")
+	write(t, path, "one")
+	w := watch(t, path)
+	write(t, path, "panic")
+	w.logs(t, "panicked", 1)
+	write(t, path, "two")
+	w.wants(t, "two")
 }

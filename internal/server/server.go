@@ -327,6 +327,7 @@ type Config struct {
 // it, and those under way by what was in force when they began.
 func (s *Server) SetConfig(c *Config) {
 	s.book.Configured(slices.AppendSeq(c.Envoy.Domains(), maps.Keys(c.Policies.Namespaces())))
+	s.book.ConfiguredLimits(c.Envoy.Metrics())
 	s.core.SetPolicies(c.Policies)
 	s.envoy.SetConfig(c.Envoy)
 	if s.chain.gate != nil && c.Clients != nil {

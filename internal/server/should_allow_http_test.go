@@ -132,3 +132,20 @@ func TestShutdownAnswersHTTP(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestBodiesThatAreNoUTF8 sends what editors of other systems write, and what quotes
+// more than it should.
+func TestBodiesThatAreNoUTF8(t *testing.T) {
+	d := start(t, Options{})
+	for body, want := range map[string]string{
+		"\xef\xbb\xbf{}":                            "byte order mark",
+		"\xff\xfe{\x00}\x00":                        "is UTF-16 text",
+		"{\"namespace\": \"\xe9\"}":                 "not UTF-8",
+		`{"` + strings.Repeat("x", 10_000) + `":1}`: "unknown field",
+	} {
+		reply, text := d.post(t, body)
+		if reply.StatusCode != http.StatusBadRequest || !strings.Contains(text, want) || len(text) > 2000 {
+			t.Errorf("%.50q: %d, %.2000s; want 400 and %q", body, reply.StatusCode, text, want)
+		}
+	}
+}

@@ -91,7 +91,7 @@ func (p *Pair) Run(ctx context.Context, told <-chan os.Signal) {
 		}
 	}
 	slices.Sort(dirs)
-	reload.Notices{Of: "the files of TLS", Dirs: slices.Compact(dirs), Logger: p.o.Logger}.Run(ctx, told, p.look)
+	reload.Notices{Of: "the files of TLS", Dirs: slices.Compact(dirs), Logger: p.o.Logger}.Run(ctx, told, func(told bool) time.Duration { p.look(told); return 0 })
 }
 
 // look reads the files, and puts what they hold in force.

@@ -149,6 +149,32 @@ func (c *Config) Domains() []string {
 	return slices.Sorted(maps.Keys(c.domains))
 }
 
+// Metrics lists the names in metrics of the limits of c, without those which have
+// the values of requests in them.
+func (c *Config) Metrics() []string {
+	if c == nil {
+		return nil
+	}
+	var names []string
+	for _, n := range c.domains {
+		n.metrics(&names)
+	}
+	slices.Sort(names)
+	return names
+}
+
+func (n *node) metrics(names *[]string) {
+	for _, d := range n.children {
+		if d.valueToMetric {
+			continue // and so has what is below it
+		}
+		if d.limit != nil && !d.limit.detailed {
+			*names = append(*names, d.limit.metric)
+		}
+		d.below.metrics(names)
+	}
+}
+
 // A Match is the limit that applies to a request's descriptor.
 type Match struct {
 	*Limit            // nil if no limit applies

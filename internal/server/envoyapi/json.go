@@ -37,10 +37,14 @@ func (a *API) ServeJSON(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, fmt.Sprintf("the body has more than %d objects; send fewer descriptors and entries", maxObjects), http.StatusRequestEntityTooLarge)
 		return
 	}
+	if err := web.CheckUTF8(body); err != nil {
+		http.Error(w, "the body "+err.Error(), http.StatusBadRequest)
+		return
+	}
 	message := &rlsv3.RateLimitRequest{}
 	if err := protojson.Unmarshal(body, message); err != nil {
-		http.Error(w, fmt.Sprintf("the body is not a RateLimitRequest: %v; send one such as "+
-			`{"domain": "edge", "descriptors": [{"entries": [{"key": "user", "value": "alice"}]}]}`, err), http.StatusBadRequest)
+		http.Error(w, fmt.Sprintf("the body is not a RateLimitRequest: %s; send one such as "+
+			`{"domain": "edge", "descriptors": [{"entries": [{"key": "user", "value": "alice"}]}]}`, web.Undecodable(err)), http.StatusBadRequest)
 		return
 	}
 	in := new(request)

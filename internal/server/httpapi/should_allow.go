@@ -5,7 +5,6 @@ import (
 	"errors"
 	"net/http"
 	"regexp"
-	"strings"
 
 	"google.golang.org/protobuf/encoding/protojson"
 
@@ -46,10 +45,14 @@ func (a *API) ShouldAllow(w http.ResponseWriter, r *http.Request) {
 		a.refuse(w, http.StatusBadRequest, "limits", "more than %d limits; give at most %[1]d", strategy.MaxLimits)
 		return
 	}
+	if err := web.CheckUTF8(body); err != nil {
+		a.refuse(w, http.StatusBadRequest, "body", "%v", err)
+		return
+	}
 	defer a.Latency.Of(PathShouldAllow).Since(histogram.Start())
 	in := new(ratelimitv1.ShouldAllowRequest)
 	if err := protojson.Unmarshal(upperStrategies(body), in); err != nil {
-		a.refuse(w, http.StatusBadRequest, "body", "%s", undecodable(err)+`; send such as {"namespace": "checkout", "identifier": "user:42", "limits": [{"rate": "100/min"}]}`)
+		a.refuse(w, http.StatusBadRequest, "body", "%s", web.Undecodable(err)+`; send such as {"namespace": "checkout", "identifier": "user:42", "limits": [{"rate": "100/min"}]}`)
 		return
 	}
 
@@ -90,10 +93,4 @@ func upperStrategies(body []byte) []byte {
 		colon := bytes.IndexByte(field, ':')
 		return append(field[:colon:colon], bytes.ToUpper(field[colon:])...)
 	})
-}
-
-// undecodable returns what err of protojson says, which words the same error
-// now with one kind of space and now with another.
-func undecodable(err error) string {
-	return strings.TrimPrefix(strings.ReplaceAll(err.Error(), "\u00a0", " "), "proto: ")
 }

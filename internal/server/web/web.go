@@ -3,10 +3,14 @@
 package web
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
+	"strings"
+	"unicode/utf8"
 
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
@@ -25,6 +29,41 @@ func ReadBody(w http.ResponseWriter, r *http.Request, maxBytes int64) ([]byte, e
 		return nil, ErrTooLong
 	}
 	return body, err
+}
+
+// CheckUTF8 returns what is wrong with a JSON text that is not UTF-8, or that begins
+// with a byte order mark. The decoder would only say that it does not know its first
+// character.
+func CheckUTF8(text []byte) error {
+	const advice = "send JSON as UTF-8 without a byte order mark"
+	switch {
+	case bytes.HasPrefix(text, []byte("\xef\xbb\xbf")):
+		return errors.New("begins with a byte order mark; " + advice)
+	case bytes.HasPrefix(text, []byte("\xfe\xff")), bytes.HasPrefix(text, []byte("\xff\xfe")),
+		len(text) >= 2 && (text[0] == 0) != (text[1] == 0):
+		return errors.New("is UTF-16 text; " + advice)
+	case !utf8.Valid(text):
+		at := 0
+		for r, size := utf8.DecodeRune(text); r != utf8.RuneError || size != 1; r, size = utf8.DecodeRune(text[at:]) {
+			at += size
+		}
+		return fmt.Errorf("is not UTF-8 text, because of byte %d, which is 0x%02x; %s", at, text[at], advice)
+	}
+	return nil
+}
+
+// maxReasonBytes is how much is shown of why a text cannot be decoded. What quotes
+// the text there is at most 100 bytes of it.
+const maxReasonBytes = 120
+
+// Undecodable returns what err of protojson says, which words the same error now with
+// one kind of space and now with another.
+func Undecodable(err error) string {
+	reason := strings.TrimPrefix(strings.ReplaceAll(err.Error(), "\u00a0", " "), "proto: ")
+	if len(reason) <= maxReasonBytes {
+		return reason
+	}
+	return strings.ToValidUTF8(reason[:maxReasonBytes], "") + "..."
 }
 
 // Objects returns how many objects a JSON text has. An empty one takes two bytes
