@@ -450,4 +450,12 @@ func TestCrossSite(t *testing.T) {
 	if code, _ := call(t, http.MethodGet, "http://"+d.HTTPAddr()+"/rlconfig", "", "", map[string]string{"Host": "attacker.example"}); code != 403 {
 		t.Errorf("/rlconfig by a name that was rebound: %d", code)
 	}
+	c.Clients = known(t)
+	closed := start(t, Options{Config: c})
+	if code, _ := call(t, http.MethodGet, "http://"+closed.HTTPAddr()+"/rlconfig", "", tokens["ops"], map[string]string{"Host": "limits.example.org"}); code != 200 {
+		t.Errorf("/rlconfig through a proxy, with a token: %d", code)
+	}
+	if code, _ := call(t, http.MethodPost, "http://"+closed.HTTPAddr()+"/v1/should-allow", bodies["/v1/should-allow"], tokens["ops"], map[string]string{"Origin": "http://attacker.example"}); code != 403 {
+		t.Errorf("a page of another site, with a token: %d", code)
+	}
 }
