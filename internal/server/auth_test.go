@@ -70,21 +70,26 @@ clients:
 `, hash("shop"), hash("gold"), hash("ops"), hash("scraper"), hash("idle")))
 }
 
-// call is what HTTP request gets, with a token, "" for none, and further headers; Host
-// among them.
-func call(t *testing.T, method, url, body, token string, headers map[string]string) (int, string) {
+// sent is what an HTTP request has: a token, "" for none, and headers, Host among them.
+type sent struct {
+	body, token string
+	headers     map[string]string
+}
+
+// call returns what an HTTP request gets.
+func call(t *testing.T, method, url string, q sent) (int, string) {
 	t.Helper()
-	r, err := http.NewRequestWithContext(t.Context(), method, url, strings.NewReader(body))
+	r, err := http.NewRequestWithContext(t.Context(), method, url, strings.NewReader(q.body))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if token != "" {
-		r.Header.Set("Authorization", "Bearer "+token)
+	if q.token != "" {
+		r.Header.Set("Authorization", "Bearer "+q.token)
 	}
-	for name, value := range headers {
+	for name, value := range q.headers {
 		r.Header.Set(name, value)
 	}
-	if host := headers["Host"]; host != "" {
+	if host := q.headers["Host"]; host != "" {
 		r.Host = host
 	}
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
@@ -145,10 +150,10 @@ func TestPermissions(t *testing.T) {
 			*q.got = status.Code(err)
 			// The other ways say the same.
 			wantHTTP := map[codes.Code]int{ok: 200, who: 401, denied: 403, codes.NotFound: 404}[*q.got]
-			if code, text := call(t, http.MethodPost, "http://"+d.HTTPAddr()+"/v1/should-allow", body, token, nil); code != wantHTTP {
+			if code, text := call(t, http.MethodPost, "http://"+d.HTTPAddr()+"/v1/should-allow", sent{body, token, nil}); code != wantHTTP {
 				t.Errorf("%s, %s over HTTP: %d %s, want %d", name, body, code, text, wantHTTP)
 			}
-			if code, text := call(t, http.MethodGet, "http://"+d.HTTPAddr()+"/v1/authorize?"+query, "", token, nil); code != wantHTTP && (wantHTTP != 200 || code != 429) {
+			if code, text := call(t, http.MethodGet, "http://"+d.HTTPAddr()+"/v1/authorize?"+query, sent{"", token, nil}); code != wantHTTP && (wantHTTP != 200 || code != 429) {
 				t.Errorf("%s, %s: %d %s, want %d", name, query, code, text, wantHTTP)
 			}
 			if *q.got == who {
@@ -184,12 +189,12 @@ func TestPermissions(t *testing.T) {
 			}
 		}
 		wantHTTP := map[codes.Code]int{ok: 200, who: 401, denied: 403}
-		code, text := call(t, http.MethodPost, "http://"+d.HTTPAddr()+"/json", `{"domain":"edge","descriptors":[{"entries":[{"key":"none","value":"b"}]}]}`, token, nil)
+		code, text := call(t, http.MethodPost, "http://"+d.HTTPAddr()+"/json", sent{`{"domain":"edge","descriptors":[{"entries":[{"key":"none","value":"b"}]}]}`, token, nil})
 		if code != wantHTTP[want.edge] {
 			t.Errorf("%s, /json: %d %s", name, code, text)
 		}
 		for _, path := range []string{"/metrics", "/rlconfig"} {
-			code, text := call(t, http.MethodGet, "http://"+d.HTTPAddr()+path, "", token, nil)
+			code, text := call(t, http.MethodGet, "http://"+d.HTTPAddr()+path, sent{"", token, nil})
 			if code != wantHTTP[want.metrics] {
 				t.Errorf("%s, %s: %d %.200s", name, path, code, text)
 			}
@@ -203,7 +208,7 @@ func TestPermissions(t *testing.T) {
 			t.Errorf("%s: health: %v", name, err)
 		}
 		for _, path := range []string{"/healthz", "/readyz", "/healthcheck"} {
-			if code, text := call(t, http.MethodGet, "http://"+d.HTTPAddr()+path, "", token, nil); code != 200 {
+			if code, text := call(t, http.MethodGet, "http://"+d.HTTPAddr()+path, sent{"", token, nil}); code != 200 {
 				t.Errorf("%s: %s: %d %s", name, path, code, text)
 			}
 		}
@@ -217,7 +222,7 @@ func TestPermissions(t *testing.T) {
 			t.Errorf("%s: reflection: %v", name, err)
 		}
 	}
-	if code, _ := call(t, http.MethodGet, "http://"+d.HTTPAddr()+"/metrics", "", tokens["scraper"], nil); code != 200 {
+	if code, _ := call(t, http.MethodGet, "http://"+d.HTTPAddr()+"/metrics", sent{"", tokens["scraper"], nil}); code != 200 {
 		t.Errorf("the scraper is refused: %d", code)
 	}
 	for reason, most := range map[string]float64{"no_credentials": 1, "unknown_token": 1, "forbidden_namespace": 1, "forbidden_policy": 1, "forbidden_operation": 1} {
@@ -334,7 +339,7 @@ func TestStrangersOnOpenPorts(t *testing.T) {
 			}
 			admin := strings.Replace(d.AdminAddr(), "[::]", "127.0.0.1", 1)
 			for _, path := range []string{"/rlconfig", "/hot-keys", "/debug/pprof/"} {
-				if code, text := call(t, http.MethodGet, "http://"+admin+path, "", "", nil); code != tt.onAdmin {
+				if code, text := call(t, http.MethodGet, "http://"+admin+path, sent{"", "", nil}); code != tt.onAdmin {
 					t.Errorf("%s on the admin port: %d %s, want %d", path, code, text, tt.onAdmin)
 				}
 			}
@@ -354,11 +359,11 @@ func TestAdminOnOpenPort(t *testing.T) {
 	admin := "http://" + strings.Replace(d.AdminAddr(), "[::]", "127.0.0.1", 1)
 	for name, want := range map[string]int{"nobody": 401, "shop": 403, "scraper": 403, "ops": 200} {
 		for _, path := range []string{"/", "/configuration", "/hot-keys", "/loglevel", "/metrics", "/rlconfig", "/debug/pprof/"} {
-			if code, text := call(t, http.MethodGet, admin+path, "", tokens[name], nil); code != want {
+			if code, text := call(t, http.MethodGet, admin+path, sent{"", tokens[name], nil}); code != want {
 				t.Errorf("%s: GET %s: %d %.100s, want %d", name, path, code, text, want)
 			}
 		}
-		if code, _ := call(t, http.MethodPut, admin+"/loglevel", "debug", tokens[name], nil); code != want {
+		if code, _ := call(t, http.MethodPut, admin+"/loglevel", sent{"debug", tokens[name], nil}); code != want {
 			t.Errorf("%s: PUT /loglevel: %d, want %d", name, code, want)
 		}
 		if set := level.Level() == slog.LevelDebug; set != (want == 200) {
@@ -398,7 +403,7 @@ func TestAdminHost(t *testing.T) {
 		{"PUT", map[string]string{"Sec-Fetch-Site": "same-origin"}, 200},
 	} {
 		level.Set(slog.LevelInfo)
-		code, text := call(t, tt.method, "http://"+d.AdminAddr()+"/loglevel", "debug", "", tt.headers)
+		code, text := call(t, tt.method, "http://"+d.AdminAddr()+"/loglevel", sent{"debug", "", tt.headers})
 		if code != tt.code || (level.Level() == slog.LevelDebug) != (tt.method == "PUT" && code == 200) {
 			t.Errorf("%s %v: %d %s, want %d; the level is %v", tt.method, tt.headers, code, text, tt.code, level.Level())
 		}
@@ -442,12 +447,20 @@ func TestCrossSite(t *testing.T) {
 			if tt.refused && !proxied {
 				want = 403
 			}
-			if code, text := call(t, http.MethodPost, "http://"+d.HTTPAddr()+path, bodies[path], "", tt.headers); code != want {
+			if code, text := call(t, http.MethodPost, "http://"+d.HTTPAddr()+path, sent{bodies[path], "", tt.headers}); code != want {
 				t.Errorf("%s %v: %d %s, want %d", path, tt.headers, code, text, want)
 			}
 		}
 	}
-	if code, _ := call(t, http.MethodGet, "http://"+d.HTTPAddr()+"/rlconfig", "", "", map[string]string{"Host": "attacker.example"}); code != 403 {
+	if code, _ := call(t, http.MethodGet, "http://"+d.HTTPAddr()+"/rlconfig", sent{"", "", map[string]string{"Host": "attacker.example"}}); code != 403 {
 		t.Errorf("/rlconfig by a name that was rebound: %d", code)
+	}
+	c.Clients = known(t)
+	closed := start(t, Options{Config: c})
+	if code, _ := call(t, http.MethodGet, "http://"+closed.HTTPAddr()+"/rlconfig", sent{"", tokens["ops"], map[string]string{"Host": "limits.example.org"}}); code != 200 {
+		t.Errorf("/rlconfig through a proxy, with a token: %d", code)
+	}
+	if code, _ := call(t, http.MethodPost, "http://"+closed.HTTPAddr()+"/v1/should-allow", sent{bodies["/v1/should-allow"], tokens["ops"], map[string]string{"Origin": "http://attacker.example"}}); code != 403 {
+		t.Errorf("a page of another site, with a token: %d", code)
 	}
 }

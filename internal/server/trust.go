@@ -243,7 +243,11 @@ func (s *Server) guardAdmin(names hosts, next http.Handler) http.Handler {
 func (s *Server) guardPages(next http.Handler) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		fromPage := r.Header.Get("Origin") != "" || r.Header.Get("Sec-Fetch-Site") != ""
-		rebound := (fromPage || r.Method == http.MethodGet) && arrivedOnLoopback(r.Context()) && !isLoopbackOrAddress(r.Host)
+		// By a name that an attacker has point here, a page is of this very site. One that
+		// is known by a token is no such page.
+		known := auth.FromContext(r.Context())
+		rebound := (fromPage || r.Method == http.MethodGet) && arrivedOnLoopback(r.Context()) && !isLoopbackOrAddress(r.Host) &&
+			(known == nil || known.Name() == "")
 		if s.pages.Check(r) != nil || rebound {
 			s.refuseForeign(w, auth.CrossSite, http.StatusForbidden, "a page of another site may not ask; call this from a service, and without the headers Origin and Sec-Fetch-Site")
 			return
