@@ -64,7 +64,7 @@ func TestNeverMore(t *testing.T) {
 				}
 				var uses []use
 				for _, gap := range rapid.SliceOfN(rapid.OneOf(rapid.Just(int64(0)), rapid.Int64Range(0, 900), rapid.Int64Range(0, 15_000)), 1, 60).Draw(t, "gaps") {
-					c.now.Add(int64(gap))
+					c.now.Add(gap)
 					cost := rapid.Uint64Range(1, 4).Draw(t, "cost")
 					if c.allows(cost) {
 						uses = append(uses, use{strategy.Instant(c.now.Load()), cost})

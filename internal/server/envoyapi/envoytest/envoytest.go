@@ -64,8 +64,9 @@ func Start(tb testing.TB, config string) *Envoy {
 	if err := cmd.Start(); err != nil {
 		tb.Fatal(err)
 	}
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
+	ended := make(chan struct{})
+	var exit error // good once ended is closed
+	go func() { exit = cmd.Wait(); close(ended) }()
 	tb.Cleanup(func() {
 		_ = cmd.Process.Signal(syscall.SIGTERM)
 		select {
@@ -84,9 +85,8 @@ func Start(tb testing.TB, config string) *Envoy {
 	why := ""
 	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
 		select {
-		case err := <-ended:
-			ended <- err
-			tb.Fatalf("envoy ended: %v", err)
+		case <-ended:
+			tb.Fatalf("envoy ended: %v", exit)
 		default:
 		}
 		addr, err := os.ReadFile(admin)
