@@ -73,6 +73,7 @@ type Bound struct {
 	refused         lograte.Gate // of log lines about addresses with too many connections
 	crowded         lograte.Gate // about spare connections
 	exhausted       lograte.Gate // about descriptors
+	failed          lograte.Gate // about other failures to accept
 
 	mu    sync.Mutex           // protects the following, and what the listeners have
 	open  int                  // connections without the spare ones
@@ -144,9 +145,29 @@ func (l *listener) Accept() (net.Conn, error) {
 			}
 		case errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE):
 			l.makeRoom(err)
+		case slices.ContainsFunc(passing, func(e error) bool { return errors.Is(err, e) }):
+			if n := l.bound.failed.Pass(time.Now()); n > 0 {
+				l.bound.logger.Warn("a connection cannot be accepted; trying again", "port", l.name, "error", err, "times", n)
+			}
+			l.pause()
 		default:
 			return nil, err
 		}
+	}
+}
+
+// passing are errors of one connection, or of the network or the system at the moment:
+// the port itself is well. (The servers would end for some of them.)
+var passing = []error{
+	syscall.ENOBUFS, syscall.ENOMEM, syscall.ECONNABORTED, syscall.EPROTO, syscall.EPERM,
+	syscall.ENETDOWN, syscall.ENETUNREACH, syscall.EHOSTDOWN, syscall.EHOSTUNREACH,
+}
+
+// pause waits a little.
+func (l *listener) pause() {
+	select {
+	case <-time.After(retryAfter):
+	case <-l.closed:
 	}
 }
 
@@ -237,10 +258,7 @@ func (l *listener) makeRoom(err error) {
 		oldest.port.overAll.Add(1)
 		_ = oldest.Close()
 	default:
-		select {
-		case <-time.After(retryAfter):
-		case <-l.closed:
-		}
+		l.pause()
 	}
 }
 

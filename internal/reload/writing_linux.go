@@ -25,7 +25,7 @@ func isWritten(name string) bool {
 	if err != nil {
 		return false
 	}
-	defer f.Close() // which gives a lease back too
+	defer func() { _ = f.Close() }() // which gives a lease back too
 	raw, err := f.SyscallConn()
 	if err != nil {
 		return false
