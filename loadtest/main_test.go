@@ -14,6 +14,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/goleak"
 
+	"github.com/ratelimitd/ratelimitd/internal/auth"
+	"github.com/ratelimitd/ratelimitd/internal/auth/authtest"
+	"github.com/ratelimitd/ratelimitd/internal/auth/keypair"
 	"github.com/ratelimitd/ratelimitd/internal/server"
 	"github.com/ratelimitd/ratelimitd/internal/store/memory"
 	"github.com/ratelimitd/ratelimitd/loadtest/internal/null"
@@ -189,6 +192,42 @@ func TestFlags(t *testing.T) {
 		status, _, errs := loadtest(t, strings.Fields(args)...)
 		if status != exitError || !strings.Contains(errs, want) {
 			t.Errorf("%s: status %d: %s; want %s", args, status, errs, want)
+		}
+	}
+}
+
+// TestWithCredentials asks a daemon that speaks TLS and knows its clients.
+func TestWithCredentials(t *testing.T) {
+	own, dir, token := authtest.NewAuthority(t, "servers"), t.TempDir(), auth.NewToken()
+	cert, key := own.Issue(t, "127.0.0.1").Write(t, dir)
+	ca, tokenFile := filepath.Join(dir, "ca.crt"), filepath.Join(dir, "token")
+	authtest.Write(t, ca, own.PEM)
+	authtest.Write(t, tokenFile, []byte(token))
+	known, err := auth.Parse("clients.yaml", []byte("clients: [{name: load, tokens: ['"+auth.HashLine(token)+"'], namespaces: ['*']}]"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	counters, err := memory.New(memory.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	logger := slog.New(slog.DiscardHandler)
+	pair := keypair.New(keypair.Options{Files: keypair.Files{Cert: cert, Key: key}, Logger: logger, Registry: prometheus.NewRegistry()})
+	s, err := server.New(server.Options{
+		GRPCAddr: "127.0.0.1:0", HTTPAddr: "127.0.0.1:0", Store: counters, StoreName: "memory", Logger: logger, Registry: prometheus.NewRegistry(),
+		Config: &server.Config{Clients: known}, Trust: server.Trust{TLS: pair, GRPC: true, HTTP: true},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	serve(t, s.Serve)
+	for target, addr := range map[string]string{"unary": s.GRPCAddr(), "stream": s.GRPCAddr(), "http": s.HTTPAddr()} {
+		args := []string{"--target=" + target, "--addr=" + addr, "--count=50", "--tls-ca=" + ca}
+		if status, out, errs := loadtest(t, append(args, "--token-file="+tokenFile)...); status != exitOK {
+			t.Errorf("%s: exit status %d\n%s\n%s", target, status, out, errs)
+		}
+		if status, _, errs := loadtest(t, args...); status == exitOK || !strings.Contains(errs, "no credentials") {
+			t.Errorf("%s without a token: exit status %d, %s", target, status, errs)
 		}
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/ratelimitd/ratelimitd/internal/check"
+	"github.com/ratelimitd/ratelimitd/internal/connect"
 	"github.com/ratelimitd/ratelimitd/internal/flags"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 	"github.com/ratelimitd/ratelimitd/loadtest/internal/cputime"
@@ -63,6 +64,8 @@ type runCmd struct {
 	HTML  string
 	Quiet bool
 
+	Connect connect.Options
+
 	limits []strategy.Limit // from --limit or the scenario
 }
 
@@ -86,7 +89,7 @@ func newRunCmd() *runCmd {
 
 // flags returns the flags whose values are the fields of c.
 func (c *runCmd) flags() *flags.Set {
-	return &flags.Set{Flags: []flags.Flag{
+	return &flags.Set{Flags: append([]flags.Flag{
 		{Name: "target", Value: flags.OneOf(&c.Target, "unary", "batch", "stream", "envoy", "http", "envoy-http"), Help: "How to ask: unary, batch or stream of ratelimit.v1; envoy (RateLimitService v3); http (JSON of ratelimit.v1) or envoy-http."},
 		{Name: "addr", Value: flags.Text(&c.Addr), Hint: "HOST:PORT", Help: "The server; by default 127.0.0.1:8081, or :8080 for http."},
 		{Name: "path", Value: flags.Text(&c.Path), Hint: "/PATH", Help: "The path for http targets; by default /v1/should-allow, or /json for envoy-http."},
@@ -116,7 +119,7 @@ func (c *runCmd) flags() *flags.Set {
 		{Name: "json", Value: flags.Bool(&c.JSON), Help: "Print the report as JSON."},
 		{Name: "html", Value: flags.Text(&c.HTML), Hint: "FILE", Help: "Write the report with plots to this file."},
 		{Name: "quiet", Value: flags.Bool(&c.Quiet), Help: "No progress."},
-	}}
+	}, c.Connect.Flags()...)}
 }
 
 // runExamples are part of what "loadtest run --help" prints.
@@ -362,8 +365,12 @@ func writeHTML(name string, r *report.Report) error {
 
 // measure puts the load on the server and returns the report.
 func (c *runCmd) measure(ctx context.Context, progress io.Writer) (*report.Report, error) {
+	link, err := c.Connect.Open(os.LookupEnv)
+	if err != nil {
+		return nil, err
+	}
 	o := target.Options{
-		Protocol: c.Target, Addr: c.Addr, Path: c.Path, Connections: c.Connections, Streams: c.Streams, Sessions: c.Concurrency,
+		Link: link, Protocol: c.Target, Addr: c.Addr, Path: c.Path, Connections: c.Connections, Streams: c.Streams, Sessions: c.Concurrency,
 		Namespace: c.Namespace, Policy: c.Policy, DescriptorKey: c.DescriptorKey, Cost: c.Cost,
 	}
 	if c.Policy == "" {

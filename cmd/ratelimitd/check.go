@@ -10,6 +10,7 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/check"
 	"github.com/ratelimitd/ratelimitd/internal/command"
 	"github.com/ratelimitd/ratelimitd/internal/config"
+	"github.com/ratelimitd/ratelimitd/internal/connect"
 	"github.com/ratelimitd/ratelimitd/internal/flags"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 	ratelimitv1 "github.com/ratelimitd/ratelimitd/proto/ratelimit/v1"
@@ -19,7 +20,8 @@ func checkCommand() *command.Command {
 	in := &ratelimitv1.ShouldAllowRequest{Cost: new(uint64(1))}
 	limit := &ratelimitv1.Limit{}
 	algorithm, addr, wait, json := strategy.FixedWindow.String(), "127.0.0.1:8081", 2*time.Second, false
-	set := &flags.Set{EnvPrefix: config.EnvPrefix, Flags: []flags.Flag{
+	var how connect.Options
+	set := &flags.Set{EnvPrefix: config.EnvPrefix, Flags: append([]flags.Flag{
 		{Name: "namespace", Value: flags.Text(&in.Namespace), Hint: "NAME", Required: true, Help: "Who owns the counters, such as checkout."},
 		{Name: "identifier", Value: flags.Text(&in.Identifier), Hint: "NAME", Required: true, Help: "Who is being limited, such as user:42."},
 		{Name: "rate", Value: flags.Text(&limit.Rate), Hint: "RATE", Help: "The rate to hold it to, such as 100/min, 5/s or 10/30s. This or --policy is required."},
@@ -32,7 +34,7 @@ func checkCommand() *command.Command {
 		{Name: "addr", Value: flags.Address(&addr, "8081"), Help: "The service's gRPC address. Without a port: port 8081."},
 		{Name: "wait", Value: flags.Duration(&wait), Help: "The longest to wait for the answer."},
 		{Name: "json", Value: flags.Bool(&json), Help: "Print the answer as JSON."},
-	}}
+	}, how.Flags()...)}
 	return &command.Command{
 		Name:    "check",
 		Summary: "Ask a running service whether a request is allowed. Exits with 0 if it is, 1 if it is denied, 2 after an error.",
@@ -40,7 +42,8 @@ func checkCommand() *command.Command {
   ratelimitd check --namespace checkout --identifier alice --rate 5/s
   ratelimitd check --namespace checkout --identifier alice --rate 100/min --strategy token_bucket --burst 20 --cost 3
   ratelimitd check --namespace checkout --identifier alice --policy default
-  ratelimitd check --namespace deploys --identifier prod --rate 1/h && ./deploy`,
+  ratelimitd check --namespace deploys --identifier prod --rate 1/h && ./deploy
+  ratelimitd check --addr limits.example.org --tls --token-file token --namespace checkout --identifier alice --rate 5/s`,
 		Flags: set,
 		Run: func(ctx context.Context, call command.Call) error {
 			wrong := set.Apply(call.Line, set.Environment(os.LookupEnv))
@@ -59,9 +62,13 @@ func checkCommand() *command.Command {
 				limit.Strategy = ratelimitv1.Strategy(s)
 				in.Limits = []*ratelimitv1.Limit{limit}
 			}
+			link, err := how.Open(os.LookupEnv)
+			if err != nil {
+				return err
+			}
 			ctx, cancel := context.WithTimeout(ctx, wait)
 			defer cancel()
-			answer, err := check.Ask(ctx, addr, in)
+			answer, err := check.Ask(ctx, addr, link, in)
 			switch {
 			case err != nil:
 				return err

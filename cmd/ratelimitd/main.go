@@ -5,6 +5,7 @@
 //	ratelimitd validate   check configuration files
 //	ratelimitd check      ask a running service, from a shell
 //	ratelimitd top        show what a running service does, and for whom
+//	ratelimitd token      make a token for a client
 //	ratelimitd version    print the version
 //
 // Every flag has an environment variable too: RATELIMITD_GRPC_ADDR sets
@@ -28,25 +29,13 @@ import (
 
 	"github.com/ratelimitd/ratelimitd/internal/build"
 	"github.com/ratelimitd/ratelimitd/internal/command"
-	"github.com/ratelimitd/ratelimitd/internal/flags"
+	"github.com/ratelimitd/ratelimitd/internal/daemon"
 )
-
-// version is set when a release is built.
-var version string
-
-const (
-	exitOK = iota
-	exitNo // denied, invalid
-	exitError
-)
-
-// errNo is what a command returns whose answer, already printed, is no.
-var errNo = errors.New("no")
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal does not wait
-	logLibraries()
+	daemon.LogLibraries()
 	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	stop()
 	os.Exit(code)
@@ -58,7 +47,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		Name:     "ratelimitd",
 		Summary:  "A rate-limit service: may this caller do this now?",
 		Version:  build.Version(version),
-		Commands: []*command.Command{serveCommand(), validateCommand(), checkCommand(), topCommand(), versionCommand()},
+		Commands: []*command.Command{serveCommand(), validateCommand(), checkCommand(), topCommand(), tokenCommand(), versionCommand()},
 	}
 	switch err := program.Run(ctx, args, stdout, stderr); {
 	case err == nil:
@@ -78,20 +67,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		}()
 		select {
 		case <-printed:
-		case <-time.After(logPatience):
+		case <-time.After(daemon.LogPatience):
 		}
 		return exitError
-	}
-}
-
-func versionCommand() *command.Command {
-	return &command.Command{
-		Name:    "version",
-		Summary: "Print the version.",
-		Flags:   &flags.Set{},
-		Run: func(_ context.Context, call command.Call) error {
-			_, err := fmt.Fprintln(call.Stdout, "ratelimitd", build.Version(version))
-			return err
-		},
 	}
 }

@@ -30,7 +30,7 @@ func TestMain(m *testing.M) {
 }
 
 // process returns ratelimitd with args, to be run in an environment with env.
-func process(t *testing.T, env []string, args ...string) *exec.Cmd {
+func process(t testing.TB, env []string, args ...string) *exec.Cmd {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // nothing here runs so long
 	t.Cleanup(cancel)
@@ -61,10 +61,13 @@ func serves(t *testing.T, env []string) (addr string, stop func() int) {
 }
 
 // addresses are where a daemon serves, as its log says.
-type addresses struct{ GRPC, Admin string }
+type addresses struct {
+	GRPC, HTTP, Admin string
+	pid               int // of the daemon
+}
 
 // servesAt is serves, with more flags, and all addresses.
-func servesAt(t *testing.T, env []string, flags ...string) (at addresses, stop func() int) {
+func servesAt(t testing.TB, env []string, flags ...string) (at addresses, stop func() int) {
 	t.Helper()
 	cmd := process(t, env, append([]string{"serve", "--grpc-addr=127.0.0.1:0", "--http-addr=127.0.0.1:0", "--admin-addr=127.0.0.1:0", "--log-format=json"}, flags...)...)
 	log, err := cmd.StderrPipe()
@@ -83,6 +86,7 @@ func servesAt(t *testing.T, env []string, flags ...string) (at addresses, stop f
 		}
 		if json.Unmarshal(lines.Bytes(), &line) == nil && line.Msg == "serving" {
 			at = line.addresses
+			at.pid = cmd.Process.Pid
 			break
 		}
 	}
@@ -184,7 +188,7 @@ func TestErrors(t *testing.T) {
 		args []string
 		says string
 	}{
-		{nil, nil, "no command; use serve, validate, check, top or version"},
+		{nil, nil, "no command; use serve, validate, check, top, token or version"},
 		{nil, []string{"srve"}, `unknown command "srve"; did you mean serve?`},
 		{nil, []string{"serve", "--nonsense"}, "serve: unknown flag --nonsense; see ratelimitd serve --help"},
 		{nil, []string{"serve", "--grpc-adr=:1"}, "unknown flag --grpc-adr (did you mean --grpc-addr?)"},

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"net"
 	"os"
+	"os/exec"
 	"strings"
 	"syscall"
 	"testing"
@@ -33,16 +34,17 @@ func TestAddressTaken(t *testing.T) {
 	}
 }
 
-// TestTracingWithoutCollector reads the log of a daemon whose spans nobody takes.
-func TestTracingWithoutCollector(t *testing.T) {
-	cmd := process(t, []string{"OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:1", "OTEL_BSP_SCHEDULE_DELAY=10", "OTEL_EXPORTER_OTLP_TIMEOUT=100", "OTEL_RESOURCE_ATTRIBUTES=nothing"},
-		"serve", "--grpc-addr=127.0.0.1:0", "--http-addr=127.0.0.1:0", "--admin-addr=off", "--log-format=json", "--tracing")
+// startLogged starts "ratelimitd serve" on free ports, and returns its process, its
+// gRPC address and what returns its log so far.
+func startLogged(t *testing.T, env []string, flags ...string) (cmd *exec.Cmd, addr string, log func() string) {
+	t.Helper()
+	cmd = process(t, env, append([]string{"serve", "--grpc-addr=127.0.0.1:0", "--http-addr=127.0.0.1:0", "--admin-addr=off", "--log-format=json"}, flags...)...)
 	file, err := os.CreateTemp(t.TempDir(), "")
 	if err != nil {
 		t.Fatal(err)
 	}
 	cmd.Stderr = file
-	log := func() string {
+	log = func() string {
 		text, err := os.ReadFile(file.Name())
 		if err != nil {
 			t.Fatal(err)
@@ -61,8 +63,27 @@ func TestTracingWithoutCollector(t *testing.T) {
 			t.Fatal(log())
 		}
 	}
+	return cmd, at.GRPC, log
+}
+
+// TestHangup sends SIGHUP to a daemon that has no files to read again.
+func TestHangup(t *testing.T) {
+	cmd, addr, _ := startLogged(t, nil)
+	_ = cmd.Process.Signal(syscall.SIGHUP)
+	if _, stderr, status := runs(t, nil, "check", "--addr", addr, "--namespace=a", "--identifier=b", "--rate=1/s"); status != exitOK {
+		t.Errorf("exit status %d, %s", status, stderr)
+	}
+	_ = cmd.Process.Signal(syscall.SIGTERM)
+	if err := cmd.Wait(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestTracingWithoutCollector reads the log of a daemon whose spans nobody takes.
+func TestTracingWithoutCollector(t *testing.T) {
+	cmd, addr, log := startLogged(t, []string{"OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:1", "OTEL_BSP_SCHEDULE_DELAY=10", "OTEL_EXPORTER_OTLP_TIMEOUT=100", "OTEL_RESOURCE_ATTRIBUTES=nothing"}, "--tracing")
 	redistest.Eventually(t, "a problem is logged", func() error {
-		_, _, _ = runs(t, nil, "check", "--addr", at.GRPC, "--namespace=a", "--identifier=b", "--rate=1/s")
+		_, _, _ = runs(t, nil, "check", "--addr", addr, "--namespace=a", "--identifier=b", "--rate=1/s")
 		if !strings.Contains(log(), "traces export") {
 			return os.ErrNotExist
 		}

@@ -9,19 +9,21 @@ import (
 
 	"github.com/ratelimitd/ratelimitd/internal/command"
 	"github.com/ratelimitd/ratelimitd/internal/config"
+	"github.com/ratelimitd/ratelimitd/internal/connect"
 	"github.com/ratelimitd/ratelimitd/internal/flags"
 	"github.com/ratelimitd/ratelimitd/internal/top"
 )
 
 func topCommand() *command.Command {
 	w := &top.Watch{Addr: "127.0.0.1:6070", Interval: 2 * time.Second, Lines: 10}
-	set := &flags.Set{EnvPrefix: config.EnvPrefix, Flags: []flags.Flag{
+	var how connect.Options
+	set := &flags.Set{EnvPrefix: config.EnvPrefix, Flags: append([]flags.Flag{
 		{Name: "admin-addr", Value: flags.Address(&w.Addr, "6070"), Help: "The daemon's admin address. Without a port: port 6070."},
 		{Name: "interval", Value: flags.Duration(&w.Interval), Help: "How often to look."},
 		{Name: "lines", Short: "n", Value: flags.Number(&w.Lines), Help: "The most lines of each kind."},
 		{Name: "once", Value: flags.Bool(&w.Once), Help: "Look for one interval, and exit."},
 		{Name: "json", Value: flags.Bool(&w.JSON), Help: "Print JSON, an object for each interval, with rates per second and durations in seconds."},
-	}}
+	}, how.Flags()...)}
 	return &command.Command{
 		Name:    "top",
 		Summary: "Show what a running service does at present, and for whom.",
@@ -40,6 +42,10 @@ func topCommand() *command.Command {
 				wrong = append(wrong, set.Problem("lines", fmt.Sprintf(" %d: must be above 0, such as 10", w.Lines)))
 			}
 			if err := errors.Join(wrong...); err != nil {
+				return err
+			}
+			var err error
+			if w.Link, err = how.Open(os.LookupEnv); err != nil {
 				return err
 			}
 			return w.Run(ctx, call.Stdout)

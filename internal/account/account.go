@@ -6,6 +6,8 @@ package account
 
 import (
 	"hash/maphash"
+	"maps"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -47,6 +49,7 @@ const (
 type Book struct {
 	Refused     atomic.Uint64 // requests that were invalid, or named an unknown policy
 	Undecodable atomic.Uint64 // messages that are not what their method takes
+	Ignored     atomic.Uint64 // parts of Envoy's requests that could not be heeded
 	Panics      atomic.Uint64 // calls whose handling panicked
 	StoreErrors atomic.Uint64 // decisions and resets that the store failed to make
 
@@ -243,4 +246,33 @@ func add(counter *atomic.Uint64, n uint32) {
 	if n > 0 {
 		counter.Add(uint64(n))
 	}
+}
+
+// HotKeys returns up to limit keys of each list of each namespace, by name.
+func (b *Book) HotKeys(limit int) []HotKeys {
+	all := b.namespaces.all()
+	top := make([]HotKeys, 0, len(all)+1)
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		top = append(top, all[name].hot.top(name, limit, b.now()))
+	}
+	if others := b.others.hot.top(Others, limit, b.now()); len(others.Asked) > 0 {
+		top = append(top, others)
+	}
+	return top
+}
+
+// record notes who asked, in the account n.
+func (b *Book) record(n *namespace, e *Entry) {
+	weight := 1.0
+	if n.hot.sampled.Load() {
+		if rand.Uint32()%sampleEvery != 0 {
+			return
+		}
+		weight = sampleEvery
+	}
+	who := asker{maphash.String(b.seed, e.Identifier), e.Namespace, e.Identifier}
+	if n == b.others {
+		who.hash ^= maphash.String(b.seed, e.Namespace) * 31
+	}
+	n.hot.add(who, e.Denied, weight, b.now())
 }

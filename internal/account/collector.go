@@ -34,6 +34,8 @@ var (
 		"Requests refused because they were invalid or named an unknown policy.", nil, nil)
 	undecodableDesc = prometheus.NewDesc("ratelimitd_undecodable_messages_total",
 		"Messages refused because they were not what their method takes.", nil, nil)
+	ignoredDesc = prometheus.NewDesc("ratelimitd_envoy_ignored_total",
+		"Parts of Envoy's requests that could not be heeded, such as a limit of a descriptor with an unknown unit: the descriptor was held to its configured limit.", nil, nil)
 	panicsDesc = prometheus.NewDesc("ratelimitd_panics_total",
 		"Calls whose handling panicked: each is a defect, with its stack in the log.", nil, nil)
 	storeErrorsDesc = prometheus.NewDesc("ratelimitd_store_errors_total",
@@ -45,7 +47,7 @@ var (
 
 // Describe implements prometheus.Collector.
 func (c collector) Describe(descs chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{decisionsDesc, checksDesc, limitsDesc, envoyDesc, refusedDesc, undecodableDesc, panicsDesc, storeErrorsDesc} {
+	for _, d := range []*prometheus.Desc{decisionsDesc, checksDesc, limitsDesc, envoyDesc, refusedDesc, undecodableDesc, ignoredDesc, panicsDesc, storeErrorsDesc} {
 		descs <- d
 	}
 }
@@ -91,6 +93,7 @@ func (c collector) Collect(metrics chan<- prometheus.Metric) {
 	showHits(Others, &b.envoyRest)
 	show(refusedDesc, b.Refused.Load())
 	show(undecodableDesc, b.Undecodable.Load())
+	show(ignoredDesc, b.Ignored.Load())
 	show(panicsDesc, b.Panics.Load())
 	show(storeErrorsDesc, b.StoreErrors.Load(), c.store)
 }

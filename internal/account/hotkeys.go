@@ -2,10 +2,7 @@ package account
 
 import (
 	"cmp"
-	"hash/maphash"
-	"maps"
 	"math"
-	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
@@ -51,35 +48,6 @@ type Key struct {
 	Error      float64 `json:"error"`
 }
 
-// HotKeys returns up to limit keys of each list of each namespace, by name.
-func (b *Book) HotKeys(limit int) []HotKeys {
-	all := b.namespaces.all()
-	top := make([]HotKeys, 0, len(all)+1)
-	for _, name := range slices.Sorted(maps.Keys(all)) {
-		top = append(top, all[name].hot.top(name, limit, b.now()))
-	}
-	if others := b.others.hot.top(Others, limit, b.now()); len(others.Asked) > 0 {
-		top = append(top, others)
-	}
-	return top
-}
-
-// record notes who asked, in the account n.
-func (b *Book) record(n *namespace, e *Entry) {
-	weight := 1.0
-	if n.hot.sampled.Load() {
-		if rand.Uint32()%sampleEvery != 0 {
-			return
-		}
-		weight = sampleEvery
-	}
-	hash := maphash.String(b.seed, e.Identifier)
-	if n == b.others {
-		hash ^= maphash.String(b.seed, e.Namespace) * 31
-	}
-	n.hot.add(hash, e, weight, b.now())
-}
-
 // hotKeys are those of a namespace. Scores grow with the time at which they are
 // added, instead of shrinking with the time since: the order is the same, and
 // nothing has to be done to all of them.
@@ -93,16 +61,22 @@ type hotKeys struct {
 	denied sketch
 }
 
-func (h *hotKeys) add(hash uint64, e *Entry, weight float64, now time.Time) {
+// An asker is an identifier that has asked.
+type asker struct {
+	hash                  uint64 // of the names
+	namespace, identifier string
+}
+
+func (h *hotKeys) add(a asker, denied bool, weight float64, now time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	growth := h.growth(now)
 	weight *= growth
 	h.total += weight
 	h.sampled.Store(perSecond(h.total/growth) > sampleAbove)
-	h.asked.add(hash, e.Namespace, e.Identifier, weight)
-	if e.Denied {
-		h.denied.add(hash, e.Namespace, e.Identifier, weight)
+	h.asked.add(a, weight)
+	if denied {
+		h.denied.add(a, weight)
 	}
 }
 
@@ -147,17 +121,17 @@ type entry struct {
 // add adds to the score of an identifier. If there is no room for it, it takes
 // that of the one with the least score, and its score. It keeps copies of the
 // names, which may be parts of a large message.
-func (s *sketch) add(hash uint64, namespace, identifier string, score float64) {
+func (s *sketch) add(a asker, score float64) {
 	for i, h := range s.hashes[:s.used] {
-		if h == hash {
+		if h == a.hash {
 			s.entries[i].score += score
 			return
 		}
 	}
-	namespace, identifier = strings.Clone(namespace), strings.Clone(identifier)
+	a.namespace, a.identifier = strings.Clone(a.namespace), strings.Clone(a.identifier)
 	if s.used < sketchKeys {
-		s.hashes[s.used] = hash
-		s.entries[s.used] = entry{namespace: namespace, identifier: identifier, score: score}
+		s.hashes[s.used] = a.hash
+		s.entries[s.used] = entry{namespace: a.namespace, identifier: a.identifier, score: score}
 		s.used++
 		return
 	}
@@ -168,8 +142,8 @@ func (s *sketch) add(hash uint64, namespace, identifier string, score float64) {
 		}
 	}
 	was := s.entries[least].score
-	s.hashes[least] = hash
-	s.entries[least] = entry{namespace: namespace, identifier: identifier, score: was + score, error: was}
+	s.hashes[least] = a.hash
+	s.entries[least] = entry{namespace: a.namespace, identifier: a.identifier, score: was + score, error: was}
 }
 
 func (s *sketch) scale(by float64) {

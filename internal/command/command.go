@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/ratelimitd/ratelimitd/internal/flags"
+	"github.com/ratelimitd/ratelimitd/internal/spelling"
 )
 
 // A Program is a list of commands.
@@ -108,12 +109,12 @@ func (p *Program) unknown(name string) error {
 		names[i] = c.Name
 	}
 	known := strings.Join(names[:len(names)-1], ", ") + " or " + names[len(names)-1]
-	switch meant := flags.Nearest(name, names); {
+	switch meant, ok := spelling.Closest(name, names); {
 	case name == "":
 		return fmt.Errorf("no command; use %s", known)
 	case strings.HasPrefix(name, "-"):
 		return fmt.Errorf("the command comes first, before flag %.64s; use %s", strings.SplitN(name, "=", 2)[0], known)
-	case meant != "":
+	case ok:
 		return fmt.Errorf("unknown command %s; did you mean %s?", flags.Quote(name), meant)
 	default:
 		return fmt.Errorf("unknown command %s; use %s", flags.Quote(name), known)

@@ -42,6 +42,7 @@ type check struct {
 func (c *Config) check() []error {
 	k := &check{c: c}
 	k.addresses()
+	k.trust()
 	k.stores()
 	k.memory()
 	switch c.Store.Kind {

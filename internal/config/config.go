@@ -9,10 +9,13 @@
 package config
 
 import (
+	"crypto/tls"
 	"io"
 	"log/slog"
+	"slices"
 	"time"
 
+	"github.com/ratelimitd/ratelimitd/internal/auth/keypair"
 	"github.com/ratelimitd/ratelimitd/internal/flags"
 	"github.com/ratelimitd/ratelimitd/internal/policy"
 	"github.com/ratelimitd/ratelimitd/internal/store/denycache"
@@ -36,6 +39,7 @@ type Config struct {
 
 	Envoy Envoy
 	Store Store
+	Trust Trust
 	Log   Log
 
 	DrainTimeout time.Duration // bounds a shutdown
@@ -90,6 +94,47 @@ type Envoy struct {
 	DynamicMetadata bool
 }
 
+// Trust says how the daemon and its callers know one another.
+type Trust struct {
+	CertFile, KeyFile string // "": no TLS
+	ClientCAFile      string // "": clients have no certificates
+	ClientSANs        []string
+	Ports             []string // that speak TLS, of TLSPorts
+	MinVersion        TLSVersion
+
+	AuthFile   string // "": callers are not known by name
+	AllowReset bool
+	AdminHosts []string
+}
+
+// The ports that may speak TLS.
+const (
+	PortGRPC  = "grpc"
+	PortHTTP  = "http"
+	PortAdmin = "admin"
+)
+
+// TLSPorts lists them.
+var TLSPorts = []string{PortGRPC, PortHTTP, PortAdmin}
+
+// A TLSVersion is a version of TLS.
+type TLSVersion string
+
+// The versions that the daemon may be told to accept from.
+const (
+	TLS12 TLSVersion = "1.2"
+	TLS13 TLSVersion = "1.3"
+)
+
+// TLSFiles returns the files of TLS, and the least version, as package tls has it.
+func (t *Trust) TLSFiles() (keypair.Files, uint16) {
+	version := uint16(tls.VersionTLS13)
+	if t.MinVersion == TLS12 {
+		version = tls.VersionTLS12
+	}
+	return keypair.Files{Cert: t.CertFile, Key: t.KeyFile, ClientCA: t.ClientCAFile}, version
+}
+
 // Log says what is logged and how.
 type Log struct {
 	Level  string // debug, info, warn or error
@@ -114,8 +159,9 @@ func Default() *Config {
 			DenyCacheTTL: denycache.DefaultTTL,
 			MaxLogCount:  strategy.DefaultMaxLogCount,
 		},
+		Trust:        Trust{Ports: slices.Clone(TLSPorts), MinVersion: TLS13},
 		Log:          Log{Level: "info", Format: "text"},
-		DrainTimeout: 10 * time.Second,
+		DrainTimeout: 10 * time.Second, // well under the 30 s after which Kubernetes kills
 		memory:       memory.Options{MaxKeys: memory.DefaultMaxKeys},
 		redis:        redis.Options{URLs: []string{redis.DefaultURL}, DialTimeout: redis.DefaultDialTimeout},
 		memcached:    memcached.Options{Addrs: []string{memcached.DefaultAddr}, MaxConns: memcached.DefaultMaxConns},

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -39,10 +40,18 @@ var sameMeaningRedis = []struct{ variable, flag string }{
 	{"REDIS_TLS_CLIENT_KEY", "redis-tls-key"},
 }
 
+// sameMeaningTLS are such variables that count only with GRPC_SERVER_USE_TLS.
+var sameMeaningTLS = []struct{ variable, flag string }{
+	{"GRPC_SERVER_TLS_CERT", "tls-cert"},
+	{"GRPC_SERVER_TLS_KEY", "tls-key"},
+	{"GRPC_CLIENT_TLS_CACERT", "tls-client-ca"},
+	{"GRPC_CLIENT_TLS_SAN", "tls-client-san"},
+}
+
 // withoutCounterpart lists variables that have no effect here.
 var withoutCounterpart = []string{
 	"CACHE_KEY_PREFIX", "EXPIRATION_JITTER_MAX_SECONDS", "EXTRA_TAGS", "FORCE_START_WITHOUT_INITIAL_CONFIG",
-	"GRPC_CLIENT_TLS_CACERT", "GRPC_CLIENT_TLS_SAN", "GRPC_MAX_CONNECTION_AGE", "GRPC_MAX_CONNECTION_AGE_GRACE", "GRPC_SERVER_TLS_CERT", "GRPC_SERVER_TLS_KEY", "GRPC_SERVER_USE_TLS", "GRPC_UDS",
+	"GRPC_MAX_CONNECTION_AGE", "GRPC_MAX_CONNECTION_AGE_GRACE", "GRPC_UDS",
 	"HEALTHY_WITH_AT_LEAST_ONE_CONFIG_LOADED", "LIMIT_REQUEST_HEADERS_ENABLED", "MEMCACHE_MAX_IDLE_CONNS", "MEMCACHE_SRV", "MEMCACHE_SRV_REFRESH", "MEMCACHE_TLS",
 	"NEAR_LIMIT_RATIO", "PROMETHEUS_ADDR", "PROMETHEUS_MAPPER_YAML", "PROMETHEUS_PATH", "QUOTA_MODE",
 	"REDIS_HEALTH_CHECK_ACTIVE_CONNECTION", "REDIS_PERSECOND", "REDIS_PERSECOND_URL", "REDIS_PIPELINE_LIMIT", "REDIS_PIPELINE_WINDOW", "REDIS_TLS_SKIP_HOSTNAME_VERIFICATION",
@@ -70,10 +79,18 @@ func readEnvoyVariables(lookup func(string) (string, bool)) *envoyVariables {
 		e.set("deny-cache-ttl", "0s", "LOCAL_CACHE_SIZE_IN_BYTES")
 	}
 	e.store()
+	without := slices.Clone(withoutCounterpart)
+	if on, _ := strconv.ParseBool(e.text("GRPC_SERVER_USE_TLS")); on {
+		e.tls()
+	} else {
+		for _, same := range sameMeaningTLS { // as in Envoy's service
+			without = append(without, same.variable)
+		}
+	}
 	if kind := e.text("CONFIG_TYPE"); kind != "" && kind != "FILE" {
 		e.refuse("CONFIG_TYPE", "the configuration comes from files; use FILE")
 	}
-	for _, name := range withoutCounterpart {
+	for _, name := range without {
 		if value, ok := lookup(name); ok {
 			e.ignored = append(e.ignored, name+"="+flags.WithoutPassword(value))
 		}
@@ -112,6 +129,19 @@ func (e *envoyVariables) address(flag, host, port, defaultPort string) {
 		return
 	}
 	e.set(flag, net.JoinHostPort(h, p), host+" and "+port)
+}
+
+// tls sets the flags of TLS as Envoy's service has it: on the gRPC port alone, and from
+// TLS 1.2 on, above which Envoy itself does not go unless it is told to.
+func (e *envoyVariables) tls() {
+	e.set("tls-ports", PortGRPC, "GRPC_SERVER_USE_TLS")
+	e.set("tls-min-version", string(TLS12), "GRPC_SERVER_USE_TLS")
+	for _, same := range sameMeaningTLS {
+		e.set(same.flag, e.text(same.variable), same.variable)
+	}
+	if e.text("GRPC_SERVER_TLS_CERT") == "" {
+		e.refuse("GRPC_SERVER_USE_TLS", "set GRPC_SERVER_TLS_CERT and GRPC_SERVER_TLS_KEY too")
+	}
 }
 
 func (e *envoyVariables) logLevel() {

@@ -51,6 +51,16 @@ func TestEnvoyVariables(t *testing.T) {
 			env:  map[string]string{"LIMIT_RESPONSE_HEADERS_ENABLED": "true", "LIMIT_LIMIT_HEADER": "X-L", "LIMIT_REMAINING_HEADER": "X-M", "LIMIT_RESET_HEADER": "X-R", "MERGE_DOMAIN_CONFIG": "true", "RESPONSE_DYNAMIC_METADATA": "true"},
 			want: map[string]string{"envoy-response-headers": "true", "envoy-limit-header": "X-L", "envoy-remaining-header": "X-M", "envoy-reset-header": "X-R", "envoy-merge-domains": "true", "envoy-dynamic-metadata": "true"},
 		},
+		{
+			name: "TLS",
+			env:  map[string]string{"GRPC_SERVER_USE_TLS": "true", "GRPC_SERVER_TLS_CERT": "c", "GRPC_SERVER_TLS_KEY": "k", "GRPC_CLIENT_TLS_CACERT": "a", "GRPC_CLIENT_TLS_SAN": "envoy.example.org"},
+			want: map[string]string{"tls-cert": "c", "tls-key": "k", "tls-client-ca": "a", "tls-client-san": "envoy.example.org", "tls-ports": "grpc", "tls-min-version": "1.2"},
+		},
+		{
+			name: "TLS that is off", env: map[string]string{"GRPC_SERVER_USE_TLS": "false", "GRPC_SERVER_TLS_CERT": "c", "GRPC_CLIENT_TLS_SAN": "s"},
+			want: map[string]string{}, warnings: "GRPC_SERVER_TLS_CERT=c GRPC_CLIENT_TLS_SAN=s",
+		},
+		{name: "TLS without a certificate", env: map[string]string{"GRPC_SERVER_USE_TLS": "1"}, want: map[string]string{"tls-ports": "grpc", "tls-min-version": "1.2"}, wrong: `GRPC_SERVER_USE_TLS="1": set GRPC_SERVER_TLS_CERT`},
 		{name: "a port that is none", env: map[string]string{"GRPC_PORT": "http"}, want: map[string]string{}, wrong: `GRPC_PORT="http": a port is a number`},
 		{name: "a level that is none", env: map[string]string{"LOG_LEVEL": "loud"}, want: map[string]string{}, wrong: `LOG_LEVEL="loud"`},
 		{name: "sentinels that are none", env: map[string]string{"REDIS_TYPE": "SENTINEL", "REDIS_URL": "mymaster"}, want: map[string]string{"store": "redis", "redis-sentinel-master": "mymaster"}, wrong: "write the master's name and the sentinels"},

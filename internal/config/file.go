@@ -21,13 +21,17 @@ type file struct {
 	secret     map[int]bool // the lines that have a password
 }
 
-// readFile reads the file of --config. It notes in the file what is wrong with
-// its contents. flag is what messages call --config.
+// readFile reads the file of --config. flag is what messages call --config.
 func readFile(flag, name string) (*file, error) {
 	data, err := readBounded(name, maxFileBytes)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", flag, err)
 	}
+	return parseFile(name, data), nil
+}
+
+// parseFile reads data, and notes in the file what is wrong with it.
+func parseFile(name string, data []byte) *file {
 	parsed, root := yamlfile.Parse(name, data)
 	f := &file{name: name, yaml: parsed, data: data, flags: flags.Source{}, secret: map[int]bool{}}
 	if parsed.Err() == nil && root.IsNull() {
@@ -42,7 +46,7 @@ func readFile(flag, name string) (*file, error) {
 	}
 	root.Mapping(keys)
 	scratch.Check(f.flags)
-	return f, nil
+	return f
 }
 
 // setting reads the value of a flag.

@@ -7,6 +7,7 @@ import (
 
 // The groups of flags in the help.
 const (
+	trustGroup     = "TLS, and who may ask: see docs/security.md"
 	envoyGroup     = "Envoy's rate limit service"
 	memoryGroup    = "With --store=memory, or --on-error=local"
 	redisGroup     = "With --store=redis"
@@ -18,7 +19,7 @@ func (c *Config) Flags() *flags.Set {
 	all := []flags.Flag{
 		{Name: "grpc-addr", Value: flags.Text(&c.GRPCAddr), Help: "Where to serve gRPC, as host:port."},
 		{Name: "http-addr", Value: flags.Text(&c.HTTPAddr), Help: "Where to serve HTTP, as host:port: health, readiness and metrics."},
-		{Name: "admin-addr", Value: flags.Text(&c.AdminAddr), Help: "Where to serve administration, as host:port: profiles, log level, configuration, hot keys. Whoever reaches it needs no password. off: nowhere."},
+		{Name: "admin-addr", Value: flags.Text(&c.AdminAddr), Help: "Where to serve administration, as host:port: profiles, log level, configuration, hot keys. On a loopback address whoever reaches it needs no credentials; on any other it answers only clients of --auth-file with the operation admin. off: nowhere."},
 
 		{Name: "config", Value: flags.Path(&c.File), Hint: "FILE", Help: "A YAML file of namespaces and their policies. The daemon reads it again when it changes and on SIGHUP. It may also set these flags, under their names with _ for -; the command line and the environment win over it."},
 		{Name: "policies-only", Value: flags.Bool(&c.PoliciesOnly), Help: "Refuse requests that bring limits of their own: only the policies of the configuration decide."},
@@ -36,10 +37,26 @@ func (c *Config) Flags() *flags.Set {
 		{Name: "log-level", Value: flags.OneOf(&c.Log.Level, "debug", "info", "warn", "error"), Help: "Log what is of this level or above: debug, info, warn or error."},
 		{Name: "log-format", Value: flags.OneOf(&c.Log.Format, "text", "json"), Help: "Log lines for people (text) or for machines (json)."},
 	}
+	all = append(all, c.trustFlags()...)
 	all = append(all, c.envoyFlags()...)
 	all = append(all, c.memoryFlags()...)
 	all = append(all, c.redisFlags()...)
 	return &flags.Set{Flags: append(all, c.memcachedFlags()...), EnvPrefix: EnvPrefix}
+}
+
+func (c *Config) trustFlags() []flags.Flag {
+	t := &c.Trust
+	return inGroup(trustGroup, []flags.Flag{
+		{Name: "tls-cert", Value: flags.Path(&t.CertFile), Hint: "FILE", Help: "The certificate to show, as PEM, followed by those of its authorities. The daemon reads it again when it changes, and waits for it if it is not there yet. Needs --tls-key."},
+		{Name: "tls-key", Value: flags.Path(&t.KeyFile), Hint: "FILE", Help: "Its key, as PEM."},
+		{Name: "tls-client-ca", Value: flags.Path(&t.ClientCAFile), Hint: "FILE", Help: "The authorities of client certificates, as PEM. Without --auth-file, every client needs such a certificate. With it, a client needs a certificate or a token of that file."},
+		{Name: "tls-client-san", Value: flags.List(&t.ClientSANs), Hint: "NAME", Help: "Without --auth-file: a DNS name or URI that client certificates must have. Repeat it for several, one of which is enough."},
+		{Name: "tls-ports", Value: flags.List(&t.Ports), Hint: "PORT", Help: "The ports that speak TLS if there is a certificate: grpc, http, admin. The default is all of them. The admin port never does on a loopback address."},
+		{Name: "tls-min-version", Value: flags.OneOf(&t.MinVersion, TLS12, TLS13), Help: "The least version of TLS to accept: 1.2 or 1.3. An Envoy that is not told otherwise offers 1.2 at most."},
+		{Name: "auth-file", Value: flags.Path(&t.AuthFile), Hint: "FILE", Help: "A YAML file of the clients that may ask, and of what each may do. The daemon reads it again when it changes. Without it, and without --tls-client-ca, everybody may ask."},
+		{Name: "allow-reset", Value: flags.Bool(&t.AllowReset), Help: "Let everybody reset counters though nobody is known, also on an address that other machines reach."},
+		{Name: "admin-host", Value: flags.List(&t.AdminHosts), Hint: "HOST", Help: "A name by which the admin port may be asked, beside localhost, addresses of loopback and the host of --admin-addr. It refuses requests for any other. Repeat it for several."},
+	})
 }
 
 func (c *Config) envoyFlags() []flags.Flag {

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/ratelimitd/ratelimitd/internal/auth"
 	"github.com/ratelimitd/ratelimitd/internal/policy"
 	"github.com/ratelimitd/ratelimitd/internal/policy/envoy"
 	"github.com/ratelimitd/ratelimitd/internal/yamlfile"
@@ -20,14 +21,20 @@ import (
 // Policies are what the files configure: the part of the configuration that may
 // change while the daemon runs. Nothing changes them once they are read.
 type Policies struct {
-	Namespaces *policy.Config // of the file of --config; nil: none
-	Domains    *envoy.Config  // of Envoy's files; nil: none
-	Text       string         // Namespaces as people are shown them
-	Version    string         // tells the files from others; "": there are none
+	Namespaces *policy.Config  // of the file of --config; nil: none
+	Domains    *envoy.Config   // of Envoy's files; nil: none
+	Clients    *auth.Directory // who may ask; nil: everybody
+	Text       string          // Namespaces as people are shown them
+	Version    string          // tells the files from others; "": there are none
 
 	Warnings []string // what has no effect
 	Removed  []string // by a reload: namespaces, policies and domains
 	Restart  []string // keys whose change needs a restart
+}
+
+// Names lists the namespaces and the domains of p.
+func (p *Policies) Names() []string {
+	return slices.AppendSeq(p.Domains.Domains(), maps.Keys(p.Namespaces.Namespaces()))
 }
 
 // readPolicies reads the namespaces of f, which may be nil, and Envoy's files. It
@@ -46,10 +53,18 @@ func (c *Config) readPolicies(f *file) (*Policies, []error) {
 			p.Warnings = append(p.Warnings, "the environment variable "+variable+" has no effect here")
 		}
 	}
+	clients, err := c.readClients(p)
+	if err != nil {
+		wrong = append(wrong, err)
+	}
+	if c.Trust.AuthFile != "" {
+		fmt.Fprintf(version, "clients %d ", len(clients))
+		version.Write(clients)
+	}
 	if c.Envoy.ConfigDir != "" {
 		files, err := readDir(c.Envoy.ConfigDir)
 		if err != nil {
-			wrong = append(wrong, fmt.Errorf("%s: %w", c.nameOf("envoy-config-dir"), err))
+			wrong = append(wrong, c.fileError("envoy-config-dir", err))
 		} else if len(files) == 0 {
 			p.Warnings = append(p.Warnings, "there is no *.yaml file in "+c.Envoy.ConfigDir)
 		}
@@ -64,10 +79,15 @@ func (c *Config) readPolicies(f *file) (*Policies, []error) {
 		p.Domains = reader.Config
 		p.Warnings = append(p.Warnings, reader.Warnings...)
 	}
-	if c.File != "" || c.Envoy.ConfigDir != "" {
+	if c.WatchedDirs() != nil {
 		p.Version = hex.EncodeToString(version.Sum(nil)[:6])
 	}
 	return p, wrong
+}
+
+// fileError says that the file or directory of a flag cannot be read.
+func (c *Config) fileError(flag string, err error) error {
+	return fmt.Errorf("%s: %w", c.nameOf(flag), err)
 }
 
 // envoyReader returns a reader of Envoy's files that goes by the settings of c.
@@ -91,9 +111,12 @@ func (f sourceFile) readEnvoy(r *envoy.Reader) error {
 
 // isEnvoy reports whether f looks like one of Envoy's files and not like one of
 // --config.
-func (f sourceFile) isEnvoy() bool {
+func (f sourceFile) isEnvoy() bool { return f.has("domain") || f.has("descriptors") }
+
+// has reports whether f is a mapping with that key.
+func (f sourceFile) has(key string) bool {
 	_, root := yamlfile.Parse(f.name, f.data)
-	return root.Has("domain") || root.Has("descriptors")
+	return root.Has(key)
 }
 
 // PolicyFiles lists the files that configure policies, as far as they can be read.

@@ -74,6 +74,9 @@ func (c *Config) WatchedDirs() []string {
 	if c.File != "" {
 		dirs = append(dirs, filepath.Dir(c.File))
 	}
+	if c.Trust.AuthFile != "" {
+		dirs = append(dirs, filepath.Dir(c.Trust.AuthFile))
+	}
 	if dir := c.Envoy.ConfigDir; dir != "" {
 		dirs = append(dirs, dir, filepath.Dir(dir))
 		if root, _ := c.sources.lookup("RUNTIME_ROOT"); root != "" {

@@ -5,7 +5,7 @@ import (
 	"regexp"
 	"strings"
 
-	"github.com/ratelimitd/ratelimitd/internal/flags"
+	"github.com/ratelimitd/ratelimitd/internal/spelling"
 )
 
 // LogUnused logs what is set and has no effect: flags of stores that are not
@@ -32,7 +32,7 @@ func (c *Config) LogUnused(environment []string, logger *slog.Logger) {
 			continue
 		}
 		attributes := []any{"variable", name}
-		if meant := flags.Nearest(name, names); meant != "" {
+		if meant, ok := spelling.Closest(name, names); ok {
 			attributes = append(attributes, "did_you_mean", meant)
 		}
 		logger.Warn("no flag of ratelimitd serve uses this environment variable, so it has no effect", attributes...)

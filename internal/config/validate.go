@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 
+	"github.com/ratelimitd/ratelimitd/internal/auth"
 	"github.com/ratelimitd/ratelimitd/internal/flags"
 	"github.com/ratelimitd/ratelimitd/internal/policy/envoy"
 )
@@ -13,6 +14,7 @@ import (
 const (
 	ofConfig = "a file of --config"
 	ofEnvoy  = "a file of --envoy-config-dir"
+	ofAuth   = "a file of --auth-file"
 )
 
 // A Validation checks files as Read reads them, and prints what is wrong with
@@ -29,7 +31,8 @@ type Validation struct {
 }
 
 // Run checks files, and the *.yaml files in directories and below. A file that has
-// a domain is one of Envoy's; any other is one of --config. It reports whether
+// a domain is one of Envoy's; one that has clients is one of --auth-file; any other is
+// one of --config. It reports whether
 // all can be used.
 func (v *Validation) Run(names []string) bool {
 	v.failed = false
@@ -39,9 +42,13 @@ func (v *Validation) Run(names []string) bool {
 			v.fail(err)
 		}
 		for _, f := range files {
-			if f.isEnvoy() {
+			switch {
+			case f.isEnvoy():
 				v.envoyFile(f)
-			} else {
+			case f.has(auth.Key):
+				_, err := auth.Parse(f.name, f.data)
+				v.print(f.name, ofAuth, nil, err)
+			default:
 				v.configFile(f)
 			}
 		}

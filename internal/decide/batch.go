@@ -25,8 +25,8 @@ type Request struct {
 
 // An Answer says how a Request was decided.
 type Answer struct {
-	// Err is why there is no decision, or nil: an *InvalidError, or one that
-	// wraps ErrUnknownPolicy, ErrStore, ErrDeadline or ErrCancelled.
+	// Err is why there is no decision, or nil: an *InvalidError, an *auth.Refusal,
+	// or one that wraps ErrUnknownPolicy, ErrStore, ErrDeadline or ErrCancelled.
 	Err      error
 	Outcome  Outcome
 	Limits   []strategy.Limit  // those that the request was held to, for reading alone
@@ -44,6 +44,7 @@ type fate uint8
 
 const (
 	toRefuse fate = iota // its Err says why
+	toForbid             // its caller may not ask it
 	toExempt
 	toAsk // the store
 )

@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 
 	"github.com/ratelimitd/ratelimitd/internal/account"
+	"github.com/ratelimitd/ratelimitd/internal/auth"
 	"github.com/ratelimitd/ratelimitd/internal/histogram"
 	"github.com/ratelimitd/ratelimitd/internal/policy"
 	"github.com/ratelimitd/ratelimitd/internal/store"
@@ -28,6 +29,12 @@ type Options struct {
 	PoliciesOnly bool  // in no namespace may callers send limits of their own
 	MaxLogCount  int64 // the greatest count of a SLIDING_WINDOW_LOG; 0: strategy.DefaultMaxLogCount
 
+	// Authenticated says that the context of each call has the auth.Caller, and that
+	// one without may do nothing. Without it, every call is Anonymous's.
+	Authenticated bool
+	Anonymous     *auth.Caller   // nil: may do everything but administer
+	Failures      *auth.Failures // counts what callers may not do; nil: nobody reads it
+
 	Book         *account.Book
 	StoreLatency *histogram.Histogram // of what one batch asks the store; nil: not measured
 	Logger       *slog.Logger
@@ -35,9 +42,13 @@ type Options struct {
 
 // A Core decides requests. New makes it. It is safe for concurrent use.
 type Core struct {
-	o        Options
-	policies atomic.Pointer[policy.Config]
-	outage   outage
+	store        store.Store
+	storeLatency *histogram.Histogram
+	book         *account.Book
+	policies     atomic.Pointer[policy.Config]
+	permits      permits
+	resolver     resolver
+	fallback     fallback
 }
 
 // New returns a Core without policies.
@@ -48,7 +59,12 @@ func New(o Options) *Core {
 	if o.MaxLogCount == 0 {
 		o.MaxLogCount = strategy.DefaultMaxLogCount
 	}
-	return &Core{o: o, outage: outage{log: o.Logger}}
+	return &Core{
+		store: o.Store, storeLatency: o.StoreLatency, book: o.Book,
+		permits:  newPermits(o),
+		resolver: resolver{policiesOnly: o.PoliciesOnly, maxLogCount: o.MaxLogCount},
+		fallback: fallback{onError: o.OnError, local: o.Fallback, book: o.Book, outage: outage{log: o.Logger}},
+	}
 }
 
 // SetPolicies puts p in force, nil for none: each batch that begins from now on
@@ -62,9 +78,15 @@ func (c *Core) SetPolicies(p *policy.Config) { c.policies.Store(p) }
 // the answers that this cuts short.
 func (c *Core) Decide(ctx context.Context, b *Batch) {
 	b.prepare()
-	policies := c.policies.Load()
+	policies, caller := c.policies.Load(), c.permits.caller(ctx)
 	for i := range b.Requests {
-		c.resolve(policies, b, &b.Requests[i], &b.Answers[i])
+		r, a := &b.Requests[i], &b.Answers[i]
+		// Whether the caller may ask comes first, so that it learns nothing else.
+		if err := c.permits.check(caller, operationOf(r), r.Namespace, r.Policy); err != nil {
+			a.fate, a.Err = toForbid, err
+		} else {
+			c.resolver.resolve(policies.Namespace(r.Namespace), b, r, a)
+		}
 		if i < b.Together {
 			b.together = len(b.asked)
 		}
@@ -79,14 +101,14 @@ func (c *Core) Decide(ctx context.Context, b *Batch) {
 		}
 		c.conclude(ctx, b, &b.Requests[i], a)
 	}
-	b.tally.Flush(c.o.Book)
+	b.tally.Flush(c.book)
 }
 
 // askStore has the store decide what b has for it.
 func (c *Core) askStore(ctx context.Context, b *Batch) {
 	b.results = resized(b.results, len(b.asked))
 	requests, results := b.asked, b.results
-	if n := b.together; n > 1 && c.o.Store.DecidesTogether() {
+	if n := b.together; n > 1 && c.store.DecidesTogether() {
 		// The last of them stands for all, as it is beside those that follow.
 		requests[n-1].With, results[n-1].With = requests[:n-1:n-1], results[:n-1:n-1]
 		requests, results = requests[n-1:], results[n-1:]
@@ -94,10 +116,10 @@ func (c *Core) askStore(ctx context.Context, b *Batch) {
 	if len(requests) == 0 {
 		return
 	}
-	if latency := c.o.StoreLatency; latency != nil {
+	if latency := c.storeLatency; latency != nil {
 		defer latency.Since(histogram.Start())
 	}
-	c.o.Store.Decide(ctx, requests, results)
+	c.store.Decide(ctx, requests, results)
 }
 
 // conclude makes a the answer to r, and accounts for it.
@@ -105,18 +127,20 @@ func (c *Core) conclude(ctx context.Context, b *Batch, r *Request, a *Answer) {
 	entry := account.Entry{Namespace: r.Namespace, Identifier: r.Identifier, Policy: r.Policy}
 	switch a.fate {
 	case toRefuse:
-		c.o.Book.Refused.Add(1)
+		c.book.Refused.Add(1)
 		return
+	case toForbid:
+		return // which is counted by its reason
 	case toExempt:
 		a.Outcome, a.Decision.Allowed = Exempt, true
 		entry.Identifier = ""
 	case toAsk:
 		a.Limits = a.request.Limits
 		if a.result.Err != nil {
-			c.fail(ctx, a)
+			c.fallback.answer(ctx, a)
 		} else {
 			if !a.result.Repeated && a.request.Counts() {
-				c.outage.over()
+				c.fallback.outage.over()
 			}
 			a.Decision = a.result.Decision
 			a.Outcome = outcomeOf(a)
@@ -128,30 +152,33 @@ func (c *Core) conclude(ctx context.Context, b *Batch, r *Request, a *Answer) {
 		entry.Denied = a.Err == nil && !a.Decision.Allowed
 	}
 	entry.Outcome = int(a.Outcome)
-	b.tally.Add(c.o.Book, &entry)
+	b.tally.Add(c.book, &entry)
 }
 
 // Reset forgets what the identifier of r has consumed from the limits of r. The
 // error is one of those that an Answer may have.
 func (c *Core) Reset(ctx context.Context, r *Request) error {
+	if err := c.Permit(ctx, auth.Reset, r.Namespace, r.Policy); err != nil {
+		return err
+	}
 	var b Batch
 	var a Answer
 	b.Answers = make([]Answer, 1)
-	c.resolveLimits(c.policies.Load().Namespace(r.Namespace), &b, r, &a)
+	c.resolver.resolveLimits(c.policies.Load().Namespace(r.Namespace), &b, r, &a)
 	if a.Err != nil {
-		c.o.Book.Refused.Add(1)
+		c.book.Refused.Add(1)
 		return a.Err
 	}
-	if c.o.Fallback != nil {
-		if err := c.o.Fallback.Reset(ctx, &b.asked[0]); err != nil {
+	if c.fallback.local != nil {
+		if err := c.fallback.local.Reset(ctx, &b.asked[0]); err != nil {
 			return storeError(err)
 		}
 	}
-	if err := c.o.Store.Reset(ctx, &b.asked[0]); err != nil {
+	if err := c.store.Reset(ctx, &b.asked[0]); err != nil {
 		if gone := callerGone(ctx); gone != nil {
 			return gone
 		}
-		c.o.Book.StoreErrors.Add(1)
+		c.book.StoreErrors.Add(1)
 		return storeError(err)
 	}
 	return nil
@@ -159,10 +186,10 @@ func (c *Core) Reset(ctx context.Context, r *Request) error {
 
 // Ready reports why callers would get nothing but errors, or nil.
 func (c *Core) Ready(ctx context.Context) error {
-	if c.o.OnError != policy.FailError {
+	if c.fallback.onError != policy.FailError {
 		return nil // the failure policy answers them
 	}
-	if err := c.o.Store.Health(ctx); err != nil {
+	if err := c.store.Health(ctx); err != nil {
 		return storeError(err)
 	}
 	return nil
@@ -170,8 +197,8 @@ func (c *Core) Ready(ctx context.Context) error {
 
 // Probe asks the store whether it works, and logs it if it does not.
 func (c *Core) Probe(ctx context.Context) {
-	if err := c.o.Store.Health(ctx); err != nil && ctx.Err() == nil {
-		c.outage.failed(c.o.OnError, err, 0)
+	if err := c.store.Health(ctx); err != nil && ctx.Err() == nil {
+		c.fallback.outage.failed(c.fallback.onError, err, 0)
 	}
 }
 
@@ -186,6 +213,13 @@ func (c *Core) Refuse(field, format string, args ...any) error {
 // RefuseInvalid counts a message that is wrong before it is a request, and
 // returns the error that says so.
 func (c *Core) RefuseInvalid(wrong *InvalidError) error {
-	c.o.Book.Refused.Add(1)
+	c.book.Refused.Add(1)
 	return wrong
+}
+
+// Permit reports why whoever makes the call of ctx may not do o with a policy of a
+// namespace, or nil; see auth.Caller.Check. It counts a refusal. Decide and Reset ask
+// it themselves: it is for what does not become a request.
+func (c *Core) Permit(ctx context.Context, o auth.Operation, namespace, policy string) error {
+	return c.permits.check(c.permits.caller(ctx), o, namespace, policy)
 }

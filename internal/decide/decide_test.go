@@ -70,7 +70,7 @@ func TestCallerGone(t *testing.T) {
 			t.Errorf("Reset: %v, want %v", err, want)
 		}
 	}
-	if n := c.o.Book.StoreErrors.Load(); n != 0 {
+	if n := c.book.StoreErrors.Load(); n != 0 {
 		t.Errorf("%v store errors, want none", n)
 	}
 }
@@ -213,7 +213,7 @@ checkout:
 			switch kind {
 			case "exempt":
 				r.Identifier, r.Policy, want = "internal-cron", "allowed", Exempt
-				c.o.Store = untouchedStore{c.o.Store, b}
+				c.store = untouchedStore{c.store, b}
 			case "denied":
 				want = Denied
 			}

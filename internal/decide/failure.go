@@ -4,12 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"slices"
-	"sync/atomic"
-	"time"
 
-	"github.com/ratelimitd/ratelimitd/internal/lograte"
+	"github.com/ratelimitd/ratelimitd/internal/account"
 	"github.com/ratelimitd/ratelimitd/internal/policy"
 	"github.com/ratelimitd/ratelimitd/internal/store"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
@@ -37,25 +34,33 @@ func callerGone(ctx context.Context) error {
 	}
 }
 
-// fail answers a request that the store could not decide, as the failure policy
+// A fallback answers what the store could not decide.
+type fallback struct {
+	onError policy.OnError // of namespaces that configure none
+	local   store.Store    // counts under policy.FailLocal; nil: the store never fails
+	book    *account.Book
+	outage  outage
+}
+
+// answer answers a request that the store could not decide, as the failure policy
 // of its namespace says. If all its limits are in shadow mode, nothing is denied
 // to it. A caller that is gone is told so: that is not a failure of the store.
-func (c *Core) fail(ctx context.Context, a *Answer) {
+func (f *fallback) answer(ctx context.Context, a *Answer) {
 	if gone := callerGone(ctx); gone != nil {
 		a.Err, a.Outcome, a.gone = gone, Undecided, true
 		return
 	}
 	err := a.result.Err
-	onError := a.namespace.OnError(c.o.OnError)
-	c.o.Book.StoreErrors.Add(1)
-	c.outage.failed(onError, err, 1)
+	onError := a.namespace.OnError(f.onError)
+	f.book.StoreErrors.Add(1)
+	f.outage.failed(onError, err, 1)
 	shadow := !slices.ContainsFunc(a.Limits, func(l strategy.Limit) bool { return !l.Shadow })
 	switch {
 	case onError == policy.FailLocal:
 		alone := *a.request
 		alone.With = nil
 		results := make([]store.Result, 1)
-		c.o.Fallback.Decide(ctx, []store.Request{alone}, results)
+		f.local.Decide(ctx, []store.Request{alone}, results)
 		a.Decision, a.Outcome = results[0].Decision, LocalDenied
 		if a.Decision.Allowed {
 			a.Outcome = LocalAllowed
@@ -66,42 +71,5 @@ func (c *Core) fail(ctx context.Context, a *Answer) {
 		a.Outcome = FailedClosed
 	default:
 		a.Err, a.Outcome = storeError(err), Undecided
-	}
-}
-
-// quiet is how long the store must not have failed before it is said to be back.
-const quiet = time.Second
-
-// An outage remembers how the store fails, so that the log says it once, and
-// not for each request.
-type outage struct {
-	log      *slog.Logger
-	on       atomic.Bool
-	last     atomic.Int64 // when it last failed, in nanoseconds since the Unix epoch
-	logged   atomic.Int64 // when the log last said so, likewise
-	unlogged atomic.Int64 // decisions that failed since then
-}
-
-// failed notes that the store failed to make so many decisions.
-func (o *outage) failed(onError policy.OnError, err error, decisions int) {
-	now := time.Now().UnixNano()
-	o.last.Store(now)
-	o.unlogged.Add(int64(decisions))
-	logged := o.logged.Load()
-	if o.on.Load() && now-logged < int64(lograte.Every) || !o.logged.CompareAndSwap(logged, now) {
-		return
-	}
-	o.on.Store(true)
-	o.log.Error("the store fails: what it cannot decide is answered by the failure policy; check that it runs and can be reached",
-		"error", err, "on_error", string(onError), "decisions", o.unlogged.Swap(0))
-}
-
-// over notes that the store made a decision.
-func (o *outage) over() {
-	if !o.on.Load() || time.Now().UnixNano()-o.last.Load() < int64(quiet) {
-		return
-	}
-	if o.on.CompareAndSwap(true, false) {
-		o.log.Info("the store is back", "decisions", o.unlogged.Swap(0))
 	}
 }

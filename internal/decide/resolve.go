@@ -14,55 +14,19 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 )
 
-// An InvalidError says what is wrong with a request.
-type InvalidError struct{ Violations []Violation }
-
-// A Violation says what is wrong with one field of a request.
-type Violation struct {
-	Field   string // as the API calls it: "limits[0].rate"
-	Problem string // quotes the value, and shows a right one
-}
-
-// maxShown is how many violations an InvalidError shows.
-const maxShown = 3
-
-// Error shows the first violations.
-func (e *InvalidError) Error() string {
-	var b strings.Builder
-	b.WriteString("invalid request: ")
-	for i, v := range e.Violations {
-		switch {
-		case i == maxShown:
-			fmt.Fprintf(&b, "; and %d more", len(e.Violations)-i)
-			return b.String()
-		case i > 0:
-			b.WriteString("; ")
-		}
-		b.WriteString(v.Field + ": " + v.Problem)
-	}
-	return b.String()
-}
-
-// Add adds a violation.
-func (e *InvalidError) Add(field, format string, args ...any) {
-	e.Violations = append(e.Violations, Violation{field, fmt.Sprintf(format, args...)})
-}
-
-// Err returns e, or nil if nothing is wrong.
-func (e *InvalidError) Err() error {
-	if len(e.Violations) == 0 {
-		return nil
-	}
-	return e
-}
-
 // ErrUnknownPolicy is wrapped by the error of a request for a policy that its
 // namespace does not have.
 var ErrUnknownPolicy = errors.New("unknown policy")
 
-// resolve sets what becomes of r: its fate, and what the store is asked.
-func (c *Core) resolve(policies *policy.Config, b *Batch, r *Request, a *Answer) {
-	ns := policies.Namespace(r.Namespace)
+// A resolver finds what requests are held to.
+type resolver struct {
+	policiesOnly bool
+	maxLogCount  int64
+}
+
+// resolve sets what becomes of r, which is of namespace ns: its fate, and what the
+// store is asked.
+func (c *resolver) resolve(ns *policy.Namespace, b *Batch, r *Request, a *Answer) {
 	a.namespace = ns
 	if ns.IsExempt(r.Identifier) && (r.Limits != nil || len(c.check(r, ns)) == 0) {
 		a.fate = toExempt
@@ -73,7 +37,7 @@ func (c *Core) resolve(policies *policy.Config, b *Batch, r *Request, a *Answer)
 
 // resolveLimits finds the limits that r is held to. It appends to b what the
 // store is to be asked, or sets the error of a.
-func (c *Core) resolveLimits(ns *policy.Namespace, b *Batch, r *Request, a *Answer) {
+func (c *resolver) resolveLimits(ns *policy.Namespace, b *Batch, r *Request, a *Answer) {
 	limits := r.Limits
 	if limits == nil {
 		if limits, a.Err = c.limitsOf(ns, b, r); a.Err != nil {
@@ -87,7 +51,7 @@ func (c *Core) resolveLimits(ns *policy.Namespace, b *Batch, r *Request, a *Answ
 
 // limitsOf returns the limits of r: those of the policy that it names, or those
 // that it brings along.
-func (c *Core) limitsOf(ns *policy.Namespace, b *Batch, r *Request) ([]strategy.Limit, error) {
+func (c *resolver) limitsOf(ns *policy.Namespace, b *Batch, r *Request) ([]strategy.Limit, error) {
 	wrong := InvalidError{c.check(r, ns)}
 	valid := len(wrong.Violations) == 0
 	switch {
@@ -103,7 +67,7 @@ func (c *Core) limitsOf(ns *policy.Namespace, b *Batch, r *Request) ([]strategy.
 	start := len(b.limits)
 	for i := range r.Specs[:min(len(r.Specs), strategy.MaxLimits)] {
 		spec := &r.Specs[i]
-		l, problems := strategy.NewLimit(*spec, c.o.MaxLogCount)
+		l, problems := strategy.NewLimit(*spec, c.maxLogCount)
 		for _, p := range problems {
 			field := fmt.Sprintf("limits[%d].%s", i, p.Field)
 			if !slices.ContainsFunc(r.Wrong, func(v Violation) bool { return v.Field == field }) {
@@ -127,7 +91,7 @@ func (c *Core) limitsOf(ns *policy.Namespace, b *Batch, r *Request) ([]strategy.
 }
 
 // check returns what is wrong with r but for its limits.
-func (c *Core) check(r *Request, ns *policy.Namespace) []Violation {
+func (c *resolver) check(r *Request, ns *policy.Namespace) []Violation {
 	var wrong InvalidError
 	checkName(&wrong, "namespace", r.Namespace, store.MaxNamespaceBytes, "checkout")
 	checkName(&wrong, "identifier", r.Identifier, store.MaxIdentifierBytes, "user:42")
@@ -135,7 +99,7 @@ func (c *Core) check(r *Request, ns *policy.Namespace) []Violation {
 		checkName(&wrong, "policy", r.Policy, policy.MaxNameBytes, "default")
 	}
 	switch n := len(r.Specs); {
-	case n > 0 && (c.o.PoliciesOnly || ns.PoliciesOnly()):
+	case n > 0 && (c.policiesOnly || ns.PoliciesOnly()):
 		wrong.Add("limits", "this server decides by policies of its own alone; leave limits out, and name a policy")
 	case n > 0 && r.Policy != "":
 		wrong.Add("policy", "both policy %s and limits are given; give one of the two", quote.Cut(r.Policy))

@@ -33,7 +33,7 @@ func (v addressValue) Set(text string) error {
 	if port == "" {
 		port = v.defaultPort
 	}
-	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 || text == "" || strings.ContainsAny(host, "/ @?#") {
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 || text == "" || strings.ContainsAny(host, "/ @?#[]") {
 		return v.problem()
 	}
 	*v.to = net.JoinHostPort(host, port)

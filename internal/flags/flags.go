@@ -19,6 +19,8 @@ type Flag struct {
 	Hint   string // what stands for the value in the help, such as FILE; "": its default
 	Group  string // the heading in the help; "": that of the ungrouped flags
 	Secret bool   // never printed
+	// NoVariable says that no environment variable sets it.
+	NoVariable bool
 	// Required says that Apply refuses to go without it.
 	Required bool
 	Value    Value // holds the default until Set.Apply
@@ -185,7 +187,7 @@ func (f *Flag) shown() string {
 func (s *Set) Environment(lookup func(string) (string, bool)) Source {
 	source := Source{}
 	for _, f := range s.Flags {
-		if text, ok := lookup(s.Variable(f.Name)); ok && s.EnvPrefix != "" {
+		if text, ok := lookup(s.Variable(f.Name)); ok && s.EnvPrefix != "" && !f.NoVariable {
 			source[f.Name] = Setting{Text: text, Name: s.Variable(f.Name)}
 		}
 	}

@@ -200,15 +200,3 @@ func TestHelp(t *testing.T) {
 		t.Errorf("it has a password, or the groups before the rest:\n%s", out.String())
 	}
 }
-
-func TestNearest(t *testing.T) {
-	words := []string{"serve", "validate", "check", "top", "version"}
-	for word, want := range map[string]string{
-		"srve": "serve", "sevre": "serve", "Serve": "serve", "valdate": "validate", "chek": "check", "tpo": "top",
-		"": "", "x": "", "banana": "", "serverless": "", strings.Repeat("x", 1000): "",
-	} {
-		if got := Nearest(word, words); got != want {
-			t.Errorf("%.20s: did you mean %q? want %q", word, got, want)
-		}
-	}
-}

@@ -33,7 +33,7 @@ func (s *Set) Help(w io.Writer) {
 		for i := range s.Flags {
 			if f := &s.Flags[i]; f.Group == group {
 				help := f.Help
-				if s.EnvPrefix != "" {
+				if s.EnvPrefix != "" && !f.NoVariable {
 					help = fmt.Sprintf("%s ($%s)", help, s.Variable(f.Name))
 				}
 				printHelp(w, f.usage(), help)

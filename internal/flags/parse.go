@@ -5,6 +5,8 @@ import (
 	"fmt"
 
 	"github.com/spf13/pflag"
+
+	"github.com/ratelimitd/ratelimitd/internal/spelling"
 )
 
 // ErrHelp is what Parse returns for --help, and ErrVersion for --version.
@@ -52,7 +54,7 @@ func (s *Set) unknown(err *pflag.NotExistError) error {
 	for _, f := range s.Flags {
 		names = append(names, f.Name)
 	}
-	if meant := Nearest(name, names); meant != "" {
+	if meant, ok := spelling.Closest(name, names); ok {
 		return fmt.Errorf("unknown flag --%.64s (did you mean --%s?)", name, meant)
 	}
 	return fmt.Errorf("unknown flag --%.64s", name)

@@ -1,10 +1,10 @@
 package flags
 
 import (
-	"fmt"
 	"net/url"
-	"strconv"
 	"strings"
+
+	"github.com/ratelimitd/ratelimitd/internal/quote"
 )
 
 // Hidden is shown in place of a password.
@@ -24,9 +24,6 @@ func WithoutPassword(text string) string {
 	}
 }
 
-// maxQuote is how many bytes of a value a message quotes.
-const maxQuote = 64
-
 // Quote quotes a value for a message: cut short, and without passwords.
 func Quote(text string) string {
 	if strings.Contains(text, "@") {
@@ -36,8 +33,5 @@ func Quote(text string) string {
 		}
 		text = strings.Join(words, " ")
 	}
-	if len(text) > maxQuote {
-		return fmt.Sprintf("%.*q...", maxQuote, text)
-	}
-	return strconv.Quote(text)
+	return quote.Cut(text)
 }

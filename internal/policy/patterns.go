@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/ratelimitd/ratelimitd/internal/glob"
 	"github.com/ratelimitd/ratelimitd/internal/ipaddr"
 	"github.com/ratelimitd/ratelimitd/internal/quote"
 	"github.com/ratelimitd/ratelimitd/internal/store"
@@ -49,8 +50,8 @@ type patterns[T any] struct {
 	// Most globs have one * at the end. These are looked up by what is before it.
 	// The others are tried one after the other.
 	starts      map[string]start[T]
-	startLength []int     // the lengths in starts, longest first
-	globs       []glob[T] // in the order in which they are tried
+	startLength []int         // the lengths in starts, longest first
+	globs       []wildcard[T] // in the order in which they are tried
 
 	count int // how many patterns were added
 }
@@ -60,8 +61,8 @@ type start[T any] struct {
 	order int
 }
 
-// A glob is a pattern, cut at each *.
-type glob[T any] struct {
+// A wildcard is a glob, cut at each *.
+type wildcard[T any] struct {
 	parts   []string
 	literal int // bytes that are not *
 	order   int // how many patterns were added before
@@ -103,7 +104,7 @@ func (p *patterns[T]) add(pattern string, value T) error {
 		for at > 0 && p.globs[at-1].literal < literal {
 			at--
 		}
-		p.globs = slices.Insert(p.globs, at, glob[T]{parts, literal, p.count, value})
+		p.globs = slices.Insert(p.globs, at, wildcard[T]{parts, literal, p.count, value})
 	}
 	return nil
 }
@@ -244,28 +245,9 @@ func (p *patterns[T]) match(identifier string) (value T, ok bool) {
 	for i := range p.globs {
 		if g := &p.globs[i]; g.literal < literal || g.literal == literal && g.order > best.order {
 			break
-		} else if g.matches(identifier) {
+		} else if glob.Match(g.parts, identifier) {
 			return g.value, true
 		}
 	}
 	return best.value, ok
-}
-
-// matches reports whether g matches s: the first part at the start of s, the last
-// at the end, and the others in order in between. It is enough to find each as far
-// left as possible, because that leaves the most room for the next.
-func (g *glob[T]) matches(s string) bool {
-	first, last := g.parts[0], g.parts[len(g.parts)-1]
-	if len(s) < g.literal || !strings.HasPrefix(s, first) || !strings.HasSuffix(s, last) {
-		return false
-	}
-	s = s[len(first) : len(s)-len(last)]
-	for _, part := range g.parts[1 : len(g.parts)-1] {
-		i := strings.Index(s, part)
-		if i < 0 {
-			return false
-		}
-		s = s[i+len(part):]
-	}
-	return true
 }

@@ -1,6 +1,7 @@
 package reload
 
 import (
+	"context"
 	"errors"
 	"io/fs"
 	"log/slog"
@@ -15,10 +16,55 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/lograte"
 )
 
+// Notices notice when files change. All fields are required.
+type Notices struct {
+	Of     string   // what the log calls the files: "the configuration"
+	Dirs   []string // the directories to watch; they may be removed and made again
+	Logger *slog.Logger
+}
+
+// Run calls look when the files may have changed, until ctx ends. A signal on told
+// makes it call look(true) at once. look returns after how long to look again, if that
+// is not 0.
+func (n Notices) Run(ctx context.Context, told <-chan os.Signal, look func(told bool) (again time.Duration)) {
+	w := newNotices(n)
+	defer w.close()
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	again := time.NewTimer(lookEvery)
+	defer again.Stop()
+	lookNow := func(told bool) {
+		w.watch()
+		if wait := look(told); wait > 0 {
+			again.Reset(wait)
+		}
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-told:
+			lookNow(true)
+		case event := <-w.events():
+			if w.concerns(event) {
+				w.watch() // a directory may be another now
+				again.Reset(quiet)
+			}
+		case err := <-w.errors(): // notices may be lost; the next tick makes up for it
+			w.failed(err)
+		case <-again.C:
+			lookNow(false)
+		case <-tick.C: // even if the files keep changing
+			lookNow(false)
+		}
+	}
+}
+
 // notices are those of the system about changes in directories. Where a directory is
 // missing they are about the nearest one above it, so that they tell when it is made
 // again. Without the system's help there are none.
 type notices struct {
+	of     string // what the log calls the files
 	dirs   []string
 	logger *slog.Logger
 	gate   lograte.Gate
@@ -28,9 +74,9 @@ type notices struct {
 	told    map[string]bool        // those of which the log says that they cannot be watched
 }
 
-func newNotices(dirs []string, logger *slog.Logger) *notices {
-	n := &notices{logger: logger, watched: map[string]os.FileInfo{}, told: map[string]bool{}}
-	for _, dir := range dirs {
+func newNotices(o Notices) *notices {
+	n := &notices{of: o.Of, logger: o.Logger, watched: map[string]os.FileInfo{}, told: map[string]bool{}}
+	for _, dir := range o.Dirs {
 		if absolute, err := filepath.Abs(dir); err == nil {
 			dir = absolute
 		}
@@ -38,7 +84,7 @@ func newNotices(dirs []string, logger *slog.Logger) *notices {
 	}
 	var err error
 	if n.watcher, err = fsnotify.NewWatcher(); err != nil {
-		logger.Warn("changes of configuration will be seen late", "error", err, "after_at_most", lookEvery.String())
+		n.logger.Warn("changes of files will be seen late", "of", n.of, "error", err, "after_at_most", lookEvery.String())
 	}
 	n.watch()
 	return n
@@ -67,7 +113,7 @@ func (n *notices) close() {
 
 func (n *notices) failed(err error) {
 	if times := n.gate.Pass(time.Now()); times > 0 {
-		n.logger.Warn("watching the configuration's files", "error", err, "times", times)
+		n.logger.Warn("watching files", "of", n.of, "error", err, "times", times)
 	}
 }
 
@@ -121,7 +167,7 @@ func (n *notices) watchOne(at string) {
 		delete(n.told, at)
 	case slices.Contains(n.dirs, at) && !n.told[at] && !errors.Is(err, fs.ErrNotExist):
 		n.told[at] = true
-		n.logger.Warn("changes of configuration will be seen late", "directory", at, "error", err, "after_at_most", lookEvery.String())
+		n.logger.Warn("changes of files will be seen late", "of", n.of, "directory", at, "error", err, "after_at_most", lookEvery.String())
 	}
 }
 

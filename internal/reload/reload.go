@@ -91,37 +91,7 @@ func New(o Options) *Watcher {
 // Run watches until ctx ends. A signal on told makes it look at once, and put in
 // force at once what it finds.
 func (w *Watcher) Run(ctx context.Context, told <-chan os.Signal) {
-	n := newNotices(w.o.Dirs, w.o.Logger)
-	defer n.close()
-	tick := time.NewTicker(lookEvery)
-	defer tick.Stop()
-	again := time.NewTimer(lookEvery)
-	defer again.Stop()
-	look := func(told bool) {
-		n.watch()
-		if wait := w.look(told); wait > 0 {
-			again.Reset(wait)
-		}
-	}
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-told:
-			look(true)
-		case event := <-n.events():
-			if n.concerns(event) {
-				n.watch() // a directory may be another now
-				again.Reset(quiet)
-			}
-		case err := <-n.errors(): // notices may be lost; the next tick makes up for it
-			n.failed(err)
-		case <-again.C:
-			look(false)
-		case <-tick.C: // even if the files keep changing
-			look(false)
-		}
-	}
+	Notices{Of: "the configuration", Dirs: w.o.Dirs, Logger: w.o.Logger}.Run(ctx, told, w.look)
 }
 
 // look reads the configuration and applies it if it has changed and is not changing

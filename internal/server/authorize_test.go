@@ -19,7 +19,7 @@ func quietStore(tb testing.TB) *memory.Store {
 }
 
 func TestAuthorize(t *testing.T) {
-	d := start(t, Options{Config: config(t, checkout)})
+	d := start(t, Options{Config: policyConfig(t, checkout)})
 	const who = "namespace=checkout&identifier=a"
 	for _, step := range []struct {
 		method, query string

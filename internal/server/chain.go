@@ -18,13 +18,15 @@ import (
 //
 //  1. It is counted, by method and by the code that it ends with.
 //  2. A panic ends this call alone, and is logged.
-//  3. (Here authentication will stand: it sees the message, and hands on in the
-//     context who asks. What the caller may do, the core decides.)
+//  3. If the daemon knows its callers: who makes the call is put into its context,
+//     and a call of somebody unknown ends here. What the caller may do, the core
+//     decides.
 //  4. Streams alone: a message that cannot be decoded is INVALID_ARGUMENT. (The
 //     handlers of unary methods do that, as they decode.)
 //  5. Streams of other services alone: they end when the server stops.
 type chain struct {
 	calls    *callCounters
+	gate     *gate // nil: callers are not known
 	faults   *fault.Log
 	streams  *sync.WaitGroup // the goroutines that answer streams
 	draining <-chan struct{} // closed when the server begins to stop
@@ -36,6 +38,9 @@ func (c *chain) unary(ctx context.Context, in any, info *grpc.UnaryServerInfo, h
 	call := c.calls.start(info.FullMethod, typeUnary)
 	defer func() { call.end(err) }()
 	defer c.faults.Recover(info.FullMethod, &err)
+	if ctx, err = c.gate.admitGRPC(ctx, info.FullMethod); err != nil {
+		return nil, err
+	}
 	return handler(ctx, in)
 }
 
@@ -44,6 +49,9 @@ func (c *chain) stream(srv any, stream grpc.ServerStream, info *grpc.StreamServe
 	call := c.calls.start(info.FullMethod, typeStream)
 	defer func() { call.end(err) }()
 	defer c.faults.Recover(info.FullMethod, &err)
+	if stream, err = c.gate.admitStream(info.FullMethod, stream); err != nil {
+		return err
+	}
 	stream = codec.Refusal(c.faults.Undecodable).Stream(info.FullMethod, stream)
 	if info.FullMethod == ratelimitv1.RateLimitService_ShouldAllowStream_FullMethodName {
 		return handler(srv, stream) // it ends by itself, with the message under way answered
@@ -61,7 +69,12 @@ func (c *chain) http(next http.Handler) http.Handler {
 			}
 		}()
 		defer c.faults.Recover("HTTP", &err)
-		next.ServeHTTP(w, r)
+		admitted, refusal := c.gate.admitHTTP(r)
+		if refusal != nil {
+			err = refusal
+			return
+		}
+		next.ServeHTTP(w, admitted)
 	})
 }
 

@@ -78,15 +78,18 @@ func TestDeployedEnvoy(t *testing.T) {
 	}
 	d := start(t, Options{Config: envoyConfig(t, string(limits))})
 	in := &rlsv3.RateLimitRequest{Domain: filter.GetDomain()}
-	values := map[string]string{"api_key": "alice", "path": "/login"}
-	for _, l := range routes.GetVirtualHosts()[0].GetRateLimits() {
+	host := routes.GetVirtualHosts()[0]
+	for _, l := range append(host.GetRateLimits(), host.GetRoutes()[0].GetRoute().GetRateLimits()...) {
 		var entries []string
 		for _, a := range l.GetActions() {
-			if key := a.GetRequestHeaders().GetDescriptorKey(); key != "" {
-				entries = append(entries, key+"="+values[key])
-			} else if a.GetRemoteAddress() != nil {
+			switch {
+			case a.GetRequestHeaders() != nil:
+				entries = append(entries, a.GetRequestHeaders().GetDescriptorKey()+"=alice")
+			case a.GetGenericKey() != nil:
+				entries = append(entries, a.GetGenericKey().GetDescriptorKey()+"="+a.GetGenericKey().GetDescriptorValue())
+			case a.GetRemoteAddress() != nil:
 				entries = append(entries, "remote_address=10.0.0.7")
-			} else {
+			default:
 				t.Errorf("an action that this test does not know: %v", a)
 			}
 		}

@@ -3,7 +3,6 @@ package server
 import (
 	"bytes"
 	"fmt"
-	"log"
 	"log/slog"
 	"net/http"
 	"strings"
@@ -13,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 
+	"github.com/ratelimitd/ratelimitd/internal/auth"
 	"github.com/ratelimitd/ratelimitd/internal/lograte"
 	"github.com/ratelimitd/ratelimitd/internal/server/adminapi"
 	"github.com/ratelimitd/ratelimitd/internal/server/httpapi"
@@ -20,7 +20,7 @@ import (
 
 // newHTTP returns the server of the HTTP port: the fronts over HTTP, health and
 // metrics.
-func (s *Server) newHTTP(api *httpapi.API, metrics http.Handler) *http.Server {
+func (s *Server) newHTTP(t *Trust, api *httpapi.API, metrics http.Handler) *http.Server {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
 		fmt.Fprint(w, `ratelimitd
@@ -37,35 +37,67 @@ func (s *Server) newHTTP(api *httpapi.API, metrics http.Handler) *http.Server {
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", s.ready)
 	mux.HandleFunc("GET /healthcheck", s.healthcheck)
+	chain := *s.chain
+	if s.httpIsOpen(t) {
+		chain.gate = nil
+	}
+	if chain.gate != nil { // they tell the names of namespaces and policies
+		metrics = s.permitted(auth.Inspect, metrics)
+	}
 	mux.Handle("GET /metrics", metrics)
-	mux.HandleFunc("POST /json", s.envoy.ServeJSON)
-	mux.HandleFunc("GET /rlconfig", s.envoy.ShowConfig(func() string { return s.config.Load().Text }))
-	mux.HandleFunc(httpapi.PathShouldAllow, api.ShouldAllow)
+	mux.HandleFunc("POST /json", s.guardPages(http.HandlerFunc(s.envoy.ServeJSON)))
+	mux.HandleFunc("GET /rlconfig", s.guardPages(s.permitted(auth.Inspect, s.limitsInForce())))
+	mux.HandleFunc(httpapi.PathShouldAllow, s.guardPages(http.HandlerFunc(api.ShouldAllow)))
 	mux.HandleFunc(httpapi.PathAuthorize, api.Authorize)
-	return &http.Server{
-		Handler:           s.chain.http(mux),
+	server := &http.Server{
+		Handler:           chain.http(mux),
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       10 * time.Second,
 		WriteTimeout:      30 * time.Second,
 		IdleTimeout:       3 * time.Minute, // longer than proxies keep a connection, so that none sends on one we close
 		MaxHeaderBytes:    64 << 10,        // proxies hand on all of their callers' headers
-		ErrorLog:          newErrorLog(s.logger, "http"),
+		ErrorLog:          s.httpLog("http"),
 	}
+	if s.chain.gate != nil && chain.gate == nil {
+		server.Handler = asCaller(s.anonymous(t), server.Handler)
+	}
+	if t.speaks(t.HTTP) {
+		secureHTTP(t, server)
+	}
+	return server
 }
 
-// newAdmin returns the server of the admin port.
+// limitsInForce answers GET /rlconfig.
+func (s *Server) limitsInForce() http.Handler {
+	return s.envoy.ShowConfig(func() string { return s.config.Load().Text })
+}
+
+// newAdmin returns the server of the admin port. On loopback it asks nobody who he is;
+// elsewhere it answers only those who may administer the daemon.
 func (s *Server) newAdmin(o Options, metrics http.Handler) *http.Server {
-	return &http.Server{
-		Handler: s.chain.http(adminapi.New(adminapi.Options{
-			Book: s.book, Metrics: metrics, LogLevel: o.LogLevel, Logger: s.logger,
-			Configuration: func() adminapi.Configuration {
-				c := s.config.Load()
-				return adminapi.Configuration{Flags: o.Flags, Version: c.Version, Policies: c.Text}
-			},
-		})),
-		ReadHeaderTimeout: 5 * time.Second,
-		ErrorLog:          newErrorLog(s.logger, "admin"),
+	handler := adminapi.New(adminapi.Options{
+		Book: s.book, Metrics: metrics, Limits: s.limitsInForce(), LogLevel: o.LogLevel, Logger: s.logger,
+		Configuration: func() adminapi.Configuration {
+			c := s.config.Load()
+			return adminapi.Configuration{Flags: o.Flags, Version: c.Version, Policies: c.Text}
+		},
+	})
+	chain := *s.chain
+	local := s.adminListener == nil || onLoopback(s.adminListener)
+	if local {
+		chain.gate = nil
+	} else {
+		handler = s.permitted(auth.Admin, handler)
 	}
+	server := &http.Server{
+		Handler:           s.guardAdmin(adminHosts(o.AdminAddr, o.Trust.AdminHosts), chain.http(handler)),
+		ReadHeaderTimeout: 5 * time.Second,
+		ErrorLog:          s.httpLog("admin"),
+	}
+	if !local && o.Trust.speaks(o.Trust.Admin) {
+		secureHTTP(&o.Trust, server)
+	}
+	return server
 }
 
 // serving reports whether the server has not begun to stop.
@@ -139,8 +171,8 @@ type errorLog struct {
 // descriptors, can cause at will.
 var errorKinds = [...]string{"http: TLS handshake error", "http: Accept error", "http: superfluous"}
 
-func newErrorLog(logger *slog.Logger, port string) *log.Logger {
-	return log.New(&errorLog{logger: logger, port: port}, "", 0)
+func newErrorLog(logger *slog.Logger, port string) *errorLog {
+	return &errorLog{logger: logger, port: port}
 }
 
 // maxErrorBytes is how much of such a line is logged.

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"log"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -61,7 +62,7 @@ func TestScrapesAreBounded(t *testing.T) {
 func TestErrorFloods(t *testing.T) {
 	var text strings.Builder
 	logger := slog.New(slog.NewTextHandler(&text, nil))
-	errors := newErrorLog(logger, "http")
+	errors := log.New(newErrorLog(logger, "http"), "", 0)
 	scrapes := &scrapeLog{logger: logger}
 	for i := range 1000 {
 		errors.Printf("http: TLS handshake error from 192.0.2.1:%d: EOF", i)

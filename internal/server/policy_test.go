@@ -19,8 +19,8 @@ import (
 	ratelimitv1 "github.com/ratelimitd/ratelimitd/proto/ratelimit/v1"
 )
 
-// config returns the configuration that data is.
-func config(tb testing.TB, data string) *Config {
+// policyConfig returns the configuration that data is.
+func policyConfig(tb testing.TB, data string) *Config {
 	tb.Helper()
 	f, root := yamlfile.Parse("test.yaml", []byte(data))
 	policies := policy.Read(root, strategy.DefaultMaxLogCount)
@@ -54,7 +54,7 @@ governed:
 `
 
 func TestPolicies(t *testing.T) {
-	d := start(t, Options{Config: config(t, checkout)})
+	d := start(t, Options{Config: policyConfig(t, checkout)})
 	minute := durationpb.New(time.Minute)
 	exempt := &ratelimitv1.ShouldAllowResponse{Allowed: true, Reason: ratelimitv1.Reason_EXEMPT}
 	for i, step := range []struct {
@@ -102,7 +102,7 @@ func TestPolicies(t *testing.T) {
 }
 
 func TestRefusedByPolicies(t *testing.T) {
-	d := start(t, Options{Config: config(t, checkout)})
+	d := start(t, Options{Config: policyConfig(t, checkout)})
 	only := start(t, Options{PoliciesOnly: true})
 	for _, tt := range []struct {
 		d    *daemon
@@ -124,7 +124,7 @@ func TestRefusedByPolicies(t *testing.T) {
 }
 
 func TestResetByPolicy(t *testing.T) {
-	d := start(t, Options{Config: config(t, checkout)})
+	d := start(t, Options{Config: policyConfig(t, checkout)})
 	for round := range 2 {
 		for i, want := range []bool{true, true, false} {
 			if reply, err := d.client.ShouldAllow(t.Context(), askPolicy("alice", "default")); err != nil || reply.GetAllowed() != want {
@@ -145,7 +145,7 @@ func TestOnErrorOfNamespaces(t *testing.T) {
 		t.Fatal(err)
 	}
 	one := "policies: {p: {limits: [{rate: 1/h}]}}"
-	d := start(t, Options{Store: noRedis(t), StoreName: "redis", OnError: policy.FailError, Fallback: local, Config: config(t, fmt.Sprintf(`
+	d := start(t, Options{Store: noRedis(t), StoreName: "redis", OnError: policy.FailError, Fallback: local, Config: policyConfig(t, fmt.Sprintf(`
 allow: {on_error: allow, %[1]s}
 deny: {on_error: deny, %[1]s}
 error: {on_error: error, %[1]s}
@@ -179,7 +179,7 @@ trial: {on_error: deny, policies: {p: {shadow: true, limits: [{rate: 1/h}]}}}
 // one configuration alone.
 func TestSetConfig(t *testing.T) {
 	of := func(n int) *Config {
-		return config(t, fmt.Sprintf("checkout: {policies: {p: {limits: [{name: x, rate: %d/366d, strategy: token_bucket}]}}}", n))
+		return policyConfig(t, fmt.Sprintf("checkout: {policies: {p: {limits: [{name: x, rate: %d/366d, strategy: token_bucket}]}}}", n))
 	}
 	small, large := of(1000), of(2000)
 	d := start(t, Options{Config: small})

@@ -157,7 +157,7 @@ func fetch(t *testing.T, method, url, body string, header http.Header) (httpAnsw
 func TestProxies(t *testing.T) {
 	for _, p := range proxies {
 		t.Run(p.name, func(t *testing.T) {
-			d := start(t, Options{Config: config(t, webPolicies)})
+			d := start(t, Options{Config: policyConfig(t, webPolicies)})
 			var served atomic.Int64
 			backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				served.Add(1)

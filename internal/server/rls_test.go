@@ -254,7 +254,7 @@ func TestEnvoyReset(t *testing.T) {
 
 func TestEnvoyOptions(t *testing.T) {
 	d := start(t, Options{Config: envoyConfig(t, edge), Envoy: envoyapi.Settings{
-		ShadowMode: true, DynamicMetadata: true, ResponseHeaders: true, RemainingHeader: "X-Left",
+		ShadowMode: true, DynamicMetadata: true, ResponseHeaders: true, LimitHeader: "RateLimit-Limit", RemainingHeader: "X-Left", ResetHeader: "RateLimit-Reset",
 	}})
 	client := rlsv3.NewRateLimitServiceClient(d.conn)
 	headers := func(in *rlsv3.RateLimitRequest) string {
@@ -310,20 +310,10 @@ func TestEnvoyRefusals(t *testing.T) {
 		change(in)
 		return in
 	}
-	unit := func(u typev3.RateLimitUnit, multiplier uint32) func(*rlsv3.RateLimitRequest) {
-		return func(in *rlsv3.RateLimitRequest) {
-			in.Descriptors[0].Limit = &commonv3.RateLimitDescriptor_RateLimitOverride{RequestsPerUnit: 1, Unit: u, UnitMultiplier: wrapperspb.UInt32(multiplier)}
-		}
-	}
 	for want, in := range map[string]*rlsv3.RateLimitRequest{
 		"domain: empty":                           with(func(in *rlsv3.RateLimitRequest) { in.Domain = "" }),
 		"descriptors: no descriptors":             {Domain: "edge"},
 		"descriptors: more than 1000 descriptors": envoyAsk(0, slices.Repeat([]string{"user=alice"}, 1001)...),
-		"descriptors[0].limit: unit 0 is not":     with(unit(typev3.RateLimitUnit_UNKNOWN, 1)),
-		"descriptors[0].limit: unit 99 is not":    with(unit(99, 1)),
-		"descriptors[0].limit: unit_multiplier 0": with(unit(typev3.RateLimitUnit_DAY, 0)),
-		"descriptors[0].limit: unit_multiplier 4": with(unit(typev3.RateLimitUnit_YEAR, 4294967295)),
-		"descriptors[0].is_negative_hits":         with(func(in *rlsv3.RateLimitRequest) { in.Descriptors[0].IsNegativeHits = true }),
 	} {
 		if _, err := client.ShouldRateLimit(t.Context(), in); status.Code(err) != codes.InvalidArgument || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, want %s", err, want)
@@ -342,6 +332,45 @@ func TestEnvoyRefusals(t *testing.T) {
 		if code, reply := request(t, http.MethodPost, d, "/json", body); code != want {
 			t.Errorf("%.20q: %d %s, want %d", body, code, reply, want)
 		}
+	}
+}
+
+// TestWrongDescriptors has a descriptor that is wrong beside one that is right:
+// both are held to their configured limits, and it is said that a part is ignored.
+func TestWrongDescriptors(t *testing.T) {
+	override := func(u typev3.RateLimitUnit, multiplier uint32) func(*commonv3.RateLimitDescriptor) {
+		return func(d *commonv3.RateLimitDescriptor) {
+			d.Limit = &commonv3.RateLimitDescriptor_RateLimitOverride{RequestsPerUnit: 1000, Unit: u, UnitMultiplier: wrapperspb.UInt32(multiplier)}
+		}
+	}
+	for name, tt := range map[string]struct {
+		spoil func(*commonv3.RateLimitDescriptor)
+		want  string // after four requests
+	}{
+		"unit 0":       {override(typev3.RateLimitUnit_UNKNOWN, 1), "OVER_LIMIT; OVER_LIMIT 0 of 3/DAY; OVER_LIMIT 0 of 3/DAY"},
+		"unit 99":      {override(99, 1), "OVER_LIMIT; OVER_LIMIT 0 of 3/DAY; OVER_LIMIT 0 of 3/DAY"},
+		"multiplier 0": {override(typev3.RateLimitUnit_DAY, 0), "OVER_LIMIT; OVER_LIMIT 0 of 3/DAY; OVER_LIMIT 0 of 3/DAY"},
+		"too long":     {override(typev3.RateLimitUnit_YEAR, 4294967295), "OVER_LIMIT; OVER_LIMIT 0 of 3/DAY; OVER_LIMIT 0 of 3/DAY"},
+		"negative":     {func(d *commonv3.RateLimitDescriptor) { d.IsNegativeHits = true }, "OVER_LIMIT; OK 3 of 3/DAY; OVER_LIMIT 0 of 3/DAY"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := start(t, Options{Config: envoyConfig(t, edge)})
+			in := envoyAsk(0, "user=alice", "user=bob")
+			tt.spoil(in.Descriptors[0])
+			var out *rlsv3.RateLimitResponse
+			for range 4 {
+				var err error
+				if out, err = rlsv3.NewRateLimitServiceClient(d.conn).ShouldRateLimit(t.Context(), in); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if got := shown(out); got != tt.want {
+				t.Errorf("got %s, want %s", got, tt.want)
+			}
+			if n, logged := d.metric(t, "ratelimitd_envoy_ignored_total"), d.log.lines("a part of a request of Envoy is ignored"); n != 4 || logged != 1 {
+				t.Errorf("%v are counted and %d logged, want 4 and 1", n, logged)
+			}
+		})
 	}
 }
 

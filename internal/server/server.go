@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"maps"
 	"net"
@@ -25,6 +26,7 @@ import (
 	"google.golang.org/grpc/reflection"
 
 	"github.com/ratelimitd/ratelimitd/internal/account"
+	"github.com/ratelimitd/ratelimitd/internal/auth"
 	"github.com/ratelimitd/ratelimitd/internal/crash"
 	"github.com/ratelimitd/ratelimitd/internal/decide"
 	"github.com/ratelimitd/ratelimitd/internal/histogram"
@@ -40,10 +42,6 @@ import (
 	ratelimitv1 "github.com/ratelimitd/ratelimitd/proto/ratelimit/v1"
 )
 
-// DefaultDrainTimeout is how long a shutdown waits for calls under way: well
-// under the 30 s after which Kubernetes kills.
-const DefaultDrainTimeout = 10 * time.Second
-
 // Bounds of what a gRPC connection may ask for.
 const (
 	// maxMessageBytes fits the largest valid batch: 1,000 requests of 16 limits
@@ -55,6 +53,9 @@ const (
 	maxStreams = 1000
 	// maxHeaderBytes is enough for tracing, and for tokens of any usual size.
 	maxHeaderBytes = 32 << 10
+	// connectionTimeout is how long a connection may take until calls can be made on
+	// it, with its TLS handshake.
+	connectionTimeout = 10 * time.Second
 	// connectionAge is after how long a connection is asked to end, so that
 	// clients find new replicas: within a tenth of it, at random.
 	connectionAge = 10 * time.Minute
@@ -87,15 +88,14 @@ type Options struct {
 	Fallback store.Store
 
 	Config       *Config // nil: nothing is configured
+	Trust        Trust
 	Envoy        envoyapi.Settings
 	PoliciesOnly bool // callers may not send limits of their own, in no namespace
 
 	// MaxLogCount caps the count of SLIDING_WINDOW_LOG limits. 0 is
 	// strategy.DefaultMaxLogCount.
-	MaxLogCount int64
-	// DrainTimeout bounds how long Serve waits for calls under way when it is
-	// told to stop. 0 is DefaultDrainTimeout.
-	DrainTimeout time.Duration
+	MaxLogCount  int64
+	DrainTimeout time.Duration // bounds how long Serve waits for calls under way when it is told to stop
 	// Panics notes the panics of the stores' goroutines. The server counts them with
 	// its own. It may be nil.
 	Panics *crash.Log
@@ -118,6 +118,10 @@ type Server struct {
 	core  *decide.Core
 	envoy *envoyapi.API
 	chain *chain
+
+	failures   *auth.Failures
+	handshakes *handshakes
+	pages      *http.CrossOriginProtection
 
 	health *health.Server
 	grpc   *grpc.Server
@@ -142,9 +146,12 @@ func New(o Options) (*Server, error) {
 		book:     account.New(decide.Outcomes, time.Now),
 		health:   health.NewServer(),
 		draining: make(chan struct{}),
+		failures: new(auth.Failures),
+		pages:    http.NewCrossOriginProtection(),
 	}
-	if s.drain == 0 {
-		s.drain = DefaultDrainTimeout
+	s.handshakes = &handshakes{failures: s.failures, logger: o.Logger}
+	if o.Config == nil {
+		o.Config = new(Config)
 	}
 	if err := s.listen(o); err != nil {
 		return nil, errors.Join(err, s.closeStores())
@@ -154,25 +161,28 @@ func New(o Options) (*Server, error) {
 	latency := histogram.NewVec("ratelimitd_request_duration_seconds",
 		"Time from a call's arrival to its answer, by method; of a stream, of each message.", "method",
 		grpcapi.MethodUnary, grpcapi.MethodBatch, grpcapi.MethodStream, envoyapi.Method, httpapi.PathShouldAllow, httpapi.PathAuthorize)
-	o.Registry.MustRegister(latency, s.book.Collector(o.StoreName))
+	o.Registry.MustRegister(latency, s.book.Collector(o.StoreName), failuresCollector{s.failures})
 	s.core = decide.New(decide.Options{
 		Store: o.Store, Fallback: o.Fallback, OnError: o.OnError, PoliciesOnly: o.PoliciesOnly, MaxLogCount: o.MaxLogCount,
+		Authenticated: o.Config.Clients != nil, Anonymous: s.anonymous(&o.Trust), Failures: s.failures,
 		Book: s.book, StoreLatency: storeLatency(o), Logger: o.Logger,
 	})
 	o.Panics.CountIn(&s.book.Panics)
 	faults := fault.NewLog(s.book, o.Logger)
 	s.chain = &chain{calls: newCallCounters(o.Registry), faults: faults, streams: &s.streams, draining: s.draining}
+	if o.Config.Clients != nil {
+		s.chain.gate = &gate{failures: s.failures, logger: o.Logger}
+		s.chain.gate.directory.Store(o.Config.Clients)
+	}
 	s.envoy = envoyapi.New(envoyapi.Options{Settings: o.Envoy, Core: s.core, Book: s.book, Faults: faults, Latency: latency.Of(envoyapi.Method)})
 	s.grpc = s.newGRPC(o, grpcapi.New(grpcapi.Options{
 		Core: s.core, Faults: faults, Latency: latency, Streams: &s.streams, Draining: s.draining, StreamAge: connectionAge,
 	}))
 	metrics := metricsHandler(o.Registry, o.Logger)
-	s.http = s.newHTTP(&httpapi.API{Core: s.core, Latency: latency}, metrics)
+	s.http = s.newHTTP(&o.Trust, &httpapi.API{Core: s.core, Latency: latency}, metrics)
 	s.admin = s.newAdmin(o, metrics)
-	if o.Config == nil {
-		o.Config = new(Config)
-	}
 	s.SetConfig(o.Config)
+	s.warnOfTrust(&o.Trust)
 	return s, nil
 }
 
@@ -194,12 +204,14 @@ func storeLatency(o Options) *histogram.Histogram {
 // newGRPC returns the server of the gRPC port: the fronts over gRPC, health and
 // reflection. It starts its workers.
 func (s *Server) newGRPC(o Options, api *grpcapi.API) *grpc.Server {
-	g := grpc.NewServer(append([]grpc.ServerOption{
+	options := []grpc.ServerOption{
 		grpc.MaxRecvMsgSize(maxMessageBytes),
 		grpc.MaxConcurrentStreams(maxStreams),
 		grpc.MaxHeaderListSize(maxHeaderBytes),
 		grpc.NumStreamWorkers(streamWorkers),
 		grpc.ForceServerCodecV2(codec.New()),
+		grpc.RPCDecompressor(noGzip{}), //nolint:staticcheck // deprecated, and the only way to turn gzip off
+		grpc.ConnectionTimeout(connectionTimeout),
 		grpc.KeepaliveParams(keepalive.ServerParameters{
 			Time:                  time.Minute, // finds clients that vanished
 			MaxConnectionAge:      connectionAge,
@@ -208,7 +220,11 @@ func (s *Server) newGRPC(o Options, api *grpcapi.API) *grpc.Server {
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
 		grpc.UnaryInterceptor(s.chain.unary),
 		grpc.StreamInterceptor(s.chain.stream),
-	}, o.GRPC...)...)
+	}
+	if secure := s.secureGRPC(&o.Trust); secure != nil {
+		options = append(options, grpc.Creds(secure))
+	}
+	g := grpc.NewServer(append(options, o.GRPC...)...)
 	api.Register(g)
 	s.envoy.Register(g)
 	healthpb.RegisterHealthServer(refusingRegistrar{g, s.chain.faults.Undecodable}, s.health)
@@ -217,6 +233,19 @@ func (s *Server) newGRPC(o Options, api *grpcapi.API) *grpc.Server {
 	}
 	reflection.Register(g)
 	return g
+}
+
+// noGzip refuses compressed messages. The exporter of traces installs gzip for all
+// of gRPC, and with it a caller's few kilobytes would become megabytes here.
+// Messages are small, so that compression costs more than it saves.
+type noGzip struct{}
+
+// Type implements grpc.Decompressor.
+func (noGzip) Type() string { return "gzip" }
+
+// Do implements grpc.Decompressor.
+func (noGzip) Do(io.Reader) ([]byte, error) {
+	return nil, errors.New("this server takes no compressed messages; send them uncompressed")
 }
 
 // A refusingRegistrar registers services whose unary methods have generated
@@ -287,8 +316,11 @@ func listenOn(flag, addr, example string) (net.Listener, error) {
 type Config struct {
 	Policies *policy.Config
 	Envoy    *envoy.Config
-	Text     string // Policies as people are shown them
-	Version  string // tells it from others, as the log does
+	// Clients are those that may ask. nil: everybody may. Whether there are any is
+	// settled when the server is made.
+	Clients *auth.Directory
+	Text    string // Policies as people are shown them
+	Version string // tells it from others, as the log does
 }
 
 // SetConfig puts c in force: each call that begins from now on is decided by
@@ -298,6 +330,9 @@ func (s *Server) SetConfig(c *Config) {
 	s.book.ConfiguredLimits(c.Envoy.Metrics())
 	s.core.SetPolicies(c.Policies)
 	s.envoy.SetConfig(c.Envoy)
+	if s.chain.gate != nil && c.Clients != nil {
+		s.chain.gate.directory.Store(c.Clients)
+	}
 	s.config.Store(c)
 }
 
@@ -322,11 +357,11 @@ func (s *Server) AdminAddr() string {
 func (s *Server) Serve(ctx context.Context) error {
 	failed := make(chan error, 3)
 	go func() { failed <- s.grpc.Serve(s.grpcListener) }()
-	go func() { failed <- s.http.Serve(s.httpListener) }()
+	go func() { failed <- serveHTTP(s.http, s.httpListener) }()
 	running := 2
 	if s.adminListener != nil {
 		running++
-		go func() { failed <- s.admin.Serve(s.adminListener) }()
+		go func() { failed <- serveHTTP(s.admin, s.adminListener) }()
 	}
 	s.logger.Info("serving", "grpc", s.GRPCAddr(), "http", s.HTTPAddr(), "admin", s.AdminAddr())
 	s.core.Probe(ctx)

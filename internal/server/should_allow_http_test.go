@@ -24,7 +24,7 @@ func (d *daemon) post(t *testing.T, body string) (httpAnswer, string) {
 }
 
 func TestShouldAllowHTTP(t *testing.T) {
-	d := start(t, Options{Config: config(t, checkout)})
+	d := start(t, Options{Config: policyConfig(t, checkout)})
 	for i, step := range []struct {
 		body              string
 		allowed           bool
@@ -40,6 +40,8 @@ func TestShouldAllowHTTP(t *testing.T) {
 			`"burst";q=2;w=60, "fixed_window:3/1h";q=3;w=3600`, `"burst";r=1, "fixed_window:3/1h";r=2`, "", ""},
 		{`{"namespace":"checkout","identifier":"internal-a","policy":"default"}`, true, ratelimitv1.Reason_EXEMPT, "", "", "", ""},
 		{`{"namespace":"checkout","identifier":"partner-a","policy":"default"}`, true, ratelimitv1.Reason_UNLIMITED, "", "", "", ""},
+		{`{"namespace":"checkout","identifier":"c","limits":[{"rate":"10/s", "strategy" : "token_bucket","name":"\"strategy\":\"gcra\""}]}`, true, ratelimitv1.Reason_WITHIN_LIMIT, // as YAML has it
+			`"\"strategy\":\"gcra\"";q=10;w=1`, `"\"strategy\":\"gcra\"";r=9;t=1`, "", ""},
 		{`{"namespace":"checkout","identifier":"a","policy":"mixed"}`, true, ratelimitv1.Reason_WITHIN_LIMIT, `"mine";q=2;w=60`, `"mine";r=1;t=60`, "", ""},
 		{`{"namespace":"checkout","identifier":"b","limits":[{"rate":"10/500ms","strategy":"TOKEN_BUCKET","burst":"20"},{"rate":"0/s","name":"a\"\\% é"},{"rate":"5/s","strategy":"GCRA","name":"a\"\\% é"}]}`,
 			false, ratelimitv1.Reason_OVER_LIMIT, `"token_bucket:10/500ms:20";q=20, "a\"\\%25 %C3%A9";q=0;w=1, "a\"\\%25 %C3%A9#2";q=1;w=1`,
@@ -65,7 +67,7 @@ func TestShouldAllowHTTP(t *testing.T) {
 }
 
 func TestHTTPErrors(t *testing.T) {
-	d := start(t, Options{Config: config(t, checkout)})
+	d := start(t, Options{Config: policyConfig(t, checkout)})
 	failing := start(t, Options{Store: noRedis(t), StoreName: "redis", OnError: policy.FailError})
 	panicking := start(t, Options{Store: panickingStore{}, StoreName: "memory"})
 	const fine = `{"namespace":"n","identifier":"a","limits":[{"rate":"1/min"}]}`

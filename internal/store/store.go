@@ -18,14 +18,15 @@ type Store interface {
 	// Decide decides each of requests on its own, in order, and sets the
 	// result of the same index. The two slices are of one length.
 	//
-	// Each decision is atomic, against all other users of the same counters:
-	// all limits of the request allow it and it consumes from all of them, or
-	// it consumes from none. The store's clock decides, not the caller's.
+	// Each decision is atomic, against all other users of the same counters.
+	// Either all limits of the request allow it and it consumes from all of
+	// them, or it consumes from none. The store's clock decides, not the
+	// caller's.
 	//
-	// A request that could not be decided has its error in its result; then
-	// it may or may not have consumed. The store itself never retries what
-	// may have consumed. When ctx ends, Decide returns without waiting for
-	// what is under way, and ctx's error is in the results it cut short.
+	// A request that could not be decided has its error in its result. It may
+	// or may not have consumed. The store itself never retries what may have
+	// consumed. When ctx ends, Decide returns without waiting for what is under
+	// way, and ctx's error is in the results that this cuts short.
 	//
 	// Decide does not keep requests or results once it has returned.
 	Decide(ctx context.Context, requests []Request, results []Result)
@@ -38,7 +39,7 @@ type Store interface {
 	// r. It may be repeated.
 	Reset(ctx context.Context, r *Request) error
 
-	// Health reports why the store can not decide, or nil.
+	// Health reports why the store cannot decide, or nil.
 	Health(ctx context.Context) error
 
 	// Close releases what the store holds. It waits for what the store
@@ -47,12 +48,12 @@ type Store interface {
 }
 
 // ErrCounters is wrapped by the error of a request that a store could not
-// decide because of the counters themselves: others keep writing them, or what
-// is there is something else. The store may be well.
-var ErrCounters = errors.New("these counters can not be used now")
+// decide because of the counters themselves: others keep writing them, or
+// something else is there. The store may be well.
+var ErrCounters = errors.New("these counters cannot be used now")
 
-// CallerGone returns the error with which ctx has ended, or is about to as its
-// deadline has passed: what failed by then says nothing of the store.
+// CallerGone returns the error with which ctx has ended, or is about to end
+// because its deadline has passed. What failed by then says nothing of the store.
 func CallerGone(ctx context.Context) error {
 	if deadline, ok := ctx.Deadline(); ok && !time.Now().Before(deadline) {
 		return context.DeadlineExceeded
@@ -98,15 +99,15 @@ func (r *Request) Counts() bool {
 	return false
 }
 
-// A Result is the decision on a Request, or why there is none. Used again, its
-// memory is.
+// A Result is the decision on a Request, or why there is none. It may be used
+// again, with its memory.
 type Result struct {
 	strategy.Decision
 	Err  error    // if not nil, the decision means nothing
 	With []Result // of each request of the Request's With
 
-	// Repeated is whether the decision is one made before, for which the store
-	// was not asked again: it says nothing of how the store is.
+	// Repeated is whether the decision is an earlier one, for which the store was
+	// not asked again. It says nothing of how the store is.
 	Repeated bool
 }
 

@@ -4,6 +4,7 @@ package stores
 
 import (
 	"errors"
+	"log/slog"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -20,17 +21,18 @@ import (
 // Open returns the store of c, and registers its metrics and those of its
 // wrappers. fallback counts in memory what the store could not decide, for
 // on_error: local; it is nil for the memory store, which never fails. The caller
-// closes both. panics notes the panics of their goroutines.
-func Open(c *config.Config, registry *prometheus.Registry, panics *crash.Log) (main, fallback store.Store, err error) {
+// closes both. What an operator should know later is logged by logger, and panics
+// notes the panics of their goroutines.
+func Open(c *config.Config, registry *prometheus.Registry, logger *slog.Logger, panics *crash.Log) (main, fallback store.Store, err error) {
 	if c.Store.Kind == config.Memory {
-		main, err = openMemory(c, registry)
+		main, err = openMemory(c, registry, logger)
 		return main, nil, err
 	}
 	remote, err := openRemote(c, registry, panics)
 	if err != nil {
 		return nil, nil, err
 	}
-	if fallback, err = openMemory(c, registry); err != nil {
+	if fallback, err = openMemory(c, registry, logger); err != nil {
 		return nil, nil, errors.Join(err, remote.Close())
 	}
 	guarded := breaker.New(remote)
@@ -43,8 +45,20 @@ func Open(c *config.Config, registry *prometheus.Registry, panics *crash.Log) (m
 	return cached, fallback, nil
 }
 
-func openMemory(c *config.Config, registry *prometheus.Registry) (store.Store, error) {
-	s, err := memory.New(c.MemoryOptions())
+// Favour gives each of namespaces a share of its own in those of stores that have
+// shares, and takes that away from all others.
+func Favour(namespaces []string, stores ...store.Store) {
+	for _, s := range stores {
+		if shares, ok := s.(interface{ Favour(namespaces []string) }); ok {
+			shares.Favour(namespaces)
+		}
+	}
+}
+
+func openMemory(c *config.Config, registry *prometheus.Registry, logger *slog.Logger) (store.Store, error) {
+	o := c.MemoryOptions()
+	o.Logger = logger
+	s, err := memory.New(o)
 	if err != nil {
 		return nil, err
 	}

@@ -146,7 +146,7 @@ func (d *Decision) decideMany(limits []Limit, states []State, cost uint64, now I
 }
 
 // decide does the work of Decide. next has room for a state of each limit.
-func (d *Decision) decide(limits []Limit, states []State, cost uint64, now Instant, dryRun bool, next []State) Consumed {
+func (d *Decision) decide(limits []Limit, states []State, cost uint64, now Instant, dryRun bool, next []State) Consumed { //nolint:revive // the sixth is room on the stack of its two callers
 	*d = Decision{Allowed: true, Statuses: d.Statuses[:0]}
 	consumed := ConsumedAll
 	for i := range limits {

@@ -19,6 +19,7 @@ import (
 	"github.com/prometheus/common/model"
 
 	"github.com/ratelimitd/ratelimitd/internal/account"
+	"github.com/ratelimitd/ratelimitd/internal/connect"
 )
 
 // A Sample is what a daemon has counted up to an instant.
@@ -31,11 +32,18 @@ type Sample struct {
 // maxReplyBytes is more than the longest reply of a daemon.
 const maxReplyBytes = 64 << 20
 
-// Take takes a sample of the daemon whose admin port is at addr, with up to n hot
-// keys of each kind per namespace.
-func Take(ctx context.Context, client *http.Client, addr string, n int) (*Sample, error) {
+// A Port is the admin port of a daemon.
+type Port struct {
+	Client *http.Client
+	Link   connect.Link
+	Addr   string // host:port
+}
+
+// Take takes a sample of the daemon, with up to n hot keys of each kind per
+// namespace.
+func (p *Port) Take(ctx context.Context, n int) (*Sample, error) {
 	s := &Sample{at: time.Now()}
-	err := get(ctx, client, "http://"+addr+"/metrics", func(body io.Reader) (err error) {
+	err := p.get(ctx, "/metrics", func(body io.Reader) (err error) {
 		parser := expfmt.NewTextParser(model.UTF8Validation)
 		s.metrics, err = parser.TextToMetricFamilies(body)
 		return err
@@ -43,22 +51,32 @@ func Take(ctx context.Context, client *http.Client, addr string, n int) (*Sample
 	if err != nil {
 		return nil, err
 	}
-	return s, get(ctx, client, fmt.Sprintf("http://%s/hot-keys?n=%d", addr, n), func(body io.Reader) error {
+	return s, p.get(ctx, fmt.Sprintf("/hot-keys?n=%d", n), func(body io.Reader) error {
 		return json.NewDecoder(body).Decode(&s.hot)
 	})
 }
 
-func get(ctx context.Context, client *http.Client, url string, read func(io.Reader) error) error {
+// maxReason is how much is shown of why the daemon refuses.
+const maxReason = 300
+
+func (p *Port) get(ctx context.Context, path string, read func(io.Reader) error) error {
+	url := p.Link.Scheme() + "://" + p.Addr + path
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return err
 	}
-	reply, err := client.Do(request)
+	p.Link.Authorize(request)
+	reply, err := p.Client.Do(request)
 	if err != nil {
 		return err
 	}
 	defer reply.Body.Close()
-	if reply.StatusCode != http.StatusOK {
+	switch reply.StatusCode {
+	case http.StatusOK:
+	case http.StatusUnauthorized, http.StatusForbidden, http.StatusMisdirectedRequest:
+		reason, _ := io.ReadAll(io.LimitReader(reply.Body, maxReason))
+		return fmt.Errorf("%s: %s: %s", url, reply.Status, strings.TrimSpace(string(reason)))
+	default:
 		return fmt.Errorf("%s: %s; is that the admin port of ratelimitd?", url, reply.Status)
 	}
 	if err := read(io.LimitReader(reply.Body, maxReplyBytes)); err != nil {

@@ -57,10 +57,12 @@ func start(t *testing.T) (admin string, client ratelimitv1.RateLimitServiceClien
 // TestBetween looks at a real daemon before and after known calls.
 func TestBetween(t *testing.T) {
 	admin, client := start(t)
-	http := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	at := func(addr string) *top.Port {
+		return &top.Port{Client: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}, Addr: addr}
+	}
 	take := func() *top.Sample {
 		t.Helper()
-		s, err := top.Take(t.Context(), http, admin, 5)
+		s, err := at(admin).Take(t.Context(), 5)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -115,16 +117,18 @@ func TestBetween(t *testing.T) {
 // TestRestarted compares samples from before and after a restart, without any requests.
 func TestRestarted(t *testing.T) {
 	admin, client := start(t)
-	http := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	at := func(addr string) *top.Port {
+		return &top.Port{Client: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}, Addr: addr}
+	}
 	if _, err := client.ShouldAllow(t.Context(), &ratelimitv1.ShouldAllowRequest{Namespace: "a", Identifier: "b", Limits: []*ratelimitv1.Limit{{Rate: "1/h"}}}); err != nil {
 		t.Fatal(err)
 	}
-	old, err := top.Take(t.Context(), http, admin, 5)
+	old, err := at(admin).Take(t.Context(), 5)
 	if err != nil {
 		t.Fatal(err)
 	}
 	admin, _ = start(t)
-	anew, err := top.Take(t.Context(), http, admin, 5)
+	anew, err := at(admin).Take(t.Context(), 5)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -139,8 +143,10 @@ func TestRestarted(t *testing.T) {
 }
 
 func TestNotAnAdminPort(t *testing.T) {
-	http := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
-	if _, err := top.Take(t.Context(), http, "127.0.0.1:1", 5); err == nil || !strings.Contains(err.Error(), "127.0.0.1:1") {
+	at := func(addr string) *top.Port {
+		return &top.Port{Client: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}, Addr: addr}
+	}
+	if _, err := at("127.0.0.1:1").Take(t.Context(), 5); err == nil || !strings.Contains(err.Error(), "127.0.0.1:1") {
 		t.Errorf("nobody there: %v", err)
 	}
 }

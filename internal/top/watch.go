@@ -8,11 +8,14 @@ import (
 	"net/http"
 	"os"
 	"time"
+
+	"github.com/ratelimitd/ratelimitd/internal/connect"
 )
 
 // A Watch shows a daemon again and again.
 type Watch struct {
 	Addr     string // of the daemon's admin port
+	Link     connect.Link
 	Interval time.Duration
 	Lines    int  // the most of each kind
 	Once     bool // for one interval alone
@@ -24,8 +27,13 @@ const clearScreen = "\x1b[H\x1b[J"
 
 // Run shows the daemon on out until ctx ends.
 func (w *Watch) Run(ctx context.Context, out io.Writer) error {
-	client := &http.Client{Timeout: max(w.Interval, 5*time.Second)}
-	before, err := Take(ctx, client, w.Addr, w.Lines)
+	port := &Port{
+		Client: &http.Client{Timeout: max(w.Interval, 5*time.Second), Transport: w.Link.HTTP(http.DefaultTransport.(*http.Transport).Clone())},
+		Link:   w.Link,
+		Addr:   w.Addr,
+	}
+	defer port.Client.CloseIdleConnections()
+	before, err := port.Take(ctx, w.Lines)
 	if err != nil {
 		return err
 	}
@@ -37,7 +45,7 @@ func (w *Watch) Run(ctx context.Context, out io.Writer) error {
 			return nil
 		case <-tick.C:
 		}
-		after, err := Take(ctx, client, w.Addr, w.Lines)
+		after, err := port.Take(ctx, w.Lines)
 		switch {
 		case ctx.Err() != nil:
 			return nil

@@ -28,7 +28,7 @@ import (
 // NewProvider returns a provider that exports spans by OTLP over gRPC, to where
 // the standard variables say: OTEL_EXPORTER_OTLP_ENDPOINT and the others of that
 // kind; OTEL_TRACES_SAMPLER, OTEL_SERVICE_NAME, OTEL_RESOURCE_ATTRIBUTES. It does
-// not wait for the collector, and loses spans that it can not hand over. Shutdown
+// not wait for the collector, and loses spans that it cannot hand over. Shutdown
 // hands over what is left. What goes wrong meanwhile is logged, by way of logger.
 func NewProvider(ctx context.Context, version string, logger *slog.Logger) (*sdktrace.TracerProvider, error) {
 	logTo(logger)

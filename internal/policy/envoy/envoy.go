@@ -16,6 +16,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/ratelimitd/ratelimitd/internal/glob"
 	"github.com/ratelimitd/ratelimitd/internal/rate"
 	"github.com/ratelimitd/ratelimitd/internal/store"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
@@ -29,13 +30,15 @@ type Config struct {
 // A node is a list of descriptors, which the next entry of a request may match.
 type node struct {
 	children  map[Entry]*descriptor // by key and value; without a value, by key and ""
-	wildcards []*descriptor         // those whose value ends with *, in the order of the file
+	wildcards []*descriptor         // those with a * in the key or the value, in the order of the file
 }
 
 // A descriptor is one item of such a list.
 type descriptor struct {
 	Entry
-	limit          *Limit // nil if it has no limit
+	parts          []string // of a pattern: the value cut at each *, or the key and the value
+	starInKey      bool     // the pattern is of the key and the value
+	limit          *Limit   // nil if it has no limit
 	shareThreshold bool
 	valueToMetric  bool
 	below          node
@@ -182,8 +185,9 @@ type Match struct {
 // Match returns the limit that applies to a descriptor of domain. It walks down
 // the tree of configured descriptors, one level for each entry, and returns the
 // limit of the one that matches the last entry. Where several match an entry, it
-// takes the one with the same value; then the first in the file whose value is a
-// prefix and *; then the one without a value.
+// takes the one with the same value; then the first in the file with a * that
+// matches; then the one without a value. A * stands for any bytes, or none. In a key
+// it is matched against key_value, as envoyproxy/ratelimit does.
 func (c *Config) Match(domain string, entries []Entry) Match {
 	if !c.Knows(domain) {
 		return Match{}
@@ -200,7 +204,7 @@ func (c *Config) Match(domain string, entries []Entry) Match {
 		path = append(path, d)
 		byValue = byValue || d.valueToMetric
 		if d.shareThreshold {
-			id = append(appendEntry(id, e.Key, d.Value[:len(d.Value)-1]), '*')
+			id = appendShared(id, e.Key, d.parts)
 		} else {
 			id = appendEntry(id, e.Key, e.Value)
 		}
@@ -232,7 +236,7 @@ func metric(domain string, entries []Entry, path []*descriptor) string {
 		if (detailed || d.valueToMetric) && !d.shareThreshold {
 			value = entries[i].Value
 		}
-		appendMetric(&b, d.Key, value)
+		appendMetric(&b, entries[i].Key, value)
 	}
 	return b.String()
 }
@@ -252,17 +256,25 @@ func (n *node) find(e Entry) *descriptor {
 		return d
 	}
 	for _, w := range n.wildcards {
-		if w.Key == e.Key && strings.HasPrefix(e.Value, w.Value[:len(w.Value)-1]) {
+		if w.matches(e) {
 			return w
 		}
 	}
 	return n.children[Entry{Key: e.Key}]
 }
 
+// matches reports whether d, which has a star, matches e.
+func (d *descriptor) matches(e Entry) bool {
+	if d.starInKey {
+		return glob.Match(d.parts, e.Key+"_"+e.Value)
+	}
+	return d.Key == e.Key && glob.Match(d.parts, e.Value)
+}
+
 // appendEntry appends an entry to the identifier of a counter: key=value, after a
 // comma if it is not the first. It writes as %XX each byte that has a meaning here,
 // so that no two descriptors share an identifier. That includes a star: an
-// unescaped star stands for all values with that beginning.
+// unescaped star stands for all values that match there.
 func appendEntry(id []byte, key, value string) []byte {
 	if len(id) > 0 {
 		id = append(id, ',')
@@ -270,6 +282,16 @@ func appendEntry(id []byte, key, value string) []byte {
 	id = store.AppendEscaped(id, key, "=,")
 	id = append(id, '=')
 	return store.AppendEscaped(id, value, ",*")
+}
+
+// appendShared appends to the identifier of a counter the entry for all values that
+// match a pattern, which is cut into parts.
+func appendShared(id []byte, key string, parts []string) []byte {
+	id = appendEntry(id, key, parts[0])
+	for _, part := range parts[1:] {
+		id = store.AppendEscaped(append(id, '*'), part, ",*")
+	}
+	return id
 }
 
 // bounded returns id. If id is longer than an identifier may be, it returns its

@@ -63,6 +63,10 @@ descriptors:
     share_threshold: true
     rate_limit: {unit: minute, requests_per_unit: 7}
   - key: path
+    value: "/v3/*/act=ion*"
+    share_threshold: true
+    rate_limit: {unit: minute, requests_per_unit: 7}
+  - key: path
     rate_limit: {unit: minute, requests_per_unit: 8}
   - key: message_type
     value: marketing
@@ -97,6 +101,7 @@ func TestMatch(t *testing.T) {
 		{"path=/v1/long/a", "5/1m", "path=/v1/long/a", "edge.path_/v1/*"}, // the first in the file
 		{"path=/v2/a", "7/1m", "path=/v2/*", "edge.path_/v2/*"},
 		{"path=/v2/b", "7/1m", "path=/v2/*", "edge.path_/v2/*"},
+		{"path=/v3/a/act=ions", "7/1m", "path=/v3/*/act=ion*", "edge.path_/v3/*/act=ion*"},
 		{"path=/v3", "8/1m", "path=/v3", "edge.path"},
 		{"message_type=marketing", "3/1h", "message_type=marketing", "edge.message_type_marketing"},
 		{"message_type=other", "", "", ""},
@@ -245,7 +250,7 @@ func TestProblems(t *testing.T) {
 		"domain: d\ndescriptors: [{key: ''}]":  "0.yaml:2:21: a descriptor needs a key; this one has none",
 		"domain: d\ndescriptors: [{key: a}, {key: a}]":                     `0.yaml:2:31: descriptor "d.a" is already in this list`,
 		"domain: d\ndescriptors: [{key: a, value: b}, {key: a, value: b}]": `descriptor "d.a_b" is already in this list`,
-		"domain: d\ndescriptors: [{key: a, share_threshold: true}]":        `share_threshold needs a value that ends with *; this one is ""`,
+		"domain: d\ndescriptors: [{key: a, share_threshold: true}]":        `share_threshold needs a value with a *, such as "files/*"; this one is ""`,
 		"domain: d\ndescriptors: [{key: a, shadow_mode: 5}]":               `"5" is neither true nor false`,
 		limit("{}"): `unit "" is not known; use second, minute, hour, day, week, month, year`,
 		limit("{unit: fortnight, requests_per_unit: 1}"):                                                       `0.yaml:2:43: unit "fortnight" is not known`,

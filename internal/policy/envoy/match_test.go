@@ -2,6 +2,7 @@ package envoy_test
 
 import (
 	"fmt"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -25,15 +26,21 @@ func naive(rules []rule, entries []envoy.Entry) int {
 	}
 	e := entries[0]
 	for _, matches := range []func(rule) bool{
-		func(r rule) bool { return r.value != "" && r.value == e.Value },
+		func(r rule) bool { return r.value != "" && r.key == e.Key && r.value == e.Value },
 		func(r rule) bool {
-			prefix, star := strings.CutSuffix(r.value, "*")
-			return star && strings.HasPrefix(e.Value, prefix)
+			switch {
+			case strings.Contains(r.key, "*") && r.value == "":
+				return globbed(r.key, e.Key+"_"+e.Value)
+			case strings.Contains(r.key, "*"):
+				return globbed(r.key+"_"+r.value, e.Key+"_"+e.Value)
+			default:
+				return r.key == e.Key && strings.Contains(r.value, "*") && globbed(r.value, e.Value)
+			}
 		},
-		func(r rule) bool { return r.value == "" },
+		func(r rule) bool { return r.key == e.Key && r.value == "" },
 	} {
 		for _, r := range rules {
-			if r.key != e.Key || !matches(r) {
+			if !matches(r) {
 				continue
 			}
 			if len(entries) == 1 {
@@ -43,6 +50,11 @@ func naive(rules []rule, entries []envoy.Entry) int {
 		}
 	}
 	return 0
+}
+
+// globbed reports whether s matches pattern, in which * stands for any bytes.
+func globbed(pattern, s string) bool {
+	return regexp.MustCompile("(?s)^" + strings.ReplaceAll(regexp.QuoteMeta(pattern), `\*`, ".*") + "$").MatchString(s)
 }
 
 // write writes rules as a file.
@@ -60,7 +72,7 @@ func write(b *strings.Builder, indent string, rules []rule) {
 }
 
 func TestMatchIsNaive(t *testing.T) {
-	keys, values := rapid.SampledFrom([]string{"a", "a_b", "b"}), rapid.SampledFrom([]string{"", "x", "xy", "x*", "*", "b_x", "xyz"})
+	keys, values := rapid.SampledFrom([]string{"a", "a_b", "b", "a*", "*b"}), rapid.SampledFrom([]string{"", "x", "xy", "x*", "*", "b_x", "xyz", "x*z", "*y*", "x_b"})
 	rapid.Check(t, func(rt *rapid.T) {
 		count := 0
 		var draw func(depth int) []rule

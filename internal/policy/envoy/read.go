@@ -165,9 +165,9 @@ func (r *Reader) descriptor(name string, n yamlfile.Node, tree *node, path strin
 		return
 	}
 
-	wildcard := strings.HasSuffix(d.Value, "*")
-	if d.shareThreshold && !wildcard {
-		share.Problem("share_threshold needs a value that ends with *; this one is %s", quote.Cut(d.Value))
+	d.cut()
+	if d.shareThreshold && d.parts == nil {
+		share.Problem(`share_threshold needs a value with a *, such as "files/*"; this one is %s`, quote.Cut(d.Value))
 	}
 	if tree.children[d.Entry] != nil {
 		key.Problem("descriptor %s is already in this list; leave one of them out", quote.Cut(path))
@@ -185,8 +185,22 @@ func (r *Reader) descriptor(name string, n yamlfile.Node, tree *node, path strin
 		tree.children = map[Entry]*descriptor{}
 	}
 	tree.children[d.Entry] = d
-	if wildcard {
+	if d.parts != nil {
 		tree.wildcards = append(tree.wildcards, d)
+	}
+}
+
+// cut sets the parts of d if there is a star in it.
+func (d *descriptor) cut() {
+	pattern := d.Value
+	if d.starInKey = strings.Contains(d.Key, "*"); d.starInKey {
+		pattern = d.Key
+		if d.Value != "" {
+			pattern += "_" + d.Value
+		}
+	}
+	if strings.Contains(pattern, "*") {
+		d.parts = strings.Split(pattern, "*")
 	}
 }
 

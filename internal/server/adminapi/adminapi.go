@@ -24,6 +24,7 @@ const (
 type Options struct {
 	Book          *account.Book
 	Metrics       http.Handler
+	Limits        http.Handler         // of /rlconfig
 	Configuration func() Configuration // that in force
 	LogLevel      *slog.LevelVar       // the one of Logger
 	Logger        *slog.Logger
@@ -44,6 +45,7 @@ func New(o Options) http.Handler {
 
 /hot-keys        who asks most and who is denied most, by namespace; ?n=20 for more
 /configuration   the configuration in force: flags, policies and their version
+/rlconfig        the limits in force, as envoyproxy/ratelimit shows them
 /loglevel        GET the level; PUT debug, info, warn or error to set it
 /metrics         Prometheus metrics, as on the HTTP port
 /debug/pprof/    Go's profiles
@@ -51,6 +53,7 @@ func New(o Options) http.Handler {
 	})
 	mux.HandleFunc("GET /hot-keys", o.showHotKeys)
 	mux.Handle("GET /metrics", o.Metrics)
+	mux.Handle("GET /rlconfig", o.Limits)
 	mux.HandleFunc("GET /configuration", func(w http.ResponseWriter, _ *http.Request) { web.WriteJSON(w, o.Configuration()) })
 	mux.HandleFunc("GET /loglevel", func(w http.ResponseWriter, _ *http.Request) {
 		fmt.Fprintln(w, strings.ToLower(o.LogLevel.Level().String()))

@@ -19,6 +19,7 @@ import (
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/ratelimitd/ratelimitd/internal/account"
+	"github.com/ratelimitd/ratelimitd/internal/auth"
 	"github.com/ratelimitd/ratelimitd/internal/decide"
 	"github.com/ratelimitd/ratelimitd/internal/histogram"
 	"github.com/ratelimitd/ratelimitd/internal/policy/envoy"
@@ -30,19 +31,6 @@ import (
 
 // Method is the label of the latency of ShouldRateLimit.
 const Method = "ShouldRateLimit"
-
-// Settings say how the service answers. The zero Settings are the defaults of
-// envoyproxy/ratelimit.
-type Settings struct {
-	ShadowMode      bool // the overall answer is always OK
-	AllOrNone       bool // where the store can, a request consumes of all its descriptors or of none
-	DynamicMetadata bool // the answer has the request, and what its limits have for Envoy
-
-	ResponseHeaders bool   // the answer has these headers for Envoy's client
-	LimitHeader     string // "": RateLimit-Limit
-	RemainingHeader string // "": RateLimit-Remaining
-	ResetHeader     string // "": RateLimit-Reset
-}
 
 // Options say how to make an API. Core, Book, Faults and Latency are required.
 type Options struct {
@@ -115,6 +103,10 @@ func (a *API) shouldRateLimit(ctx context.Context, in *request) (*rlsv3.RateLimi
 	defer a.o.Latency.Since(histogram.Start())
 	e := a.exchanges.Get().(*exchange)
 	defer a.free(e)
+	// Here too: a descriptor without a limit does not become a request.
+	if err := a.o.Core.Permit(ctx, auth.Decide, in.domain, ""); err != nil {
+		return nil, fault.Error(err)
+	}
 	if err := a.match(e, in); err != nil {
 		return nil, err
 	}
@@ -162,7 +154,8 @@ func (a *API) shouldRateLimit(ctx context.Context, in *request) (*rlsv3.RateLimi
 	return out, nil
 }
 
-// match validates in, and sets what each of its descriptors is held to.
+// match sets what each descriptor of in is held to. The error is of a request that
+// holds nothing to.
 func (a *API) match(e *exchange, in *request) error {
 	var wrong decide.InvalidError
 	if in.domain == "" {
@@ -174,31 +167,13 @@ func (a *API) match(e *exchange, in *request) error {
 	case in.tooMany != "":
 		wrong.Add("descriptors", "%s", in.tooMany)
 	}
+	if wrong.Violations != nil {
+		return fault.Error(a.o.Core.RefuseInvalid(&wrong))
+	}
 	config := a.config.Load()
 	e.matches = resized(e.matches, len(in.descriptors))
 	for i := range in.descriptors {
-		d := &in.descriptors[i]
-		e.matches[i] = envoy.Match{}
-		if d.negative {
-			wrong.Add(fmt.Sprintf("descriptors[%d].is_negative_hits", i), "hits cannot be given back; leave it out")
-		}
-		if d.limit == nil {
-			e.matches[i] = config.Match(in.domain, in.entriesOf(d))
-			continue
-		}
-		multiplier := uint32(1)
-		if d.limit.multiplier != nil {
-			multiplier = *d.limit.multiplier
-		}
-		l, err := envoy.NewLimit(d.limit.requests, d.limit.unit, multiplier)
-		if err != nil {
-			wrong.Add(fmt.Sprintf("descriptors[%d].limit", i), "%v", err)
-		} else if config.Knows(in.domain) {
-			e.matches[i] = envoy.Override(in.domain, in.entriesOf(d), l)
-		}
-	}
-	if wrong.Violations != nil {
-		return fault.Error(a.o.Core.RefuseInvalid(&wrong))
+		e.matches[i] = a.matchOne(config, in, i)
 	}
 	if replaced := envoy.Replaced(e.matches); replaced != nil {
 		for i := range e.matches {
@@ -208,6 +183,28 @@ func (a *API) match(e *exchange, in *request) error {
 		}
 	}
 	return nil
+}
+
+// matchOne returns what a descriptor is held to. What is wrong with it is ignored,
+// on the safe side, so that the others are not let pass for it.
+func (a *API) matchOne(config *envoy.Config, in *request, i int) envoy.Match {
+	d, entries := &in.descriptors[i], in.entriesOf(&in.descriptors[i])
+	if d.negative {
+		a.o.Faults.Ignore(in.domain, fmt.Sprintf("descriptors[%d].is_negative_hits", i), "hits cannot be given back; nothing is taken")
+	}
+	if d.limit == nil || !config.Knows(in.domain) {
+		return config.Match(in.domain, entries)
+	}
+	multiplier := uint32(1)
+	if d.limit.multiplier != nil {
+		multiplier = *d.limit.multiplier
+	}
+	l, err := envoy.NewLimit(d.limit.requests, d.limit.unit, multiplier)
+	if err != nil {
+		a.o.Faults.Ignore(in.domain, fmt.Sprintf("descriptors[%d].limit", i), err.Error()+"; the configured limit applies")
+		return config.Match(in.domain, entries)
+	}
+	return envoy.Override(in.domain, entries, l)
 }
 
 // gather puts what the core is to be asked into the batch of e. Those that can

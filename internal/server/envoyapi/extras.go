@@ -12,7 +12,18 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/policy/envoy"
 )
 
-// What an answer has for Envoy to pass on: headers and metadata.
+// Settings say how the service answers. The zero Settings are the defaults of
+// envoyproxy/ratelimit.
+type Settings struct {
+	ShadowMode      bool // the overall answer is always OK
+	AllOrNone       bool // where the store can, a request consumes of all its descriptors or of none
+	DynamicMetadata bool // the answer has the request, and what its limits have for Envoy
+
+	ResponseHeaders bool // the answer has headers for Envoy's client, with these names
+	LimitHeader     string
+	RemainingHeader string
+	ResetHeader     string
+}
 
 // headers returns the headers that tell a client of the limit it is over, or
 // else of the one it is closest to.
@@ -29,17 +40,11 @@ func (s *Settings) headers(statuses []*rlsv3.RateLimitResponse_DescriptorStatus)
 	if closest == nil {
 		return nil
 	}
-	named := func(name, otherwise string) string {
-		if name == "" {
-			return otherwise
-		}
-		return name
-	}
 	reset := math.Ceil(closest.GetDurationUntilReset().AsDuration().Seconds())
 	return []*corev3.HeaderValue{
-		{Key: named(s.LimitHeader, "RateLimit-Limit"), Value: strconv.FormatUint(uint64(closest.GetCurrentLimit().GetRequestsPerUnit()), 10)},
-		{Key: named(s.RemainingHeader, "RateLimit-Remaining"), Value: strconv.FormatUint(uint64(closest.GetLimitRemaining()), 10)},
-		{Key: named(s.ResetHeader, "RateLimit-Reset"), Value: strconv.FormatFloat(reset, 'f', 0, 64)},
+		{Key: s.LimitHeader, Value: strconv.FormatUint(uint64(closest.GetCurrentLimit().GetRequestsPerUnit()), 10)},
+		{Key: s.RemainingHeader, Value: strconv.FormatUint(uint64(closest.GetLimitRemaining()), 10)},
+		{Key: s.ResetHeader, Value: strconv.FormatFloat(reset, 'f', 0, 64)},
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protojson"
 
+	"github.com/ratelimitd/ratelimitd/internal/server/fault"
 	"github.com/ratelimitd/ratelimitd/internal/server/web"
 )
 
@@ -51,8 +52,8 @@ func (a *API) ServeJSON(w http.ResponseWriter, r *http.Request) {
 	out, err := a.shouldRateLimit(r.Context(), in)
 	if err != nil {
 		code := http.StatusServiceUnavailable
-		if status.Code(err) == codes.InvalidArgument {
-			code = http.StatusBadRequest
+		if c := status.Code(err); c == codes.InvalidArgument || c == codes.Unauthenticated || c == codes.PermissionDenied {
+			code = fault.HTTPCode(c)
 		}
 		http.Error(w, status.Convert(err).Message(), code)
 		return

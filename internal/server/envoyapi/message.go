@@ -241,6 +241,9 @@ func (r *request) fromMessage(in *rlsv3.RateLimitRequest) {
 
 // hitsOf returns how much d asks for.
 func (r *request) hitsOf(d *descriptor) uint64 {
+	if d.negative { // it cannot give back, and takes nothing
+		return 0
+	}
 	if d.hits != nil {
 		return *d.hits
 	}

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/ratelimitd/ratelimitd/internal/auth"
 	"github.com/ratelimitd/ratelimitd/internal/decide"
 )
 
@@ -34,6 +35,8 @@ func Status(err error) *status.Status {
 		code codes.Code
 	}{
 		{decide.ErrUnknownPolicy, codes.NotFound},
+		{auth.ErrUnauthenticated, codes.Unauthenticated},
+		{auth.ErrForbidden, codes.PermissionDenied},
 		{decide.ErrStore, codes.Unavailable},
 		{decide.ErrDeadline, codes.DeadlineExceeded},
 		{decide.ErrCancelled, codes.Canceled},
@@ -51,6 +54,9 @@ func Status(err error) *status.Status {
 
 // Error returns err, which may be nil, as an error that is a gRPC status.
 func Error(err error) error { return Status(err).Err() }
+
+// Forbidden returns err as an error that is PERMISSION_DENIED.
+func Forbidden(err error) error { return status.Error(codes.PermissionDenied, err.Error()) }
 
 // maxDetailsBytes is how long the details of an INVALID_ARGUMENT are. Clients
 // take a status from the trailers of a reply, and refuse trailers that are
@@ -81,6 +87,10 @@ func HTTPCode(code codes.Code) int {
 		return http.StatusOK
 	case codes.InvalidArgument:
 		return http.StatusBadRequest
+	case codes.Unauthenticated:
+		return http.StatusUnauthorized
+	case codes.PermissionDenied:
+		return http.StatusForbidden
 	case codes.NotFound:
 		return http.StatusNotFound
 	case codes.Unavailable:

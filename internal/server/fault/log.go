@@ -13,6 +13,7 @@ import (
 
 	"github.com/ratelimitd/ratelimitd/internal/account"
 	"github.com/ratelimitd/ratelimitd/internal/lograte"
+	"github.com/ratelimitd/ratelimitd/internal/quote"
 )
 
 // A Log counts what goes wrong with calls, and logs it, but not too often. It is
@@ -22,6 +23,7 @@ type Log struct {
 	logger      *slog.Logger
 	panicked    lograte.Gate
 	undecodable lograte.Gate
+	ignored     lograte.Gate
 }
 
 // NewLog returns a Log.
@@ -57,4 +59,14 @@ func (l *Log) Undecodable(ctx context.Context, method string, err error) error {
 		l.logger.Warn("a message cannot be decoded, and is refused as INVALID_ARGUMENT; look at the client that sends it", "method", method, "peer", from, "reason", reason, "messages", messages)
 	}
 	return status.Errorf(codes.InvalidArgument, "the message cannot be decoded: %s", reason)
+}
+
+// Ignore counts and logs a part of a request of Envoy that cannot be heeded. The
+// rest of the request is decided all the same: an error would make Envoy let all of
+// it pass.
+func (l *Log) Ignore(domain, field, problem string) {
+	l.book.Ignored.Add(1)
+	if n := l.ignored.Pass(time.Now()); n > 0 {
+		l.logger.Warn("a part of a request of Envoy is ignored, and the rest decided; correct Envoy's configuration", "domain", quote.Cut(domain), "field", field, "problem", problem, "ignored", n)
+	}
 }

@@ -2,6 +2,7 @@ package grpcapi
 
 import (
 	"context"
+	"sync"
 
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
@@ -19,7 +20,7 @@ import (
 // which is used again for others: making it anew was most of what the handlers
 // cost.
 type exchange struct {
-	api *API
+	of *exchanges
 	// How gRPC has it answered, made once.
 	answerSingle, answerBatch grpc.UnaryHandler
 
@@ -40,9 +41,22 @@ type exchange struct {
 // request of more limits than are valid.
 const maxKept = 256
 
-func newExchange(a *API) *exchange {
-	e := &exchange{api: a}
-	single, batch := a.o.Latency.Of(MethodUnary), a.o.Latency.Of(MethodBatch)
+// exchanges are those of an API.
+type exchanges struct {
+	core    *decide.Core
+	latency *histogram.Vec
+	idle    sync.Pool // of *exchange
+}
+
+func newExchanges(core *decide.Core, latency *histogram.Vec) *exchanges {
+	x := &exchanges{core: core, latency: latency}
+	x.idle.New = func() any { return newExchange(x) }
+	return x
+}
+
+func newExchange(of *exchanges) *exchange {
+	e := &exchange{of: of}
+	single, batch := of.latency.Of(MethodUnary), of.latency.Of(MethodBatch)
 	e.answerSingle = func(ctx context.Context, _ any) (any, error) {
 		defer single.Since(histogram.Start())
 		return e.decideSingle(ctx)
@@ -61,7 +75,7 @@ func newExchange(a *API) *exchange {
 // which none does holds no memory.
 type arrival struct {
 	*exchange
-	api    *API
+	pool   *exchanges
 	single bool  // it is one request, and no batch
 	err    error // why it cannot be decoded, or nil
 }
@@ -76,7 +90,7 @@ func (a *arrival) Undecodable(err error) { a.err = err }
 
 // Received implements codec.Receiver.
 func (a *arrival) Received() any {
-	a.exchange = a.api.exchanges.Get().(*exchange)
+	a.exchange = a.pool.idle.Get().(*exchange)
 	if a.single {
 		return a.first()
 	}
@@ -121,7 +135,7 @@ func (e *exchange) Sent() {
 	clear(e.answers)
 	clear(e.response.GetResults())
 	e.results, e.answers, e.response.Results = e.results[:0], e.answers[:0], e.response.Results[:0]
-	e.api.exchanges.Put(e)
+	e.of.idle.Put(e)
 }
 
 // ask has the core decide the requests of e.
@@ -130,7 +144,7 @@ func (e *exchange) ask(ctx context.Context) {
 	for i, in := range e.request.GetRequests() {
 		e.decoder.Request(&e.batch.Requests[i], in)
 	}
-	e.api.o.Core.Decide(ctx, &e.batch)
+	e.of.core.Decide(ctx, &e.batch)
 	e.encoder.Begin(&e.batch)
 }
 
@@ -151,9 +165,9 @@ func (e *exchange) decide(ctx context.Context) error {
 	n := len(e.request.GetRequests())
 	switch {
 	case n == 0:
-		return e.api.refuse("no requests; send 1 to %d in a message", codec.MaxBatch)
+		return e.refuse("no requests; send 1 to %d in a message", codec.MaxBatch)
 	case n > codec.MaxBatch:
-		return e.api.refuse("more than %d requests; send 1 to %[1]d in a message", codec.MaxBatch)
+		return e.refuse("more than %d requests; send 1 to %[1]d in a message", codec.MaxBatch)
 	}
 	e.ask(ctx)
 	e.response.Results = resized(e.response.GetResults(), n)
@@ -172,8 +186,8 @@ func (e *exchange) decide(ctx context.Context) error {
 }
 
 // refuse returns the status of a message that is itself invalid.
-func (a *API) refuse(format string, args ...any) error {
-	return fault.Error(a.o.Core.Refuse("requests", format, args...))
+func (e *exchange) refuse(format string, args ...any) error {
+	return fault.Error(e.of.core.Refuse("requests", format, args...))
 }
 
 func failedResult(err error) *ratelimitv1.ShouldAllowResult {

@@ -27,10 +27,8 @@ func newTestExchange(tb testing.TB) *exchange {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(func() { _ = counters.Close() })
-	return newExchange(New(Options{
-		Core:    decide.New(decide.Options{Store: counters, Book: account.New(decide.Outcomes, time.Now), Logger: slog.New(slog.DiscardHandler)}),
-		Latency: histogram.NewVec("test", "test", "method", MethodUnary, MethodBatch, MethodStream),
-	}))
+	core := decide.New(decide.Options{Store: counters, Book: account.New(decide.Outcomes, time.Now), Logger: slog.New(slog.DiscardHandler)})
+	return newExchange(newExchanges(core, histogram.NewVec("test", "test", "method", MethodUnary, MethodBatch, MethodStream)))
 }
 
 func ask(identifier string, limits ...*ratelimitv1.Limit) *ratelimitv1.ShouldAllowRequest {

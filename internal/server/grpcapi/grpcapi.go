@@ -5,50 +5,27 @@ package grpcapi
 import (
 	"context"
 	"slices"
-	"sync"
-	"time"
 
 	"google.golang.org/grpc"
 
 	"github.com/ratelimitd/ratelimitd/internal/decide"
-	"github.com/ratelimitd/ratelimitd/internal/histogram"
 	"github.com/ratelimitd/ratelimitd/internal/server/apiv1"
 	"github.com/ratelimitd/ratelimitd/internal/server/fault"
 	"github.com/ratelimitd/ratelimitd/internal/server/grpcapi/codec"
 	ratelimitv1 "github.com/ratelimitd/ratelimitd/proto/ratelimit/v1"
 )
 
-// The methods whose messages are timed, as the label of their latency.
-const (
-	MethodUnary  = "ShouldAllow"
-	MethodBatch  = "ShouldAllowBatch"
-	MethodStream = "ShouldAllowStream"
-)
-
-// Options say how to make an API. All but StreamAge are required.
-type Options struct {
-	Core    *decide.Core
-	Faults  *fault.Log
-	Latency *histogram.Vec // by method
-
-	Streams   *sync.WaitGroup // counts the goroutines that answer streams
-	Draining  <-chan struct{} // closed when the server begins to stop, which ends streams
-	StreamAge time.Duration   // how old a stream becomes; 0: as old as its client likes
-}
-
 // An API answers ratelimit.v1.RateLimitService. New makes it.
 type API struct {
 	ratelimitv1.UnimplementedRateLimitServiceServer
 
 	o         Options
-	exchanges sync.Pool // of *exchange
+	exchanges *exchanges
 }
 
 // New returns an API.
 func New(o Options) *API {
-	a := &API{o: o}
-	a.exchanges.New = func() any { return newExchange(a) }
-	return a
+	return &API{o: o, exchanges: newExchanges(o.Core, o.Latency)}
 }
 
 // Register has s serve the API. Of the unary methods that decide, the memory of
@@ -74,7 +51,7 @@ func (a *API) Register(s *grpc.Server) {
 func (a *API) handler(fullMethod string, single bool) grpc.MethodHandler {
 	info := &grpc.UnaryServerInfo{Server: a, FullMethod: fullMethod}
 	return func(_ any, ctx context.Context, decode func(any) error, intercept grpc.UnaryServerInterceptor) (any, error) {
-		in := arrival{api: a, single: single}
+		in := arrival{pool: a.exchanges, single: single}
 		if err := decode(&in); err != nil {
 			return nil, err
 		}

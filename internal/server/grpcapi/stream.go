@@ -57,7 +57,7 @@ func (a *API) answerStream(stream ratelimitv1.RateLimitService_ShouldAllowStream
 	defer a.o.Faults.Recover(ratelimitv1.RateLimitService_ShouldAllowStream_FullMethodName, &err)
 	latency := a.o.Latency.Of(MethodStream)
 	for {
-		in := arrival{api: a}
+		in := arrival{pool: a.exchanges}
 		err := stream.RecvMsg(&in)
 		if errors.Is(err, io.EOF) {
 			return nil

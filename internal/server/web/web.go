@@ -102,6 +102,9 @@ func WriteError(w http.ResponseWriter, code int, err error) {
 	if code == 0 {
 		code = fault.HTTPCode(st.Code())
 	}
+	if code == http.StatusUnauthorized {
+		w.Header().Set("WWW-Authenticate", "Bearer")
+	}
 	WriteMessage(w, code, st.Proto())
 }
 

@@ -1,7 +1,7 @@
-// Package breaker stops asking a server that keeps failing, so that its callers
-// get their answer at once and the server gets room to recover. Each server of
-// a store has a circuit of its own: one that is gone costs the keys of the
-// others nothing.
+// Package breaker stops asking a server that keeps failing. Its callers get their
+// answer at once, and the server gets room to recover. Each server of a store has
+// a circuit of its own, so that a server that is gone costs the keys of the others
+// nothing.
 package breaker
 
 import (
@@ -17,28 +17,27 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/store"
 )
 
-// ErrOpen is the error of requests that the store was not asked.
+// ErrOpen is the error of requests about which the store was not asked.
 var ErrOpen = errors.New("the server has kept failing and is not asked until it had time to recover")
 
 const (
-	// A circuit opens when all of the calls that came back in the last
-	// interval failed, and they are tripAll or more; or when at least three in
-	// four did, tripMost or more. A server that is gone is given up within an
-	// interval. One that pauses for a moment is not, as long as there is some
-	// traffic.
+	// A circuit opens when all calls that came back in the last interval failed,
+	// tripAll or more; or when at least three in four of them did, tripMost or
+	// more. A server that is gone is given up within an interval. A server that
+	// only pauses for a moment is not, as long as there is some traffic.
 	tripAll  = 5
 	tripMost = 20
 	interval = 500 * time.Millisecond
 	bucket   = 100 * time.Millisecond // the interval moves on by so much at a time
-	// Once open, it lets one call through after so long. Each costs one caller
-	// the store's timeout; and a server that only paused, as many do for 50 ms
-	// or so, is used again soon.
+	// An open circuit lets one call through after so long. It costs one caller
+	// the store's timeout. A server that only paused, as many do for 50 ms or so,
+	// is soon used again.
 	probeAfter = 250 * time.Millisecond
-	// forgetAfter is when an open circuit is dropped that no call has probed:
-	// the server may have left the cluster for good.
+	// forgetAfter is when an open circuit that no call has probed is dropped: the
+	// server may have left the cluster for good.
 	forgetAfter = 10 * time.Second
-	// maxCircuits is more servers than a cluster has. Those that it had before
-	// are forgotten when there are as many.
+	// maxCircuits is more servers than a cluster has. When there are as many, all
+	// are forgotten, because most have left.
 	maxCircuits = 1000
 )
 

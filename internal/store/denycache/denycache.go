@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unsafe"
 
 	"github.com/ratelimitd/ratelimitd/internal/store"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
@@ -21,9 +22,12 @@ import (
 const (
 	// DefaultTTL is how long a Reset by another process may go unnoticed.
 	DefaultTTL = time.Second
-	// DefaultMaxKeys keeps the cache under 100 MB if each identifier has 16
-	// limits, and at a tenth of that if each has one.
+	// DefaultMaxKeys is how many callers are usually over their limit at a time, and
+	// far more.
 	DefaultMaxKeys = 50_000
+	// DefaultMaxBytes is room for DefaultMaxKeys identifiers with one limit and names of
+	// usual lengths. With as much garbage, it is below 64 MB.
+	DefaultMaxBytes = 30_000_000
 
 	shards = 64
 	// evictSample is how many denials a full shard looks at for one that is
@@ -38,6 +42,9 @@ type Options struct {
 	TTL time.Duration
 	// MaxKeys bounds the identifiers remembered. 0 is DefaultMaxKeys.
 	MaxKeys int
+	// MaxBytes bounds the memory of what is remembered: names may be long, and
+	// limits many. 0 is DefaultMaxBytes.
+	MaxBytes int
 	// Now is a clock that never steps back. nil is the process's own.
 	Now func() time.Duration
 }
@@ -60,6 +67,7 @@ type Cache struct {
 	store.Store
 	ttl    time.Duration
 	share  int // of MaxKeys, for each shard
+	room   int // of MaxBytes, for each shard
 	now    func() time.Duration
 	seed   maphash.Seed
 	shards [shards]shard
@@ -73,11 +81,14 @@ func New(s store.Store, o Options) *Cache {
 	if o.MaxKeys == 0 {
 		o.MaxKeys = DefaultMaxKeys
 	}
+	if o.MaxBytes == 0 {
+		o.MaxBytes = DefaultMaxBytes
+	}
 	if o.Now == nil {
 		start := time.Now()
 		o.Now = func() time.Duration { return time.Since(start) }
 	}
-	return &Cache{Store: s, ttl: o.TTL, share: max(1, o.MaxKeys/shards), now: o.Now, seed: maphash.MakeSeed()}
+	return &Cache{Store: s, ttl: o.TTL, share: max(1, o.MaxKeys/shards), room: o.MaxBytes / shards, now: o.Now, seed: maphash.MakeSeed()}
 }
 
 // An identity is who is denied.
@@ -85,6 +96,8 @@ type identity struct{ namespace, identifier string }
 
 // A denial is a request that was denied.
 type denial struct {
+	identity
+	bytes    int // of memory that it takes
 	limits   []strategy.Limit
 	cost     uint64
 	decision strategy.Decision
@@ -97,6 +110,7 @@ type denial struct {
 type shard struct {
 	mu      sync.Mutex // protects the following
 	denials map[identity]*denial
+	bytes   int    // that denials takes
 	resets  uint64 // how often one has begun or ended: what was asked before is not remembered after
 	hits    uint64
 }
@@ -161,26 +175,28 @@ func (c *Cache) learn(ctx context.Context, r *store.Request, res *store.Result, 
 		}
 	case res.Allowed:
 		if d := sh.denials[id]; d != nil && r.Cost > 0 && (d.sameAs(r) || !r.DryRun && d.redefinedBy(r)) {
-			delete(sh.denials, id)
+			sh.drop(id)
 		}
 	case resets == sh.resets:
-		if sh.denials == nil {
-			sh.denials = map[identity]*denial{}
+		sh.drop(id)
+		if d := newDenial(r, res, asked, c.ttl); d.bytes <= c.room {
+			for now := c.now(); len(sh.denials) >= c.share || sh.bytes > c.room-d.bytes; {
+				sh.evict(now)
+			}
+			if sh.denials == nil {
+				sh.denials = map[identity]*denial{}
+			}
+			sh.denials[d.identity] = d
+			sh.bytes += d.bytes
 		}
-		if sh.denials[id] == nil && len(sh.denials) >= c.share {
-			sh.evict(c.now())
-		}
-		id = identity{strings.Clone(r.Namespace), strings.Clone(r.Identifier)} // they may be parts of a large message
-		sh.denials[id] = newDenial(r, res, asked, c.ttl)
 	}
 }
 
 func newDenial(r *store.Request, res *store.Result, asked, ttl time.Duration) *denial {
 	d := &denial{limits: slices.Clone(r.Limits), cost: r.Cost, decision: res.Decision, asked: asked, until: forever, askAgain: asked + ttl}
-	for i := range d.limits {
-		d.limits[i].Name = strings.Clone(d.limits[i].Name)
-	}
 	d.decision.Statuses = slices.Clone(res.Statuses)
+	d.bytes = d.keepNames(r) + fixedBytes +
+		cap(d.limits)*int(unsafe.Sizeof(strategy.Limit{})) + cap(d.decision.Statuses)*int(unsafe.Sizeof(strategy.Status{}))
 	for _, st := range res.Statuses {
 		if !st.Allowed && st.RetryAfter != strategy.Never {
 			// The store's clock may have been a part of a microsecond further.
@@ -190,20 +206,53 @@ func newDenial(r *store.Request, res *store.Result, asked, ttl time.Duration) *d
 	return d
 }
 
+// keepNames gives d the names of r, in memory of their own, and returns how much that
+// takes: the names of r may be parts of a large message.
+func (d *denial) keepNames(r *store.Request) (bytes int) {
+	size := len(r.Namespace) + len(r.Identifier)
+	for i := range r.Limits {
+		size += len(r.Limits[i].Name)
+	}
+	var text strings.Builder
+	text.Grow(size)
+	keep := func(name string) string {
+		from := text.Len()
+		text.WriteString(name)
+		return text.String()[from:]
+	}
+	d.identity = identity{keep(r.Namespace), keep(r.Identifier)}
+	for i := range d.limits {
+		d.limits[i].Name = keep(r.Limits[i].Name)
+	}
+	return text.Cap()
+}
+
+// fixedBytes is what each denial takes beside its names, limits and statuses: itself,
+// its place in the map, which is mostly half full, and what the allocator adds.
+const fixedBytes = int(unsafe.Sizeof(denial{})+2*(unsafe.Sizeof(identity{})+unsafe.Sizeof((*denial)(nil)))) + 32
+
 // forever is later than any instant of the clock.
 const forever = time.Duration(1<<63 - 1)
 
-// evict drops one denial: one that is over, if a few tries find it.
+// drop forgets the denial of id, if there is one.
+func (sh *shard) drop(id identity) {
+	if d := sh.denials[id]; d != nil {
+		sh.bytes -= d.bytes
+		delete(sh.denials, id)
+	}
+}
+
+// evict drops one denial: one that is over, if a few tries find it. There must be one.
 func (sh *shard) evict(now time.Duration) {
 	tries := 0
 	for id, d := range sh.denials { // in an order that differs each time
 		if tries++; now >= d.until || tries == evictSample {
-			delete(sh.denials, id)
+			sh.drop(id)
 			return
 		}
 	}
 	for id := range sh.denials {
-		delete(sh.denials, id)
+		sh.drop(id)
 		return
 	}
 }
@@ -259,7 +308,7 @@ func (c *Cache) forget(r *store.Request) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	sh.resets++
-	delete(sh.denials, identity{r.Namespace, r.Identifier})
+	sh.drop(identity{r.Namespace, r.Identifier})
 }
 
 func (c *Cache) shard(r *store.Request) *shard {

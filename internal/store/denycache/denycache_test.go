@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -382,20 +383,104 @@ func TestBound(t *testing.T) {
 	}
 }
 
+// TestBytes has denials remembered of many shapes, and compares what the cache counts with
+// what the heap has grown by.
+func TestBytes(t *testing.T) {
+	pad := func(s string, n int) string { return s + strings.Repeat("x", n-len(s)) }
+	for _, tt := range []struct {
+		name              string
+		limits, nameBytes int
+		idBytes           int
+		denials, atLeast  int // how many are made and are kept
+	}{
+		{"usual", 1, 8, 12, 60_000, 49_000},
+		{"several limits", 4, 10, 36, 45_000, 35_000},
+		{"the worst", strategy.MaxLimits, strategy.MaxNameBytes, 1024, 15_000, 5000},
+		{"the longest identifiers", 1, 0, 1024, 25_000, 15_000},
+		{"few", 2, 8, 12, 1000, 1000},
+	} {
+		c, _, _ := newCache(t, Options{})
+		var limits []strategy.Limit
+		for i := range tt.limits {
+			spec := strategy.Spec{Rate: fmt.Sprintf("1/%dh", i+1)}
+			if tt.nameBytes > 0 {
+				spec.Name = pad(fmt.Sprint(i), tt.nameBytes)
+			}
+			limits = append(limits, storetest.Limit(t, spec))
+		}
+		res := store.Result{Decision: strategy.Decision{RetryAfter: time.Hour, Statuses: make([]strategy.Status, tt.limits)}}
+		for i := range res.Statuses {
+			res.Statuses[i] = strategy.Status{Limit: 1, RetryAfter: time.Hour}
+		}
+		before := heap()
+		for i := range tt.denials {
+			r := store.Request{Namespace: pad("test", min(128, tt.idBytes)), Identifier: pad(fmt.Sprint(i), tt.idBytes), Limits: limits, Cost: 1}
+			c.learn(t.Context(), &r, &res, 0, 0)
+		}
+		grown := heap() - before
+		keys, bytes := 0, 0
+		for i := range c.shards {
+			sum := 0
+			for _, d := range c.shards[i].denials {
+				sum += d.bytes
+			}
+			if sum != c.shards[i].bytes {
+				t.Fatalf("%s: a shard counts %d bytes, its denials have %d", tt.name, c.shards[i].bytes, sum)
+			}
+			bytes += sum
+			keys += len(c.shards[i].denials)
+		}
+		t.Logf("%s: %d denials, counted as %.1f MB, take %.1f MB", tt.name, keys, float64(bytes)/1e6, float64(grown)/1e6)
+		if bytes > DefaultMaxBytes || float64(grown) > 1.02*float64(bytes) || float64(grown) < 0.85*float64(bytes) {
+			t.Errorf("%s: %d bytes are counted, %d are used, want no more than %d", tt.name, bytes, grown, DefaultMaxBytes)
+		}
+		if keys < tt.atLeast {
+			t.Errorf("%s: %d denials are remembered, want at least %d", tt.name, keys, tt.atLeast)
+		}
+		runtime.KeepAlive(c)
+	}
+}
+
+// heap returns how many bytes of the heap are in use.
+func heap() int {
+	runtime.GC()
+	runtime.GC() // what the first has freed
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int(m.HeapAlloc)
+}
+
+// TestTooLarge has a denial that is larger than the room of a shard.
+func TestTooLarge(t *testing.T) {
+	c, counting, _ := newCache(t, Options{MaxBytes: shards * 1000})
+	l := storetest.Limit(t, strategy.Spec{Rate: "1/h"})
+	for _, id := range []string{"alice", strings.Repeat("x", 1024)} {
+		for range 3 {
+			ask(t, c, id, 1, l)
+		}
+	}
+	if n := counting.asked.Load(); n != 5 {
+		t.Errorf("the store was asked %d times, want 5: twice about the short, each time about the long", n)
+	}
+}
+
 func TestMetrics(t *testing.T) {
 	c, _, _ := newCache(t, Options{})
 	l := storetest.Limit(t, strategy.Spec{Rate: "1/h"})
 	for range 5 {
 		ask(t, c, "alice", 1, l)
 	}
-	want := `
+	want := fmt.Sprintf(`
+# HELP ratelimitd_deny_cache_bytes Memory of the denials that are remembered, in bytes.
+# TYPE ratelimitd_deny_cache_bytes gauge
+ratelimitd_deny_cache_bytes %d
 # HELP ratelimitd_deny_cache_hits_total Denials that were repeated without asking the store.
 # TYPE ratelimitd_deny_cache_hits_total counter
 ratelimitd_deny_cache_hits_total 3
 # HELP ratelimitd_deny_cache_keys Identifiers whose denial is remembered; those whose denial is over are counted until others need the room.
 # TYPE ratelimitd_deny_cache_keys gauge
 ratelimitd_deny_cache_keys 1
-`
+`, c.shard(&store.Request{Namespace: "test", Identifier: "alice"}).bytes)
 	if err := testutil.CollectAndCompare(c.Collector(), strings.NewReader(want)); err != nil {
 		t.Error(err)
 	}

@@ -197,3 +197,42 @@ func BenchmarkShards(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkFlood decides about ever new identifiers in a store that is full: each decision
+// evicts a counter. Those that are there have allowed more, or deny; or they are of many
+// namespaces.
+func BenchmarkFlood(b *testing.B) {
+	for name, bench := range map[string]struct {
+		rate       string
+		namespaces int
+	}{"open": {"100/h", 1}, "shut": {"1/30d", 1}, "50_namespaces": {"1/30d", 50}} {
+		b.Run(name, func(b *testing.B) {
+			s, err := New(Options{MaxKeys: 100_000, Now: func() strategy.Instant { return 0 }})
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer s.Close()
+			names := make([]string, bench.namespaces)
+			for i := range names {
+				names[i] = fmt.Sprint("namespace ", i)
+			}
+			request := store.Request{Limits: []strategy.Limit{limit(b, bench.rate, strategy.FixedWindow)}, Cost: 1}
+			var result store.Result
+			buffer := []byte("user:")
+			n := 0
+			ask := func() {
+				n++
+				buffer = strconv.AppendInt(buffer[:len("user:")], int64(n), 10)
+				request.Namespace, request.Identifier = names[n%len(names)], unsafe.String(&buffer[0], len(buffer))
+				s.decide(&request, &result, 1_700_000_000_000_000)
+			}
+			for range 150_000 {
+				ask()
+			}
+			b.ReportAllocs()
+			for b.Loop() {
+				ask()
+			}
+		})
+	}
+}

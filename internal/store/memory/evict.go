@@ -21,71 +21,153 @@ const (
 	evictSample = 16
 )
 
+// A push is what needs room.
+type push struct {
+	owner *namespace
+	now   strategy.Instant
+}
+
+// A loss is a caller that an eviction set free.
+type loss struct {
+	of, by *namespace // whose counter it was, and who needed the room
+	cause  cause
+	at     strategy.Instant
+}
+
 // makeRoom evicts counters until one more fits into the shard's share, or only
-// pinned ones are left. The request at hand needs the pinned ones.
-func (sh *shard) makeRoom(pinned []uint32, now strategy.Instant) {
+// pinned ones are left: those that the request at hand needs. The one that needs room
+// has joined group g.
+func (sh *shard) makeRoom(g uint32, pinned []uint32, by push) {
 	if 2*sh.held() >= sh.share {
-		sh.expire(sweepPerInsert, pinned, now)
+		sh.expire(sweepPerInsert, sweepPerInsert, pinned, by.now)
 	}
-	for sh.held() >= sh.share && sh.evict(pinned, now) {
+	for sh.held() >= sh.share {
+		if sh.expire(1, evictSample, pinned, by.now) {
+			continue
+		}
+		if !sh.evict(sh.heaviest(g), pinned, by) && !sh.evictAny(pinned, by) {
+			return
+		}
 	}
 }
 
-// expire checks up to n counters, and drops those that have expired and are not
-// pinned.
-func (sh *shard) expire(n int, pinned []uint32, now strategy.Instant) {
+// expire checks up to n counters, and drops up to most that have expired and are not
+// pinned. It reports whether it found so many.
+func (sh *shard) expire(most, n int, pinned []uint32, now strategy.Instant) bool {
 	for range min(n, int(sh.used)) {
 		if sh.hand >= sh.used {
 			sh.hand = 0
 		}
 		if c := sh.at(sh.hand); c.position != notHeld && c.expires <= now && !slices.Contains(pinned, sh.hand) {
 			sh.remove(sh.hand)
+			most--
 		}
 		sh.hand++
+		if most == 0 {
+			return true
+		}
 	}
+	return false
 }
 
-// evict drops one counter that is not pinned, and reports whether it found one.
-// From a sample of the open counters it takes one that has expired, or the one that
-// was used least. Only if no counter is open, it takes the shut one that opens
-// first. So as long as the shard has an open counter, a caller that is denied cannot
-// get allowed by creating counters for other identifiers.
-func (sh *shard) evict(pinned []uint32, now strategy.Instant) bool {
-	first, anyShut := sh.firstShut(now)
-	if victim := sh.sampleOpen(pinned, now); victim != notHeld {
-		if sh.at(victim).expires > now {
-			sh.evicted[forKeys].open++
+// evictAny drops one counter of the heaviest group that has one which is not pinned,
+// and reports whether there is one. It is for shards so small that the request at hand
+// has pinned all counters of the heaviest group of all.
+func (sh *shard) evictAny(pinned []uint32, by push) bool {
+	others := 0
+	for i := range sh.holdings {
+		if !sh.uses[i].favoured() {
+			others += sh.uses[i].counters()
 		}
-		sh.remove(victim)
+	}
+	victim, most := notHeld, [3]int{}
+	for i := range sh.holdings {
+		used := sh.uses[i].counters()
+		side := used
+		if !sh.uses[i].favoured() {
+			side = others
+		}
+		for _, g := range sh.holdings[i].groups {
+			w := [3]int{side, used, sh.groups[g].used[forKeys]}
+			if slices.Compare(w[:], most[:]) > 0 && sh.unpinned(g, pinned) > 0 {
+				victim, most = g, w
+			}
+		}
+	}
+	return victim != notHeld && sh.evict(victim, pinned, by)
+}
+
+// unpinned returns how many counters of group g are not pinned.
+func (sh *shard) unpinned(g uint32, pinned []uint32) int {
+	n := len(sh.groups[g].open) + len(sh.groups[g].shut)
+	for _, p := range pinned {
+		if p != notHeld && sh.at(p).group == g {
+			n--
+		}
+	}
+	return n
+}
+
+// evict drops one counter of group g that is not pinned, and reports whether it found
+// one. From a sample of the open counters it takes one that has expired, or the one
+// that was used least. Only if no counter is open, it takes the shut one that opens
+// first. So as long as the group has an open counter, a caller that is denied cannot
+// get allowed by creating counters for other identifiers.
+func (sh *shard) evict(g uint32, pinned []uint32, by push) bool {
+	first, anyShut := sh.firstShut(g, by.now)
+	if victim := sh.sampleOpen(g, pinned, by.now); victim != notHeld {
+		sh.lose(victim, forKeys, by)
 		return true
 	}
 	if !anyShut {
 		return false
 	}
 	if slices.Contains(pinned, first) {
-		if first = sh.unpinnedShut(pinned); first == notHeld {
+		if first = sh.unpinnedShut(g, pinned); first == notHeld {
 			return false
 		}
 	}
-	sh.evicted[forKeys].shut++
-	sh.remove(first)
+	sh.lose(first, forKeys, by)
 	return true
 }
 
-// sampleOpen returns the number of the open counter to evict, or notHeld if every
-// open counter is pinned.
-func (sh *shard) sampleOpen(pinned []uint32, now strategy.Instant) uint32 {
+// lose drops the counter with number n, and counts what that gives away.
+func (sh *shard) lose(n uint32, why cause, by push) {
+	c := sh.at(n)
+	owner := sh.groups[c.group].owner
+	if c.expires > by.now {
+		state := wasOpen
+		switch {
+		case !sh.isOpen(n):
+			state = wasShut
+			sh.freed = loss{owner, by.owner, why, by.now}
+		case c.rank >= maxShare/2:
+			state = wasUsed
+		}
+		pusher := sameNamespace
+		if owner != by.owner {
+			pusher = otherNamespace
+		}
+		sh.evicted[why][state][pusher]++
+	}
+	sh.remove(n)
+}
+
+// sampleOpen returns the number of the open counter of group g to evict, or notHeld
+// if every open counter is pinned.
+func (sh *shard) sampleOpen(g uint32, pinned []uint32, now strategy.Instant) uint32 {
+	open := sh.groups[g].open
 	victim := notHeld
-	look := min(len(sh.open), evictSample)
-	few := len(sh.open) <= 4*strategy.MaxLimits // so few that a sample could be all pinned
+	look := min(len(open), evictSample)
+	few := len(open) <= 4*strategy.MaxLimits // so few that a sample could be all pinned
 	if few {
-		look = len(sh.open)
+		look = len(open)
 	}
 	for i := range look {
 		if !few {
-			i = rand.IntN(len(sh.open))
+			i = rand.IntN(len(open))
 		}
-		n := sh.open[i]
+		n := open[i]
 		if slices.Contains(pinned, n) {
 			continue
 		}
@@ -100,10 +182,10 @@ func (sh *shard) sampleOpen(pinned []uint32, now strategy.Instant) uint32 {
 	return victim
 }
 
-// unpinnedShut returns the number of a shut counter that is not pinned and is among
-// the first to open, or notHeld if all shut counters are pinned.
-func (sh *shard) unpinnedShut(pinned []uint32) uint32 {
-	for _, slot := range sh.shut {
+// unpinnedShut returns the number of a shut counter of group g that is not pinned and
+// is among the first to open, or notHeld if all shut counters are pinned.
+func (sh *shard) unpinnedShut(g uint32, pinned []uint32) uint32 {
+	for _, slot := range sh.groups[g].shut {
 		if !slices.Contains(pinned, slot.number) {
 			return slot.number
 		}
@@ -111,48 +193,26 @@ func (sh *shard) unpinnedShut(pinned []uint32) uint32 {
 	return notHeld
 }
 
-// evictLog drops one counter that has a log, and reports whether it found one. From
-// a sample it takes one that has expired, or the open one that was used least. If
-// none is open and shutToo is set, it takes the shut one that opens first.
-func (sh *shard) evictLog(shutToo bool, now strategy.Instant) bool {
-	if len(sh.logOwner) <= 1 {
+// evictLog drops one counter of a namespace that has a log, and reports whether it
+// found one. It takes it from the limit whose logs are largest, in the order of evict;
+// a shut one only if shutToo is set.
+func (sh *shard) evictLog(of *namespace, shutToo bool, by push) bool {
+	if int(of.number) >= len(sh.places) || sh.places[of.number] == 0 {
 		return false
 	}
-	owners := sh.logOwner[1:]
-	victim, start := notHeld, rand.IntN(len(owners))
-	for i := range min(len(owners), evictSample) {
-		n := owners[(start+i)%len(owners)]
-		c := sh.at(n)
-		if c.expires <= now {
-			victim = n
-			break
-		}
-		if !sh.isOpen(n) && c.rank <= int64(now) {
-			sh.rankOpen(n, maxShare)
-		}
-		if (shutToo || sh.isOpen(n)) && (victim == notHeld || sh.precedes(n, victim)) {
-			victim = n
-		}
-	}
-	if victim == notHeld {
+	h := &sh.holdings[sh.places[of.number]-1]
+	if h.owner != of || h.entries == 0 {
 		return false
 	}
-	switch {
-	case sh.at(victim).expires <= now:
-	case sh.isOpen(victim):
-		sh.evicted[forLogs].open++
-	default:
-		sh.evicted[forLogs].shut++
+	g := sh.heaviestIn(h, forLogs, notHeld)
+	first, _ := sh.firstShut(g, by.now)
+	if victim := sh.sampleOpen(g, nil, by.now); victim != notHeld {
+		sh.lose(victim, forLogs, by)
+		return true
 	}
-	sh.remove(victim)
+	if !shutToo {
+		return false
+	}
+	sh.lose(first, forLogs, by)
 	return true
-}
-
-// precedes reports whether n should be evicted before m: the loss of an open counter,
-// or of one with a lower rank, lets fewer requests pass that should be denied.
-func (sh *shard) precedes(n, m uint32) bool {
-	if sh.isOpen(n) != sh.isOpen(m) {
-		return sh.isOpen(n)
-	}
-	return sh.at(n).rank < sh.at(m).rank
 }

@@ -11,6 +11,7 @@ package memory
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"math/bits"
 	"math/rand/v2"
 	"slices"
@@ -18,6 +19,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/ratelimitd/ratelimitd/internal/lograte"
 	"github.com/ratelimitd/ratelimitd/internal/store"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 )
@@ -61,6 +63,8 @@ type Options struct {
 	// is asked about: there is always room for the logs of one request. 0 is
 	// strategy.DefaultMaxLogCount.
 	MaxLogCount int64
+	// Logger is told, once in a while, whom evictions set free. nil logs nothing.
+	Logger *slog.Logger
 	// Now is the clock. nil is the wall clock at the time the store is made,
 	// carried on by the monotonic clock: it is not disturbed when the wall
 	// clock is set.
@@ -71,11 +75,15 @@ type Options struct {
 type Store struct {
 	now    func() strategy.Instant
 	hash   hasher
+	names  *namespaces
 	shards []shard
 	shift  int // an identity's stripe is its hash's bits above shift
 
 	logEntries    atomic.Int64 // the room of all shards' logs
 	maxLogEntries int64
+
+	logger  *slog.Logger
+	reports [causes][pushers]lograte.Gate
 
 	close  sync.Once
 	closed chan struct{}
@@ -100,9 +108,14 @@ func New(o Options) (*Store, error) {
 	s := &Store{
 		now:    o.Now,
 		hash:   newHasher(),
+		names:  newNamespaces(),
+		logger: o.Logger,
 		shards: make([]shard, o.Shards),
 		shift:  64 - bits.TrailingZeros(uint(o.Shards)),
 		closed: make(chan struct{}),
+	}
+	if s.logger == nil {
+		s.logger = slog.New(slog.DiscardHandler)
 	}
 	if o.MaxLogCount == 0 {
 		o.MaxLogCount = strategy.DefaultMaxLogCount
@@ -110,7 +123,7 @@ func New(o Options) (*Store, error) {
 	oneRequest := int64(strategy.MaxLimits) << bits.Len64(uint64(o.MaxLogCount-1))
 	s.maxLogEntries = max(entriesPerKey*int64(o.MaxKeys), oneRequest)
 	for i := range s.shards {
-		s.shards[i].share = share
+		s.shards[i].store, s.shards[i].share = s, share
 		s.shards[i].init(share + strategy.MaxLimits - 1) // as a request's own counters are not evicted for it
 	}
 	s.swept.Go(s.sweep)
@@ -216,10 +229,10 @@ func (s *Store) decideTogether(r *store.Request, res *store.Result, now strategy
 		decide(false)
 	}
 	for _, place := range locked {
-		s.shards[place].unlock(&s.logEntries)
+		s.shards[place].unlock()
 	}
 	if s.logEntries.Load() > s.maxLogEntries {
-		s.evictLogs(now)
+		s.evictLogs(r.Namespace, now)
 	}
 }
 
@@ -247,28 +260,70 @@ func (s *Store) decideAt(sh *shard, r *store.Request, keys []key, res *store.Res
 	res.Err = nil
 	sh.lock()
 	sh.decide(r, keys, &res.Decision, now)
-	sh.unlock(&s.logEntries)
+	sh.unlock()
 	if s.logEntries.Load() > s.maxLogEntries {
-		s.evictLogs(now)
+		s.evictLogs(r.Namespace, now)
 	}
 }
 
-// evictLogs evicts counters with logs, from one shard after the other, until
-// the logs are within their bound: first such as are not denied at present.
-func (s *Store) evictLogs(now strategy.Instant) {
+// evictLogs evicts counters with logs until the logs are within their bound. The
+// namespace called name has needed the room.
+func (s *Store) evictLogs(name string, now strategy.Instant) {
+	by := push{owner: s.names.find(name), now: now}
+	for s.logEntries.Load() > s.maxLogEntries {
+		if of := s.names.heaviest(); of == nil || !s.evictLogsOf(of, by) {
+			return
+		}
+	}
+}
+
+// evictLogsOf evicts counters with logs of a namespace from one shard, and reports
+// whether it found some. It looks in all shards for one that is not denied at present
+// before it takes one that is.
+func (s *Store) evictLogsOf(of *namespace, by push) (found bool) {
 	start := rand.IntN(len(s.shards))
 	for _, shutToo := range []bool{false, true} {
 		for i := range s.shards {
 			sh := &s.shards[(start+i)%len(s.shards)]
 			sh.lock()
-			for s.logEntries.Load()+int64(sh.entries-sh.counted) > s.maxLogEntries && sh.evictLog(shutToo, now) {
-			}
-			sh.unlock(&s.logEntries)
-			if s.logEntries.Load() <= s.maxLogEntries {
-				return
+			found = sh.evictLog(of, shutToo, by)
+			sh.unlock()
+			if found {
+				return true
 			}
 		}
 	}
+	return false
+}
+
+// Favour gives each of namespaces a share of the store for itself, and takes that away
+// from those that are not among them. A namespace that holds no more than its share
+// loses no counter to another one. All that are not favoured share one share, and of
+// these the first 64 are told apart.
+func (s *Store) Favour(namespaces []string) {
+	s.names.favour(namespaces)
+	for i := range s.shards {
+		sh := &s.shards[i]
+		sh.lock()
+		for j := range sh.holdings {
+			sh.uses[j] = useOf(sh.holdings[j].owner, sh.uses[j].counters())
+		}
+		sh.unlock()
+	}
+}
+
+// report logs whom an eviction has freed.
+func (s *Store) report(l loss) {
+	pusher := sameNamespace
+	if l.of != l.by {
+		pusher = otherNamespace
+	}
+	times := s.reports[l.cause][pusher].Pass(time.UnixMicro(int64(l.at)))
+	if times == 0 {
+		return
+	}
+	s.logger.Warn("the memory store is full and has forgotten callers that were over their limit: they start afresh; raise --memory-max-keys, or limit what callers cannot invent",
+		"namespace", l.of.name, "for", l.by.name, "full", l.cause.String(), "times", times)
 }
 
 // Reset forgets the counters of r.
@@ -276,7 +331,7 @@ func (s *Store) Reset(_ context.Context, r *store.Request) error {
 	identity := s.hash.identity(r.Namespace, r.Identifier)
 	sh := s.shard(identity)
 	sh.lock()
-	defer sh.unlock(&s.logEntries)
+	defer sh.unlock()
 	for i := range r.Limits {
 		if n, found := sh.find(s.hash.counter(identity, &r.Limits[i])); found {
 			sh.remove(n)
@@ -309,11 +364,13 @@ func (s *Store) sweep() {
 		case <-tick.C:
 		}
 		now := s.now()
+		forgotten := s.names.forget()
 		for i := range s.shards {
 			sh := &s.shards[i]
 			sh.lock()
-			sh.expire(sweepCounters, nil, now)
-			sh.unlock(&s.logEntries)
+			sh.expire(sweepCounters, sweepCounters, nil, now)
+			sh.unlock()
 		}
+		forgotten()
 	}
 }

@@ -150,13 +150,13 @@ func TestExpiredCountersAreDropped(t *testing.T) {
 	set(10_000) // 1 token of 10/100ms is back after 10 ms
 	sh := &s.shards[0]
 	for range 2 {
-		sh.expire(sweepCounters, nil, s.now())
+		sh.expire(sweepCounters, sweepCounters, nil, s.now())
 	}
 	if held(s) != 100 || sh.entries != 100*4 {
 		t.Errorf("the store holds %d counters and room for %d log entries, want the 100 live ones and 400", held(s), sh.entries)
 	}
 	set(strategy.Instant(time.Hour / time.Microsecond))
-	sh.expire(sweepCounters, nil, s.now())
+	sh.expire(sweepCounters, sweepCounters, nil, s.now())
 	if held(s) != 0 || sh.entries != 0 {
 		t.Errorf("after an hour the store holds %d counters and room for %d log entries", held(s), sh.entries)
 	}
@@ -260,15 +260,16 @@ func TestWhenAllAreDeniedTheSoonestFreeGoes(t *testing.T) {
 // that denies at present.
 func TestTimeOpensTheShut(t *testing.T) {
 	s, set := newStore(t, Options{MaxKeys: 16})
-	bucket, strict := limit(t, "10/10s", strategy.TokenBucket), limit(t, "10/h", strategy.FixedWindow)
+	bucket := limit(t, "10/10s", strategy.TokenBucket)
 	ask(s, "passed", 10, bucket)
+	set(500_000)
 	for i := range 15 {
-		ask(s, fmt.Sprint(i), 10, strict)
+		ask(s, fmt.Sprint(i), 10, bucket)
 	}
 	set(1_000_000) // "passed" has one token again, and is live
-	ask(s, "new", 1, strict)
+	ask(s, "new", 1, bucket)
 	for i := range 15 {
-		if d := ask(s, fmt.Sprint(i), 1, strict); d.Allowed {
+		if d := ask(s, fmt.Sprint(i), 1, bucket); d.Allowed {
 			t.Errorf("denied identifier %d was evicted", i)
 		}
 	}
@@ -301,28 +302,31 @@ func TestARequestKeepsItsOwnCounters(t *testing.T) {
 // among them some that denied for a short time.
 func TestShutCountersThatTimeHasOpenedGoFirst(t *testing.T) {
 	s, set := newStore(t, Options{MaxKeys: 4000, Shards: 1})
-	strict, bucket := limit(t, "1/d", strategy.FixedWindow), limit(t, "10/10s", strategy.TokenBucket)
+	bucket := limit(t, "10/10s", strategy.TokenBucket)
 	for i := range 4000 {
 		if i%10 == 0 {
+			set(0)
 			ask(s, fmt.Sprint("opened ", i), 10, bucket)
 		} else {
-			ask(s, fmt.Sprint("denied ", i), 1, strict)
+			set(1_500_000)
+			ask(s, fmt.Sprint("denied ", i), 10, bucket)
 		}
 	}
 	set(2_000_000)
 	for i := range 400 {
-		ask(s, fmt.Sprint("new ", i), 1, strict)
+		ask(s, fmt.Sprint("new ", i), 10, bucket)
 	}
 	for i := range 4000 {
 		if i%10 == 0 {
 			continue
 		}
-		if d := ask(s, fmt.Sprint("denied ", i), 0, strict); d.Statuses[0].Remaining != 0 {
+		if d := ask(s, fmt.Sprint("denied ", i), 0, bucket); d.Statuses[0].Remaining != 0 {
 			t.Fatalf("identifier %d, which was denied, was evicted", i)
 		}
 	}
-	if n := s.shards[0].evicted[forKeys]; n.open != 400 || n.shut != 0 {
-		t.Errorf("%d open and %d shut counters were evicted, want 400 and 0", n.open, n.shut)
+	want := evictions{forKeys: {wasUsed: {sameNamespace: 400}}}
+	if got := s.shards[0].evicted; got != want {
+		t.Errorf("evictions: %v, want %v", got, want)
 	}
 }
 
@@ -395,6 +399,7 @@ func TestTableAgreesWithAMap(t *testing.T) {
 	}
 	var tab table
 	tab.init(600)
+	owner := &namespace{name: "test"}
 	want := map[key]known{}
 	random := rand.New(rand.NewPCG(1, 2))
 	for step := range 100_000 {
@@ -408,7 +413,7 @@ func TestTableAgreesWithAMap(t *testing.T) {
 		rank := random.Int64N(1000)
 		switch action := random.IntN(4); {
 		case !found && len(want) < 600:
-			want[k] = known{number: tab.insert(k), open: true}
+			want[k] = known{number: tab.insert(k, tab.join(owner, 7, false)), open: true}
 		case found && action == 0:
 			tab.remove(n)
 			delete(want, k)
@@ -433,7 +438,10 @@ func TestTableAgreesWithAMap(t *testing.T) {
 					soonest = min(soonest, w.rank)
 				}
 			}
-			first, ok := tab.firstShut(strategy.Instant(now))
+			if len(want) == 0 {
+				continue
+			}
+			first, ok := tab.firstShut(tab.holdings[0].groups[0], strategy.Instant(now))
 			if ok != (soonest < 1<<62) || (ok && tab.at(first).rank != soonest) {
 				t.Fatalf("step %d: the first of the shut opens at %d, want %d", step, tab.at(first).rank, soonest)
 			}
@@ -448,13 +456,17 @@ func checkRanking(t *testing.T, tab *table, held int) {
 	if tab.held() != held {
 		t.Fatalf("the table holds %d counters, want %d", tab.held(), held)
 	}
-	for i, n := range tab.open {
+	if held == 0 {
+		return
+	}
+	group := &tab.groups[tab.holdings[0].groups[0]]
+	for i, n := range group.open {
 		if tab.at(n).position != uint32(i) {
 			t.Fatalf("open counter %d is at %d and says %d", n, i, tab.at(n).position)
 		}
 	}
-	for i, slot := range tab.shut {
-		if tab.at(slot.number).position != uint32(i)|shutBit || slot.opens > tab.at(slot.number).rank || tab.shut[(i+1)/2-min(1, (i+1)/2)].opens > slot.opens {
+	for i, slot := range group.shut {
+		if tab.at(slot.number).position != uint32(i)|shutBit || slot.opens > tab.at(slot.number).rank || group.shut[(i+1)/2-min(1, (i+1)/2)].opens > slot.opens {
 			t.Fatalf("slot %d of the shut, %+v, is out of place", i, slot)
 		}
 	}
@@ -499,12 +511,20 @@ func TestCollector(t *testing.T) {
 	}
 	ask(s, "log", 1, log)
 	want := `
-# HELP ratelimitd_memory_evictions_total Live counters dropped to make room, by what was full (keys, logs) and by whether they were open (would have allowed more) or shut (denied).
+# HELP ratelimitd_memory_evictions_total Live counters dropped to make room, by what was full (keys, logs), by what they were (open: used by less than half; used: by half or more; shut: denied, and so set free) and by whose new counter took the room (same or other namespace).
 # TYPE ratelimitd_memory_evictions_total counter
-ratelimitd_memory_evictions_total{cause="keys",state="open"} 5
-ratelimitd_memory_evictions_total{cause="keys",state="shut"} 0
-ratelimitd_memory_evictions_total{cause="logs",state="open"} 0
-ratelimitd_memory_evictions_total{cause="logs",state="shut"} 0
+ratelimitd_memory_evictions_total{cause="keys",pushed_by="other",state="open"} 0
+ratelimitd_memory_evictions_total{cause="keys",pushed_by="other",state="shut"} 0
+ratelimitd_memory_evictions_total{cause="keys",pushed_by="other",state="used"} 0
+ratelimitd_memory_evictions_total{cause="keys",pushed_by="same",state="open"} 0
+ratelimitd_memory_evictions_total{cause="keys",pushed_by="same",state="shut"} 0
+ratelimitd_memory_evictions_total{cause="keys",pushed_by="same",state="used"} 5
+ratelimitd_memory_evictions_total{cause="logs",pushed_by="other",state="open"} 0
+ratelimitd_memory_evictions_total{cause="logs",pushed_by="other",state="shut"} 0
+ratelimitd_memory_evictions_total{cause="logs",pushed_by="other",state="used"} 0
+ratelimitd_memory_evictions_total{cause="logs",pushed_by="same",state="open"} 0
+ratelimitd_memory_evictions_total{cause="logs",pushed_by="same",state="shut"} 0
+ratelimitd_memory_evictions_total{cause="logs",pushed_by="same",state="used"} 0
 # HELP ratelimitd_memory_keys Counters in memory. An expired counter counts until it is swept.
 # TYPE ratelimitd_memory_keys gauge
 ratelimitd_memory_keys 16

@@ -15,16 +15,34 @@ type Collector struct{ store *Store }
 
 var _ prometheus.Collector = Collector{}
 
-// The causes of evictions of live counters.
+// A cause is what was full when a live counter was evicted.
+type cause int
+
 const (
-	forKeys = iota // the shard had as many counters as its share allows
-	forLogs        // the logs of all shards took as much memory as they may
+	forKeys cause = iota // the shard had as many counters as its share allows
+	forLogs              // the logs of all shards took as much memory as they may
 	causes
 )
 
-// evictions counts evictions by cause, and by whether the counter was open or shut:
-// see ranking.
-type evictions [causes]struct{ open, shut uint64 }
+func (c cause) String() string { return [causes]string{"keys", "logs"}[c] }
+
+// What an evicted counter was: see ranking.
+const (
+	wasOpen = iota // its caller gets less than half of the limit back
+	wasUsed        // open, but at least half was used
+	wasShut        // its caller was denied, and is free now
+	states
+)
+
+// Whose new counter an evicted one had to leave for.
+const (
+	sameNamespace = iota
+	otherNamespace
+	pushers
+)
+
+// evictions counts evictions of live counters.
+type evictions [causes][states][pushers]uint64
 
 // waitBounds are the buckets for how long a lock was waited for. They go from the
 // shortest time for which a lock is held to the time for which a process can lose
@@ -44,7 +62,7 @@ var (
 	bytesDesc = prometheus.NewDesc("ratelimitd_memory_bytes",
 		"Memory of the counters, their index and their logs, in bytes.", nil, nil)
 	evictionsDesc = prometheus.NewDesc("ratelimitd_memory_evictions_total",
-		"Live counters dropped to make room, by what was full (keys, logs) and by whether they were open (would have allowed more) or shut (denied).", []string{"cause", "state"}, nil)
+		"Live counters dropped to make room, by what was full (keys, logs), by what they were (open: used by less than half; used: by half or more; shut: denied, and so set free) and by whose new counter took the room (same or other namespace).", []string{"cause", "state", "pushed_by"}, nil)
 	shardsDesc = prometheus.NewDesc("ratelimitd_memory_shards",
 		"Shards. Each has its own lock.", nil, nil)
 	acquisitionsDesc = prometheus.NewDesc("ratelimitd_memory_lock_acquisitions_total",
@@ -91,9 +109,12 @@ func (c Collector) Collect(ch chan<- prometheus.Metric) {
 		for i, n := range sh.waits {
 			waits[i] += n
 		}
-		for i, n := range sh.evicted {
-			evicted[i].open += n.open
-			evicted[i].shut += n.shut
+		for why := range causes {
+			for state := range states {
+				for by, n := range sh.evicted[why][state] {
+					evicted[why][state][by] += n
+				}
+			}
 		}
 		sh.mu.Unlock()
 	}
@@ -107,9 +128,11 @@ func (c Collector) Collect(ch chan<- prometheus.Metric) {
 	gauge(maxKeysDesc, share)
 	gauge(logEntriesDesc, entries)
 	gauge(bytesDesc, bytes)
-	for i, cause := range [causes]string{"keys", "logs"} {
-		counter(evictionsDesc, evicted[i].open, cause, "open")
-		counter(evictionsDesc, evicted[i].shut, cause, "shut")
+	for why := range causes {
+		for state, name := range [states]string{"open", "used", "shut"} {
+			counter(evictionsDesc, evicted[why][state][sameNamespace], why.String(), name, "same")
+			counter(evictionsDesc, evicted[why][state][otherNamespace], why.String(), name, "other")
+		}
 	}
 	gauge(shardsDesc, len(c.store.shards))
 	counter(acquisitionsDesc, acquired)
@@ -127,8 +150,14 @@ func (c Collector) Collect(ch chan<- prometheus.Metric) {
 // bytes returns how much memory t uses, without what the allocator adds.
 func (t *table) bytes() int {
 	chunks := (int(t.used) + chunkSize - 1) / chunkSize
-	return chunks*int(unsafe.Sizeof(chunk{})) +
-		8*(len(t.chunks)+len(*t.index.Load())) + 4*(cap(t.free)+cap(t.open)+cap(t.logOwner)) +
-		cap(t.shut)*int(unsafe.Sizeof(t.shut[0])) +
+	rankings := 0
+	for _, g := range t.groups[:cap(t.groups)] {
+		rankings += int(unsafe.Sizeof(g)) + 4*cap(g.open) + cap(g.shut)*int(unsafe.Sizeof(shutSlot{}))
+	}
+	for _, h := range t.holdings[:cap(t.holdings)] {
+		rankings += int(unsafe.Sizeof(h)) + 4*cap(h.groups)
+	}
+	return chunks*int(unsafe.Sizeof(chunk{})) + rankings + 4*(cap(t.places)+cap(t.freeGroups)+cap(t.uses)) +
+		8*(len(t.chunks)+len(*t.index.Load())) + 4*(cap(t.free)+cap(t.logOwner)) +
 		cap(t.logs)*int(unsafe.Sizeof(strategy.Log{})) + 16*t.entries
 }

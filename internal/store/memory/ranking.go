@@ -2,7 +2,7 @@ package memory
 
 import "github.com/ratelimitd/ratelimitd/internal/strategy"
 
-// A ranking orders the counters of a table for eviction. It evicts first the counter
+// A ranking orders the counters of a group for eviction. It evicts first the counter
 // whose loss lets the fewest requests pass that should be denied.
 //
 // A counter is open if it had units left when it last consumed. The rank of an open
@@ -32,6 +32,9 @@ const (
 	// maxStale is how many slots firstShut corrects at most, which takes some tens
 	// of microseconds. Each decision makes at most one slot wrong.
 	maxStale = 1024
+
+	// minRoom is for how many counters a group keeps room.
+	minRoom = 16
 )
 
 // isOpen reports whether the counter with number n is open.
@@ -40,112 +43,130 @@ func (t *table) isOpen(n uint32) bool { return t.at(n).position&shutBit == 0 }
 // rankOpen makes the counter with number n open, with that share of its capacity
 // used.
 func (t *table) rankOpen(n uint32, share int64) {
-	if !t.isOpen(n) {
+	c := t.at(n)
+	if c.position&shutBit != 0 {
 		t.dropRank(n)
 		t.addOpen(n)
 	}
-	t.at(n).rank = share
+	c.rank = share
 }
 
 // rankShut makes the counter with number n shut until that instant.
 func (t *table) rankShut(n uint32, until strategy.Instant) {
 	c := t.at(n)
+	r := &t.groups[c.group].ranking
 	c.rank = int64(until)
-	if t.isOpen(n) {
+	if c.position&shutBit == 0 {
 		t.dropRank(n)
-		t.shut = append(t.shut, shutSlot{})
-		t.rise(len(t.shut)-1, shutSlot{c.rank, n})
+		r.shut = append(r.shut, shutSlot{})
+		t.rise(r, len(r.shut)-1, shutSlot{c.rank, n})
 		return
 	}
-	if i := int(c.position &^ shutBit); c.rank < t.shut[i].opens {
-		t.rise(i, shutSlot{c.rank, n})
+	if i := int(c.position &^ shutBit); c.rank < r.shut[i].opens {
+		t.rise(r, i, shutSlot{c.rank, n})
 	}
 }
 
+// addOpen adds the counter with number n to the open ones of its group.
 func (t *table) addOpen(n uint32) {
-	t.at(n).position = uint32(len(t.open))
-	t.open = append(t.open, n)
+	c := t.at(n)
+	r := &t.groups[c.group].ranking
+	c.position = uint32(len(r.open))
+	r.open = append(r.open, n)
 }
 
 // dropRank removes the counter with number n from the ranking.
 func (t *table) dropRank(n uint32) {
 	c := t.at(n)
+	r := &t.groups[c.group].ranking
 	i := int(c.position &^ shutBit)
-	if t.isOpen(n) {
-		last := len(t.open) - 1
-		t.open[i] = t.open[last]
-		t.at(t.open[i]).position = uint32(i)
-		t.open = t.open[:last]
+	if c.position&shutBit == 0 {
+		last := len(r.open) - 1
+		r.open[i] = r.open[last]
+		t.at(r.open[i]).position = uint32(i)
+		r.open = shrunk(r.open[:last])
 	} else {
-		last := len(t.shut) - 1
-		moved := t.shut[last]
-		t.shut = t.shut[:last]
+		last := len(r.shut) - 1
+		moved := r.shut[last]
+		r.shut = r.shut[:last]
 		if i < last {
-			t.rise(i, moved)
-			t.sink(int(t.at(moved.number).position &^ shutBit))
+			t.rise(r, i, moved)
+			t.sink(r, int(t.at(moved.number).position&^shutBit))
 		}
+		r.shut = shrunk(r.shut)
 	}
 	c.position = notHeld
 }
 
-// firstShut returns the number of the shut counter that opens first, and whether
-// there is a shut counter. It moves those that time has opened to the open ones.
-func (t *table) firstShut(now strategy.Instant) (n uint32, ok bool) {
+// shrunk returns s with less room, if it needs only a small part of it: a group may
+// have been large long ago.
+func shrunk[T any](s []T) []T {
+	if cap(s) <= minRoom || len(s) > cap(s)/4 {
+		return s
+	}
+	return append(make([]T, 0, cap(s)/2), s...)
+}
+
+// firstShut returns the number of the shut counter of group g that opens first, and
+// whether there is a shut counter. It moves those that time has opened to the open
+// ones.
+func (t *table) firstShut(g uint32, now strategy.Instant) (n uint32, ok bool) {
+	r := &t.groups[g].ranking
 	for range maxStale {
-		if len(t.shut) == 0 {
+		if len(r.shut) == 0 {
 			return 0, false
 		}
-		first := &t.shut[0]
+		first := &r.shut[0]
 		switch rank := t.at(first.number).rank; {
 		case rank <= int64(now):
 			t.rankOpen(first.number, maxShare)
 		case rank > first.opens:
 			first.opens = rank
-			t.sink(0)
+			t.sink(r, 0)
 		default:
 			return first.number, true
 		}
 	}
-	if len(t.shut) == 0 {
+	if len(r.shut) == 0 {
 		return 0, false
 	}
-	return t.shut[0].number, true
+	return r.shut[0].number, true
 }
 
 // rise puts slot into the heap at place i, or as far above as it belongs.
-func (t *table) rise(i int, slot shutSlot) {
+func (t *table) rise(r *ranking, i int, slot shutSlot) {
 	for i > 0 {
 		parent := (i - 1) / 2
-		if t.shut[parent].opens <= slot.opens {
+		if r.shut[parent].opens <= slot.opens {
 			break
 		}
-		t.setShut(i, t.shut[parent])
+		t.setShut(r, i, r.shut[parent])
 		i = parent
 	}
-	t.setShut(i, slot)
+	t.setShut(r, i, slot)
 }
 
 // sink moves the slot at place i of the heap down to where it belongs.
-func (t *table) sink(i int) {
-	slot := t.shut[i]
+func (t *table) sink(r *ranking, i int) {
+	slot := r.shut[i]
 	for {
 		child := 2*i + 1
-		if child >= len(t.shut) {
+		if child >= len(r.shut) {
 			break
 		}
-		if child+1 < len(t.shut) && t.shut[child+1].opens < t.shut[child].opens {
+		if child+1 < len(r.shut) && r.shut[child+1].opens < r.shut[child].opens {
 			child++
 		}
-		if slot.opens <= t.shut[child].opens {
+		if slot.opens <= r.shut[child].opens {
 			break
 		}
-		t.setShut(i, t.shut[child])
+		t.setShut(r, i, r.shut[child])
 		i = child
 	}
-	t.setShut(i, slot)
+	t.setShut(r, i, slot)
 }
 
-func (t *table) setShut(i int, slot shutSlot) {
-	t.shut[i] = slot
+func (t *table) setShut(r *ranking, i int, slot shutSlot) {
+	r.shut[i] = slot
 	t.at(slot.number).position = uint32(i) | shutBit
 }

@@ -2,7 +2,6 @@ package memory
 
 import (
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/ratelimitd/ratelimitd/internal/store"
@@ -17,7 +16,9 @@ type shard struct {
 	// fields of table.
 	acquired uint64 // how often mu was taken; for the metrics
 	counted  int    // how many of entries are counted in the store's total
+	freed    loss   // what unlock has to report
 	table
+	store *Store // it is in
 	share int    // how many counters the shard may have
 	hand  uint32 // the number of the counter that expire checks next
 
@@ -50,11 +51,19 @@ func (sh *shard) lock() {
 	sh.waits[bound]++
 }
 
-// unlock unlocks mu. Before that, it adds to total how much the logs have grown.
-func (sh *shard) unlock(total *atomic.Int64) {
+// unlock unlocks mu. Before that, it adds to the store's total how much the logs have
+// grown. After that, it reports whom an eviction has freed.
+func (sh *shard) unlock() {
 	if d := sh.entries - sh.counted; d != 0 {
-		total.Add(int64(d))
+		sh.store.logEntries.Add(int64(d))
 		sh.counted = sh.entries
+	}
+	if sh.freed.of != nil {
+		freed := sh.freed
+		sh.freed = loss{}
+		sh.mu.Unlock()
+		sh.store.report(freed)
+		return
 	}
 	sh.mu.Unlock()
 }
@@ -71,7 +80,7 @@ func (sh *shard) decide(r *store.Request, keys []key, d *strategy.Decision, now 
 			continue
 		}
 		c := sh.at(n)
-		numbers[i], states[i] = n, c.state
+		numbers[i], states[i] = n, c.state()
 		if c.log.Load() != 0 {
 			states[i] = sh.log(n).View(&r.Limits[i], r.Cost, now)
 		}
@@ -86,10 +95,9 @@ func (sh *shard) decide(r *store.Request, keys []key, d *strategy.Decision, now 
 			continue
 		}
 		if numbers[i] == notHeld {
-			sh.makeRoom(numbers[:len(keys)], now)
-			numbers[i] = sh.insert(keys[i])
+			numbers[i] = sh.add(keys[i], numbers[:len(keys)], push{sh.store.names.find(r.Namespace), now}, l)
 		}
-		sh.at(numbers[i]).state = states[i]
+		sh.at(numbers[i]).setState(&states[i])
 		if l.Strategy == strategy.SlidingWindowLog {
 			sh.addToLog(numbers[i], l, r.Cost, now)
 		}
@@ -97,25 +105,33 @@ func (sh *shard) decide(r *store.Request, keys []key, d *strategy.Decision, now 
 	}
 }
 
+// add adds a counter of l with key k, and returns its number. It drops none of pinned
+// for it.
+func (sh *shard) add(k key, pinned []uint32, by push, l *strategy.Limit) uint32 {
+	g := sh.join(by.owner, sh.store.hash.limit(0, l), l.Strategy == strategy.SlidingWindowLog)
+	sh.makeRoom(g, pinned, by)
+	return sh.insert(k, g)
+}
+
 // addToLog adds cost to the log of the counter with number n.
 func (sh *shard) addToLog(n uint32, l *strategy.Limit, cost uint64, now strategy.Instant) {
 	log := sh.log(n)
-	sh.entries -= log.Size()
+	before := log.Size()
 	log.Add(l, cost, now)
-	sh.entries += log.Size()
+	sh.grow(sh.at(n).group, log.Size()-before)
 }
 
 // classify sets when the counter with number n expires, and its place in the ranking.
 // st is the status of the counter after the decision.
 func (sh *shard) classify(n uint32, l *strategy.Limit, st *strategy.Status, now strategy.Instant) {
 	c := sh.at(n)
-	now = max(now, c.state.Last)
+	now = max(now, c.last)
 	c.expires = now + instants(st.ResetAfter)
 	if st.Remaining > 0 {
 		sh.rankOpen(n, int64((st.Limit-st.Remaining)*maxShare/st.Limit))
 		return
 	}
-	state := c.state
+	state := c.state()
 	if l.Strategy == strategy.SlidingWindowLog {
 		state = sh.log(n).View(l, 1, now)
 	}

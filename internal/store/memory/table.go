@@ -10,18 +10,28 @@ import (
 // pointers, so that the garbage collector need not scan it.
 type counter struct {
 	key      key
-	state    strategy.State
+	last     strategy.Instant // these three are the State. In a State, group would find no room.
+	part     int64
+	used     uint32
+	group    uint32           // the index of its group: see shares
 	expires  strategy.Instant // from when on the counter is unused and can be dropped
 	rank     int64            // see ranking
 	position uint32           // see ranking; notHeld if this is not a counter now
 	log      atomic.Uint32    // the index of its Log in logs; 0 if it has no Log
 }
 
-// set makes c an unused counter with key k.
-func (c *counter) set(k key) {
-	c.key, c.state, c.expires, c.rank, c.position = k, strategy.State{}, 0, 0, notHeld
+// set makes c an unused counter with key k of group g.
+func (c *counter) set(k key, g uint32) {
+	c.key, c.group, c.expires, c.rank, c.position = k, g, 0, 0, notHeld
+	c.setState(&strategy.State{})
 	c.log.Store(0)
 }
+
+func (c *counter) state() strategy.State {
+	return strategy.State{Last: c.last, Part: c.part, Used: c.used}
+}
+
+func (c *counter) setState(s *strategy.State) { c.last, c.part, c.used = s.Last, s.Part, s.Used }
 
 // A table is a hash table of counters by key. The counters have numbers from 0, and
 // are in chunks that never move. An index with open addressing finds them.
@@ -40,7 +50,8 @@ type table struct {
 	used   uint32                  // the lowest number that was never given out
 	free   []uint32                // numbers below used to give out again
 
-	ranking
+	shares
+	count int // how many counters there are
 
 	logs     []strategy.Log // without gaps; the first is unused, because index 0 means no Log
 	logOwner []uint32       // the number of the counter of each log
@@ -60,6 +71,7 @@ type chunk [chunkSize]counter
 // init makes t an empty table with room for max counters.
 func (t *table) init(max int) {
 	t.chunks = make([]atomic.Pointer[chunk], max/chunkSize+1)
+	t.maxOwn = minGroups + max/countersPerGroup
 	index := make([]atomic.Uint64, minIndex)
 	t.index.Store(&index)
 }
@@ -67,7 +79,7 @@ func (t *table) init(max int) {
 func (t *table) at(n uint32) *counter { return &t.chunks[n/chunkSize].Load()[n%chunkSize] }
 
 // held returns how many counters the table holds.
-func (t *table) held() int { return len(t.open) + len(t.shut) }
+func (t *table) held() int { return t.count }
 
 // find returns the number of the counter with key k, and whether there is one.
 func (t *table) find(k key) (n uint32, found bool) {
@@ -102,14 +114,15 @@ func (t *table) fetch(slot uint64) {
 	}
 }
 
-// insert adds an unused, open counter with key k, and returns its number. The table
-// must not have that key yet.
-func (t *table) insert(k key) uint32 {
+// insert adds an unused, open counter with key k to group g, which it has joined, and
+// returns its number. The table must not have that key yet.
+func (t *table) insert(k key, g uint32) uint32 {
 	if t.held()+1 > len(*t.index.Load())/8*7 {
 		t.growIndex()
 	}
 	n := t.number()
-	t.at(n).set(k)
+	t.count++
+	t.at(n).set(k, g)
 	t.place(k.lo<<32 | uint64(n+1))
 	t.addOpen(n)
 	return n
@@ -135,14 +148,16 @@ func (t *table) remove(n uint32) {
 	t.unplace(c.key.lo<<32 | uint64(n+1))
 	t.dropRank(n)
 	if log := c.log.Load(); log != 0 {
-		t.entries -= t.logs[log].Size()
+		t.grow(c.group, -t.logs[log].Size())
 		last := len(t.logs) - 1 // fills the gap
 		t.logs[log], t.logOwner[log] = t.logs[last], t.logOwner[last]
 		t.at(t.logOwner[log]).log.Store(log)
 		t.logs[last] = strategy.Log{}
 		t.logs, t.logOwner = t.logs[:last], t.logOwner[:last]
 	}
-	c.set(key{})
+	t.leave(c.group)
+	c.set(key{}, 0)
+	t.count--
 	t.free = append(t.free, n)
 }
 
@@ -200,4 +215,12 @@ func (t *table) log(n uint32) *strategy.Log {
 		t.logs, t.logOwner = append(t.logs, strategy.Log{}), append(t.logOwner, n)
 	}
 	return &t.logs[c.log.Load()]
+}
+
+// grow notes that a log of group g has room for n entries more.
+func (t *table) grow(g uint32, n int) {
+	if n != 0 {
+		t.entries += n
+		t.addEntries(g, n)
+	}
 }

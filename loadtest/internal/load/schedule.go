@@ -41,7 +41,7 @@ type arrival time.Duration
 // the arrivals that nobody has received to missed. A slow server does not change when
 // arrivals are due. It makes them late, and their latency counts from when they were
 // due.
-func pace(ctx context.Context, s *Schedule, start time.Time, length time.Duration, out chan<- arrival, sleep func(time.Duration), missed func(arrival)) {
+func pace(ctx context.Context, s *Schedule, start time.Time, length time.Duration, out chan<- arrival, sleep func(time.Duration), missed func(arrival)) { //nolint:revive // a schedule, a clock and two ends, which tests make each for itself
 	defer close(out)
 	for due := s.Next(); due < length; due = s.Next() {
 		for wait := time.Until(start.Add(due)); wait > 0 && ctx.Err() == nil; wait = time.Until(start.Add(due)) {

@@ -3,6 +3,7 @@ package permitted
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -23,7 +24,7 @@ func newLimit(t interface{ Fatal(...any) }, s strategy.Strategy, rate string, bu
 
 // counter asks a real store, at times that the test sets.
 type counter struct {
-	now   strategy.Instant
+	now   atomic.Int64 // a strategy.Instant; the store reads it at times of its own too
 	store *memory.Store
 	limit []strategy.Limit
 }
@@ -31,7 +32,7 @@ type counter struct {
 func newCounter(t interface{ Fatal(...any) }, l strategy.Limit) *counter {
 	c := &counter{limit: []strategy.Limit{l}}
 	var err error
-	if c.store, err = memory.New(memory.Options{Now: func() strategy.Instant { return c.now }}); err != nil {
+	if c.store, err = memory.New(memory.Options{Now: func() strategy.Instant { return strategy.Instant(c.now.Load()) }}); err != nil {
 		t.Fatal(err)
 	}
 	return c
@@ -56,17 +57,17 @@ func TestNeverMore(t *testing.T) {
 				l := newLimit(t, s, fmt.Sprintf("%d/10ms", count), burst)
 				c := newCounter(t, l)
 				defer c.store.Close()
-				c.now = strategy.Instant(rapid.Int64Range(1_000_000, 1_010_000).Draw(t, "start"))
+				c.now.Store(rapid.Int64Range(1_000_000, 1_010_000).Draw(t, "start"))
 				type use struct {
 					at   strategy.Instant
 					cost uint64
 				}
 				var uses []use
 				for _, gap := range rapid.SliceOfN(rapid.OneOf(rapid.Just(int64(0)), rapid.Int64Range(0, 900), rapid.Int64Range(0, 15_000)), 1, 60).Draw(t, "gaps") {
-					c.now += strategy.Instant(gap)
+					c.now.Add(gap)
 					cost := rapid.Uint64Range(1, 4).Draw(t, "cost")
 					if c.allows(cost) {
-						uses = append(uses, use{c.now, cost})
+						uses = append(uses, use{strategy.Instant(c.now.Load()), cost})
 					}
 				}
 				for i := range uses {
@@ -92,7 +93,8 @@ func TestReached(t *testing.T) {
 			c := newCounter(t, l)
 			const start = 1_000_000 - 1
 			sum := uint64(0)
-			for c.now = start; c.now <= start+tail; c.now++ {
+			for now := strategy.Instant(start); now <= start+tail; now++ {
+				c.now.Store(int64(now))
 				for c.allows(1) {
 					sum++
 				}

@@ -12,6 +12,8 @@ import (
 	envoyv3 "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/ratelimitd/ratelimitd/internal/connect"
 )
 
 // maxReply bounds how much of a reply is read.
@@ -20,6 +22,7 @@ const maxReply = 1 << 20
 // httpSession posts JSON. It makes the text around the identifier only once.
 type httpSession struct {
 	client        *http.Client
+	link          connect.Link
 	url           string
 	before, after string
 	body          bytes.Buffer
@@ -47,7 +50,7 @@ func (t *Target) newHTTP() *httpSession {
 		panic(err) // a bug: this package makes the message, and the flags were checked
 	}
 	before, after, _ := strings.Cut(string(text), placeholder)
-	return &httpSession{client: t.http, url: "http://" + t.options.Addr + t.options.Path, before: before, after: after, envoy: envoy}
+	return &httpSession{client: t.http, link: t.options.Link, url: t.options.Link.Scheme() + "://" + t.options.Addr + t.options.Path, before: before, after: after, envoy: envoy}
 }
 
 func (s *httpSession) Ask(ctx context.Context, identifiers []string, verdicts []Verdict) error {
@@ -60,6 +63,7 @@ func (s *httpSession) Ask(ctx context.Context, identifiers []string, verdicts []
 		return err
 	}
 	request.Header.Set("Content-Type", "application/json")
+	s.link.Authorize(request)
 	response, err := s.client.Do(request)
 	if err != nil {
 		return err

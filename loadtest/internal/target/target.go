@@ -9,8 +9,8 @@ import (
 	envoycommon "github.com/envoyproxy/go-control-plane/envoy/extensions/common/ratelimit/v3"
 	envoyv3 "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
 
+	"github.com/ratelimitd/ratelimitd/internal/connect"
 	"github.com/ratelimitd/ratelimitd/internal/server/grpcapi/codec"
 	ratelimitv1 "github.com/ratelimitd/ratelimitd/proto/ratelimit/v1"
 )
@@ -48,6 +48,7 @@ type Options struct {
 	Protocol    string
 	Addr        string // host:port
 	Path        string // for HTTP
+	Link        connect.Link
 	Connections int
 	Streams     int // in total over all connections
 	Sessions    int // how many are open at a time, at most
@@ -73,13 +74,12 @@ type Target struct {
 func Dial(ctx context.Context, o Options) (*Target, error) {
 	t := &Target{options: o}
 	if o.Protocol == HTTP || o.Protocol == EnvoyHTTP {
-		t.http = &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: o.Sessions, MaxConnsPerHost: o.Sessions, DisableCompression: true}}
+		t.http = &http.Client{Transport: o.Link.HTTP(&http.Transport{MaxIdleConnsPerHost: o.Sessions, MaxConnsPerHost: o.Sessions, DisableCompression: true})}
 		return t, nil
 	}
 	for range o.Connections {
-		conn, err := grpc.NewClient("passthrough:///"+o.Addr,
-			grpc.WithTransportCredentials(insecure.NewCredentials()),
-			grpc.WithDefaultCallOptions(grpc.ForceCodecV2(codec.New()), grpc.MaxCallRecvMsgSize(64<<20)))
+		conn, err := grpc.NewClient("passthrough:///"+o.Addr, append(o.Link.GRPC(),
+			grpc.WithDefaultCallOptions(grpc.ForceCodecV2(codec.New()), grpc.MaxCallRecvMsgSize(64<<20)))...)
 		if err != nil {
 			t.Close()
 			return nil, fmt.Errorf("connect to %q: %w", o.Addr, err)

@@ -164,15 +164,15 @@ type ShouldAllowRequest struct {
 	Namespace string `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
 	// Who is being limited, such as "user:42" or "10.0.0.7". 1 to 1024 bytes.
 	Identifier string `protobuf:"bytes,2,opt,name=identifier,proto3" json:"identifier,omitempty"`
-	// The rates to hold the identifier to, 1 to 16: the request is allowed only
-	// if every one of them allows it. Either limits or policy, not both.
+	// The rates to hold the identifier to, 1 to 16. The request is allowed only if
+	// each of them allows it. Give either limits or policy, not both.
 	Limits []*Limit `protobuf:"bytes,3,rep,name=limits,proto3" json:"limits,omitempty"`
 	// The name of a policy in the server's configuration.
 	Policy string `protobuf:"bytes,4,opt,name=policy,proto3" json:"policy,omitempty"`
-	// How many units are asked for. Absent means 1. With 0 nothing is asked for:
-	// the request is always allowed and reports the state of its limits.
+	// How many units the request asks for. Absent means 1. 0 asks for nothing:
+	// the request is always allowed, and reports the state of its limits.
 	Cost *uint64 `protobuf:"varint,5,opt,name=cost,proto3,oneof" json:"cost,omitempty"`
-	// Decide exactly as if asked, and consume nothing.
+	// Decide exactly as without it, and consume nothing.
 	DryRun        bool `protobuf:"varint,6,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -262,7 +262,7 @@ type Limit struct {
 	Burst uint64 `protobuf:"varint,3,opt,name=burst,proto3" json:"burst,omitempty"`
 	// Names the counter, so that it keeps what was consumed when its rate
 	// changes. Up to 128 bytes. An unnamed limit is known by its strategy, rate
-	// and burst, and starts afresh when one of them changes.
+	// and burst, and starts again when one of them changes.
 	Name          string `protobuf:"bytes,4,opt,name=name,proto3" json:"name,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -330,13 +330,13 @@ type ShouldAllowResponse struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Allowed bool                   `protobuf:"varint,1,opt,name=allowed,proto3" json:"allowed,omitempty"`
 	Reason  Reason                 `protobuf:"varint,2,opt,name=reason,proto3,enum=ratelimit.v1.Reason" json:"reason,omitempty"`
-	// When OVER_LIMIT: the soonest this same request can succeed. Absent where it
+	// When OVER_LIMIT: how long until this same request can succeed. Absent if it
 	// never can, as when its cost is above a limit's capacity.
 	RetryAfter *durationpb.Duration `protobuf:"bytes,3,opt,name=retry_after,json=retryAfter,proto3" json:"retry_after,omitempty"`
 	// LEAKY_BUCKET: how long to hold the allowed request so that requests leave
-	// evenly. Absent where there is nothing to wait for.
+	// evenly. Absent if there is nothing to wait for.
 	Delay *durationpb.Duration `protobuf:"bytes,4,opt,name=delay,proto3" json:"delay,omitempty"`
-	// One for each limit, in the order of the request or of the policy. None where
+	// One for each limit, in the order of the request or of the policy. None if
 	// the reason is STORE_FAILURE and nothing was counted.
 	Statuses      []*LimitStatus `protobuf:"bytes,5,rep,name=statuses,proto3" json:"statuses,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -414,15 +414,15 @@ type LimitStatus struct {
 	// The limit's name; empty for an unnamed limit.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// The largest cost the limit ever allows at once: the rate's count for the
-	// window strategies, the capacity for the others. The greatest uint64 where
-	// the rate is "unlimited".
+	// window strategies, the capacity for the others. The greatest uint64 if the
+	// rate is "unlimited".
 	Limit uint64 `protobuf:"varint,2,opt,name=limit,proto3" json:"limit,omitempty"`
 	// The largest cost that would be allowed now.
 	Remaining uint64 `protobuf:"varint,3,opt,name=remaining,proto3" json:"remaining,omitempty"`
-	// Until the limit is wholly unused again, if nobody consumes.
+	// How long until the limit is wholly unused again, if nobody consumes.
 	ResetAfter *durationpb.Duration `protobuf:"bytes,4,opt,name=reset_after,json=resetAfter,proto3" json:"reset_after,omitempty"`
-	// When this limit denied: the soonest it can allow the same cost. Absent
-	// where it never can.
+	// If this limit denied: how long until it can allow the same cost. Absent if
+	// it never can.
 	RetryAfter *durationpb.Duration `protobuf:"bytes,5,opt,name=retry_after,json=retryAfter,proto3" json:"retry_after,omitempty"`
 	// Whether this limit alone allows the request.
 	Allowed       bool `protobuf:"varint,6,opt,name=allowed,proto3" json:"allowed,omitempty"`
@@ -679,7 +679,7 @@ type ResetRequest struct {
 	// As in ShouldAllowRequest.
 	Namespace  string `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
 	Identifier string `protobuf:"bytes,2,opt,name=identifier,proto3" json:"identifier,omitempty"`
-	// The limits whose counters are forgotten; or else policy.
+	// The limits whose counters are forgotten; or else give a policy.
 	Limits        []*Limit `protobuf:"bytes,3,rep,name=limits,proto3" json:"limits,omitempty"`
 	Policy        string   `protobuf:"bytes,4,opt,name=policy,proto3" json:"policy,omitempty"`
 	unknownFields protoimpl.UnknownFields

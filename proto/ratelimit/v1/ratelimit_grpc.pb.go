@@ -34,8 +34,8 @@ const (
 // RateLimitService decides whether callers keep to their limits.
 //
 // A denial is an answer, never an error. Errors are gRPC statuses:
-// INVALID_ARGUMENT, with google.rpc.BadRequest details that name each field at
-// fault; NOT_FOUND for an unknown policy; UNAVAILABLE when the store has failed
+// INVALID_ARGUMENT, with google.rpc.BadRequest details that name each wrong
+// field; NOT_FOUND for an unknown policy; UNAVAILABLE when the store has failed
 // and the server was told to say so; DEADLINE_EXCEEDED and CANCELLED when the
 // caller's own context ended first.
 type RateLimitServiceClient interface {
@@ -47,8 +47,9 @@ type RateLimitServiceClient interface {
 	ShouldAllowBatch(ctx context.Context, in *ShouldAllowBatchRequest, opts ...grpc.CallOption) (*ShouldAllowBatchResponse, error)
 	// ShouldAllowStream answers each message as ShouldAllowBatch would, in order.
 	// A message that is itself invalid (no requests, or too many) is answered
-	// with a single result that holds the error, and the stream goes on. One that
-	// can not be decoded ends the stream.
+	// with a single result that holds the error, and the stream goes on. A message
+	// that cannot be decoded ends the stream. The server ends a stream that is old,
+	// or when it stops, with UNAVAILABLE: connect again.
 	ShouldAllowStream(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ShouldAllowBatchRequest, ShouldAllowBatchResponse], error)
 	// Reset forgets what an identifier has consumed from the limits named.
 	Reset(ctx context.Context, in *ResetRequest, opts ...grpc.CallOption) (*ResetResponse, error)
@@ -112,8 +113,8 @@ func (c *rateLimitServiceClient) Reset(ctx context.Context, in *ResetRequest, op
 // RateLimitService decides whether callers keep to their limits.
 //
 // A denial is an answer, never an error. Errors are gRPC statuses:
-// INVALID_ARGUMENT, with google.rpc.BadRequest details that name each field at
-// fault; NOT_FOUND for an unknown policy; UNAVAILABLE when the store has failed
+// INVALID_ARGUMENT, with google.rpc.BadRequest details that name each wrong
+// field; NOT_FOUND for an unknown policy; UNAVAILABLE when the store has failed
 // and the server was told to say so; DEADLINE_EXCEEDED and CANCELLED when the
 // caller's own context ended first.
 type RateLimitServiceServer interface {
@@ -125,8 +126,9 @@ type RateLimitServiceServer interface {
 	ShouldAllowBatch(context.Context, *ShouldAllowBatchRequest) (*ShouldAllowBatchResponse, error)
 	// ShouldAllowStream answers each message as ShouldAllowBatch would, in order.
 	// A message that is itself invalid (no requests, or too many) is answered
-	// with a single result that holds the error, and the stream goes on. One that
-	// can not be decoded ends the stream.
+	// with a single result that holds the error, and the stream goes on. A message
+	// that cannot be decoded ends the stream. The server ends a stream that is old,
+	// or when it stops, with UNAVAILABLE: connect again.
 	ShouldAllowStream(grpc.BidiStreamingServer[ShouldAllowBatchRequest, ShouldAllowBatchResponse]) error
 	// Reset forgets what an identifier has consumed from the limits named.
 	Reset(context.Context, *ResetRequest) (*ResetResponse, error)

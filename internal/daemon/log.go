@@ -1,4 +1,4 @@
-package main
+package daemon
 
 import (
 	"bytes"
@@ -16,9 +16,9 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/lograte"
 )
 
-// logPatience is how long the end of the process waits until its last log lines
+// LogPatience is how long the end of the process waits until its last log lines
 // are written.
-const logPatience = time.Second
+const LogPatience = time.Second
 
 // openLog returns what writes the log of the service to stderr. A log that nobody
 // reads neither ends the service nor holds it up.
@@ -48,8 +48,8 @@ func (l *libraryLog) Write(line []byte) (int, error) {
 	return len(line), nil
 }
 
-// logLibraries has gRPC write its errors to the log of the process. By itself it
+// LogLibraries makes gRPC write its errors to the log of the process. By itself it
 // would write to standard error, and wait for whoever reads that.
-func logLibraries() {
+func LogLibraries() {
 	grpclog.SetLoggerV2(grpclog.NewLoggerV2(io.Discard, io.Discard, &libraryLog{library: "grpc"}))
 }

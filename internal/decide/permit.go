@@ -1,0 +1,47 @@
+package decide
+
+import (
+	"context"
+	"errors"
+
+	"github.com/ratelimitd/ratelimitd/internal/auth"
+)
+
+// permits say who may ask what.
+type permits struct {
+	authenticated bool         // the context of each call has its caller
+	anonymous     *auth.Caller // who makes all calls otherwise
+	failures      *auth.Failures
+}
+
+func newPermits(o Options) permits {
+	p := permits{o.Authenticated, o.Anonymous, o.Failures}
+	if p.anonymous == nil {
+		p.anonymous = auth.Anonymous(auth.Decide, auth.Charge, auth.Refund, auth.Reset, auth.Inspect)
+	}
+	if p.failures == nil {
+		p.failures = new(auth.Failures)
+	}
+	return p
+}
+
+// caller returns who makes the call of ctx.
+func (p *permits) caller(ctx context.Context) *auth.Caller {
+	if !p.authenticated {
+		return p.anonymous
+	}
+	return auth.FromContext(ctx) // nil, which may do nothing, if a front forgets it
+}
+
+// check reports why caller may not do o with a policy of a namespace, or nil. It
+// counts a refusal.
+func (p *permits) check(caller *auth.Caller, o auth.Operation, namespace, policy string) error {
+	err := caller.Check(o, namespace, policy)
+	if refusal, ok := errors.AsType[*auth.Refusal](err); ok {
+		p.failures.Add(refusal.Reason)
+	}
+	return err
+}
+
+// operationOf returns what r is, in terms of permissions.
+func operationOf(*Request) auth.Operation { return auth.Decide }

@@ -1,0 +1,95 @@
+package server
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/ratelimitd/ratelimitd/internal/server/envoyapi/envoytest"
+)
+
+// throughEnvoy starts a real Envoy with the configuration that operators copy, in
+// front of a service that counts the requests that reach it.
+func throughEnvoy(t *testing.T, d *daemon) (e *envoytest.Envoy, reached *atomic.Int64) {
+	t.Helper()
+	reached = new(atomic.Int64)
+	service := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { reached.Add(1) }))
+	t.Cleanup(service.Close)
+	data, err := os.ReadFile(deployed + "envoy.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := func(addr string) string {
+		_, p, err := net.SplitHostPort(addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	text := string(data)
+	for _, edit := range [][2]string{
+		{"{address: 0.0.0.0, port_value: 10000}", "{address: 127.0.0.1, port_value: 0}"},
+		{"port_value: 8000", "port_value: " + port(service.Listener.Addr().String())},
+		{"port_value: 8081", "port_value: " + port(d.GRPCAddr())},
+		{"timeout: 0.1s", "timeout: 20s"}, // on a loaded machine
+	} {
+		if strings.Count(text, edit[0]) != 1 {
+			t.Fatalf("envoy.yaml has %q %d times, want once", edit[0], strings.Count(text, edit[0]))
+		}
+		text = strings.Replace(text, edit[0], edit[1], 1)
+	}
+	return envoytest.Start(t, text), reached
+}
+
+// send sends a request as it is, and waits for its answer: a client of Go would
+// correct it.
+func send(t *testing.T, e *envoytest.Envoy, path, key string) {
+	t.Helper()
+	conn, err := net.Dial("tcp", strings.TrimPrefix(e.URL, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	if _, err := fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: service\r\nX-Api-Key: %s\r\nConnection: close\r\n\r\n", path, key); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadAll(conn); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestLoginThroughEnvoy has clients of a real Envoy look for a way around the
+// example's limit of 20 logins an hour: by other spellings of the path, and by
+// bytes in the header that they are known by.
+func TestLoginThroughEnvoy(t *testing.T) {
+	limits, err := os.ReadFile(deployed + "ratelimit/edge.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := start(t, Options{Config: envoyConfig(t, strings.ReplaceAll(string(limits), "requests_per_unit: 100\n", "requests_per_unit: 100000\n"))})
+	e, reached := throughEnvoy(t, d)
+	for _, key := range []string{"alice", "\xff", "\xfe"} {
+		reached.Store(0)
+		for range 3 {
+			for _, path := range []string{
+				"/login", "/login?x=1", "/login?", "/login/", "/login/?a=b", "//login", "/./login", "/a/../login", "/%6cogin", "/login#x", "/%2Flogin", "/login;x=1",
+			} {
+				send(t, e, path, key)
+			}
+		}
+		if n := reached.Load(); n > 20 {
+			t.Errorf("%d logins of %q reached the service, want 20 at most", n, key)
+		} else if n < 10 {
+			t.Errorf("%d logins of %q reached the service: is it limited by something else?", n, key)
+		}
+	}
+	if n := d.metric(t, "ratelimitd_undecodable_messages_total"); n != 0 {
+		t.Errorf("%v messages could not be decoded, want none", n)
+	}
+}
