@@ -28,11 +28,15 @@ const (
 	// SpareLife is how long a spare connection stays open: enough for a probe,
 	// also one that begins with a TLS handshake.
 	SpareLife = 2 * time.Second
-	// maxSpares is how many spare connections a port has at a time.
-	maxSpares = 16
-	// maxReserve is how many file descriptors each port holds back. It gives them
-	// to spare connections when the process has no other left.
-	maxReserve = 4
+	// minSpares and maxSpares are how many spare connections a port has at a time:
+	// a 64th of the descriptors, within these bounds.
+	minSpares, maxSpares = 4, 16
+	// minReserve and maxReserve are how many file descriptors each port holds back:
+	// a 256th. It gives them to spare connections when the process has no other left.
+	minReserve, maxReserve = 2, 4
+	// minSpareLife is how long a spare connection stays at least when descriptors are
+	// short: enough for a probe that has come as it should.
+	minSpareLife = 100 * time.Millisecond
 	// retryAfter is how long a port waits if it has no descriptor to give.
 	retryAfter = 20 * time.Millisecond
 
@@ -52,7 +56,8 @@ type Options struct {
 	// quarters are not used: the rest is for stores and files.
 	Max int
 	// PerAddress is for each IPv4 address and each IPv6 network of 64 bits. 0
-	// means half of Max.
+	// means half of Max, but no bound for loopback addresses: there a proxy or a
+	// sidecar may stand for all callers.
 	PerAddress int
 
 	Logger *slog.Logger
@@ -62,10 +67,13 @@ type Options struct {
 // safe for concurrent use.
 type Bound struct {
 	max, perAddress int
+	spares, reserve int  // of each port
+	loopback        bool // whether perAddress holds for loopback addresses too
 	logger          *slog.Logger
 	refused         lograte.Gate // of log lines about addresses with too many connections
 	crowded         lograte.Gate // about spare connections
 	exhausted       lograte.Gate // about descriptors
+	failed          lograte.Gate // about other failures to accept
 
 	mu    sync.Mutex           // protects the following, and what the listeners have
 	open  int                  // connections without the spare ones
@@ -85,10 +93,15 @@ func New(o Options) *Bound {
 			"max_connections", o.Max, "allowed", most, "open_files", maxDescriptors())
 		o.Max = most
 	}
+	loopback := o.PerAddress > 0
 	if o.PerAddress == 0 {
 		o.PerAddress = max(o.Max/2, 1)
 	}
-	return &Bound{max: o.Max, perAddress: o.PerAddress, logger: o.Logger, from: map[netip.Prefix]int{}}
+	return &Bound{
+		max: o.Max, perAddress: o.PerAddress, loopback: loopback,
+		spares: max(minSpares, min(maxDescriptors()/64, maxSpares)), reserve: max(minReserve, min(maxDescriptors()/256, maxReserve)),
+		logger: o.Logger, from: map[netip.Prefix]int{},
+	}
 }
 
 // Listen returns l with its connections bounded by b. name is what metrics and
@@ -132,9 +145,29 @@ func (l *listener) Accept() (net.Conn, error) {
 			}
 		case errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE):
 			l.makeRoom(err)
+		case slices.ContainsFunc(passing, func(e error) bool { return errors.Is(err, e) }):
+			if n := l.bound.failed.Pass(time.Now()); n > 0 {
+				l.bound.logger.Warn("a connection cannot be accepted; trying again", "port", l.name, "error", err, "times", n)
+			}
+			l.pause()
 		default:
 			return nil, err
 		}
+	}
+}
+
+// passing are errors of one connection, or of the network or the system at the moment:
+// the port itself is well. (The servers would end for some of them.)
+var passing = []error{
+	syscall.ENOBUFS, syscall.ENOMEM, syscall.ECONNABORTED, syscall.EPROTO, syscall.EPERM,
+	syscall.ENETDOWN, syscall.ENETUNREACH, syscall.EHOSTDOWN, syscall.EHOSTUNREACH,
+}
+
+// pause waits a little.
+func (l *listener) pause() {
+	select {
+	case <-time.After(retryAfter):
+	case <-l.closed:
 	}
 }
 
@@ -158,7 +191,7 @@ func (l *listener) admit(raw net.Conn) net.Conn {
 	c := &conn{Conn: raw, port: l, addr: addressOf(raw.RemoteAddr())}
 	b := l.bound
 	b.mu.Lock()
-	if c.addr.IsValid() && b.from[c.addr] >= b.perAddress {
+	if c.addr.IsValid() && b.from[c.addr] >= b.perAddress && (b.loopback || !c.addr.Addr().IsLoopback()) {
 		b.mu.Unlock()
 		_ = raw.Close()
 		l.overAddress.Add(1)
@@ -172,10 +205,11 @@ func (l *listener) admit(raw net.Conn) net.Conn {
 	l.connections++
 	var oldest *conn
 	if c.spare = l.isShortLocked() || b.open >= b.max; c.spare {
-		if len(l.spares) == maxSpares {
+		if len(l.spares) >= b.spares {
 			oldest = l.spares[0]
 		}
 		l.spares = append(l.spares, c)
+		c.opened = time.Now()
 		c.timer = time.AfterFunc(SpareLife, func() { _ = c.Close() })
 	} else {
 		b.open++
@@ -196,8 +230,9 @@ func (l *listener) admit(raw net.Conn) net.Conn {
 }
 
 // makeRoom frees a file descriptor for the next connection: one that is held
-// back, or that of the oldest spare connection. If there is neither, it waits a
-// little.
+// back, or that of the oldest spare connection of any port. If there is neither, or it
+// is too young, it waits a little: the system says that there is no descriptor even if
+// no connection waits for one.
 func (l *listener) makeRoom(err error) {
 	b := l.bound
 	l.exhaustions.Add(1)
@@ -213,21 +248,29 @@ func (l *listener) makeRoom(err error) {
 	case last >= 0:
 		_ = l.reserve[last].Close()
 		l.reserve = l.reserve[:last]
-	case len(l.spares) > 0:
-		oldest = l.spares[0]
+	default:
+		oldest = b.oldestLocked(time.Now().Add(-minSpareLife))
 	}
 	b.mu.Unlock()
 	switch {
 	case last >= 0:
 	case oldest != nil:
-		l.overAll.Add(1)
+		oldest.port.overAll.Add(1)
 		_ = oldest.Close()
 	default:
-		select {
-		case <-time.After(retryAfter):
-		case <-l.closed:
+		l.pause()
+	}
+}
+
+// oldestLocked returns the spare connection that was opened first, if that was before
+// some time. The mutex must be held.
+func (b *Bound) oldestLocked(before time.Time) (oldest *conn) {
+	for _, l := range b.ports {
+		if len(l.spares) > 0 && l.spares[0].opened.Before(before) {
+			oldest, before = l.spares[0], l.spares[0].opened
 		}
 	}
+	return oldest
 }
 
 // isShortLocked reports whether the connection just accepted has the descriptor
@@ -239,7 +282,7 @@ func (l *listener) isShortLocked() bool {
 	}
 	l.short = false
 	l.refillLocked()
-	return len(l.reserve) < maxReserve
+	return len(l.reserve) < l.bound.reserve
 }
 
 // refillLocked holds descriptors back again, as far as there are any. The mutex
@@ -250,7 +293,7 @@ func (l *listener) refillLocked() {
 		return
 	default:
 	}
-	for len(l.reserve) < maxReserve && !l.short {
+	for len(l.reserve) < l.bound.reserve && !l.short {
 		f, err := os.Open(os.DevNull)
 		if err != nil {
 			return
@@ -262,10 +305,11 @@ func (l *listener) refillLocked() {
 // A conn is a connection that is counted until it is closed.
 type conn struct {
 	net.Conn
-	port  *listener
-	addr  netip.Prefix // the zero Prefix if it has none
-	spare bool
-	timer *time.Timer // closes a spare connection
+	port   *listener
+	addr   netip.Prefix // the zero Prefix if it has none
+	spare  bool
+	timer  *time.Timer // closes a spare connection
+	opened time.Time   // of a spare connection
 
 	counted sync.Once // for no longer being counted
 }

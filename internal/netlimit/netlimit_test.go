@@ -303,3 +303,36 @@ func TestWithoutDescriptors(t *testing.T) {
 		t.Errorf("the log says %d times that no descriptor is left, want 1:\n%s", n, errs.String())
 	}
 }
+
+// A failingListener fails to accept for a while.
+type failingListener struct {
+	net.Listener
+	errs []error
+}
+
+func (l *failingListener) Accept() (net.Conn, error) {
+	if len(l.errs) == 0 {
+		return l.Listener.Accept()
+	}
+	err := l.errs[0]
+	l.errs = l.errs[1:]
+	return nil, &net.OpError{Op: "accept", Err: os.NewSyscallError("accept4", err)}
+}
+
+// TestPassingErrors has errors of accept that pass, and one that does not.
+func TestPassingErrors(t *testing.T) {
+	var lines log
+	b := netlimit.New(netlimit.Options{Logger: slog.New(slog.NewTextHandler(&lines, nil))})
+	raw, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := b.Listen(&failingListener{raw, []error{syscall.ENOMEM, syscall.ECONNABORTED, syscall.ENOBUFS, syscall.EBADF}}, "port")
+	defer l.Close()
+	if c, err := l.Accept(); c != nil || !errors.Is(err, syscall.EBADF) {
+		t.Errorf("%v, %v; want EBADF alone", c, err)
+	}
+	if n := lines.lines("cannot be accepted"); n != 1 {
+		t.Errorf("%d lines, want 1", n)
+	}
+}
