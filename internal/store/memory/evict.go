@@ -140,7 +140,7 @@ func (sh *shard) lose(n uint32, why cause, by push) {
 		switch {
 		case !sh.isOpen(n):
 			state = wasShut
-			sh.freed = loss{owner, by.owner, why, by.now}
+			sh.freed, sh.news = loss{owner, by.owner, why, by.now}, true
 		case c.rank >= maxShare/2:
 			state = wasUsed
 		}

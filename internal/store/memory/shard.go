@@ -15,12 +15,12 @@ type shard struct {
 	// What each decision uses is close together in memory: here, and in the first
 	// fields of table.
 	acquired uint64 // how often mu was taken; for the metrics
-	counted  int    // how many of entries are counted in the store's total
-	freed    loss   // what unlock has to report
 	table
-	store *Store // it is in
-	share int    // how many counters the shard may have
-	hand  uint32 // the number of the counter that expire checks next
+	counted int    // how many of entries are counted in the store's total
+	freed   loss   // whom an eviction has freed
+	store   *Store // it is in
+	share   int    // how many counters the shard may have
+	hand    uint32 // the number of the counter that expire checks next
 
 	// For the metrics.
 	contended uint64                      // how often mu had to be waited for
@@ -54,18 +54,21 @@ func (sh *shard) lock() {
 // unlock unlocks mu. Before that, it adds to the store's total how much the logs have
 // grown. After that, it reports whom an eviction has freed.
 func (sh *shard) unlock() {
-	if d := sh.entries - sh.counted; d != 0 {
-		sh.store.logEntries.Add(int64(d))
-		sh.counted = sh.entries
-	}
-	if sh.freed.of != nil {
-		freed := sh.freed
-		sh.freed = loss{}
-		sh.mu.Unlock()
-		sh.store.report(freed)
+	if sh.news {
+		sh.unlockWithNews()
 		return
 	}
 	sh.mu.Unlock()
+}
+
+func (sh *shard) unlockWithNews() {
+	sh.store.logEntries.Add(int64(sh.entries - sh.counted))
+	freed := sh.freed
+	sh.news, sh.counted, sh.freed = false, sh.entries, loss{}
+	sh.mu.Unlock()
+	if freed.of != nil {
+		sh.store.report(freed)
+	}
 }
 
 // decide decides r at now. keys are the keys of the counters of r's limits. The

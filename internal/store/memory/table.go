@@ -39,7 +39,7 @@ func (c *counter) setState(s *strategy.State) { c.last, c.part, c.used = s.Last,
 // Only the methods slot and fetch may be called without the shard's lock. Some
 // fields are atomic because of these two.
 type table struct {
-	entries int // how many entries all logs have room for
+	news bool // the store has to be told of entries, or of whom an eviction has freed
 
 	// index has a power of two of slots. A search starts at the low bits of the tag
 	// and goes on to the next slot. A slot is tag<<32 | number+1, or 0 if it is free.
@@ -51,7 +51,8 @@ type table struct {
 	free   []uint32                // numbers below used to give out again
 
 	shares
-	count int // how many counters there are
+	count   int // how many counters there are
+	entries int // how many entries all logs have room for
 
 	logs     []strategy.Log // without gaps; the first is unused, because index 0 means no Log
 	logOwner []uint32       // the number of the counter of each log
@@ -220,6 +221,7 @@ func (t *table) log(n uint32) *strategy.Log {
 // grow notes that a log of group g has room for n entries more.
 func (t *table) grow(g uint32, n int) {
 	if n != 0 {
+		t.news = true
 		t.entries += n
 		t.addEntries(g, n)
 	}
