@@ -125,8 +125,8 @@ type lastLimits struct {
 // prepare makes b ready for its requests to be decided.
 func (b *Batch) prepare() {
 	b.asked, b.together, b.limits, b.last = b.asked[:0], 0, b.limits[:0], lastLimits{}
+	clear(b.Answers) // those that are left, if b was not cleared
 	b.Answers = resized(b.Answers, len(b.Requests))
-	clear(b.Answers)
 }
 
 // Clear makes b empty, so that it holds on to nothing of what it had.

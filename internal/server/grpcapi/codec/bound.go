@@ -50,28 +50,47 @@ func bounded(data []byte, v any) []byte {
 func (b *bound) holds(data []byte) bool {
 	elements := 0
 	for len(data) > 0 {
-		number, kind, n := protowire.ConsumeTag(data)
+		number, element, n := consumeElement(data)
 		if n < 0 {
 			return true
 		}
 		data = data[n:]
-		if number != b.field || kind != protowire.BytesType {
-			if n = protowire.ConsumeFieldValue(number, kind, data); n < 0 {
-				return true
-			}
-			data = data[n:]
+		if number != b.field || element == nil {
 			continue
 		}
-		element, n := protowire.ConsumeBytes(data)
-		if n < 0 {
-			return true
-		}
-		data = data[n:]
 		if elements++; elements > b.most || b.below != nil && !b.below.holds(element) {
 			return false
 		}
 	}
 	return true
+}
+
+// consumeElement returns the number of the field that data begins with, what it holds
+// if that is of variable length (then not nil), and the field's size, which is below 0
+// if it is malformed.
+func consumeElement(data []byte) (number protowire.Number, element []byte, size int) {
+	const short = 0x80 // what is below takes one byte
+	if len(data) > 1 && data[0] < short && data[1] < short && data[0]&7 == byte(protowire.BytesType) && data[0]>>3 > 0 {
+		if size = 2 + int(data[1]); size <= len(data) { // most fields: without the calls below
+			return protowire.Number(data[0] >> 3), data[2:size:size], size
+		}
+	}
+	number, kind, n := protowire.ConsumeTag(data)
+	if n < 0 {
+		return 0, nil, n
+	}
+	if kind == protowire.BytesType {
+		element, m := protowire.ConsumeBytes(data[n:])
+		if m < 0 {
+			return 0, nil, m
+		}
+		return number, element, n + m
+	}
+	m := protowire.ConsumeFieldValue(number, kind, data[n:])
+	if m < 0 {
+		return 0, nil, m
+	}
+	return number, nil, n + m
 }
 
 // trim appends to out the message without the elements that are too many, but
