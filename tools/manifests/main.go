@@ -97,7 +97,7 @@ func checkKubernetes(dir string) error {
 }
 
 // checkTogether checks what the parts say of one another.
-func checkTogether(d *apps.Deployment, s *core.Service, config *core.ConfigMap, b *policy.PodDisruptionBudget, h *autoscaling.HorizontalPodAutoscaler, m *monitoring.ServiceMonitor) (err error) {
+func checkTogether(d *apps.Deployment, s *core.Service, config *core.ConfigMap, b *policy.PodDisruptionBudget, h *autoscaling.HorizontalPodAutoscaler, m *monitoring.ServiceMonitor) (err error) { //nolint:revive // one of each kind that the folder has
 	must := func(ok bool, format string, args ...any) {
 		if !ok {
 			err = errors.Join(err, fmt.Errorf("kubernetes: "+format, args...))
