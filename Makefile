@@ -44,14 +44,9 @@ deadcode-check: ## fail if the linker cannot drop unused methods
 unit: ## run the tests
 	go test -race -shuffle=on ./...
 
-# One fuzz target at a time, because go test cannot fuzz several at once.
 .PHONY: fuzz
 fuzz: ## run each fuzz target for FUZZTIME
-	@go test -list '^Fuzz' ./... | awk '/^Fuzz/ {names[n++] = $$1} /^ok/ {while (n) print $$2, names[--n]}' | \
-	while read -r package name; do \
-		echo "$$package $$name"; \
-		go test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) "$$package" </dev/null; \
-	done
+	./scripts/fuzz.sh $(FUZZTIME)
 
 .PHONY: bench
 bench: ## compare the daemon with the null server; add BENCHFLAGS=--repeat=1 for a short run
