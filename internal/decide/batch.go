@@ -27,16 +27,34 @@ type Request struct {
 type Answer struct {
 	// Err is why there is no decision, or nil: an *InvalidError, an *auth.Refusal,
 	// or one that wraps ErrUnknownPolicy, ErrStore, ErrDeadline or ErrCancelled.
-	Err      error
+	Err error
+	// Limits are those that the request was held to, and Decision has a status for
+	// each of them, or none if they were not asked. Both are for reading alone.
+	Limits   []strategy.Limit
+	Decision *strategy.Decision
 	Outcome  Outcome
-	Limits   []strategy.Limit  // those that the request was held to, for reading alone
-	Decision strategy.Decision // with a status for each of Limits, or none if they were not asked
 
 	fate      fate
-	namespace *policy.Namespace
-	request   *store.Request // if it was asked
-	result    *store.Result
 	gone      bool // whether the caller left before there was a decision
+	namespace *policy.Namespace
+}
+
+// none is the decision on what got none. It is not written to.
+var none = new(strategy.Decision)
+
+// exempted is the decision on what is exempt. It is not written to.
+var exempted = &strategy.Decision{Allowed: true}
+
+// An exchange is what the store was asked, and what it said.
+type exchange struct {
+	request *store.Request
+	result  *store.Result
+}
+
+// instead has the failure policy's decision in place of the store's.
+func (e *exchange) instead(allowed bool) *strategy.Decision {
+	e.result.Decision = strategy.Decision{Allowed: allowed, Statuses: e.result.Statuses[:0]}
+	return &e.result.Decision
 }
 
 // A fate is what is to become of a request.

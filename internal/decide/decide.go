@@ -94,12 +94,12 @@ func (c *Core) Decide(ctx context.Context, b *Batch) {
 	c.askStore(ctx, b)
 	asked := 0
 	for i := range b.Requests {
-		a := &b.Answers[i]
+		a, e := &b.Answers[i], exchange{}
 		if a.fate == toAsk {
-			a.request, a.result = &b.asked[asked], &b.results[asked]
+			e = exchange{&b.asked[asked], &b.results[asked]}
 			asked++
 		}
-		c.conclude(ctx, b, &b.Requests[i], a)
+		c.conclude(ctx, b, &b.Requests[i], a, e)
 	}
 	b.tally.Flush(c.book)
 }
@@ -123,7 +123,8 @@ func (c *Core) askStore(ctx context.Context, b *Batch) {
 }
 
 // conclude makes a the answer to r, and accounts for it.
-func (c *Core) conclude(ctx context.Context, b *Batch, r *Request, a *Answer) {
+func (c *Core) conclude(ctx context.Context, b *Batch, r *Request, a *Answer, e exchange) {
+	a.Decision = none
 	entry := account.Entry{Namespace: r.Namespace, Identifier: r.Identifier, Policy: r.Policy}
 	switch a.fate {
 	case toRefuse:
@@ -132,17 +133,17 @@ func (c *Core) conclude(ctx context.Context, b *Batch, r *Request, a *Answer) {
 	case toForbid:
 		return // which is counted by its reason
 	case toExempt:
-		a.Outcome, a.Decision.Allowed = Exempt, true
+		a.Outcome, a.Decision = Exempt, exempted
 		entry.Identifier = ""
 	case toAsk:
-		a.Limits = a.request.Limits
-		if a.result.Err != nil {
-			c.fallback.answer(ctx, a)
+		a.Limits = e.request.Limits
+		if e.result.Err != nil {
+			c.fallback.answer(ctx, a, e)
 		} else {
-			if !a.result.Repeated && a.request.Counts() {
+			if !e.result.Repeated && e.request.Counts() {
 				c.fallback.outage.over()
 			}
-			a.Decision = a.result.Decision
+			a.Decision = &e.result.Decision
 			a.Outcome = outcomeOf(a)
 			entry.Limits, entry.Statuses = a.Limits, a.Decision.Statuses
 		}

@@ -45,30 +45,30 @@ type fallback struct {
 // answer answers a request that the store could not decide, as the failure policy
 // of its namespace says. If all its limits are in shadow mode, nothing is denied
 // to it. A caller that is gone is told so: that is not a failure of the store.
-func (f *fallback) answer(ctx context.Context, a *Answer) {
+func (f *fallback) answer(ctx context.Context, a *Answer, e exchange) {
 	if gone := callerGone(ctx); gone != nil {
 		a.Err, a.Outcome, a.gone = gone, Undecided, true
 		return
 	}
-	err := a.result.Err
+	err := e.result.Err
 	onError := a.namespace.OnError(f.onError)
 	f.book.StoreErrors.Add(1)
 	f.outage.failed(onError, err, 1)
 	shadow := !slices.ContainsFunc(a.Limits, func(l strategy.Limit) bool { return !l.Shadow })
 	switch {
 	case onError == policy.FailLocal:
-		alone := *a.request
+		alone := *e.request
 		alone.With = nil
 		results := make([]store.Result, 1)
 		f.local.Decide(ctx, []store.Request{alone}, results)
-		a.Decision, a.Outcome = results[0].Decision, LocalDenied
+		a.Decision, a.Outcome = &results[0].Decision, LocalDenied
 		if a.Decision.Allowed {
 			a.Outcome = LocalAllowed
 		}
 	case shadow || onError == policy.FailAllow:
-		a.Decision.Allowed, a.Outcome = true, FailedOpen
+		a.Decision, a.Outcome = e.instead(true), FailedOpen
 	case onError == policy.FailDeny:
-		a.Outcome = FailedClosed
+		a.Decision, a.Outcome = e.instead(false), FailedClosed
 	default:
 		a.Err, a.Outcome = storeError(err), Undecided
 	}

@@ -106,7 +106,7 @@ func (e *Encoder) Clear() {
 func (e *Encoder) Response(a *decide.Answer) *ratelimitv1.ShouldAllowResponse {
 	response := &e.responses[e.used.responses]
 	e.used.responses++
-	d := &a.Decision
+	d := a.Decision
 	response.Allowed = d.Allowed
 	response.Reason = reasons[a.Outcome]
 	if n := len(d.Statuses); n > 0 {

@@ -16,7 +16,7 @@ import (
 // the headers would hold itself to the former. There is no partition key either:
 // it would tell the identifier to whoever reads the answer.
 func setRateLimitHeaders(h http.Header, a *decide.Answer) {
-	d := &a.Decision
+	d := a.Decision
 	if !d.Allowed && len(d.Statuses) > 0 && d.RetryAfter != strategy.Never {
 		h.Set("Retry-After", strconv.FormatInt(seconds(d.RetryAfter), 10))
 	}
