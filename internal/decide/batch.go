@@ -144,7 +144,7 @@ type lastLimits struct {
 func (b *Batch) prepare() {
 	b.asked, b.together, b.limits, b.last = b.asked[:0], 0, b.limits[:0], lastLimits{}
 	clear(b.Answers) // those that are left, if b was not cleared
-	b.Answers = resized(b.Answers, len(b.Requests))
+	b.Answers = Resized(b.Answers, len(b.Requests))
 }
 
 // Clear makes b empty, so that it holds on to nothing of what it had.
@@ -171,8 +171,9 @@ func (b *Batch) Free() {
 	batches.Put(b)
 }
 
-// resized returns s with length n. Its elements keep what they held.
-func resized[T any](s []T, n int) []T {
+// Resized returns s with length n, for memory that is used again, as that of a Batch
+// is. Its elements keep what they held, unless s has no room for n.
+func Resized[T any](s []T, n int) []T {
 	if cap(s) < n {
 		return make([]T, n)
 	}

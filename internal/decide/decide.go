@@ -106,7 +106,7 @@ func (c *Core) Decide(ctx context.Context, b *Batch) {
 
 // askStore has the store decide what b has for it.
 func (c *Core) askStore(ctx context.Context, b *Batch) {
-	b.results = resized(b.results, len(b.asked))
+	b.results = Resized(b.results, len(b.asked))
 	requests, results := b.asked, b.results
 	if n := b.together; n > 1 && c.store.DecidesTogether() {
 		// The last of them stands for all, as it is beside those that follow.

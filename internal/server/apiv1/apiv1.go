@@ -89,10 +89,10 @@ func (e *Encoder) Begin(b *decide.Batch) {
 		limits += len(b.Answers[i].Decision.Statuses)
 	}
 	n := len(b.Answers)
-	e.responses = resized(e.responses, n)
-	e.statuses = resized(e.statuses, limits)
-	e.pointers = resized(e.pointers, limits)
-	e.durations = resized(e.durations, 2*n+2*limits)
+	e.responses = decide.Resized(e.responses, n)
+	e.statuses = decide.Resized(e.statuses, limits)
+	e.pointers = decide.Resized(e.pointers, limits)
+	e.durations = decide.Resized(e.durations, 2*n+2*limits)
 	e.used = used{}
 }
 
@@ -156,12 +156,4 @@ func (e *Encoder) duration(d time.Duration) *durationpb.Duration {
 	e.used.durations++
 	to.Seconds, to.Nanos = int64(d/time.Second), int32(d%time.Second)
 	return to
-}
-
-// resized returns s with length n. Its elements keep what they held.
-func resized[T any](s []T, n int) []T {
-	if cap(s) < n {
-		return make([]T, n)
-	}
-	return s[:n]
 }

@@ -171,7 +171,7 @@ func (a *API) match(e *exchange, in *request) error {
 		return fault.Error(a.o.Core.RefuseInvalid(&wrong))
 	}
 	config := a.config.Load()
-	e.matches = resized(e.matches, len(in.descriptors))
+	e.matches = decide.Resized(e.matches, len(in.descriptors))
 	for i := range in.descriptors {
 		e.matches[i] = a.matchOne(config, in, i)
 	}
@@ -210,8 +210,8 @@ func (a *API) matchOne(config *envoy.Config, in *request, i int) envoy.Match {
 // gather puts what the core is to be asked into the batch of e. Those that can
 // deny come first, if they are to be held all or none.
 func (a *API) gather(e *exchange, in *request) {
-	e.places = resized(e.places, len(e.matches))
-	e.limits = resized(e.limits, len(e.matches))
+	e.places = decide.Resized(e.places, len(e.matches))
+	e.limits = decide.Resized(e.limits, len(e.matches))
 	for i := range e.places {
 		e.places[i] = -1
 	}
@@ -289,12 +289,4 @@ func (a *API) ShowConfig(namespaces func() string) http.HandlerFunc {
 			fmt.Fprintf(w, "namespaces:\n    %s", strings.ReplaceAll(strings.TrimSuffix(text, "\n"), "\n", "\n    ")+"\n")
 		}
 	}
-}
-
-// resized returns s with length n. Its elements keep what they held.
-func resized[T any](s []T, n int) []T {
-	if cap(s) < n {
-		return make([]T, n)
-	}
-	return s[:n]
 }

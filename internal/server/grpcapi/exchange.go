@@ -140,7 +140,7 @@ func (e *exchange) Sent() {
 
 // ask has the core decide the requests of e.
 func (e *exchange) ask(ctx context.Context) {
-	e.batch.Requests = resized(e.batch.Requests, len(e.request.GetRequests()))
+	e.batch.Requests = decide.Resized(e.batch.Requests, len(e.request.GetRequests()))
 	for i, in := range e.request.GetRequests() {
 		e.decoder.Request(&e.batch.Requests[i], in)
 	}
@@ -170,8 +170,8 @@ func (e *exchange) decide(ctx context.Context) error {
 		return e.refuse("more than %d requests; send 1 to %[1]d in a message", codec.MaxBatch)
 	}
 	e.ask(ctx)
-	e.response.Results = resized(e.response.GetResults(), n)
-	e.results, e.answers = resized(e.results, n), resized(e.answers, n)
+	e.response.Results = decide.Resized(e.response.GetResults(), n)
+	e.results, e.answers = decide.Resized(e.results, n), decide.Resized(e.answers, n)
 	for i := range e.batch.Answers {
 		a := &e.batch.Answers[i]
 		if a.Err != nil {
@@ -192,12 +192,4 @@ func (e *exchange) refuse(format string, args ...any) error {
 
 func failedResult(err error) *ratelimitv1.ShouldAllowResult {
 	return &ratelimitv1.ShouldAllowResult{Result: &ratelimitv1.ShouldAllowResult_Error{Error: fault.Status(err).Proto()}}
-}
-
-// resized returns s with length n. Its elements keep what they held.
-func resized[T any](s []T, n int) []T {
-	if cap(s) < n {
-		return make([]T, n)
-	}
-	return s[:n]
 }
