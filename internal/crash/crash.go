@@ -43,11 +43,12 @@ func (l *Log) Recover(where string, failed func(error)) {
 	if p == nil {
 		return
 	}
-	l.note(where, p)
+	l.Note(where, p)
 	failed(Err)
 }
 
-func (l *Log) note(where string, p any) {
+// Note counts and logs the panic p, for whoever has recovered from it.
+func (l *Log) Note(where string, p any) {
 	if l == nil {
 		return
 	}

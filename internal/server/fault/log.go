@@ -2,9 +2,7 @@ package fault
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
-	"runtime/debug"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -12,6 +10,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/ratelimitd/ratelimitd/internal/account"
+	"github.com/ratelimitd/ratelimitd/internal/crash"
 	"github.com/ratelimitd/ratelimitd/internal/lograte"
 	"github.com/ratelimitd/ratelimitd/internal/quote"
 )
@@ -21,22 +20,23 @@ import (
 type Log struct {
 	book        *account.Book
 	logger      *slog.Logger
-	panicked    lograte.Gate
+	panics      *crash.Log
 	undecodable lograte.Gate
 	ignored     lograte.Gate
 }
 
 // NewLog returns a Log.
-func NewLog(book *account.Book, logger *slog.Logger) *Log { return &Log{book: book, logger: logger} }
+func NewLog(book *account.Book, logger *slog.Logger) *Log {
+	l := &Log{book: book, logger: logger, panics: crash.NewLog(logger)}
+	l.panics.CountIn(&book.Panics)
+	return l
+}
 
 // Recover recovers from a panic if it is deferred: a defect of ours, which it counts and
 // logs, and of which err tells the caller.
 func (l *Log) Recover(method string, err *error) {
 	if p := recover(); p != nil {
-		l.book.Panics.Add(1)
-		if calls := l.panicked.Pass(time.Now()); calls > 0 { // whoever finds what panics may send it again and again
-			l.logger.Error("a call panicked; please report this defect with the stack", "method", method, "panic", fmt.Sprint(p), "stack", string(debug.Stack()), "calls", calls)
-		}
+		l.panics.Note(method, p)
 		*err = ErrPanicked
 	}
 }
