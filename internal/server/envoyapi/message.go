@@ -137,21 +137,20 @@ func (o *override) decode(data []byte) error {
 		case f.is(2, protowire.VarintType):
 			o.unit = envoy.Unit(int32(f.varint)) //nolint:gosec // as protobuf cuts enums
 		case f.is(3, protowire.BytesType):
-			var multiplier uint64
-			if err := decodeWrapped(f.bytes, &multiplier); err != nil {
-				return err
+			if o.multiplier == nil {
+				o.multiplier = new(uint32)
 			}
-			o.multiplier = new(uint32(multiplier))
+			return decodeWrapped(f.bytes, o.multiplier)
 		}
 		return nil
 	})
 }
 
-// decodeWrapped sets value to what a UInt32Value or UInt64Value holds.
-func decodeWrapped(data []byte, value *uint64) error {
+// decodeWrapped sets value to what a UInt32Value or UInt64Value holds, if it holds any.
+func decodeWrapped[T uint32 | uint64](data []byte, value *T) error {
 	return eachField(data, func(f field) error {
 		if f.is(1, protowire.VarintType) {
-			*value = f.varint
+			*value = T(f.varint)
 		}
 		return nil
 	})

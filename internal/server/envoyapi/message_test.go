@@ -48,6 +48,7 @@ func FuzzDecodeWire(f *testing.F) {
 	f.Add(encoded(f, full))
 	f.Add(encoded(f, &rlsv3.RateLimitRequest{}))
 	f.Add([]byte("\x12\x02\x12\x00\x12\x04\x12\x02\x08\x01\x0b\x0c"))
+	f.Add([]byte("\x12\x0a\x12\x04\x1a\x02\x08\x30\x12\x02\x1a\x00")) // a limit in two parts
 	f.Fuzz(func(t *testing.T, data []byte) {
 		var got, want request
 		gotErr := got.DecodeWire(data)
