@@ -8,7 +8,6 @@ import (
 	"net"
 	"runtime"
 	"strings"
-	"sync"
 	"testing"
 	"testing/iotest"
 	"time"
@@ -171,30 +170,11 @@ func (c *smallServer) Read(p []byte) (int, error) {
 // hostileServer answers each command with one reply.
 func hostileServer(t *testing.T, reply func(write func(string) bool)) (addr string) {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	var serving sync.WaitGroup
-	serving.Go(func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			serving.Go(func() {
-				defer c.Close()
-				defer context.AfterFunc(ctx, func() { _ = c.Close() })()
-				_ = c.SetDeadline(time.Now().Add(20 * time.Second))
-				for lines := bufio.NewScanner(c); lines.Scan(); {
-					reply(func(text string) bool { _, err := c.Write([]byte(text)); return err == nil })
-				}
-			})
+	return storetest.Serve(t, func(c net.Conn) {
+		for lines := bufio.NewScanner(c); lines.Scan(); {
+			reply(func(text string) bool { _, err := c.Write([]byte(text)); return err == nil })
 		}
 	})
-	t.Cleanup(func() { cancel(); _ = l.Close(); serving.Wait() })
-	return l.Addr().String()
 }
 
 // TestHostileServer has servers that reply with more than fits in memory, or in a log

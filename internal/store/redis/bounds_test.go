@@ -2,13 +2,11 @@ package redis
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"net"
 	"runtime"
 	"strings"
-	"sync"
 	"testing"
 	"testing/iotest"
 	"time"
@@ -16,6 +14,7 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/quote"
 	"github.com/ratelimitd/ratelimitd/internal/store"
 	"github.com/ratelimitd/ratelimitd/internal/store/redis/redistest"
+	"github.com/ratelimitd/ratelimitd/internal/store/storetest"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 )
 
@@ -74,50 +73,31 @@ func TestTTL(t *testing.T) {
 // else with one reply.
 func hostileServer(t *testing.T, reply func(write func(string) bool)) (url string) {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	var serving sync.WaitGroup
-	serving.Go(func() {
+	return "redis://" + storetest.Serve(t, func(c net.Conn) {
+		write := func(text string) bool { _, err := c.Write([]byte(text)); return err == nil }
+		buffer := make([]byte, 64<<10)
 		for {
-			c, err := l.Accept()
+			n, err := c.Read(buffer)
 			if err != nil {
 				return
 			}
-			serving.Go(func() {
-				defer c.Close()
-				defer context.AfterFunc(ctx, func() { _ = c.Close() })()
-				_ = c.SetDeadline(time.Now().Add(20 * time.Second))
-				write := func(text string) bool { _, err := c.Write([]byte(text)); return err == nil }
-				buffer := make([]byte, 64<<10)
-				for {
-					n, err := c.Read(buffer)
-					if err != nil {
-						return
-					}
-					switch said := strings.ToLower(string(buffer[:n])); {
-					case strings.Contains(said, "hello"):
-						if !write("-ERR unknown command\r\n") {
-							return
-						}
-						for range strings.Count(said, "client") {
-							write("+OK\r\n")
-						}
-					case strings.Contains(said, "client"):
-						for range strings.Count(said, "*") {
-							write("+OK\r\n")
-						}
-					default:
-						reply(write)
-					}
+			switch said := strings.ToLower(string(buffer[:n])); {
+			case strings.Contains(said, "hello"):
+				if !write("-ERR unknown command\r\n") {
+					return
 				}
-			})
+				for range strings.Count(said, "client") {
+					write("+OK\r\n")
+				}
+			case strings.Contains(said, "client"):
+				for range strings.Count(said, "*") {
+					write("+OK\r\n")
+				}
+			default:
+				reply(write)
+			}
 		}
 	})
-	t.Cleanup(func() { cancel(); _ = l.Close(); serving.Wait() })
-	return "redis://" + l.Addr().String()
 }
 
 // TestHostileServer has servers that reply with more than fits in memory, or in a
