@@ -15,23 +15,33 @@ import (
 const (
 	MaxCount  = 1_000_000_000
 	MinPeriod = time.Millisecond
-	MaxPeriod = 366 * day
+	MaxPeriod = 366 * Day
 )
 
 // Unlimited is the Count of a rate that allows everything.
 const Unlimited = -1
 
-const (
-	day  = 24 * time.Hour
-	week = 7 * day
-)
+// Day is the length of a day that is not the calendar's.
+const Day = 24 * time.Hour
 
-// A Rate allows Count units in each Period. Its zero value allows nothing. Parse
-// returns the same Rate for all spellings of one rate, so == compares rates.
+const week = 7 * Day
+
+// A Rate allows Count units in each Period, or in each so many Months of the
+// calendar. Its zero value allows nothing. Parse returns the same Rate for all
+// spellings of one rate, so == compares rates.
 type Rate struct {
 	Count  int64         // 0 to MaxCount, or Unlimited
-	Period time.Duration // MinPeriod to MaxPeriod in whole milliseconds; 0 if unlimited
+	Period time.Duration // MinPeriod to MaxPeriod in whole milliseconds; 0 if unlimited; the longest that Months can be
+	Months uint8         // 0, or a whole part of a year: 1, 2, 3, 4, 6 or 12
 }
+
+// OfMonths returns the rate of count in each so many months of the calendar.
+func OfMonths(count int64, months uint8) Rate {
+	return Rate{Count: count, Period: min(time.Duration(months)*maxMonth, MaxPeriod), Months: months}
+}
+
+// maxMonth is the longest a month can be.
+const maxMonth = 31 * Day
 
 // IsUnlimited reports whether r allows everything.
 func (r Rate) IsUnlimited() bool { return r.Count == Unlimited }
@@ -39,7 +49,10 @@ func (r Rate) IsUnlimited() bool { return r.Count == Unlimited }
 // Valid reports whether r is within the bounds of what Parse accepts.
 func (r Rate) Valid() bool {
 	if r.IsUnlimited() {
-		return r.Period == 0
+		return r.Period == 0 && r.Months == 0
+	}
+	if r.Months > 0 && (12%r.Months != 0 || r != OfMonths(r.Count, r.Months)) {
+		return false
 	}
 	return 0 <= r.Count && r.Count <= MaxCount && MinPeriod <= r.Period && r.Period <= MaxPeriod && r.Period%MinPeriod == 0
 }
@@ -56,6 +69,13 @@ func (r Rate) Append(b []byte) []byte {
 	}
 	b = strconv.AppendInt(b, r.Count, 10)
 	b = append(b, '/')
+	if r.Months == 12 {
+		return append(b, "1year"...)
+	}
+	if r.Months > 0 {
+		b = strconv.AppendUint(b, uint64(r.Months), 10)
+		return append(b, "month"...)
+	}
 	for _, u := range canonicalUnits {
 		if r.Period%u.length == 0 {
 			b = strconv.AppendInt(b, int64(r.Period/u.length), 10)
@@ -70,13 +90,14 @@ var canonicalUnits = [...]struct {
 	length time.Duration
 	symbol string
 }{
-	{week, "w"}, {day, "d"}, {time.Hour, "h"}, {time.Minute, "m"}, {time.Second, "s"}, {time.Millisecond, "ms"},
+	{week, "w"}, {Day, "d"}, {time.Hour, "h"}, {time.Minute, "m"}, {time.Second, "s"}, {time.Millisecond, "ms"},
 }
 
 // Parse reads "unlimited", "<count>/<period>" or "<count> per <period>". A period
 // is a unit, with an optional whole number before it: "100/min", "5/s", "10/30s",
 // "2 per 5 seconds", "1_000/day". Parse ignores the case of letters, and spaces
-// between the parts. An error quotes s, says which part is wrong and why, and
+// between the parts. A month or a year is one of the calendar, and can be of any
+// length; several months are a whole part of a year: "1000/3 months". An error quotes s, says which part is wrong and why, and
 // shows a right rate.
 func Parse(s string) (Rate, error) {
 	p := parser{rest: s}
@@ -111,9 +132,12 @@ func (p *parser) rate() (Rate, string) {
 	if problem := p.separator(); problem != "" {
 		return Rate{}, problem
 	}
-	period, problem := p.period()
+	period, months, problem := p.period()
 	if problem != "" {
 		return Rate{}, problem
+	}
+	if months > 0 {
+		return OfMonths(count, months), ""
 	}
 	return Rate{Count: count, Period: period}, ""
 }
@@ -135,39 +159,45 @@ func (p *parser) separator() string {
 	return fmt.Sprintf(`found %s instead of "/" or "per"; write it as in "100/min"`, quote.Cut(found))
 }
 
-// period reads the rest of the rate: an optional number and a unit.
-func (p *parser) period() (time.Duration, string) {
+// period reads the rest of the rate: an optional number and a unit. It returns a
+// length, or how many months.
+func (p *parser) period() (length time.Duration, months uint8, problem string) {
 	p.skipSpace()
 	if p.rest == "" {
-		return 0, `has no period; add one, as in "100/min"`
+		return 0, 0, `has no period; add one, as in "100/min"`
 	}
 	number := int64(1)
 	if !isLetter(p.rest[0]) {
-		var problem string
 		if number, problem = p.number("period", int64(MaxPeriod/MinPeriod)); problem != "" {
-			return 0, problem
+			return 0, 0, problem
 		}
 		p.skipSpace()
 	}
 	name := p.word()
 	if name == "" && p.rest == "" {
-		return 0, `the period has no unit; add ms, s, m, h, d or w, as in "10/30s"`
+		return 0, 0, `the period has no unit; add ms, s, m, h, d, w, month or year, as in "10/30s"`
 	}
 	p.skipSpace()
 	if name == "" || p.rest != "" {
-		return 0, fmt.Sprintf(`%s is not expected in the period; write one whole number and one unit, as in "10/30s"`, quote.Cut(p.rest))
+		return 0, 0, fmt.Sprintf(`%s is not expected in the period; write one whole number and one unit, as in "10/30s"`, quote.Cut(p.rest))
+	}
+	if unit := unitMonths(name); unit > 0 {
+		if number < 1 || number > 12/unit || 12%(number*unit) != 0 {
+			return 0, 0, `this is no whole part of a year; write 1, 2, 3, 4 or 6 months, or 1 year, as in "1000/month"`
+		}
+		return 0, uint8(number * unit), ""
 	}
 	unit, ok := unitLength(name)
 	if !ok {
-		return 0, unknownUnit(name)
+		return 0, 0, unknownUnit(name)
 	}
 	if number == 0 {
-		return 0, `the period is zero; the shortest is 1ms, as in "5/1ms"`
+		return 0, 0, `the period is zero; the shortest is 1ms, as in "5/1ms"`
 	}
 	if number > int64(MaxPeriod/unit) {
-		return 0, `the period is over 366 days; write a shorter one, as in "1000/366d"`
+		return 0, 0, `the period is over 366 days; write a shorter one, as in "1000/366d"`
 	}
-	return time.Duration(number) * unit, ""
+	return time.Duration(number) * unit, 0, ""
 }
 
 // number reads a whole number of at most maxValue. It ignores underscores between
@@ -253,19 +283,28 @@ func unitLength(name string) (time.Duration, bool) {
 	case "h", "hr", "hrs", "hour", "hours":
 		return time.Hour, true
 	case "d", "day", "days":
-		return day, true
+		return Day, true
 	case "w", "wk", "wks", "week", "weeks":
 		return week, true
 	}
 	return 0, false
 }
 
+// unitMonths returns how many months the unit called name has, in any case, or 0.
+func unitMonths(name string) int64 {
+	switch {
+	case equalFold(name, "month"), equalFold(name, "months"), equalFold(name, "mo"):
+		return 1
+	case equalFold(name, "year"), equalFold(name, "years"), equalFold(name, "yr"), equalFold(name, "y"):
+		return 12
+	}
+	return 0
+}
+
 func unknownUnit(name string) string {
 	switch strings.ToLower(name) {
-	case "mo", "month", "months", "y", "yr", "year", "years":
-		return fmt.Sprintf(`the unit %s has no fixed length; write it in days, as in "100/30d"`, quote.Cut(name))
 	case "us", "usec", "microsecond", "microseconds", "ns", "nanosecond", "nanoseconds":
 		return fmt.Sprintf(`the unit %s is too short; the shortest period is 1ms, as in "5/1ms"`, quote.Cut(name))
 	}
-	return fmt.Sprintf(`unknown unit %s; use ms, s, m, h, d or w, as in "100/m"`, quote.Cut(name))
+	return fmt.Sprintf(`unknown unit %s; use ms, s, m, h, d, w, month or year, as in "100/m"`, quote.Cut(name))
 }

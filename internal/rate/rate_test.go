@@ -42,6 +42,11 @@ func TestParse(t *testing.T) {
 		{"1/366d", 1, 366 * day, "1/366d"},
 		{"1/31622400000ms", 1, 366 * day, "1/366d"},
 		{"1/1ms", 1, time.Millisecond, "1/1ms"},
+		{"100/month", 100, 31 * day, "100/1month"},
+		{"100 per 1 MO", 100, 31 * day, "100/1month"},
+		{"100/3 Months", 100, 93 * day, "100/3month"},
+		{"100/y", 100, 366 * day, "100/1year"},
+		{"100/12 months", 100, 366 * day, "100/1year"},
 		{"1000000000/s", 1e9, time.Second, "1000000000/1s"},
 		{"1_000_000_000 / s", 1e9, time.Second, "1000000000/1s"},
 	}
@@ -97,10 +102,14 @@ func TestParseErrors(t *testing.T) {
 		{"1_/s", `the count "1_" is not a whole number`},
 		{"1__0/s", `the count "1__0" is not a whole number`},
 		{"5 5/s", `found "5/s" instead of`},
-		{"100/mn", `rate "100/mn": unknown unit "mn"; use ms, s, m, h, d or w, as in "100/m"`},
+		{"100/mn", `rate "100/mn": unknown unit "mn"; use ms, s, m, h, d, w, month or year, as in "100/m"`},
 		{"100/fortnight", `unknown unit "fortnight"`},
 		{"100/" + strings.Repeat("s", 40), `unknown unit`},
-		{"100/month", `the unit "month" has no fixed length; write it in days, as in "100/30d"`},
+		{"100/0 months", `no whole part of a year; write 1, 2, 3, 4 or 6 months, or 1 year`},
+		{"100/5 months", `no whole part of a year`},
+		{"100/24months", `no whole part of a year`},
+		{"100/2 years", `no whole part of a year`},
+		{"100/9999999999month", `no whole part of a year`},
 		{"100/us", `the unit "us" is too short`},
 		{"100/1.5s", `the period "1.5s" is not a whole number`},
 		{"100/-1s", `the period "-1s" is not a whole number`},
@@ -146,7 +155,7 @@ func TestParseDoesNotAllocate(t *testing.T) {
 }
 
 func FuzzParse(f *testing.F) {
-	for _, seed := range []string{"100/min", "2 per 5 seconds", "1_000/day", "unlimited", "0/h", "9/366d", "1/31622400001ms", "-1/s", "1/1.5s"} {
+	for _, seed := range []string{"100/min", "2 per 5 seconds", "1_000/day", "unlimited", "0/h", "9/366d", "1/31622400001ms", "7/3 months", "1/year", "-1/s", "1/1.5s"} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, in string) {
@@ -181,7 +190,7 @@ func ExampleParse() {
 	fmt.Println(err)
 	// Output:
 	// 1000 1m0s 1000/1m
-	// rate "100/mn": unknown unit "mn"; use ms, s, m, h, d or w, as in "100/m"
+	// rate "100/mn": unknown unit "mn"; use ms, s, m, h, d, w, month or year, as in "100/m"
 }
 
 func BenchmarkParse(b *testing.B) {
@@ -201,6 +210,11 @@ func TestValid(t *testing.T) {
 		{Count: 1, Period: rate.MinPeriod + 1}: false,
 		{Count: 1, Period: rate.MaxPeriod + rate.MinPeriod}: false,
 		{Count: rate.MaxCount + 1, Period: rate.MinPeriod}:  false,
+		{Count: 1, Period: 62 * day, Months: 2}:             true,
+		{Count: 1, Period: 60 * day, Months: 2}:             false,
+		{Count: 1, Period: 155 * day, Months: 5}:            false,
+		{Count: 1, Months: 12}:                              false,
+		{Count: rate.Unlimited, Months: 1}:                  false,
 		{Count: rate.Unlimited, Period: rate.MinPeriod}:     false,
 		{Count: rate.Unlimited - 1, Period: rate.MinPeriod}: false,
 	} {

@@ -2,7 +2,8 @@ package strategy
 
 // FIXED_WINDOW allows at most N units in each window. A window is as long as the
 // period. Windows are aligned to the Unix epoch: those of a day start at midnight
-// UTC, and those of a week on Thursday. It is the cheapest strategy, and has a
+// UTC, and those of a week on Thursday; see calendar.go for those of months and of time
+// zones. It is the cheapest strategy, and has a
 // known flaw: up to 2 x N units can pass around the boundary of two windows.
 //
 // State: Used is how many units were consumed in the window that contains Last.
@@ -27,10 +28,9 @@ func usedFixedWindow(l *Limit, s State, now Instant) (used, reset int64) {
 // fixedWindow returns the units used in the window of now, and the
 // microseconds from now to its end.
 func fixedWindow(l *Limit, s State, now Instant) (used, toEnd int64) {
-	p := period(l.Rate)
-	elapsed := int64(now) % p
-	if int64(s.Last) >= int64(now)-elapsed {
+	start, end := l.Window(now)
+	if s.Last >= start {
 		used = int64(s.Used)
 	}
-	return used, p - elapsed
+	return used, int64(end - now)
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"strconv"
+	"time"
 
 	"github.com/ratelimitd/ratelimitd/internal/quote"
 	"github.com/ratelimitd/ratelimitd/internal/rate"
@@ -16,6 +17,8 @@ const (
 	MaxBurst = 1_000_000_000
 	// MaxNameBytes is how long a limit's name may be.
 	MaxNameBytes = 128
+	// MaxAnchorDay is the last day that every month has.
+	MaxAnchorDay = 28
 	// DefaultMaxLogCount is the default for the greatest count of a
 	// SLIDING_WINDOW_LOG. A full counter of that size takes up to 256 KiB.
 	DefaultMaxLogCount = 10_000
@@ -31,6 +34,10 @@ type Limit struct {
 	Rate     rate.Rate
 	Capacity int64 // the largest cost ever allowed: the burst, or the count of a window; 0 if unlimited
 	Shadow   bool  // evaluated, but denies nothing: see Decide
+
+	// The calendar of a FIXED_WINDOW: see calendar.go.
+	Zone      *time.Location // nil: UTC, and windows of days and weeks are aligned to the Unix epoch
+	AnchorDay uint8          // on which months begin; 0: the first
 }
 
 // SameCounter reports whether l and m share a counter. Two named limits do if
@@ -40,12 +47,22 @@ func (l *Limit) SameCounter(m *Limit) bool {
 	if l.Name != "" {
 		return l.Name == m.Name && l.Strategy == m.Strategy
 	}
-	return m.Name == "" && l.Strategy == m.Strategy && l.Rate == m.Rate && l.Capacity == m.Capacity
+	return m.Name == "" && l.Strategy == m.Strategy && l.Rate == m.Rate && l.Capacity == m.Capacity &&
+		l.AnchorDay == m.AnchorDay && (l.Zone == m.Zone || l.zoneName() == m.zoneName())
+}
+
+// zoneName returns the name of the zone of l, or "" if it has none.
+func (l *Limit) zoneName() string {
+	if l.Zone == nil {
+		return ""
+	}
+	return l.Zone.String()
 }
 
 // Counter returns what people call the counter of l: its name, or for an unnamed
 // limit <strategy>:<rate>[:<burst>], such as "fixed_window:100/1m". The burst is
-// left out where it is the count of the rate.
+// left out where it is the count of the rate. A calendar follows the rate:
+// "fixed_window:100/1month@15,Europe/Berlin".
 func (l *Limit) Counter() string { return string(l.AppendCounter(nil)) }
 
 // AppendCounter appends Counter to b. Keys of unnamed limits in remote stores end
@@ -56,10 +73,24 @@ func (l *Limit) AppendCounter(b []byte) []byte {
 	}
 	b = append(b, l.Strategy.String()...)
 	b = append(b, ':')
-	b = l.Rate.Append(b)
+	b = l.AppendCalendar(l.Rate.Append(b))
 	if l.Capacity != l.Rate.Count && !l.Rate.IsUnlimited() {
 		b = append(b, ':')
 		b = strconv.AppendInt(b, l.Capacity, 10)
+	}
+	return b
+}
+
+// AppendCalendar appends what of l's calendar tells its counter from others to b:
+// nothing, or "@15", "@Europe/Berlin" or "@15,Europe/Berlin".
+func (l *Limit) AppendCalendar(b []byte) []byte {
+	mark := byte('@')
+	if l.AnchorDay > 0 {
+		b = strconv.AppendUint(append(b, mark), uint64(l.AnchorDay), 10)
+		mark = ','
+	}
+	if l.Zone != nil {
+		b = append(append(b, mark), l.Zone.String()...)
 	}
 	return b
 }
@@ -70,11 +101,14 @@ type Spec struct {
 	Rate     string   // as rate.Parse reads it
 	Strategy Strategy // 0: FixedWindow
 	Burst    uint64   // 0: the strategy's default
+
+	Zone      *time.Location // of the calendar that a FIXED_WINDOW follows; nil: none was given
+	AnchorDay uint32         // on which months and years begin, 1 to MaxAnchorDay; 0: the first
 }
 
 // A Violation says what is wrong with one field of a Spec.
 type Violation struct {
-	Field   string // "name", "rate", "strategy" or "burst"
+	Field   string // "name", "rate", "strategy", "burst", "time_zone" or "anchor_day"
 	Problem string // quotes the value and shows a right one
 }
 
@@ -118,7 +152,7 @@ func newLimit(spec *Spec, r rate.Rate, problem string, maxLogCount int64) (Limit
 	if len(spec.Name) > MaxNameBytes {
 		refuse("name", "%s has %d bytes; a name has at most %d", quote.Cut(spec.Name), len(spec.Name), MaxNameBytes)
 	}
-	l := Limit{Name: spec.Name, Strategy: spec.Strategy, Rate: r}
+	l := Limit{Name: spec.Name, Strategy: spec.Strategy, Rate: r, Zone: spec.Zone, AnchorDay: uint8(min(spec.AnchorDay, MaxAnchorDay+1))}
 	if l.Strategy == 0 {
 		l.Strategy = FixedWindow
 	}
@@ -141,11 +175,39 @@ func newLimit(spec *Spec, r rate.Rate, problem string, maxLogCount int64) (Limit
 	case spec.Burst > MaxBurst:
 		refuse("burst", "burst %d is over %s; write 1 to %[2]s, or 0 for the strategy's default", spec.Burst, strconv.Itoa(MaxBurst))
 	}
+	if problem == "" && l.Strategy.known() {
+		if v := calendarViolation(&l, spec); v.Problem != "" {
+			wrong = append(wrong, v)
+		}
+	}
 	if wrong != nil {
 		return Limit{}, wrong
 	}
+	if l.AnchorDay == 1 {
+		l.AnchorDay = 0 // it is the same counter
+	}
 	l.Capacity = capacity(&l, int64(spec.Burst))
 	return l, nil
+}
+
+// calendarViolation says what is wrong with the calendar of l, which spec describes.
+func calendarViolation(l *Limit, spec *Spec) Violation {
+	ofDays := l.Rate.Months > 0 || l.Rate.Period > 0 && l.Rate.Period%rate.Day == 0
+	switch {
+	case l.Rate.Months > 0 && l.Strategy != FixedWindow:
+		return Violation{"rate", fmt.Sprintf("rate %s: months and years are those of the calendar, which only a fixed_window follows;"+
+			" use fixed_window, or a period of one length, as in %q", quote.Cut(cmp.Or(spec.Rate, l.Rate.String())), rate.Rate{Count: l.Rate.Count, Period: 30 * rate.Day})}
+	case l.Zone != nil && l.Strategy != FixedWindow:
+		return Violation{"time_zone", fmt.Sprintf("time_zone %s: a %s follows no calendar; leave it out, or use fixed_window", quote.Cut(l.Zone.String()), l.Strategy)}
+	case l.Zone != nil && !ofDays:
+		return Violation{"time_zone", fmt.Sprintf(`time_zone %s: windows of %s are the same in all zones; leave it out, or use a rate of days, weeks, months or years, as in "1000/day"`,
+			quote.Cut(l.Zone.String()), quote.Cut(cmp.Or(spec.Rate, l.Rate.String())))}
+	case spec.AnchorDay > MaxAnchorDay:
+		return Violation{"anchor_day", fmt.Sprintf("anchor_day %d: not every month has this day; write 1 to %d", spec.AnchorDay, MaxAnchorDay)}
+	case spec.AnchorDay > 0 && l.Rate.Months == 0:
+		return Violation{"anchor_day", fmt.Sprintf(`anchor_day %d: only months and years begin on a day; leave it out, or use a rate such as "1000/month"`, spec.AnchorDay)}
+	}
+	return Violation{}
 }
 
 // capacity returns the largest cost that l ever allows.

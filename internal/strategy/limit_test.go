@@ -65,7 +65,7 @@ func TestNewLimitViolations(t *testing.T) {
 			{"rate", `rate "": empty; write a count and a period, as in "100/min"`},
 		}},
 		{"rate", strategy.Spec{Rate: "100/mn"}, []strategy.Violation{
-			{"rate", `rate "100/mn": unknown unit "mn"; use ms, s, m, h, d or w, as in "100/m"`},
+			{"rate", `rate "100/mn": unknown unit "mn"; use ms, s, m, h, d, w, month or year, as in "100/m"`},
 		}},
 		{"long rate", strategy.Spec{Rate: "100/min" + strings.Repeat(" ", 58)}, []strategy.Violation{
 			{"rate", `rate "100/min` + strings.Repeat(" ", 57) + `"... has 65 bytes; write it in at most 64, as in "100/min"`},
@@ -97,6 +97,24 @@ func TestNewLimitViolations(t *testing.T) {
 		}},
 		{"great burst", strategy.Spec{Rate: "1/s", Strategy: strategy.GCRA, Burst: math.MaxUint64}, []strategy.Violation{
 			{"burst", `burst 18446744073709551615 is over 1000000000; write 1 to 1000000000, or 0 for the strategy's default`},
+		}},
+		{"month of a bucket", strategy.Spec{Rate: "1000/mo", Strategy: strategy.TokenBucket}, []strategy.Violation{
+			{"rate", `rate "1000/mo": months and years are those of the calendar, which only a fixed_window follows; use fixed_window, or a period of one length, as in "1000/30d"`},
+		}},
+		{"zone of a bucket", strategy.Spec{Rate: "1000/d", Strategy: strategy.GCRA, Zone: time.UTC}, []strategy.Violation{
+			{"time_zone", `time_zone "UTC": a gcra follows no calendar; leave it out, or use fixed_window`},
+		}},
+		{"zone of hours", strategy.Spec{Rate: "1000/36h", Zone: time.UTC}, []strategy.Violation{
+			{"time_zone", `time_zone "UTC": windows of "1000/36h" are the same in all zones; leave it out, or use a rate of days, weeks, months or years, as in "1000/day"`},
+		}},
+		{"anchor that not every month has", strategy.Spec{Rate: "1000/month", AnchorDay: 29}, []strategy.Violation{
+			{"anchor_day", "anchor_day 29: not every month has this day; write 1 to 28"},
+		}},
+		{"great anchor", strategy.Spec{Rate: "1000/month", AnchorDay: 1<<32 - 1}, []strategy.Violation{
+			{"anchor_day", "anchor_day 4294967295: not every month has this day; write 1 to 28"},
+		}},
+		{"anchor of days", strategy.Spec{Rate: "1000/30d", AnchorDay: 1}, []strategy.Violation{
+			{"anchor_day", `anchor_day 1: only months and years begin on a day; leave it out, or use a rate such as "1000/month"`},
 		}},
 		{"everything", strategy.Spec{Name: strings.Repeat("n", 129), Rate: "?", Strategy: 9, Burst: 2e9}, []strategy.Violation{
 			{"name", `"` + strings.Repeat("n", 64) + `"... has 129 bytes; a name has at most 128`},

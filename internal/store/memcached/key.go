@@ -50,5 +50,9 @@ func appendName(b []byte, l *strategy.Limit) []byte {
 	}
 	b = binary.AppendUvarint(b, uint64(l.Rate.Count))
 	b = binary.AppendUvarint(b, uint64(l.Rate.Period))
-	return binary.AppendUvarint(b, uint64(l.Capacity))
+	b = binary.AppendUvarint(b, uint64(l.Capacity))
+	if l.Rate.Months > 0 {
+		b = append(b, l.Rate.Months)
+	}
+	return l.AppendCalendar(b) // it begins with no such number
 }

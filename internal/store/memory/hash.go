@@ -62,7 +62,12 @@ func (h *hasher) limit(half int, l *strategy.Limit) uint64 {
 	if l.Name != "" {
 		return h.fold(half, maphash.String(h.name[half], l.Name), uint64(l.Strategy))
 	}
-	return h.fold(half, uint64(l.Rate.Count)<<32|uint64(l.Capacity), uint64(l.Rate.Period)<<3|uint64(l.Strategy))
+	sum := h.fold(half, uint64(l.Rate.Count)<<32|uint64(l.Capacity), uint64(l.Rate.Period)<<3|uint64(l.Strategy))
+	if l.OnCalendar() {
+		var calendar [64]byte // enough for the name of every zone
+		sum = h.fold(half, sum, maphash.Bytes(h.name[half], append(l.AppendCalendar(calendar[:0]), l.Rate.Months)))
+	}
+	return sum
 }
 
 // fold mixes a and b, in that order, into one hash. It masks each with a secret,
