@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"time"
 
@@ -18,7 +19,7 @@ import (
 
 func checkCommand() *command.Command {
 	in := &ratelimitv1.ShouldAllowRequest{Cost: new(uint64(1))}
-	limit := &ratelimitv1.Limit{}
+	limit, anchor := &ratelimitv1.Limit{}, uint64(0)
 	algorithm, addr, wait, json := strategy.FixedWindow.String(), "127.0.0.1:8081", 2*time.Second, false
 	var how connect.Options
 	set := &flags.Set{EnvPrefix: config.EnvPrefix, Flags: append([]flags.Flag{
@@ -29,6 +30,8 @@ func checkCommand() *command.Command {
 		{Name: "strategy", Value: flags.Text(&algorithm), Help: "With --rate: one of " + check.Strategies() + "."},
 		{Name: "name", Value: flags.Text(&limit.Name), Hint: "NAME", Help: "With --rate: names the limit's counter, which then outlives a change of its rate."},
 		{Name: "burst", Value: flags.Number(&limit.Burst), Hint: "N", Help: "With --rate: the capacity of token_bucket, leaky_bucket and gcra; 0 for the strategy's default."},
+		{Name: "time-zone", Value: flags.Text(&limit.TimeZone), Hint: "ZONE", Help: "With --rate: where days, weeks, months and years of a fixed_window begin at midnight, such as Europe/Berlin."},
+		{Name: "anchor-day", Value: flags.Number(&anchor), Hint: "DAY", Help: "With --rate: the day on which months and years begin, 1 to 28."},
 		{Name: "cost", Value: flags.Number(in.Cost), Help: "How many units to ask for; 0 only looks."},
 		{Name: "dry-run", Value: flags.Bool(&in.DryRun), Help: "Decide, and consume nothing."},
 		{Name: "addr", Value: flags.Address(&addr, "8081"), Help: "The service's gRPC address. Without a port: port 8081."},
@@ -47,7 +50,7 @@ func checkCommand() *command.Command {
 		Flags: set,
 		Run: func(ctx context.Context, call command.Call) error {
 			wrong := set.Apply(call.Line, set.Environment(os.LookupEnv))
-			wrong = append(wrong, set.OneOf("rate", "policy"), set.Without("policy", "strategy", "name", "burst"))
+			wrong = append(wrong, set.OneOf("rate", "policy"), set.Without("policy", "strategy", "name", "burst", "time-zone", "anchor-day"))
 			s, err := strategy.Parse(algorithm)
 			if err != nil {
 				wrong = append(wrong, set.Problem("strategy", ": "+err.Error()))
@@ -60,6 +63,7 @@ func checkCommand() *command.Command {
 			}
 			if limit.Rate != "" {
 				limit.Strategy = ratelimitv1.Strategy(s)
+				limit.AnchorDay = uint32(min(anchor, math.MaxUint32))
 				in.Limits = []*ratelimitv1.Limit{limit}
 			}
 			link, err := how.Open(os.LookupEnv)

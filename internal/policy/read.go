@@ -1,11 +1,13 @@
 package policy
 
 import (
+	"math"
 	"slices"
 
 	"github.com/ratelimitd/ratelimitd/internal/quote"
 	"github.com/ratelimitd/ratelimitd/internal/store"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
+	"github.com/ratelimitd/ratelimitd/internal/timezone"
 	"github.com/ratelimitd/ratelimitd/internal/yamlfile"
 )
 
@@ -141,7 +143,7 @@ func (r reader) limits(n yamlfile.Node, shadow bool) []strategy.Limit {
 func (r reader) limit(n yamlfile.Node, shadow bool) (l strategy.Limit, ok bool) {
 	var spec strategy.Spec
 	ok = true
-	var name, rate, burst yamlfile.Node
+	var name, rate, burst, zone, anchor yamlfile.Node
 	n.Mapping(map[string]func(yamlfile.Node){
 		"name": func(v yamlfile.Node) { name, spec.Name = v, v.Text() },
 		"rate": func(v yamlfile.Node) { rate, spec.Rate = v, v.Text() },
@@ -152,8 +154,17 @@ func (r reader) limit(n yamlfile.Node, shadow bool) (l strategy.Limit, ok bool) 
 				ok = false
 			}
 		},
-		"burst":  func(v yamlfile.Node) { burst, spec.Burst = v, v.Uint(strategy.MaxBurst) },
-		"shadow": func(v yamlfile.Node) { shadow = v.Bool() },
+		"burst": func(v yamlfile.Node) { burst, spec.Burst = v, v.Uint(strategy.MaxBurst) },
+		"time_zone": func(v yamlfile.Node) {
+			var err error
+			if spec.Zone, err = timezone.Load(v.Text()); err != nil {
+				v.Problem("%v", err)
+				ok = false
+			}
+			zone = v
+		},
+		"anchor_day": func(v yamlfile.Node) { anchor, spec.AnchorDay = v, uint32(v.Uint(math.MaxUint32)) },
+		"shadow":     func(v yamlfile.Node) { shadow = v.Bool() },
 	})
 	if !rate.Given() {
 		n.Problem(`a limit needs a rate, as in {rate: 100/min}; this one has none`)
@@ -170,6 +181,10 @@ func (r reader) limit(n yamlfile.Node, shadow bool) (l strategy.Limit, ok bool) 
 			if ok { // otherwise nobody knows which strategy the burst is for
 				burst.Problem("%s", w.Problem)
 			}
+		case "time_zone":
+			zone.Problem("%s", w.Problem)
+		case "anchor_day":
+			anchor.Problem("%s", w.Problem)
 		}
 	}
 	l.Shadow = shadow

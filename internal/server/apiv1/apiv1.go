@@ -10,6 +10,7 @@ import (
 
 	"github.com/ratelimitd/ratelimitd/internal/decide"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
+	"github.com/ratelimitd/ratelimitd/internal/timezone"
 	ratelimitv1 "github.com/ratelimitd/ratelimitd/proto/ratelimit/v1"
 )
 
@@ -47,7 +48,14 @@ func (d *Decoder) limits(r *decide.Request, in []*ratelimitv1.Limit) {
 			})
 			algorithm = noStrategy
 		}
-		d.specs = append(d.specs, strategy.Spec{Name: l.GetName(), Rate: l.GetRate(), Strategy: strategy.Strategy(algorithm), Burst: l.GetBurst()}) //nolint:gosec // it is one of the few that there are
+		zone, err := timezone.Load(l.GetTimeZone())
+		if err != nil {
+			r.Wrong = append(r.Wrong, decide.Violation{Field: fmt.Sprintf("limits[%d].time_zone", i), Problem: err.Error()})
+		}
+		d.specs = append(d.specs, strategy.Spec{
+			Name: l.GetName(), Rate: l.GetRate(), Strategy: strategy.Strategy(algorithm), Burst: l.GetBurst(), //nolint:gosec // it is one of the few that there are
+			Zone: zone, AnchorDay: l.GetAnchorDay(),
+		})
 	}
 	r.Specs = d.specs[start:len(d.specs):len(d.specs)]
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/quote"
 	"github.com/ratelimitd/ratelimitd/internal/server/web"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
+	"github.com/ratelimitd/ratelimitd/internal/timezone"
 )
 
 // Authorize answers a reverse proxy that asks whether to let a request pass:
@@ -59,7 +60,7 @@ func inQuery(err error) error {
 
 // The parameters. Any other is refused: one that is misspelt would else change
 // who is limited, in silence.
-var authorizeParameters = []string{"namespace", "policy", "rate", "strategy", "burst", "cost",
+var authorizeParameters = []string{"namespace", "policy", "rate", "strategy", "burst", "time_zone", "anchor_day", "cost",
 	"identifier", "identifier_header", "identifier_from", "trusted_proxies", "ipv6_prefix", "deny_status"}
 
 // parseAuthorize returns what a proxy asks, and the HTTP status that it wants for
@@ -89,7 +90,7 @@ func parseAuthorize(r *http.Request, wrong *decide.InvalidError) (request decide
 	if p.oneOf("policy", "rate") == "rate" {
 		request.Specs = p.limit()
 	} else {
-		p.onlyWith("rate", "strategy", "burst")
+		p.onlyWith("rate", "strategy", "burst", "time_zone", "anchor_day")
 	}
 	request.Identifier = p.identifier(r)
 	return request, denyStatus
@@ -140,9 +141,15 @@ func (p parameters) number(name string, least, most, otherwise uint64) uint64 {
 
 // limit returns the limit that the query brings.
 func (p parameters) limit() []strategy.Spec {
-	spec := strategy.Spec{Rate: p.Get("rate"), Strategy: strategy.FixedWindow, Burst: p.number("burst", 1, strategy.MaxBurst, 0)}
+	spec := strategy.Spec{
+		Rate: p.Get("rate"), Strategy: strategy.FixedWindow, Burst: p.number("burst", 1, strategy.MaxBurst, 0),
+		AnchorDay: uint32(p.number("anchor_day", 1, strategy.MaxAnchorDay, 0)),
+	}
+	var err error
+	if spec.Zone, err = timezone.Load(p.Get("time_zone")); err != nil {
+		p.wrong.Add("time_zone", "%v", err)
+	}
 	if p.Has("strategy") {
-		var err error
 		if spec.Strategy, err = strategy.Parse(p.Get("strategy")); err != nil {
 			p.wrong.Add("strategy", "%v", err)
 		}

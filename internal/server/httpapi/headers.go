@@ -36,8 +36,9 @@ func setRateLimitHeaders(h http.Header, a *decide.Answer) {
 		policies = append(policies, ";q="...)
 		policies = strconv.AppendInt(policies, l.Capacity, 10)
 		// A window is whole seconds, and optional: one that is not is left
-		// out, as another quota scaled to fit would be untrue.
-		if l.Rate.Period%time.Second == 0 {
+		// out, as another quota scaled to fit would be untrue. So is one of the
+		// calendar, as not all of these are of one length.
+		if l.Rate.Period%time.Second == 0 && !l.OnCalendar() {
 			policies = append(policies, ";w="...)
 			policies = strconv.AppendInt(policies, int64(l.Rate.Period/time.Second), 10)
 		}

@@ -7,6 +7,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/ratelimitd/ratelimitd/internal/store"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
+	"github.com/ratelimitd/ratelimitd/internal/timezone"
 )
 
 // A Subject is a store under test. It is empty at first.
@@ -61,6 +63,16 @@ func Limit(tb testing.TB, spec strategy.Spec) strategy.Limit {
 	return l
 }
 
+// zone returns the time zone called name.
+func zone(tb testing.TB, name string) *time.Location {
+	tb.Helper()
+	z, err := timezone.Load(name)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return z
+}
+
 // epoch is midnight UTC on a Thursday. At that time, windows of all usual periods
 // start.
 var epoch = strategy.InstantOf(time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC))
@@ -83,7 +95,8 @@ func request(limits ...strategy.Limit) store.Request {
 }
 
 func testKnownAnswers(t *testing.T, s Subject) {
-	const ms, never = time.Millisecond, strategy.Never
+	const ms, hour, day, never = time.Millisecond, time.Hour, 24 * time.Hour, strategy.Never
+	berlin := zone(t, "Europe/Berlin")
 	type step struct {
 		at        time.Duration
 		cost      uint64
@@ -106,6 +119,26 @@ func testKnownAnswers(t *testing.T, s Subject) {
 			{at: 100 * ms, cost: 3, allowed: true, remaining: 0, reset: 100 * ms},
 			{at: 150 * ms, cost: 4, remaining: 0, reset: 50 * ms, retry: never},
 			{at: 250 * ms, cost: 0, allowed: true, remaining: 3},
+		}},
+		{"month of the calendar", strategy.Spec{Rate: "3/month"}, []step{
+			{at: 0, cost: 2, allowed: true, remaining: 1, reset: 31 * day},
+			{at: 31*day - ms, cost: 2, remaining: 1, reset: ms, retry: ms},
+			{at: 31 * day, cost: 3, allowed: true, remaining: 0, reset: 28 * day},
+			{at: 58 * day, cost: 1, remaining: 0, reset: day, retry: day},
+			{at: 59 * day, cost: 1, allowed: true, remaining: 2, reset: 31 * day},
+		}},
+		{"quarter with an anchor", strategy.Spec{Rate: "3/3 months", AnchorDay: 15}, []step{
+			{at: 0, cost: 3, allowed: true, remaining: 0, reset: 14 * day},
+			{at: 14*day - ms, cost: 1, remaining: 0, reset: ms, retry: ms},
+			{at: 14 * day, cost: 1, allowed: true, remaining: 2, reset: 90 * day},
+			{at: 14 * day, cost: 4, remaining: 2, reset: 90 * day, retry: never},
+		}},
+		{"days in a zone", strategy.Spec{Rate: "3/day", Zone: berlin}, []step{
+			{at: 0, cost: 3, allowed: true, remaining: 0, reset: 23 * hour},
+			{at: 23*hour - ms, cost: 1, remaining: 0, reset: ms, retry: ms},
+			{at: 23 * hour, cost: 1, allowed: true, remaining: 2, reset: day},
+			{at: 87*day - hour, cost: 1, allowed: true, remaining: 2, reset: 23 * hour}, // summer time begins
+			{at: 87*day + 22*hour, cost: 1, allowed: true, remaining: 2, reset: day},
 		}},
 		{"sliding window counter", strategy.Spec{Rate: "4/s", Strategy: strategy.SlidingWindowCounter}, []step{
 			{at: 500 * ms, cost: 4, allowed: true, remaining: 0, reset: 1500 * ms},
@@ -388,6 +421,11 @@ func testCountersAreApart(t *testing.T, s Subject) {
 	limits := []strategy.Limit{
 		Limit(t, strategy.Spec{Rate: "1/h"}),
 		Limit(t, strategy.Spec{Rate: "1/2h"}),
+		Limit(t, strategy.Spec{Rate: "1/31d"}),
+		Limit(t, strategy.Spec{Rate: "1/month"}),
+		Limit(t, strategy.Spec{Rate: "1/month", AnchorDay: 2}),
+		Limit(t, strategy.Spec{Rate: "1/month", Zone: zone(t, "Europe/Berlin")}),
+		Limit(t, strategy.Spec{Rate: "1/month", Zone: zone(t, "Europe/Paris")}),
 		Limit(t, strategy.Spec{Rate: "1/h", Name: "x"}),
 		Limit(t, strategy.Spec{Rate: "1/h", Name: "fixed_window:1/1h"}),
 		Limit(t, strategy.Spec{Rate: "1/h", Name: "fixed_window"}),
@@ -609,6 +647,13 @@ func drawLimit(tb testing.TB) *rapid.Generator[strategy.Limit] {
 		}
 		count := rapid.SampledFrom(counts).Draw(rt, "count")
 		period := rapid.SampledFrom([]string{"1ms", "7ms", "100ms", "s", "min", "h", "d", "w", "366d", "31622399999ms"}).Draw(rt, "period")
+		if spec.Strategy == strategy.FixedWindow && rapid.IntRange(0, 2).Draw(rt, "calendar") == 0 {
+			period = rapid.SampledFrom([]string{"d", "w", "3d", "month", "2 months", "year"}).Draw(rt, "period of the calendar")
+			spec.Zone = zone(tb, rapid.SampledFrom([]string{"", "UTC", "Europe/Berlin", "America/St_Johns", "Pacific/Chatham"}).Draw(rt, "zone"))
+			if strings.HasSuffix(period, "month") || strings.HasSuffix(period, "months") || period == "year" {
+				spec.AnchorDay = rapid.Uint32Range(0, strategy.MaxAnchorDay).Draw(rt, "anchor")
+			}
+		}
 		spec.Rate = fmt.Sprintf("%d/%s", count, period)
 		switch spec.Strategy {
 		case strategy.TokenBucket, strategy.LeakyBucket, strategy.GCRA:
@@ -640,7 +685,7 @@ func changedRates(rt *rapid.T, tb testing.TB, limits []strategy.Limit) []strateg
 			if l.Strategy == strategy.SlidingWindowLog {
 				other.Rate.Period = l.Rate.Period
 			}
-			changed[i].Rate, changed[i].Capacity = other.Rate, other.Capacity
+			changed[i].Rate, changed[i].Capacity, changed[i].Zone, changed[i].AnchorDay = other.Rate, other.Capacity, other.Zone, other.AnchorDay
 		}
 	}
 	return changed

@@ -253,7 +253,9 @@ func (x *ShouldAllowRequest) GetDryRun() bool {
 // Limit holds an identifier to a rate.
 type Limit struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// "<count>/<period>", such as "100/min", "5/s" or "10/30s"; or "unlimited".
+	// "<count>/<period>", such as "100/min", "5/s" or "10/30s"; or "unlimited". A
+	// period of "month", "3 months" or "year" is the calendar's, and for FIXED_WINDOW
+	// only.
 	Rate string `protobuf:"bytes,1,opt,name=rate,proto3" json:"rate,omitempty"`
 	// How the rate is enforced. Absent means FIXED_WINDOW.
 	Strategy Strategy `protobuf:"varint,2,opt,name=strategy,proto3,enum=ratelimit.v1.Strategy" json:"strategy,omitempty"`
@@ -263,7 +265,15 @@ type Limit struct {
 	// Names the counter, so that it keeps what was consumed when its rate
 	// changes. Up to 128 bytes. An unnamed limit is known by its strategy, rate
 	// and burst, and starts again when one of them changes.
-	Name          string `protobuf:"bytes,4,opt,name=name,proto3" json:"name,omitempty"`
+	Name string `protobuf:"bytes,4,opt,name=name,proto3" json:"name,omitempty"`
+	// FIXED_WINDOW with a rate of days, weeks, months or years: in which zone these
+	// begin at midnight, as the IANA database names it ("Europe/Berlin"). With a
+	// zone, a week begins on Monday. Absent means UTC, and weeks that begin on
+	// Thursday.
+	TimeZone string `protobuf:"bytes,5,opt,name=time_zone,json=timeZone,proto3" json:"time_zone,omitempty"`
+	// FIXED_WINDOW with a rate of months or years: the day of the month on which
+	// these begin, 1 to 28. 0 means the first.
+	AnchorDay     uint32 `protobuf:"varint,6,opt,name=anchor_day,json=anchorDay,proto3" json:"anchor_day,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -324,6 +334,20 @@ func (x *Limit) GetName() string {
 		return x.Name
 	}
 	return ""
+}
+
+func (x *Limit) GetTimeZone() string {
+	if x != nil {
+		return x.TimeZone
+	}
+	return ""
+}
+
+func (x *Limit) GetAnchorDay() uint32 {
+	if x != nil {
+		return x.AnchorDay
+	}
+	return 0
 }
 
 type ShouldAllowResponse struct {
@@ -794,12 +818,15 @@ const file_ratelimit_v1_ratelimit_proto_rawDesc = "" +
 	"\x06policy\x18\x04 \x01(\tR\x06policy\x12\x17\n" +
 	"\x04cost\x18\x05 \x01(\x04H\x00R\x04cost\x88\x01\x01\x12\x17\n" +
 	"\adry_run\x18\x06 \x01(\bR\x06dryRunB\a\n" +
-	"\x05_cost\"y\n" +
+	"\x05_cost\"\xb5\x01\n" +
 	"\x05Limit\x12\x12\n" +
 	"\x04rate\x18\x01 \x01(\tR\x04rate\x122\n" +
 	"\bstrategy\x18\x02 \x01(\x0e2\x16.ratelimit.v1.StrategyR\bstrategy\x12\x14\n" +
 	"\x05burst\x18\x03 \x01(\x04R\x05burst\x12\x12\n" +
-	"\x04name\x18\x04 \x01(\tR\x04name\"\x81\x02\n" +
+	"\x04name\x18\x04 \x01(\tR\x04name\x12\x1b\n" +
+	"\ttime_zone\x18\x05 \x01(\tR\btimeZone\x12\x1d\n" +
+	"\n" +
+	"anchor_day\x18\x06 \x01(\rR\tanchorDay\"\x81\x02\n" +
 	"\x13ShouldAllowResponse\x12\x18\n" +
 	"\aallowed\x18\x01 \x01(\bR\aallowed\x12,\n" +
 	"\x06reason\x18\x02 \x01(\x0e2\x14.ratelimit.v1.ReasonR\x06reason\x12:\n" +
