@@ -35,6 +35,7 @@ checkout:
       limits:
         - {name: burst, rate: 50/s, strategy: token_bucket, burst: 100}
         - {name: daily, rate: 100_000/day}
+        - {name: billed, rate: 2_000_000/month, time_zone: Europe/Berlin, anchor_day: 15}
       overrides:
         - {identifiers: ["partner-*"], limits: [{name: burst, rate: 500/s, strategy: token_bucket}]}
         - identifiers: ["partner-7", 192.168.0.0/16]
@@ -51,9 +52,9 @@ governed:
 func describe(limits []strategy.Limit) string {
 	var all []string
 	for _, l := range limits {
-		text := fmt.Sprintf("%s%s %s %d", l.Name, l.Strategy, l.Rate, l.Capacity)
+		text := fmt.Sprintf("%s %s%s %d", l.Strategy, l.Rate, l.AppendCalendar(nil), l.Capacity)
 		if l.Name != "" {
-			text = fmt.Sprintf("%s=%s %s %d", l.Name, l.Strategy, l.Rate, l.Capacity)
+			text = l.Name + "=" + text
 		}
 		if l.Shadow {
 			text += " shadow"
@@ -78,7 +79,7 @@ func TestRead(t *testing.T) {
 		}
 	}
 	for _, q := range []struct{ policy, identifier, want string }{
-		{"default", "alice", "burst=token_bucket 50/1s 100, daily=fixed_window 100000/1d 100000"},
+		{"default", "alice", "burst=token_bucket 50/1s 100, daily=fixed_window 100000/1d 100000, billed=fixed_window 2000000/1month@15,Europe/Berlin 2000000"},
 		{"default", "partner-1", "burst=token_bucket 500/1s 500"},
 		{"default", "partner-7", "fixed_window unlimited 0 shadow"},
 		{"default", "192.168.255.1", "fixed_window unlimited 0 shadow"},
@@ -140,7 +141,12 @@ func TestProblems(t *testing.T) {
 		limits("[{rate: 1/s}, {rate: 1/sec}]"):                                         "1:42: the same limit as another of this list",
 		limits("[{name: x, rate: 1/s}, {name: x, rate: 2/s}]"):                         "the same limit as another of this list",
 		limits("[" + strings.Repeat("{rate: 1/s}, ", 17) + "]"):                        "1:28: 17 limits; give at most 16",
-		limits("[{rate: 1/s, cost: 1}]"):                                               `unknown key "cost"; known here: burst, name, rate, shadow, strategy`,
+		limits("[{rate: 1/s, cost: 1}]"):                                               `unknown key "cost"; known here: anchor_day, burst, name, rate, shadow, strategy, time_zone`,
+		limits("[{rate: 1/day, time_zone: Europe/Berlim}]"):                            `1:54: time_zone "Europe/Berlim" is not known; write a name of the IANA database, such as "Europe/Berlin"`,
+		limits("[{rate: 1/h, time_zone: UTC}]"):                                        `1:52: time_zone "UTC": windows of "1/h" are the same in all zones`,
+		limits("[{rate: 1/month, anchor_day: 31}]"):                                    "1:57: anchor_day 31: not every month has this day; write 1 to 28",
+		limits("[{rate: 1/week, anchor_day: 2}]"):                                      "1:56: anchor_day 2: only months and years begin on a day",
+		limits("[{rate: 1/month, strategy: gcra}]"):                                    `1:36: rate "1/month": months and years are those of the calendar`,
 		limits("[{rate: 1/s}], overrides: [{}]"):                                       "an override needs identifiers and limits",
 		limits("[{rate: 1/s}], overrides: [{identifiers: [], limits: [{rate: 1/s}]}]"): `no identifiers; give some, as in ["alice", "partner-*", "10.0.0.0/8"]`,
 		limits("[{rate: 1/s}], overrides: [{identifiers: [x], limits: [{rate: 1/s}]}, {identifiers: [y, x], limits: [{rate: 2/s}]}]"): `"x" is already on line 1`,

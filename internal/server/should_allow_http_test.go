@@ -85,6 +85,8 @@ func TestHTTPErrors(t *testing.T) {
 		{d, "POST", `{"namespce":"n"}`, asJSON, 400, `unknown field \"namespce\"`},
 		{d, "POST", fine + fine, asJSON, 400, `body: `},
 		{d, "POST", `{"namespace":"n","identifier":"a","limits":[{"rate":"1/mn"}]}`, asJSON, 400, `limits[0].rate`},
+		{d, "POST", `{"namespace":"n","identifier":"a","limits":[{"rate":"1/day","timeZone":"Mars/Olympus"}]}`, asJSON, 400, `limits[0].time_zone: time_zone \"Mars/Olympus\" is not known`},
+		{d, "POST", `{"namespace":"n","identifier":"a","limits":[{"rate":"1/month","anchorDay":30}]}`, asJSON, 400, `limits[0].anchor_day: anchor_day 30: not every month`},
 		{d, "POST", `{"namespace":"checkout","identifier":"a","policy":"gold"}`, asJSON, 404, `unknown policy \"gold\"`},
 		{failing, "POST", fine, asJSON, 503, `the store failed`},
 		{panicking, "POST", fine, asJSON, 500, `internal error`},
