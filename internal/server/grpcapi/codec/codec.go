@@ -210,6 +210,8 @@ func checkSubjectText(m subject) error {
 			return invalidText("limits.rate", l.GetRate())
 		case !utf8.ValidString(l.GetName()):
 			return invalidText("limits.name", l.GetName())
+		case !utf8.ValidString(l.GetTimeZone()):
+			return invalidText("limits.time_zone", l.GetTimeZone())
 		}
 	}
 	return nil
