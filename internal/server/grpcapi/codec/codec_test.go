@@ -80,6 +80,8 @@ func value(t *rapid.T, f protoreflect.FieldDescriptor, fresh protoreflect.Value)
 		return protoreflect.ValueOfInt32(rapid.Int32().Draw(t, f.TextName()))
 	case protoreflect.Int64Kind:
 		return protoreflect.ValueOfInt64(rapid.Int64().Draw(t, f.TextName()))
+	case protoreflect.Uint32Kind:
+		return protoreflect.ValueOfUint32(rapid.Uint32().Draw(t, f.TextName()))
 	case protoreflect.Uint64Kind:
 		return protoreflect.ValueOfUint64(rapid.Uint64().Draw(t, f.TextName()))
 	default:
