@@ -804,6 +804,294 @@ func (*ResetResponse) Descriptor() ([]byte, []int) {
 	return file_ratelimit_v1_ratelimit_proto_rawDescGZIP(), []int{8}
 }
 
+type ReserveRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What to take, with cost as the estimate. Its mode must be TAKE.
+	Request       *ShouldAllowRequest `protobuf:"bytes,1,opt,name=request,proto3" json:"request,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReserveRequest) Reset() {
+	*x = ReserveRequest{}
+	mi := &file_ratelimit_v1_ratelimit_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReserveRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReserveRequest) ProtoMessage() {}
+
+func (x *ReserveRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ratelimit_v1_ratelimit_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReserveRequest.ProtoReflect.Descriptor instead.
+func (*ReserveRequest) Descriptor() ([]byte, []int) {
+	return file_ratelimit_v1_ratelimit_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *ReserveRequest) GetRequest() *ShouldAllowRequest {
+	if x != nil {
+		return x.Request
+	}
+	return nil
+}
+
+type ReserveResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What settles the reservation. Some hundred bytes to keep as they are; whoever
+	// holds them can read and settle it. Absent if the request is denied, or a dry
+	// run.
+	Reservation   []byte               `protobuf:"bytes,1,opt,name=reservation,proto3" json:"reservation,omitempty"`
+	Response      *ShouldAllowResponse `protobuf:"bytes,2,opt,name=response,proto3" json:"response,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReserveResponse) Reset() {
+	*x = ReserveResponse{}
+	mi := &file_ratelimit_v1_ratelimit_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReserveResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReserveResponse) ProtoMessage() {}
+
+func (x *ReserveResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_ratelimit_v1_ratelimit_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReserveResponse.ProtoReflect.Descriptor instead.
+func (*ReserveResponse) Descriptor() ([]byte, []int) {
+	return file_ratelimit_v1_ratelimit_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *ReserveResponse) GetReservation() []byte {
+	if x != nil {
+		return x.Reservation
+	}
+	return nil
+}
+
+func (x *ReserveResponse) GetResponse() *ShouldAllowResponse {
+	if x != nil {
+		return x.Response
+	}
+	return nil
+}
+
+type CommitRequest struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Reservation []byte                 `protobuf:"bytes,1,opt,name=reservation,proto3" json:"reservation,omitempty"`
+	// How many units were really used.
+	Actual        uint64 `protobuf:"varint,2,opt,name=actual,proto3" json:"actual,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CommitRequest) Reset() {
+	*x = CommitRequest{}
+	mi := &file_ratelimit_v1_ratelimit_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CommitRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CommitRequest) ProtoMessage() {}
+
+func (x *CommitRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ratelimit_v1_ratelimit_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CommitRequest.ProtoReflect.Descriptor instead.
+func (*CommitRequest) Descriptor() ([]byte, []int) {
+	return file_ratelimit_v1_ratelimit_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *CommitRequest) GetReservation() []byte {
+	if x != nil {
+		return x.Reservation
+	}
+	return nil
+}
+
+func (x *CommitRequest) GetActual() uint64 {
+	if x != nil {
+		return x.Actual
+	}
+	return 0
+}
+
+type CommitResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The state of the limits after it. It is allowed if what was charged beyond the
+	// estimate was within them.
+	Response *ShouldAllowResponse `protobuf:"bytes,1,opt,name=response,proto3" json:"response,omitempty"`
+	// The reservation was settled before. This time nothing was charged or given back.
+	Repeated      bool `protobuf:"varint,2,opt,name=repeated,proto3" json:"repeated,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CommitResponse) Reset() {
+	*x = CommitResponse{}
+	mi := &file_ratelimit_v1_ratelimit_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CommitResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CommitResponse) ProtoMessage() {}
+
+func (x *CommitResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_ratelimit_v1_ratelimit_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CommitResponse.ProtoReflect.Descriptor instead.
+func (*CommitResponse) Descriptor() ([]byte, []int) {
+	return file_ratelimit_v1_ratelimit_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *CommitResponse) GetResponse() *ShouldAllowResponse {
+	if x != nil {
+		return x.Response
+	}
+	return nil
+}
+
+func (x *CommitResponse) GetRepeated() bool {
+	if x != nil {
+		return x.Repeated
+	}
+	return false
+}
+
+type CancelRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Reservation   []byte                 `protobuf:"bytes,1,opt,name=reservation,proto3" json:"reservation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CancelRequest) Reset() {
+	*x = CancelRequest{}
+	mi := &file_ratelimit_v1_ratelimit_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CancelRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CancelRequest) ProtoMessage() {}
+
+func (x *CancelRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ratelimit_v1_ratelimit_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CancelRequest.ProtoReflect.Descriptor instead.
+func (*CancelRequest) Descriptor() ([]byte, []int) {
+	return file_ratelimit_v1_ratelimit_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *CancelRequest) GetReservation() []byte {
+	if x != nil {
+		return x.Reservation
+	}
+	return nil
+}
+
+type CancelResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CancelResponse) Reset() {
+	*x = CancelResponse{}
+	mi := &file_ratelimit_v1_ratelimit_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CancelResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CancelResponse) ProtoMessage() {}
+
+func (x *CancelResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_ratelimit_v1_ratelimit_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CancelResponse.ProtoReflect.Descriptor instead.
+func (*CancelResponse) Descriptor() ([]byte, []int) {
+	return file_ratelimit_v1_ratelimit_proto_rawDescGZIP(), []int{14}
+}
+
 var File_ratelimit_v1_ratelimit_proto protoreflect.FileDescriptor
 
 const file_ratelimit_v1_ratelimit_proto_rawDesc = "" +
@@ -858,7 +1146,21 @@ const file_ratelimit_v1_ratelimit_proto_rawDesc = "" +
 	"identifier\x12+\n" +
 	"\x06limits\x18\x03 \x03(\v2\x13.ratelimit.v1.LimitR\x06limits\x12\x16\n" +
 	"\x06policy\x18\x04 \x01(\tR\x06policy\"\x0f\n" +
-	"\rResetResponse*\x98\x01\n" +
+	"\rResetResponse\"L\n" +
+	"\x0eReserveRequest\x12:\n" +
+	"\arequest\x18\x01 \x01(\v2 .ratelimit.v1.ShouldAllowRequestR\arequest\"r\n" +
+	"\x0fReserveResponse\x12 \n" +
+	"\vreservation\x18\x01 \x01(\fR\vreservation\x12=\n" +
+	"\bresponse\x18\x02 \x01(\v2!.ratelimit.v1.ShouldAllowResponseR\bresponse\"I\n" +
+	"\rCommitRequest\x12 \n" +
+	"\vreservation\x18\x01 \x01(\fR\vreservation\x12\x16\n" +
+	"\x06actual\x18\x02 \x01(\x04R\x06actual\"k\n" +
+	"\x0eCommitResponse\x12=\n" +
+	"\bresponse\x18\x01 \x01(\v2!.ratelimit.v1.ShouldAllowResponseR\bresponse\x12\x1a\n" +
+	"\brepeated\x18\x02 \x01(\bR\brepeated\"1\n" +
+	"\rCancelRequest\x12 \n" +
+	"\vreservation\x18\x01 \x01(\fR\vreservation\"\x10\n" +
+	"\x0eCancelResponse*\x98\x01\n" +
 	"\bStrategy\x12\x18\n" +
 	"\x14STRATEGY_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fFIXED_WINDOW\x10\x01\x12\x1a\n" +
@@ -877,12 +1179,15 @@ const file_ratelimit_v1_ratelimit_proto_rawDesc = "" +
 	"\tUNLIMITED\x10\x04\x12\x11\n" +
 	"\rSTORE_FAILURE\x10\x05\x12\n" +
 	"\n" +
-	"\x06SHADOW\x10\x062\xf3\x02\n" +
+	"\x06SHADOW\x10\x062\xc5\x04\n" +
 	"\x10RateLimitService\x12R\n" +
 	"\vShouldAllow\x12 .ratelimit.v1.ShouldAllowRequest\x1a!.ratelimit.v1.ShouldAllowResponse\x12a\n" +
 	"\x10ShouldAllowBatch\x12%.ratelimit.v1.ShouldAllowBatchRequest\x1a&.ratelimit.v1.ShouldAllowBatchResponse\x12f\n" +
 	"\x11ShouldAllowStream\x12%.ratelimit.v1.ShouldAllowBatchRequest\x1a&.ratelimit.v1.ShouldAllowBatchResponse(\x010\x01\x12@\n" +
-	"\x05Reset\x12\x1a.ratelimit.v1.ResetRequest\x1a\x1b.ratelimit.v1.ResetResponseBAZ?github.com/ratelimitd/ratelimitd/proto/ratelimit/v1;ratelimitv1b\x06proto3"
+	"\x05Reset\x12\x1a.ratelimit.v1.ResetRequest\x1a\x1b.ratelimit.v1.ResetResponse\x12F\n" +
+	"\aReserve\x12\x1c.ratelimit.v1.ReserveRequest\x1a\x1d.ratelimit.v1.ReserveResponse\x12C\n" +
+	"\x06Commit\x12\x1b.ratelimit.v1.CommitRequest\x1a\x1c.ratelimit.v1.CommitResponse\x12C\n" +
+	"\x06Cancel\x12\x1b.ratelimit.v1.CancelRequest\x1a\x1c.ratelimit.v1.CancelResponseBAZ?github.com/ratelimitd/ratelimitd/proto/ratelimit/v1;ratelimitv1b\x06proto3"
 
 var (
 	file_ratelimit_v1_ratelimit_proto_rawDescOnce sync.Once
@@ -897,7 +1202,7 @@ func file_ratelimit_v1_ratelimit_proto_rawDescGZIP() []byte {
 }
 
 var file_ratelimit_v1_ratelimit_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_ratelimit_v1_ratelimit_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_ratelimit_v1_ratelimit_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_ratelimit_v1_ratelimit_proto_goTypes = []any{
 	(Strategy)(0),                    // 0: ratelimit.v1.Strategy
 	(Reason)(0),                      // 1: ratelimit.v1.Reason
@@ -910,36 +1215,51 @@ var file_ratelimit_v1_ratelimit_proto_goTypes = []any{
 	(*ShouldAllowResult)(nil),        // 8: ratelimit.v1.ShouldAllowResult
 	(*ResetRequest)(nil),             // 9: ratelimit.v1.ResetRequest
 	(*ResetResponse)(nil),            // 10: ratelimit.v1.ResetResponse
-	(*durationpb.Duration)(nil),      // 11: google.protobuf.Duration
-	(*status.Status)(nil),            // 12: google.rpc.Status
+	(*ReserveRequest)(nil),           // 11: ratelimit.v1.ReserveRequest
+	(*ReserveResponse)(nil),          // 12: ratelimit.v1.ReserveResponse
+	(*CommitRequest)(nil),            // 13: ratelimit.v1.CommitRequest
+	(*CommitResponse)(nil),           // 14: ratelimit.v1.CommitResponse
+	(*CancelRequest)(nil),            // 15: ratelimit.v1.CancelRequest
+	(*CancelResponse)(nil),           // 16: ratelimit.v1.CancelResponse
+	(*durationpb.Duration)(nil),      // 17: google.protobuf.Duration
+	(*status.Status)(nil),            // 18: google.rpc.Status
 }
 var file_ratelimit_v1_ratelimit_proto_depIdxs = []int32{
 	3,  // 0: ratelimit.v1.ShouldAllowRequest.limits:type_name -> ratelimit.v1.Limit
 	0,  // 1: ratelimit.v1.Limit.strategy:type_name -> ratelimit.v1.Strategy
 	1,  // 2: ratelimit.v1.ShouldAllowResponse.reason:type_name -> ratelimit.v1.Reason
-	11, // 3: ratelimit.v1.ShouldAllowResponse.retry_after:type_name -> google.protobuf.Duration
-	11, // 4: ratelimit.v1.ShouldAllowResponse.delay:type_name -> google.protobuf.Duration
+	17, // 3: ratelimit.v1.ShouldAllowResponse.retry_after:type_name -> google.protobuf.Duration
+	17, // 4: ratelimit.v1.ShouldAllowResponse.delay:type_name -> google.protobuf.Duration
 	5,  // 5: ratelimit.v1.ShouldAllowResponse.statuses:type_name -> ratelimit.v1.LimitStatus
-	11, // 6: ratelimit.v1.LimitStatus.reset_after:type_name -> google.protobuf.Duration
-	11, // 7: ratelimit.v1.LimitStatus.retry_after:type_name -> google.protobuf.Duration
+	17, // 6: ratelimit.v1.LimitStatus.reset_after:type_name -> google.protobuf.Duration
+	17, // 7: ratelimit.v1.LimitStatus.retry_after:type_name -> google.protobuf.Duration
 	2,  // 8: ratelimit.v1.ShouldAllowBatchRequest.requests:type_name -> ratelimit.v1.ShouldAllowRequest
 	8,  // 9: ratelimit.v1.ShouldAllowBatchResponse.results:type_name -> ratelimit.v1.ShouldAllowResult
 	4,  // 10: ratelimit.v1.ShouldAllowResult.response:type_name -> ratelimit.v1.ShouldAllowResponse
-	12, // 11: ratelimit.v1.ShouldAllowResult.error:type_name -> google.rpc.Status
+	18, // 11: ratelimit.v1.ShouldAllowResult.error:type_name -> google.rpc.Status
 	3,  // 12: ratelimit.v1.ResetRequest.limits:type_name -> ratelimit.v1.Limit
-	2,  // 13: ratelimit.v1.RateLimitService.ShouldAllow:input_type -> ratelimit.v1.ShouldAllowRequest
-	6,  // 14: ratelimit.v1.RateLimitService.ShouldAllowBatch:input_type -> ratelimit.v1.ShouldAllowBatchRequest
-	6,  // 15: ratelimit.v1.RateLimitService.ShouldAllowStream:input_type -> ratelimit.v1.ShouldAllowBatchRequest
-	9,  // 16: ratelimit.v1.RateLimitService.Reset:input_type -> ratelimit.v1.ResetRequest
-	4,  // 17: ratelimit.v1.RateLimitService.ShouldAllow:output_type -> ratelimit.v1.ShouldAllowResponse
-	7,  // 18: ratelimit.v1.RateLimitService.ShouldAllowBatch:output_type -> ratelimit.v1.ShouldAllowBatchResponse
-	7,  // 19: ratelimit.v1.RateLimitService.ShouldAllowStream:output_type -> ratelimit.v1.ShouldAllowBatchResponse
-	10, // 20: ratelimit.v1.RateLimitService.Reset:output_type -> ratelimit.v1.ResetResponse
-	17, // [17:21] is the sub-list for method output_type
-	13, // [13:17] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	2,  // 13: ratelimit.v1.ReserveRequest.request:type_name -> ratelimit.v1.ShouldAllowRequest
+	4,  // 14: ratelimit.v1.ReserveResponse.response:type_name -> ratelimit.v1.ShouldAllowResponse
+	4,  // 15: ratelimit.v1.CommitResponse.response:type_name -> ratelimit.v1.ShouldAllowResponse
+	2,  // 16: ratelimit.v1.RateLimitService.ShouldAllow:input_type -> ratelimit.v1.ShouldAllowRequest
+	6,  // 17: ratelimit.v1.RateLimitService.ShouldAllowBatch:input_type -> ratelimit.v1.ShouldAllowBatchRequest
+	6,  // 18: ratelimit.v1.RateLimitService.ShouldAllowStream:input_type -> ratelimit.v1.ShouldAllowBatchRequest
+	9,  // 19: ratelimit.v1.RateLimitService.Reset:input_type -> ratelimit.v1.ResetRequest
+	11, // 20: ratelimit.v1.RateLimitService.Reserve:input_type -> ratelimit.v1.ReserveRequest
+	13, // 21: ratelimit.v1.RateLimitService.Commit:input_type -> ratelimit.v1.CommitRequest
+	15, // 22: ratelimit.v1.RateLimitService.Cancel:input_type -> ratelimit.v1.CancelRequest
+	4,  // 23: ratelimit.v1.RateLimitService.ShouldAllow:output_type -> ratelimit.v1.ShouldAllowResponse
+	7,  // 24: ratelimit.v1.RateLimitService.ShouldAllowBatch:output_type -> ratelimit.v1.ShouldAllowBatchResponse
+	7,  // 25: ratelimit.v1.RateLimitService.ShouldAllowStream:output_type -> ratelimit.v1.ShouldAllowBatchResponse
+	10, // 26: ratelimit.v1.RateLimitService.Reset:output_type -> ratelimit.v1.ResetResponse
+	12, // 27: ratelimit.v1.RateLimitService.Reserve:output_type -> ratelimit.v1.ReserveResponse
+	14, // 28: ratelimit.v1.RateLimitService.Commit:output_type -> ratelimit.v1.CommitResponse
+	16, // 29: ratelimit.v1.RateLimitService.Cancel:output_type -> ratelimit.v1.CancelResponse
+	23, // [23:30] is the sub-list for method output_type
+	16, // [16:23] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_ratelimit_v1_ratelimit_proto_init() }
@@ -958,7 +1278,7 @@ func file_ratelimit_v1_ratelimit_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ratelimit_v1_ratelimit_proto_rawDesc), len(file_ratelimit_v1_ratelimit_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   9,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -25,6 +25,9 @@ const (
 	RateLimitService_ShouldAllowBatch_FullMethodName  = "/ratelimit.v1.RateLimitService/ShouldAllowBatch"
 	RateLimitService_ShouldAllowStream_FullMethodName = "/ratelimit.v1.RateLimitService/ShouldAllowStream"
 	RateLimitService_Reset_FullMethodName             = "/ratelimit.v1.RateLimitService/Reset"
+	RateLimitService_Reserve_FullMethodName           = "/ratelimit.v1.RateLimitService/Reserve"
+	RateLimitService_Commit_FullMethodName            = "/ratelimit.v1.RateLimitService/Commit"
+	RateLimitService_Cancel_FullMethodName            = "/ratelimit.v1.RateLimitService/Cancel"
 )
 
 // RateLimitServiceClient is the client API for RateLimitService service.
@@ -53,6 +56,22 @@ type RateLimitServiceClient interface {
 	ShouldAllowStream(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ShouldAllowBatchRequest, ShouldAllowBatchResponse], error)
 	// Reset forgets what an identifier has consumed from the limits named.
 	Reset(ctx context.Context, in *ResetRequest, opts ...grpc.CallOption) (*ResetResponse, error)
+	// Reserve decides one request as ShouldAllow does, for work whose cost is known
+	// only when it is done: the cost is an estimate. If it is allowed, the answer has
+	// a reservation, which Commit or Cancel settles.
+	Reserve(ctx context.Context, in *ReserveRequest, opts ...grpc.CallOption) (*ReserveResponse, error)
+	// Commit settles a reservation with what was really used: it charges what that is
+	// more than the estimate, or gives back what it is less. A reservation that
+	// nobody settles has cost its estimate.
+	//
+	// It counts once, however often it is sent and to whichever daemon on the same
+	// store. So after an error it may be sent again. INVALID_ARGUMENT: no daemon on
+	// this store has made the reservation. FAILED_PRECONDITION: it has expired, and
+	// has cost its estimate.
+	Commit(ctx context.Context, in *CommitRequest, opts ...grpc.CallOption) (*CommitResponse, error)
+	// Cancel settles a reservation of which nothing was used: it gives back all of it.
+	// It has the errors of Commit.
+	Cancel(ctx context.Context, in *CancelRequest, opts ...grpc.CallOption) (*CancelResponse, error)
 }
 
 type rateLimitServiceClient struct {
@@ -106,6 +125,36 @@ func (c *rateLimitServiceClient) Reset(ctx context.Context, in *ResetRequest, op
 	return out, nil
 }
 
+func (c *rateLimitServiceClient) Reserve(ctx context.Context, in *ReserveRequest, opts ...grpc.CallOption) (*ReserveResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReserveResponse)
+	err := c.cc.Invoke(ctx, RateLimitService_Reserve_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *rateLimitServiceClient) Commit(ctx context.Context, in *CommitRequest, opts ...grpc.CallOption) (*CommitResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CommitResponse)
+	err := c.cc.Invoke(ctx, RateLimitService_Commit_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *rateLimitServiceClient) Cancel(ctx context.Context, in *CancelRequest, opts ...grpc.CallOption) (*CancelResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CancelResponse)
+	err := c.cc.Invoke(ctx, RateLimitService_Cancel_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // RateLimitServiceServer is the server API for RateLimitService service.
 // All implementations must embed UnimplementedRateLimitServiceServer
 // for forward compatibility.
@@ -132,6 +181,22 @@ type RateLimitServiceServer interface {
 	ShouldAllowStream(grpc.BidiStreamingServer[ShouldAllowBatchRequest, ShouldAllowBatchResponse]) error
 	// Reset forgets what an identifier has consumed from the limits named.
 	Reset(context.Context, *ResetRequest) (*ResetResponse, error)
+	// Reserve decides one request as ShouldAllow does, for work whose cost is known
+	// only when it is done: the cost is an estimate. If it is allowed, the answer has
+	// a reservation, which Commit or Cancel settles.
+	Reserve(context.Context, *ReserveRequest) (*ReserveResponse, error)
+	// Commit settles a reservation with what was really used: it charges what that is
+	// more than the estimate, or gives back what it is less. A reservation that
+	// nobody settles has cost its estimate.
+	//
+	// It counts once, however often it is sent and to whichever daemon on the same
+	// store. So after an error it may be sent again. INVALID_ARGUMENT: no daemon on
+	// this store has made the reservation. FAILED_PRECONDITION: it has expired, and
+	// has cost its estimate.
+	Commit(context.Context, *CommitRequest) (*CommitResponse, error)
+	// Cancel settles a reservation of which nothing was used: it gives back all of it.
+	// It has the errors of Commit.
+	Cancel(context.Context, *CancelRequest) (*CancelResponse, error)
 	mustEmbedUnimplementedRateLimitServiceServer()
 }
 
@@ -153,6 +218,15 @@ func (UnimplementedRateLimitServiceServer) ShouldAllowStream(grpc.BidiStreamingS
 }
 func (UnimplementedRateLimitServiceServer) Reset(context.Context, *ResetRequest) (*ResetResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Reset not implemented")
+}
+func (UnimplementedRateLimitServiceServer) Reserve(context.Context, *ReserveRequest) (*ReserveResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Reserve not implemented")
+}
+func (UnimplementedRateLimitServiceServer) Commit(context.Context, *CommitRequest) (*CommitResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Commit not implemented")
+}
+func (UnimplementedRateLimitServiceServer) Cancel(context.Context, *CancelRequest) (*CancelResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Cancel not implemented")
 }
 func (UnimplementedRateLimitServiceServer) mustEmbedUnimplementedRateLimitServiceServer() {}
 func (UnimplementedRateLimitServiceServer) testEmbeddedByValue()                          {}
@@ -236,6 +310,60 @@ func _RateLimitService_Reset_Handler(srv interface{}, ctx context.Context, dec f
 	return interceptor(ctx, in, info, handler)
 }
 
+func _RateLimitService_Reserve_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReserveRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RateLimitServiceServer).Reserve(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: RateLimitService_Reserve_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RateLimitServiceServer).Reserve(ctx, req.(*ReserveRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _RateLimitService_Commit_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CommitRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RateLimitServiceServer).Commit(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: RateLimitService_Commit_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RateLimitServiceServer).Commit(ctx, req.(*CommitRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _RateLimitService_Cancel_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CancelRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RateLimitServiceServer).Cancel(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: RateLimitService_Cancel_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RateLimitServiceServer).Cancel(ctx, req.(*CancelRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // RateLimitService_ServiceDesc is the grpc.ServiceDesc for RateLimitService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -254,6 +382,18 @@ var RateLimitService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Reset",
 			Handler:    _RateLimitService_Reset_Handler,
+		},
+		{
+			MethodName: "Reserve",
+			Handler:    _RateLimitService_Reserve_Handler,
+		},
+		{
+			MethodName: "Commit",
+			Handler:    _RateLimitService_Commit_Handler,
+		},
+		{
+			MethodName: "Cancel",
+			Handler:    _RateLimitService_Cancel_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
