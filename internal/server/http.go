@@ -47,7 +47,7 @@ func (s *Server) newHTTP(t *Trust, api *httpapi.API, metrics http.Handler) *http
 	mux.Handle("GET /metrics", metrics)
 	mux.HandleFunc("POST /json", s.guardPages(http.HandlerFunc(s.envoy.ServeJSON)))
 	mux.HandleFunc("GET /rlconfig", s.guardPages(s.permitted(auth.Inspect, s.limitsInForce())))
-	mux.HandleFunc(httpapi.PathShouldAllow, s.guardPages(http.HandlerFunc(api.ShouldAllow)))
+	api.Handle(mux, s.guardPages)
 	mux.HandleFunc(httpapi.PathAuthorize, api.Authorize)
 	server := &http.Server{
 		Handler:           chain.http(mux),

@@ -14,6 +14,9 @@ import (
 	ratelimitv1 "github.com/ratelimitd/ratelimitd/proto/ratelimit/v1"
 )
 
+// MaxBatch is how many requests a message may have.
+const MaxBatch = 1000
+
 // A Decoder makes requests of the core from messages. It is used again, with its
 // memory. The zero Decoder is ready for use.
 type Decoder struct{ specs []strategy.Spec }

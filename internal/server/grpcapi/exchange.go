@@ -165,9 +165,9 @@ func (e *exchange) decide(ctx context.Context) error {
 	n := len(e.request.GetRequests())
 	switch {
 	case n == 0:
-		return e.refuse("no requests; send 1 to %d in a message", codec.MaxBatch)
-	case n > codec.MaxBatch:
-		return e.refuse("more than %d requests; send 1 to %[1]d in a message", codec.MaxBatch)
+		return e.refuse("no requests; send 1 to %d in a message", apiv1.MaxBatch)
+	case n > apiv1.MaxBatch:
+		return e.refuse("more than %d requests; send 1 to %[1]d in a message", apiv1.MaxBatch)
 	}
 	e.ask(ctx)
 	e.response.Results = decide.Resized(e.response.GetResults(), n)

@@ -13,6 +13,7 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/account"
 	"github.com/ratelimitd/ratelimitd/internal/decide"
 	"github.com/ratelimitd/ratelimitd/internal/histogram"
+	"github.com/ratelimitd/ratelimitd/internal/server/apiv1"
 	"github.com/ratelimitd/ratelimitd/internal/server/grpcapi/codec"
 	"github.com/ratelimitd/ratelimitd/internal/store/memory"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
@@ -79,7 +80,7 @@ func FuzzShouldAllow(f *testing.F) {
 		}
 		asked := e.request.GetRequests()
 		err := e.decide(t.Context())
-		if (err == nil) != (len(asked) > 0 && len(asked) <= codec.MaxBatch) {
+		if (err == nil) != (len(asked) > 0 && len(asked) <= apiv1.MaxBatch) {
 			t.Fatalf("a batch of %d: %v", len(asked), err)
 		}
 		if _, err := proto.Marshal(e.Sending()); err != nil {

@@ -8,7 +8,6 @@ import (
 
 	"google.golang.org/grpc"
 
-	"github.com/ratelimitd/ratelimitd/internal/decide"
 	"github.com/ratelimitd/ratelimitd/internal/server/apiv1"
 	"github.com/ratelimitd/ratelimitd/internal/server/fault"
 	"github.com/ratelimitd/ratelimitd/internal/server/grpcapi/codec"
@@ -21,11 +20,12 @@ type API struct {
 
 	o         Options
 	exchanges *exchanges
+	service   apiv1.Service
 }
 
 // New returns an API.
 func New(o Options) *API {
-	return &API{o: o, exchanges: newExchanges(o.Core, o.Latency)}
+	return &API{o: o, exchanges: newExchanges(o.Core, o.Latency), service: apiv1.Service{Core: o.Core}}
 }
 
 // Register has s serve the API. Of the unary methods that decide, the memory of
@@ -68,11 +68,6 @@ func (a *API) handler(fullMethod string, single bool) grpc.MethodHandler {
 
 // Reset implements ratelimitv1.RateLimitServiceServer.
 func (a *API) Reset(ctx context.Context, in *ratelimitv1.ResetRequest) (*ratelimitv1.ResetResponse, error) {
-	var d apiv1.Decoder
-	var r decide.Request
-	d.Reset(&r, in)
-	if err := a.o.Core.Reset(ctx, &r); err != nil {
-		return nil, fault.Error(err)
-	}
-	return &ratelimitv1.ResetResponse{}, nil
+	out, err := a.service.Reset(ctx, in)
+	return out, fault.Error(err)
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/ratelimitd/ratelimitd/internal/decide"
 	"github.com/ratelimitd/ratelimitd/internal/histogram"
+	"github.com/ratelimitd/ratelimitd/internal/server/apiv1"
 	"github.com/ratelimitd/ratelimitd/internal/server/web"
 )
 
@@ -16,6 +17,14 @@ const (
 	PathShouldAllow = "/v1/should-allow"
 	PathAuthorize   = "/v1/authorize"
 )
+
+// Handle has mux answer the paths of the API that services ask. guard keeps others from
+// asking them.
+func (a *API) Handle(mux *http.ServeMux, guard func(http.Handler) http.HandlerFunc) {
+	service := apiv1.Service{Core: a.Core}
+	mux.HandleFunc(PathShouldAllow, guard(http.HandlerFunc(a.ShouldAllow)))
+	mux.HandleFunc("/v1/reset", guard(call(a, service.Reset, exampleRequest)))
+}
 
 // An API answers both paths.
 type API struct {

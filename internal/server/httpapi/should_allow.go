@@ -2,60 +2,45 @@ package httpapi
 
 import (
 	"bytes"
-	"errors"
+	"encoding/json"
 	"net/http"
-	"regexp"
-
-	"google.golang.org/protobuf/encoding/protojson"
 
 	"github.com/ratelimitd/ratelimitd/internal/decide"
 	"github.com/ratelimitd/ratelimitd/internal/histogram"
-	"github.com/ratelimitd/ratelimitd/internal/quote"
 	"github.com/ratelimitd/ratelimitd/internal/server/apiv1"
+	"github.com/ratelimitd/ratelimitd/internal/server/fault"
 	"github.com/ratelimitd/ratelimitd/internal/server/web"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 	ratelimitv1 "github.com/ratelimitd/ratelimitd/proto/ratelimit/v1"
 )
 
 const (
-	// maxBodyBytes is how long the body of a request may be: longer than any
-	// that is valid, however its names are escaped.
-	maxBodyBytes = 64 << 10
-	// maxObjects is how many JSON objects it may have: one more limit than is
-	// valid, for the core to refuse.
-	maxObjects = 1 + strategy.MaxLimits + 1
+	// maxBatchBytes is how long a batch may be: some thousand bytes for each request.
+	maxBatchBytes = 1 << 20
+	// maxBatchObjects is how many objects it may have: as maxRequestObjects for each
+	// of one request more than is valid, and itself.
+	maxBatchObjects = 1 + (apiv1.MaxBatch+1)*(1+strategy.MaxLimits)
+
+	exampleRequest = `{"namespace": "checkout", "identifier": "user:42", "limits": [{"rate": "100/min"}]}`
+	exampleBatch   = `{"requests": [` + exampleRequest + `]}`
 )
 
-// ShouldAllow answers POST /v1/should-allow: ShouldAllow as JSON.
+// ShouldAllow answers POST /v1/should-allow: ShouldAllow as JSON, or ShouldAllowBatch
+// if the body has requests.
 func (a *API) ShouldAllow(w http.ResponseWriter, r *http.Request) {
-	if r.Method != http.MethodPost {
-		w.Header().Set("Allow", http.MethodPost)
-		a.refuse(w, http.StatusMethodNotAllowed, "method", "%s; use POST", quote.Cut(r.Method))
-		return
-	}
-	body, err := web.ReadBody(w, r, maxBodyBytes)
-	switch {
-	case errors.Is(err, web.ErrTooLong):
-		a.refuse(w, http.StatusRequestEntityTooLarge, "body", "longer than %d bytes; no valid request is", maxBodyBytes)
-		return
-	case err != nil:
-		a.refuse(w, http.StatusBadRequest, "body", "ended early")
-		return
-	case web.Objects(body) > maxObjects:
-		a.refuse(w, http.StatusBadRequest, "limits", "more than %d limits; give at most %[1]d", strategy.MaxLimits)
-		return
-	}
-	if err := web.CheckUTF8(body); err != nil {
-		a.refuse(w, http.StatusBadRequest, "body", "%v", err)
+	body, ok := a.body(w, r, maxBatchBytes)
+	if !ok {
 		return
 	}
 	defer a.Latency.Of(PathShouldAllow).Since(histogram.Start())
-	in := new(ratelimitv1.ShouldAllowRequest)
-	if err := protojson.Unmarshal(upperStrategies(body), in); err != nil {
-		a.refuse(w, http.StatusBadRequest, "body", "%s", web.Undecodable(err)+`; send such as {"namespace": "checkout", "identifier": "user:42", "limits": [{"rate": "100/min"}]}`)
+	if isBatch(body) {
+		a.shouldAllowBatch(w, r, body)
 		return
 	}
-
+	in := new(ratelimitv1.ShouldAllowRequest)
+	if !a.fits(w, body) || !a.decode(w, body, in, exampleRequest) {
+		return
+	}
 	batch := decide.NewBatch()
 	defer batch.Free()
 	var decoder apiv1.Decoder
@@ -81,16 +66,52 @@ func (a *API) decide(w http.ResponseWriter, r *http.Request, batch *decide.Batch
 	}
 }
 
-// strategyField matches a limit's strategy as configuration writes it. A text
-// that holds these very characters has backslashes before its quotes, and so is
-// not matched.
-var strategyField = regexp.MustCompile(`"strategy"\s*:\s*"[a-z_]+"`)
+// isBatch reports whether a JSON text is an object with a field requests.
+func isBatch(body []byte) bool {
+	if !bytes.Contains(body, []byte(`"requests"`)) { // as mostly
+		return false
+	}
+	var fields struct {
+		Requests *json.RawMessage `json:"requests"`
+	}
+	return json.Unmarshal(body, &fields) == nil && fields.Requests != nil
+}
 
-// upperStrategies returns a JSON text with the names of strategies in upper case,
-// as the API has them: configuration files and the command line take either.
-func upperStrategies(body []byte) []byte {
-	return strategyField.ReplaceAllFunc(body, func(field []byte) []byte {
-		colon := bytes.IndexByte(field, ':')
-		return append(field[:colon:colon], bytes.ToUpper(field[colon:])...)
-	})
+// shouldAllowBatch answers a batch. Its answers are many, so that it has no headers of
+// limits.
+func (a *API) shouldAllowBatch(w http.ResponseWriter, r *http.Request, body []byte) {
+	in := new(ratelimitv1.ShouldAllowBatchRequest)
+	if web.Objects(body) > maxBatchObjects {
+		a.refuse(w, http.StatusBadRequest, "requests", "more than %d requests, or more than %d limits in them; send fewer", apiv1.MaxBatch, strategy.MaxLimits)
+		return
+	}
+	if !a.decode(w, body, in, exampleBatch) {
+		return
+	}
+	if n := len(in.GetRequests()); n == 0 || n > apiv1.MaxBatch {
+		a.refuse(w, http.StatusBadRequest, "requests", "%d requests; send 1 to %d", n, apiv1.MaxBatch)
+		return
+	}
+	batch := decide.NewBatch()
+	defer batch.Free()
+	var decoder apiv1.Decoder
+	batch.Requests = decide.Resized(batch.Requests, len(in.GetRequests()))
+	for i, request := range in.GetRequests() {
+		decoder.Request(&batch.Requests[i], request)
+	}
+	w.Header()["Cache-Control"] = noStore
+	a.Core.Decide(r.Context(), batch)
+	var encoder apiv1.Encoder
+	encoder.Begin(batch)
+	out := new(ratelimitv1.ShouldAllowBatchResponse)
+	for i := range batch.Answers {
+		result := new(ratelimitv1.ShouldAllowResult)
+		if answer := &batch.Answers[i]; answer.Err != nil {
+			result.Result = &ratelimitv1.ShouldAllowResult_Error{Error: fault.Status(answer.Err).Proto()}
+		} else {
+			result.Result = &ratelimitv1.ShouldAllowResult_Response{Response: encoder.Response(answer)}
+		}
+		out.Results = append(out.Results, result)
+	}
+	web.WriteMessage(w, http.StatusOK, out)
 }

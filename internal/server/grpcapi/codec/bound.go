@@ -3,12 +3,10 @@ package codec
 import (
 	"google.golang.org/protobuf/encoding/protowire"
 
+	"github.com/ratelimitd/ratelimitd/internal/server/apiv1"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 	ratelimitv1 "github.com/ratelimitd/ratelimitd/proto/ratelimit/v1"
 )
-
-// MaxBatch is how many requests a message may have.
-const MaxBatch = 1000
 
 // An element takes two bytes on the wire and a hundred in memory, so that a
 // message of a few megabytes could take all the memory there is. Therefore
@@ -25,7 +23,7 @@ type bound struct {
 
 var (
 	requestBound = &bound{field: 3, most: strategy.MaxLimits}
-	batchBound   = &bound{field: 1, most: MaxBatch, below: requestBound}
+	batchBound   = &bound{field: 1, most: apiv1.MaxBatch, below: requestBound}
 )
 
 // bounded returns data, which is to be decoded into v, without the elements that

@@ -8,6 +8,7 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/ratelimitd/ratelimitd/internal/server/apiv1"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 	ratelimitv1 "github.com/ratelimitd/ratelimitd/proto/ratelimit/v1"
 )
@@ -33,7 +34,7 @@ func TestTooManyElements(t *testing.T) {
 		left func() int
 		want int
 	}{
-		"requests of a batch": batchCase(elements(1, many, nil), func(b *ratelimitv1.ShouldAllowBatchRequest) int { return len(b.GetRequests()) }, MaxBatch+1),
+		"requests of a batch": batchCase(elements(1, many, nil), func(b *ratelimitv1.ShouldAllowBatchRequest) int { return len(b.GetRequests()) }, apiv1.MaxBatch+1),
 		"limits in a batch": batchCase(append(elements(1, 1, name), elements(1, 1, limits)...), func(b *ratelimitv1.ShouldAllowBatchRequest) int {
 			if len(b.GetRequests()) != 2 || b.GetRequests()[0].GetNamespace() != "checkout" || b.GetRequests()[1].GetNamespace() != "checkout" {
 				t.Errorf("the requests are %v", b.GetRequests())
@@ -100,7 +101,7 @@ func FuzzBounded(f *testing.F) {
 				t.Fatalf("request %d is %v, want %v", i, r, of)
 			}
 		}
-		if n, want := len(trimmed.GetRequests()), min(len(whole.GetRequests()), MaxBatch+1); n != want {
+		if n, want := len(trimmed.GetRequests()), min(len(whole.GetRequests()), apiv1.MaxBatch+1); n != want {
 			t.Fatalf("%d requests, want %d", n, want)
 		}
 	})
