@@ -6,14 +6,31 @@ package strategy
 // known flaw: up to 2 x N units can pass around the boundary of two windows.
 //
 // State: Used is how many units were consumed in the window that contains Last.
+//
+// A debt ends with its window. A Refund gives back only what was consumed in the
+// window of now.
 
 func takeFixedWindow(l *Limit, s State, cost int64, now Instant, next *State) verdict {
 	used, toEnd := fixedWindow(l, s, now)
 	if used+cost > l.Capacity {
 		return verdict{retryAfter: micros(toEnd)}
 	}
-	*next = State{Last: now, Used: uint32(used + cost)}
+	*next = State{Last: now, Used: used + cost}
 	return allowed
+}
+
+func chargeFixedWindow(l *Limit, s State, cost int64, now Instant) State {
+	used, _ := fixedWindow(l, s, now)
+	return State{Last: now, Used: l.filled(used, cost)}
+}
+
+func refundFixedWindow(l *Limit, s State, a *Ask, now Instant) State {
+	used, toEnd := fixedWindow(l, s, now)
+	start := now + Instant(toEnd-period(l.Rate))
+	if used == 0 || a.ConsumedAt != 0 && a.ConsumedAt < start {
+		return s
+	}
+	return State{Last: now, Used: used - min(used, a.units())}
 }
 
 func usedFixedWindow(l *Limit, s State, now Instant) (used, reset int64) {
@@ -30,7 +47,7 @@ func fixedWindow(l *Limit, s State, now Instant) (used, toEnd int64) {
 	p := period(l.Rate)
 	elapsed := int64(now) % p
 	if int64(s.Last) >= int64(now)-elapsed {
-		used = int64(s.Used)
+		used = s.Used
 	}
 	return used, p - elapsed
 }

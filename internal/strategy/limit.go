@@ -30,12 +30,13 @@ type Limit struct {
 	Strategy Strategy
 	Rate     rate.Rate
 	Capacity int64 // the largest cost ever allowed: the burst, or the count of a window; 0 if unlimited
+	MaxDebt  Bound // how much debt a charge may leave: see Mode
 	Shadow   bool  // evaluated, but denies nothing: see Decide
 }
 
 // SameCounter reports whether l and m share a counter. Two named limits do if
 // they have the same name and strategy. Two unnamed limits do if only Shadow
-// differs.
+// and MaxDebt differ.
 func (l *Limit) SameCounter(m *Limit) bool {
 	if l.Name != "" {
 		return l.Name == m.Name && l.Strategy == m.Strategy
@@ -70,11 +71,12 @@ type Spec struct {
 	Rate     string   // as rate.Parse reads it
 	Strategy Strategy // 0: FixedWindow
 	Burst    uint64   // 0: the strategy's default
+	MaxDebt  Bound
 }
 
 // A Violation says what is wrong with one field of a Spec.
 type Violation struct {
-	Field   string // "name", "rate", "strategy" or "burst"
+	Field   string // "name", "rate", "strategy", "burst" or "max_debt"
 	Problem string // quotes the value and shows a right one
 }
 
@@ -118,7 +120,7 @@ func newLimit(spec *Spec, r rate.Rate, problem string, maxLogCount int64) (Limit
 	if len(spec.Name) > MaxNameBytes {
 		refuse("name", "%s has %d bytes; a name has at most %d", quote.Cut(spec.Name), len(spec.Name), MaxNameBytes)
 	}
-	l := Limit{Name: spec.Name, Strategy: spec.Strategy, Rate: r}
+	l := Limit{Name: spec.Name, Strategy: spec.Strategy, Rate: r, MaxDebt: spec.MaxDebt}
 	if l.Strategy == 0 {
 		l.Strategy = FixedWindow
 	}
@@ -140,6 +142,9 @@ func newLimit(spec *Spec, r rate.Rate, problem string, maxLogCount int64) (Limit
 		refuse("burst", "burst %d: %s has none; leave it out, or use token_bucket, leaky_bucket or gcra", spec.Burst, l.Strategy)
 	case spec.Burst > MaxBurst:
 		refuse("burst", "burst %d is over %s; write 1 to %[2]s, or 0 for the strategy's default", spec.Burst, strconv.Itoa(MaxBurst))
+	}
+	if debt, ok := spec.MaxDebt.Units(); ok && debt > MaxUnits {
+		refuse("max_debt", "max_debt %d is over %s; write 0 to %[2]s, or leave it out for no bound", debt, strconv.Itoa(MaxUnits))
 	}
 	if wrong != nil {
 		return Limit{}, wrong

@@ -40,7 +40,7 @@ const (
 // caller's own context ended first.
 type RateLimitServiceClient interface {
 	// ShouldAllow decides one request and, if it is allowed, consumes its cost
-	// from all of its limits.
+	// from all of its limits. Mode has what else a request may do with its cost.
 	ShouldAllow(ctx context.Context, in *ShouldAllowRequest, opts ...grpc.CallOption) (*ShouldAllowResponse, error)
 	// ShouldAllowBatch decides up to 1,000 requests, each on its own, in order.
 	// An invalid request fails alone: its result holds the error.
@@ -119,7 +119,7 @@ func (c *rateLimitServiceClient) Reset(ctx context.Context, in *ResetRequest, op
 // caller's own context ended first.
 type RateLimitServiceServer interface {
 	// ShouldAllow decides one request and, if it is allowed, consumes its cost
-	// from all of its limits.
+	// from all of its limits. Mode has what else a request may do with its cost.
 	ShouldAllow(context.Context, *ShouldAllowRequest) (*ShouldAllowResponse, error)
 	// ShouldAllowBatch decides up to 1,000 requests, each on its own, in order.
 	// An invalid request fails alone: its result holds the error.
