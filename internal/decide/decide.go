@@ -108,10 +108,15 @@ func (c *Core) Decide(ctx context.Context, b *Batch) {
 func (c *Core) askStore(ctx context.Context, b *Batch) {
 	b.results = Resized(b.results, len(b.asked))
 	requests, results := b.asked, b.results
-	if n := b.together; n > 1 && c.store.DecidesTogether() {
+	if n := b.together; n > 1 {
 		// The last of them stands for all, as it is beside those that follow.
-		requests[n-1].With, results[n-1].With = requests[:n-1:n-1], results[:n-1:n-1]
-		requests, results = requests[n-1:], results[n-1:]
+		last := &requests[n-1]
+		if last.With = requests[: n-1 : n-1]; c.store.DecidesTogether(last) {
+			results[n-1].With = results[: n-1 : n-1]
+			requests, results = requests[n-1:], results[n-1:]
+		} else {
+			last.With = nil
+		}
 	}
 	if len(requests) == 0 {
 		return

@@ -209,7 +209,7 @@ func FuzzRead(f *testing.F) {
 					t.Errorf("namespace %q: %d limits", name, len(limits))
 				}
 				var d strategy.Decision
-				d.Decide(limits, make([]strategy.State, len(limits)), math.MaxUint64, 1, false)
+				d.Decide(limits, make([]strategy.State, len(limits)), strategy.Ask{Cost: math.MaxUint64, Now: 1})
 			}
 		}
 	})

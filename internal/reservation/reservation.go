@@ -121,6 +121,7 @@ type wireLimit struct {
 	Rate      string            `json:"r"`
 	Strategy  strategy.Strategy `json:"s"`
 	Burst     int64             `json:"b,omitempty"`
+	MaxDebt   strategy.Bound    `json:"m,omitempty"`
 	Zone      string            `json:"z,omitempty"`
 	AnchorDay uint8             `json:"d,omitempty"`
 	Shadow    bool              `json:"h,omitempty"`
@@ -133,7 +134,7 @@ func body(r *Reservation) []byte {
 	}
 	for i := range r.Limits {
 		l := &r.Limits[i]
-		own := wireLimit{Name: l.Name, Rate: l.Rate.String(), Strategy: l.Strategy, AnchorDay: l.AnchorDay, Shadow: l.Shadow}
+		own := wireLimit{Name: l.Name, Rate: l.Rate.String(), Strategy: l.Strategy, MaxDebt: l.MaxDebt, AnchorDay: l.AnchorDay, Shadow: l.Shadow}
 		if l.Capacity != l.Rate.Count {
 			own.Burst = l.Capacity
 		}
@@ -164,7 +165,7 @@ func parse(body []byte) (*Reservation, error) {
 			return nil, err
 		}
 		l, wrong := strategy.NewLimit(strategy.Spec{
-			Name: own.Name, Rate: own.Rate, Strategy: own.Strategy, Burst: uint64(max(0, own.Burst)),
+			Name: own.Name, Rate: own.Rate, Strategy: own.Strategy, Burst: uint64(max(0, own.Burst)), MaxDebt: own.MaxDebt,
 			Zone: zone, AnchorDay: uint32(own.AnchorDay),
 		}, math.MaxInt64)
 		if wrong != nil {

@@ -33,7 +33,7 @@ func reservations(tb testing.TB) []*Reservation {
 	shadow.Shadow = true
 	all := []*Reservation{
 		{Namespace: "llm", Identifier: "user:42", Taken: 400, At: at, Expires: at + 1000, Nonce: NewNonce(), Limits: []strategy.Limit{
-			limit(tb, strategy.Spec{Rate: "1000/h"}),
+			limit(tb, strategy.Spec{Rate: "1000/h", MaxDebt: strategy.AtMost(0)}),
 			limit(tb, strategy.Spec{Rate: "1000/month", Zone: berlin, AnchorDay: 15, Name: "billed"}),
 			limit(tb, strategy.Spec{Rate: "10/s", Strategy: strategy.TokenBucket, Burst: 50}),
 			limit(tb, strategy.Spec{Rate: "10/s", Strategy: strategy.GCRA}),
@@ -93,7 +93,7 @@ func TestOnce(t *testing.T) {
 		at   strategy.Instant
 		want bool
 	}{{r.At, true}, {r.At, false}, {r.Expires - 1, false}, {r.Expires + hour - 1, false}} {
-		if d.Decide(once, states, 1, step.at, false); d.Allowed != step.want {
+		if d.Decide(once, states, strategy.Ask{Cost: 1, Now: step.at}); d.Allowed != step.want {
 			t.Errorf("at %d: settled %t, want %t", step.at, d.Allowed, step.want)
 		}
 	}

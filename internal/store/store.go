@@ -20,8 +20,8 @@ type Store interface {
 	//
 	// Each decision is atomic, against all other users of the same counters.
 	// Either all limits of the request allow it and it consumes from all of
-	// them, or it consumes from none. The store's clock decides, not the
-	// caller's.
+	// them, or it consumes from none; see strategy.Mode for those that no limit
+	// stops. The store's clock decides, not the caller's.
 	//
 	// A request that could not be decided has its error in its result. It may
 	// or may not have consumed. The store itself never retries what may have
@@ -31,9 +31,10 @@ type Store interface {
 	// Decide does not keep requests or results once it has returned.
 	Decide(ctx context.Context, requests []Request, results []Result)
 
-	// DecidesTogether reports whether the store can decide a Request together
-	// with its With. If not, no request may have one.
-	DecidesTogether() bool
+	// DecidesTogether reports whether the store can decide r together with its
+	// With. If not, no request may have one. Every store can if all of them are of
+	// one identifier.
+	DecidesTogether(r *Request) bool
 
 	// Reset forgets what the identifier of r has consumed from the limits of
 	// r. It may be repeated.
@@ -62,7 +63,7 @@ func CallerGone(ctx context.Context) error {
 }
 
 // A Request asks whether an identifier may consume Cost units from each of
-// Limits. The store relies on it being valid: the names not empty, and 1 to
+// Limits, or says that it has, or gives them back. The store relies on it being valid: the names not empty, and 1 to
 // strategy.MaxLimits limits, each made by strategy.NewLimit and no two of the
 // same counter.
 type Request struct {
@@ -70,14 +71,34 @@ type Request struct {
 	Identifier string
 	Limits     []strategy.Limit
 	Cost       uint64
+	Mode       strategy.Mode
 	DryRun     bool
+	ConsumedAt strategy.Instant // as in strategy.Ask
 
 	// With are further requests that are decided together with this one, where
 	// the store DecidesTogether: all of them consume or none does, and the
-	// result of each says what it alone would get. They are all dry runs or none
-	// is. They have no limit in shadow mode, no counter in common and no With of
-	// their own.
+	// result of each says what it alone would get. So a Take that is denied stops
+	// the Charges and Refunds beside it. They are all dry runs or none is. They have
+	// no limit in shadow mode, no counter in common and no With of their own.
 	With []Request
+}
+
+// Ask returns what r asks at now.
+func (r *Request) Ask(now strategy.Instant) strategy.Ask {
+	return strategy.Ask{Cost: r.Cost, Now: now, ConsumedAt: r.ConsumedAt, Mode: r.Mode, DryRun: r.DryRun}
+}
+
+// Changes reports whether r may change counters: it is no dry run, and has a cost.
+func (r *Request) Changes() bool { return r.Cost > 0 && !r.DryRun }
+
+// Alone reports whether r and its With are of one identifier.
+func (r *Request) Alone() bool {
+	for i := range r.With {
+		if r.With[i].Identifier != r.Identifier || r.With[i].Namespace != r.Namespace {
+			return false
+		}
+	}
+	return true
 }
 
 // All calls f for r and then for each request of its With.
@@ -88,11 +109,16 @@ func (r *Request) All(f func(*Request)) {
 	}
 }
 
-// Counts reports whether r has a counter: a request of nothing but unlimited
-// limits has none, and asks a store nothing.
+// Counts reports whether r or its With has a counter: a request of nothing but
+// unlimited limits has none, and asks a store nothing.
 func (r *Request) Counts() bool {
 	for i := range r.Limits {
 		if !r.Limits[i].Rate.IsUnlimited() {
+			return true
+		}
+	}
+	for i := range r.With {
+		if r.With[i].Counts() {
 			return true
 		}
 	}

@@ -59,15 +59,23 @@ func newCounters(limits ...strategy.Limit) *counters {
 // decide decides as every store does: an unlimited limit consumes nothing. The next answer
 // overwrites this one.
 func (c *counters) decide(now strategy.Instant, cost uint64, dryRun bool) *strategy.Decision {
+	return c.ask(strategy.Ask{Cost: cost, Now: now, DryRun: dryRun})
+}
+
+func (c *counters) ask(a strategy.Ask) *strategy.Decision {
 	for i := range c.limits {
+		l := &c.limits[i]
 		if c.isLog(i) {
-			c.states[i] = c.logs[i].View(&c.limits[i], cost, now)
+			c.logs[i].Settle(l, a.Now, 0)
+			c.states[i] = c.logs[i].View(l, a)
+		} else {
+			c.states[i].Settle(l, a.Now, 0)
 		}
 	}
-	consumed := c.decision.Decide(c.limits, c.states, cost, now, dryRun)
+	consumed := c.decision.Decide(c.limits, c.states, a)
 	for i := range c.limits {
 		if consumed.From(&c.limits[i]) && c.isLog(i) && !c.limits[i].Rate.IsUnlimited() {
-			c.logs[i].Add(&c.limits[i], cost, now)
+			c.logs[i].Apply(&c.limits[i], a)
 		}
 	}
 	return &c.decision
@@ -101,7 +109,7 @@ func (c *counters) memory(now strategy.Instant) []strategy.State {
 		for quarters := range strategy.Instant(5) {
 			at := now + quarters*strategy.Instant(l.Rate.Period/us)/4
 			for _, cost := range []uint64{0, 1, uint64(l.Capacity+1) / 2, uint64(l.Capacity)} {
-				all = append(all, c.logs[i].View(l, cost, at))
+				all = append(all, c.logs[i].View(l, strategy.Ask{Cost: cost, Now: at}))
 			}
 		}
 	}

@@ -414,30 +414,53 @@ func TestDecideCostAboveCapacityCanNeverSucceed(t *testing.T) {
 	}
 }
 
-// A clock that steps back is read as standing still at the last consumption.
+// A clock that steps back by up to a period is read as standing still at the last
+// consumption: all waits are longer by the step. After a greater step, what was consumed
+// counts as if it had been consumed just now.
 func TestDecideClockStepsBack(t *testing.T) {
 	for _, spec := range everySpec() {
-		for _, back := range []time.Duration{us, ms, sec, 400 * day, 200 * 365 * day} {
-			c := newCounters(newLimit(t, spec))
-			half := c.capacity() / 2
-			c.take(start, half)
+		for _, back := range []time.Duration{us, ms, sec, time.Hour, time.Hour + us, 400 * day, 50 * 365 * day} {
+			c, half := newCounters(newLimit(t, spec)), uint64(5)
+			before := after(start, -back)
+			other, ahead := newCounters(c.limits...), back
+			at := start
+			if back > time.Hour { // the period
+				at, ahead = before, 0
+			}
+			other.take(at, half)
 			for _, cost := range []uint64{0, 1, half, c.capacity(), c.capacity() + 1} {
-				still, stepped := c.peek(start, cost), c.peek(after(start, -back), cost)
-				if !same(still, stepped) {
-					t.Errorf("%+v, cost %d, back by %v:\n got %+v\nwant %+v", spec, cost, back, stepped, still)
+				c := newCounters(c.limits...)
+				c.take(start, half)
+				if stepped, want := c.peek(before, cost), waiting(other.peek(at, cost), ahead); !same(stepped, want) {
+					t.Errorf("%+v, cost %d, back by %v:\n got %+v\nwant %+v", spec, cost, back, stepped, want)
 				}
 			}
 			// What is consumed then is consumed at that same instant.
-			other := newCounters(c.limits...)
-			other.take(start, half)
-			if a, b := c.take(after(start, -back), 1), other.take(start, 1); !same(a, b) {
-				t.Errorf("%+v, consuming back by %v:\n got %+v\nwant %+v", spec, back, a, b)
+			c.take(start, half)
+			if got, want := c.take(before, 1), waiting(other.take(at, 1), ahead); !same(got, want) {
+				t.Errorf("%+v, consuming back by %v:\n got %+v\nwant %+v", spec, back, got, want)
 			}
-			if !slices.Equal(c.memory(start), other.memory(start)) {
+			if !slices.Equal(c.memory(at), other.memory(at)) {
 				t.Errorf("%+v, consuming back by %v: the state differs", spec, back)
 			}
 		}
 	}
+}
+
+// waiting returns d with all its waits longer by ahead.
+func waiting(d strategy.Decision, ahead time.Duration) strategy.Decision {
+	longer := func(wait *time.Duration) {
+		if *wait > 0 {
+			*wait += min(ahead, longest-*wait)
+		}
+	}
+	longer(&d.RetryAfter)
+	longer(&d.Delay)
+	for i := range d.Statuses {
+		longer(&d.Statuses[i].RetryAfter)
+		longer(&d.Statuses[i].ResetAfter)
+	}
+	return d
 }
 
 func TestDecideIdleForAYear(t *testing.T) {
@@ -465,8 +488,8 @@ func TestDecisionIsReused(t *testing.T) {
 			for _, cost := range []uint64{0, 1, 2, 3} {
 				var fresh strategy.Decision
 				states := slices.Repeat([]strategy.State{state}, len(limits))
-				fresh.Decide(limits, states, cost, start, true)
-				reused.Decide(limits, states, cost, start, true)
+				fresh.Decide(limits, states, strategy.Ask{Cost: cost, Now: start, DryRun: true})
+				reused.Decide(limits, states, strategy.Ask{Cost: cost, Now: start, DryRun: true})
 				if !same(fresh, reused) || len(fresh.Statuses) != len(limits) {
 					t.Fatalf("%d limits, cost %d: used again: %+v, want %+v", len(limits), cost, reused, fresh)
 				}
@@ -481,7 +504,7 @@ func TestDecideReportsWhetherItConsumed(t *testing.T) {
 		name   string
 		cost   uint64
 		dryRun bool
-		used   uint32 // before, from each
+		used   int64 // before, from each
 		want   strategy.Consumed
 	}{
 		{"allowed", 1, false, 0, strategy.ConsumedAll},
@@ -494,7 +517,7 @@ func TestDecideReportsWhetherItConsumed(t *testing.T) {
 		states := []strategy.State{{Last: start, Used: tt.used}, {Last: start, Used: tt.used}}
 		before := slices.Clone(states)
 		var d strategy.Decision
-		if got := d.Decide(limits, states, tt.cost, after(start, us), tt.dryRun); got != tt.want {
+		if got := d.Decide(limits, states, strategy.Ask{Cost: tt.cost, Now: after(start, us), DryRun: tt.dryRun}); got != tt.want {
 			t.Errorf("%s: consumed = %v, want %v", tt.name, got, tt.want)
 		}
 		for i := range states {

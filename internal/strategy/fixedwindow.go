@@ -7,14 +7,36 @@ package strategy
 // known flaw: up to 2 x N units can pass around the boundary of two windows.
 //
 // State: Used is how many units were consumed in the window that contains Last.
+//
+// A debt ends with its window. A Refund gives back only what was consumed in the
+// window of now.
 
 func takeFixedWindow(l *Limit, s State, cost int64, now Instant, next *State) verdict {
 	used, toEnd := fixedWindow(l, s, now)
 	if used+cost > l.Capacity {
 		return verdict{retryAfter: micros(toEnd)}
 	}
-	*next = State{Last: now, Used: uint32(used + cost)}
+	*next = State{Last: now, Used: used + cost}
 	return allowed
+}
+
+func chargeFixedWindow(l *Limit, s State, cost int64, now Instant) State {
+	used, _ := fixedWindow(l, s, now)
+	return State{Last: now, Used: l.filled(used, cost)}
+}
+
+func refundFixedWindow(l *Limit, s State, a *Ask, now Instant) State {
+	used, _ := fixedWindow(l, s, now)
+	if used == 0 || a.ConsumedAt != 0 && !l.inWindow(a.ConsumedAt, now) {
+		return s
+	}
+	return State{Last: now, Used: used - min(used, a.units())}
+}
+
+// inWindow reports whether at, which is not after now, is in the window of now.
+func (l *Limit) inWindow(at, now Instant) bool {
+	start, _ := l.Window(now)
+	return at >= start
 }
 
 func usedFixedWindow(l *Limit, s State, now Instant) (used, reset int64) {
@@ -30,7 +52,7 @@ func usedFixedWindow(l *Limit, s State, now Instant) (used, reset int64) {
 func fixedWindow(l *Limit, s State, now Instant) (used, toEnd int64) {
 	start, end := l.Window(now)
 	if s.Last >= start {
-		used = int64(s.Used)
+		used = s.Used
 	}
 	return used, int64(end - now)
 }

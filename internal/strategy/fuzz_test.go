@@ -54,7 +54,7 @@ func wantSense(t *testing.T, c *counters, d *strategy.Decision, now strategy.Ins
 		if st.Remaining > st.Limit || st.ResetAfter < 0 || st.RetryAfter < strategy.Never || st.Allowed != (st.RetryAfter == 0) {
 			t.Fatalf("%+v at %d: %+v", c.limits[i], now, st)
 		}
-		if s := c.states[i]; s.Used > rate.MaxCount || s.Part < 0 {
+		if s := c.states[i]; s.Used > strategy.MaxUnits || s.Part < 0 {
 			t.Fatalf("%+v at %d: state %+v", c.limits[i], now, s)
 		}
 	}

@@ -11,7 +11,7 @@ package strategy
 func takeLeakyBucket(l *Limit, s State, cost int64, now Instant, next *State) verdict {
 	v := takeTokenBucket(l, s, cost, now, next)
 	if v.allowed {
-		v.delay = micros(drainTime(l, int64(next.Used)-cost, next.Part))
+		v.delay = micros(drainTime(l, next.Used-cost, next.Part))
 	}
 	return v
 }

@@ -33,6 +33,7 @@ type Limit struct {
 	Strategy Strategy
 	Rate     rate.Rate
 	Capacity int64 // the largest cost ever allowed: the burst, or the count of a window; 0 if unlimited
+	MaxDebt  Bound // how much debt a charge may leave: see Mode
 	Shadow   bool  // evaluated, but denies nothing: see Decide
 
 	// The calendar of a FIXED_WINDOW: see calendar.go.
@@ -42,7 +43,7 @@ type Limit struct {
 
 // SameCounter reports whether l and m share a counter. Two named limits do if
 // they have the same name and strategy. Two unnamed limits do if only Shadow
-// differs.
+// and MaxDebt differ.
 func (l *Limit) SameCounter(m *Limit) bool {
 	if l.Name != "" {
 		return l.Name == m.Name && l.Strategy == m.Strategy
@@ -101,6 +102,7 @@ type Spec struct {
 	Rate     string   // as rate.Parse reads it
 	Strategy Strategy // 0: FixedWindow
 	Burst    uint64   // 0: the strategy's default
+	MaxDebt  Bound
 
 	Zone      *time.Location // of the calendar that a FIXED_WINDOW follows; nil: none was given
 	AnchorDay uint32         // on which months and years begin, 1 to MaxAnchorDay; 0: the first
@@ -108,7 +110,7 @@ type Spec struct {
 
 // A Violation says what is wrong with one field of a Spec.
 type Violation struct {
-	Field   string // "name", "rate", "strategy", "burst", "time_zone" or "anchor_day"
+	Field   string // "name", "rate", "strategy", "burst", "max_debt", "time_zone" or "anchor_day"
 	Problem string // quotes the value and shows a right one
 }
 
@@ -152,7 +154,10 @@ func newLimit(spec *Spec, r rate.Rate, problem string, maxLogCount int64) (Limit
 	if len(spec.Name) > MaxNameBytes {
 		refuse("name", "%s has %d bytes; a name has at most %d", quote.Cut(spec.Name), len(spec.Name), MaxNameBytes)
 	}
-	l := Limit{Name: spec.Name, Strategy: spec.Strategy, Rate: r, Zone: spec.Zone, AnchorDay: uint8(min(spec.AnchorDay, MaxAnchorDay+1))}
+	l := Limit{
+		Name: spec.Name, Strategy: spec.Strategy, Rate: r, MaxDebt: spec.MaxDebt,
+		Zone: spec.Zone, AnchorDay: uint8(min(spec.AnchorDay, MaxAnchorDay+1)),
+	}
 	if l.Strategy == 0 {
 		l.Strategy = FixedWindow
 	}
@@ -174,6 +179,9 @@ func newLimit(spec *Spec, r rate.Rate, problem string, maxLogCount int64) (Limit
 		refuse("burst", "burst %d: %s has none; leave it out, or use token_bucket, leaky_bucket or gcra", spec.Burst, l.Strategy)
 	case spec.Burst > MaxBurst:
 		refuse("burst", "burst %d is over %s; write 1 to %[2]s, or 0 for the strategy's default", spec.Burst, strconv.Itoa(MaxBurst))
+	}
+	if debt, ok := spec.MaxDebt.Units(); ok && debt > MaxUnits {
+		refuse("max_debt", "max_debt %d is over %s; write 0 to %[2]s, or leave it out for no bound", debt, strconv.Itoa(MaxUnits))
 	}
 	if problem == "" && l.Strategy.known() {
 		if v := calendarViolation(&l, spec); v.Problem != "" {

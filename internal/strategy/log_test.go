@@ -21,7 +21,7 @@ func TestLogStepByStep(t *testing.T) {
 	var g Log
 	view := func(cost uint64, now Instant, want State) {
 		t.Helper()
-		if got := g.View(l, cost, now); got != want {
+		if got := g.View(l, Ask{Cost: cost, Now: now}); got != want {
 			t.Errorf("View of %d at %d: %+v, want %+v", cost, now, got, want)
 		}
 	}
@@ -75,7 +75,7 @@ func TestLogAgreesWithASlice(t *testing.T) {
 			now += Instant(rapid.OneOf(rapid.IntRange(0, 5), rapid.IntRange(0, 120)).Draw(t, "gap"))
 			cost := rapid.Uint64Range(1, uint64(min(l.Capacity, rapid.Int64Range(1, 40).Draw(t, "most")))).Draw(t, "cost")
 			used := usedAt(now)
-			want := State{Used: uint32(used)}
+			want := State{Used: int64(used)}
 			if len(all) > 0 {
 				want.Last = all[len(all)-1].at
 			}
@@ -87,7 +87,7 @@ func TestLogAgreesWithASlice(t *testing.T) {
 				}
 				want.Part = int64(then)
 			}
-			if got := g.View(l, cost, now); got != want {
+			if got := g.View(l, Ask{Cost: cost, Now: now}); got != want {
 				t.Fatalf("View of %d at %d: %+v, want %+v", cost, now, got, want)
 			}
 			if !over {
@@ -112,14 +112,14 @@ func TestLogMergesAnInstant(t *testing.T) {
 	for i := range Instant(500) {
 		g.Add(l, 1, 1000-i)
 	}
-	if s := g.View(l, 1, 0); g.length != 1 || s != (State{Last: 1000, Used: 500}) {
+	if s := g.View(l, Ask{Cost: 1, Now: 0}); g.length != 1 || s != (State{Last: 1000, Used: 500}) {
 		t.Errorf("500 units of one instant: %d entries, %+v", g.length, s)
 	}
 	g.Add(l, 500, 1001)
-	if s := g.View(l, 501, 1001); g.length != 2 || s != (State{Last: 1001, Used: 1000, Part: 1101}) {
+	if s := g.View(l, Ask{Cost: 501, Now: 1001}); g.length != 2 || s != (State{Last: 1001, Used: 1000, Part: 1101}) {
 		t.Errorf("and 500 of another: %d entries, %+v", g.length, s)
 	}
-	if s := g.View(l, 500, 1001); s.Part != 1100 {
+	if s := g.View(l, Ask{Cost: 500, Now: 1001}); s.Part != 1100 {
 		t.Errorf("and 500 of another: %+v", s)
 	}
 }

@@ -13,13 +13,16 @@ package strategy
 //
 // State: Used is how many units were consumed in the window that contains Last,
 // and Part how many in the window before it.
+//
+// A debt loses its weight with the window after it. A Refund gives back to the window
+// in which it was consumed: that of now, or the one before.
 
 func takeSlidingWindowCounter(l *Limit, s State, cost int64, now Instant, next *State) verdict {
 	p := period(l.Rate)
 	previous, current, elapsed := countedWindows(p, s, now)
 	room := l.Capacity - current - cost // the most that the previous window may weigh
 	if weight(previous, elapsed, p) <= room {
-		*next = State{Last: now, Used: uint32(current + cost), Part: previous}
+		*next = State{Last: now, Used: current + cost, Part: previous}
 		return allowed
 	}
 	if room >= 0 {
@@ -29,6 +32,27 @@ func takeSlidingWindowCounter(l *Limit, s State, cost int64, now Instant, next *
 	// Not allowed in this window. In the next one, current is the previous window.
 	excess := current - (l.Capacity - cost)
 	return verdict{retryAfter: micros(p - elapsed + mulDivCeil(excess, p, 0, current))}
+}
+
+func chargeSlidingWindowCounter(l *Limit, s State, cost int64, now Instant) State {
+	p := period(l.Rate)
+	previous, current, elapsed := countedWindows(p, s, now)
+	weight := weight(previous, elapsed, p)
+	return State{Last: now, Used: l.filled(weight+current, cost) - weight, Part: previous}
+}
+
+func refundSlidingWindowCounter(l *Limit, s State, a *Ask, now Instant) State {
+	p := period(l.Rate)
+	previous, current, elapsed := countedWindows(p, s, now)
+	of, start := &current, now-Instant(elapsed)
+	if a.ConsumedAt != 0 && a.ConsumedAt < start {
+		of = &previous
+	}
+	if *of == 0 || a.ConsumedAt != 0 && a.ConsumedAt < start-Instant(p) {
+		return s
+	}
+	*of -= min(*of, a.units())
+	return State{Last: now, Used: current, Part: previous}
 }
 
 func usedSlidingWindowCounter(l *Limit, s State, now Instant) (used, reset int64) {
@@ -50,9 +74,9 @@ func countedWindows(p int64, s State, now Instant) (previous, current, elapsed i
 	start := int64(now) - elapsed
 	switch last := int64(s.Last); {
 	case last >= start:
-		return s.Part, int64(s.Used), elapsed
+		return s.Part, s.Used, elapsed
 	case last >= start-p:
-		return int64(s.Used), 0, elapsed
+		return s.Used, 0, elapsed
 	default:
 		return 0, 0, elapsed
 	}

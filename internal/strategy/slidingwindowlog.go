@@ -12,21 +12,40 @@ import (
 //
 // State: a View of the counter's Log. Used is how many units are younger than the
 // period, and Last is when the youngest was consumed. If the request at hand is
-// denied, Part is the instant from which it is allowed.
+// denied, Part is the instant from which it is allowed. Of a request that is charged,
+// PartAfter is the instant from which the same cost is allowed after that. Of a Refund,
+// Part is how many units it gives back, and PartAfter what Last becomes.
+//
+// A charge counts until it is a period old. A Refund gives back what was consumed at
+// ConsumedAt and after, the oldest first, while that still counts; or without
+// ConsumedAt, the youngest first.
+//
+// Charges could make any number of entries. So a charge that finds nothing left joins
+// the youngest entry, if both are in the same of N slots of the period: at most 2 x N + 1
+// entries are younger than the period. The units of that entry then count as of now: a
+// slot longer at most.
 
 func takeSlidingWindowLog(l *Limit, s State, cost int64, now Instant, next *State) verdict {
-	if int64(s.Used)+cost > l.Capacity {
+	if s.Used+cost > l.Capacity {
 		return verdict{retryAfter: micros(s.Part - int64(now))}
 	}
-	*next = State{Last: now, Used: s.Used + uint32(cost)}
+	*next = State{Last: now, Used: s.Used + cost}
 	return allowed
+}
+
+func chargeSlidingWindowLog(l *Limit, s State, cost int64, now Instant) State {
+	return State{Last: now, Used: l.filled(s.Used, cost), Part: s.PartAfter}
+}
+
+func refundSlidingWindowLog(s State) State {
+	return State{Last: Instant(s.PartAfter), Used: s.Used - s.Part}
 }
 
 func usedSlidingWindowLog(l *Limit, s State, now Instant) (used, reset int64) {
 	if s.Used == 0 {
 		return 0, 0
 	}
-	return int64(s.Used), int64(s.Last) + period(l.Rate) - int64(now)
+	return s.Used, int64(s.Last) + period(l.Rate) - int64(now)
 }
 
 // A Log is what a SLIDING_WINDOW_LOG counter remembers. The zero Log is empty and
@@ -48,22 +67,127 @@ type logEntry struct {
 // minRing is how many entries a log has room for once it is used.
 const minRing = 4
 
-// View returns the State that a request of cost sees under l at now.
-func (g *Log) View(l *Limit, cost uint64, now Instant) State {
+// View returns the State that a sees under l. g is settled.
+func (g *Log) View(l *Limit, a Ask) State {
 	if g.length == 0 {
-		return State{}
+		var s State
+		if most := l.Capacity - a.units(); a.Mode != Take && a.Mode != Refund && most >= 0 && l.filled(0, a.units()) > most {
+			s.PartAfter = int64(a.Now) + period(l.Rate)
+		}
+		return s
 	}
 	youngest := g.entry(g.length - 1)
-	now = max(now, youngest.at)
-	used := youngest.total - g.totalBefore(g.firstYounger(l, now))
-	s := State{Last: youngest.at, Used: uint32(used)}
-	if used+cost > uint64(l.Capacity) && cost <= uint64(l.Capacity) {
-		// Find the first entry that leaves room for cost once it is too old to count.
-		most := uint64(l.Capacity) - cost
-		i := sort.Search(g.length-1, func(i int) bool { return youngest.total-g.entry(i).total <= most })
-		s.Part = int64(g.entry(i).at) + period(l.Rate)
+	now := max(a.Now, youngest.at)
+	young := g.firstYounger(l, now)
+	used := g.units(young)
+	s := State{Last: youngest.at, Used: used}
+	if a.Mode == Refund {
+		s.Part, s.PartAfter = g.refunded(&a, young)
+		return s
+	}
+	if a.Cost > uint64(l.Capacity) || l.Capacity == 0 {
+		return s
+	}
+	most := l.Capacity - int64(a.Cost)
+	if used > most {
+		s.Part = int64(g.entry(g.firstBefore(g.length-1, uint64(most))).at) + period(l.Rate)
+	}
+	if a.Mode == Take {
+		return s
+	}
+	charged := l.filled(used, a.units()) - used
+	switch last := g.length - g.joined(l, used, now); {
+	case charged == 0:
+		s.PartAfter = s.Part
+	case used+charged <= most:
+	case charged <= most:
+		n := g.firstBefore(last, uint64(most-charged))
+		if n < last {
+			s.PartAfter = int64(g.entry(n).at) + period(l.Rate)
+			break
+		}
+		fallthrough
+	default: // the charge itself has to be too old to count
+		s.PartAfter = int64(now) + period(l.Rate)
 	}
 	return s
+}
+
+// units returns how many units the entries from the i-th on have.
+func (g *Log) units(i int) int64 {
+	if i == g.length {
+		return 0
+	}
+	return int64(min(g.entry(g.length-1).total-g.totalBefore(i), MaxUnits))
+}
+
+// firstBefore returns the first of the first n entries after which there are no more
+// than most units, or n.
+func (g *Log) firstBefore(n int, most uint64) int {
+	total := g.entry(g.length - 1).total
+	return sort.Search(n, func(i int) bool { return total-g.entry(i).total <= most })
+}
+
+// joined returns 1 if a charge at now joins the youngest entry, and otherwise 0. used
+// is how many units count at now.
+func (g *Log) joined(l *Limit, used int64, now Instant) int {
+	slot := max(1, Instant(period(l.Rate)/l.Rate.Count))
+	if youngest := g.entry(g.length - 1).at; youngest == now || used >= l.Capacity && youngest >= now-now%slot {
+		return 1
+	}
+	return 0
+}
+
+// refunded returns how many units the refund a gives back, of the entries from young
+// on, and the instant of the youngest entry after that.
+func (g *Log) refunded(a *Ask, young int) (units, last int64) {
+	from := g.refundedFrom(a, young)
+	units = min(g.units(from), a.units())
+	switch {
+	case units > 0 && units == g.units(young): // all that counts
+		return units, 0
+	case a.ConsumedAt == 0:
+		from = g.firstBefore(g.length-1, uint64(units)) + 1
+	case units < g.units(from) || units == 0:
+		from = g.length
+	}
+	return units, int64(g.entry(from - 1).at)
+}
+
+// refundedFrom returns the index of the oldest entry that a may give back of, of those
+// from young on.
+func (g *Log) refundedFrom(a *Ask, young int) int {
+	if a.ConsumedAt == 0 {
+		return young
+	}
+	return max(young, sort.Search(g.length, func(i int) bool { return g.entry(i).at >= a.ConsumedAt }))
+}
+
+// Settle is State.Settle for a log: all that counts becomes one entry at now.
+func (g *Log) Settle(l *Limit, now, skew Instant) bool {
+	if g.length == 0 {
+		return false
+	}
+	last := g.entry(g.length - 1).at
+	if last <= now || !l.tooFar(last, now, skew) {
+		return false
+	}
+	units := g.units(g.firstYounger(l, last))
+	*g = Log{}
+	g.push(logEntry{at: now, total: uint64(units)})
+	return true
+}
+
+// Apply changes g as a does, which consumes from l or gives back to it.
+func (g *Log) Apply(l *Limit, a Ask) {
+	switch a.Mode {
+	case Take:
+		g.Add(l, a.Cost, a.Now)
+	case Refund:
+		g.refund(l, &a)
+	default: // Charge, Overdraw
+		g.charge(l, &a)
+	}
 }
 
 // Add remembers that cost units were consumed under l at now, and forgets what is
@@ -81,6 +205,59 @@ func (g *Log) Add(l *Limit, cost uint64, now Instant) {
 		return
 	}
 	g.push(logEntry{at: now, total: total + cost})
+}
+
+func (g *Log) charge(l *Limit, a *Ask) {
+	if l.Capacity == 0 {
+		return
+	}
+	if g.length > 0 {
+		youngest := g.entry(g.length - 1)
+		now := max(a.Now, youngest.at)
+		used := g.units(g.firstYounger(l, now))
+		charged := l.filled(used, a.units()) - used
+		if charged > 0 && used > 0 && g.joined(l, used, now) == 1 {
+			youngest.at = now
+		}
+		if charged > 0 {
+			g.Add(l, uint64(charged), now)
+		}
+		return
+	}
+	g.Add(l, uint64(l.filled(0, a.units())), a.Now)
+}
+
+func (g *Log) refund(l *Limit, a *Ask) {
+	if g.length == 0 || l.Capacity == 0 {
+		return
+	}
+	g.forget(g.firstYounger(l, max(a.Now, g.entry(g.length-1).at)))
+	if g.length == 0 {
+		return
+	}
+	from := g.refundedFrom(a, 0)
+	units := uint64(min(g.units(from), a.units()))
+	if a.ConsumedAt == 0 { // the youngest first, so that the others keep their totals
+		for ; units > 0; g.length-- {
+			youngest := g.entry(g.length - 1)
+			own := youngest.total - g.totalBefore(g.length-1)
+			if own > units {
+				youngest.total -= units
+				return
+			}
+			units -= own
+		}
+		return
+	}
+	kept, before := from, g.totalBefore(from)
+	for i := from; i < g.length; i++ {
+		if e := *g.entry(i); e.total-before > units {
+			e.total -= units
+			*g.entry(kept) = e
+			kept++
+		}
+	}
+	g.length = kept
 }
 
 // Append appends g to b in a form that Parse reads, with a few bytes per entry.

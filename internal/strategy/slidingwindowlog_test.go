@@ -29,7 +29,7 @@ func TestLogIsReadAsWritten(t *testing.T) {
 			if err := read.Parse(bytes.TrimPrefix(written, []byte("before"))); err != nil {
 				t.Fatal(err)
 			}
-			if got, want := read.View(l, 1000, now), g.View(l, 1000, now); got != want {
+			if got, want := read.View(l, strategy.Ask{Cost: 1000, Now: now}), g.View(l, strategy.Ask{Cost: 1000, Now: now}); got != want {
 				t.Fatalf("read: %+v, want %+v", got, want)
 			}
 			if again := read.Append([]byte("before")); !bytes.Equal(again, written) {
@@ -57,7 +57,7 @@ func TestLogParseRefuses(t *testing.T) {
 		if err := g.Parse(b); err == nil {
 			t.Errorf("%s: %x is read", name, b)
 		}
-		if s := g.View(l, 1, 1); s != (strategy.State{}) {
+		if s := g.View(l, strategy.Ask{Cost: 1, Now: 1}); s != (strategy.State{}) {
 			t.Errorf("%s: the log is left with %+v, want it empty", name, s)
 		}
 	}
@@ -65,7 +65,7 @@ func TestLogParseRefuses(t *testing.T) {
 	if err := g.Parse(append(far, 3)); err != nil {
 		t.Error(err)
 	}
-	if s := g.View(l, 1, math.MaxInt64); s != (strategy.State{Last: math.MaxInt64, Used: 3}) {
+	if s := g.View(l, strategy.Ask{Cost: 1, Now: math.MaxInt64}); s != (strategy.State{Last: math.MaxInt64, Used: 3}) {
 		t.Errorf("at the end of time: %+v", s)
 	}
 }

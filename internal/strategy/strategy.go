@@ -77,9 +77,31 @@ func InstantOf(t time.Time) Instant { return Instant(t.UnixMicro()) }
 // an unused counter. Each strategy says in its file what the fields mean; the
 // State of one strategy means nothing to another.
 type State struct {
-	Last Instant // when the counter last consumed
-	Part int64   // not negative
-	Used uint32  // at most rate.MaxCount
+	Last      Instant // when the counter last consumed
+	Part      int64   // not negative; below 2^48, except in a View
+	Used      int64   // at most MaxUnits; more than the capacity means debt
+	PartAfter int64   // only in a View
+}
+
+// Settle brings s back to now if it is from further in the future than a period of l,
+// or than skew if that is longer, and reports whether it was: a clock was wrong. What
+// was consumed then counts as if it had been consumed now. For a state from a nearer
+// future, time stands still until its instant. skew is how far apart the clocks may be
+// that write the states of one counter.
+//
+// A store settles the states that it reads before it decides by them, and remembers
+// what Settle has changed, whatever the decision is.
+func (s *State) Settle(l *Limit, now, skew Instant) bool {
+	if s.Last <= now || !l.tooFar(s.Last, now, skew) {
+		return false
+	}
+	s.Last = now
+	return true
+}
+
+// tooFar reports whether a state of last is from too far in the future.
+func (l *Limit) tooFar(last, now, skew Instant) bool {
+	return !l.Rate.IsUnlimited() && last-now > max(Instant(period(l.Rate)), skew)
 }
 
 // Never is the RetryAfter of a request that no wait can help.
@@ -112,45 +134,51 @@ func (c Consumed) From(l *Limit) bool { return c == ConsumedAll || c == Consumed
 // allocation.
 type Decision struct {
 	Allowed    bool
-	RetryAfter time.Duration // if denied: until the same request is allowed, or Never
+	Refused    bool          // the limits are why nothing is consumed; what is decided together then consumes nothing either
+	At         Instant       // when it was made, by the clock of the store; 0 if no limit has a counter
+	RetryAfter time.Duration // if denied: until a Take of the same cost is allowed, or Never
 	Delay      time.Duration // if allowed: how long to hold the request
 	Statuses   []Status      // one for each limit, in order
 }
 
-// Decide sets d to the answer to a request for cost units at now from all of
-// limits. states[i] is the state of the counter of limits[i]; for a
-// SLIDING_WINDOW_LOG it is the View of the counter's Log.
+// Decide sets d to the answer to what a asks of all of limits. states[i] is the state
+// of the counter of limits[i], settled; for a SLIDING_WINDOW_LOG it is the View of the
+// counter's Log.
 //
-// A request consumes only if every limit allows it, its cost is above 0, and it is
-// not a dry run. Decide reports from which limits it consumed. It replaces the
-// states of these by what to remember, and leaves the others as they are.
+// A Take consumes only if every limit allows it; for the other modes see Mode. Nothing
+// consumes if its cost is 0 or it is a dry run. Decide reports from which limits it
+// consumed, or to which it gave back. It replaces the states of these by what to
+// remember, and leaves the others as they are.
 //
 // Limits in shadow mode do not change the answer, its RetryAfter or its Delay. A
-// request consumes from them if they all allow it as well. So their counts and
+// Take consumes from them if they all allow it as well. So their counts and
 // statuses are what they would be if these limits were enforced.
-func (d *Decision) Decide(limits []Limit, states []State, cost uint64, now Instant, dryRun bool) Consumed {
+func (d *Decision) Decide(limits []Limit, states []State, a Ask) Consumed {
 	if len(limits) == 1 { // most requests have one, and need no room for more
 		var next [1]State
-		return d.decide(limits, states, cost, now, dryRun, next[:])
+		return d.decide(limits, states, &a, next[:])
 	}
-	return d.decideMany(limits, states, cost, now, dryRun)
+	return d.decideMany(limits, states, &a)
 }
 
 // decideMany is a function of its own to keep its array out of Decide's stack
 // frame. Otherwise each new goroutine would have to grow its stack for it.
 //
 //go:noinline
-func (d *Decision) decideMany(limits []Limit, states []State, cost uint64, now Instant, dryRun bool) Consumed {
+func (d *Decision) decideMany(limits []Limit, states []State, a *Ask) Consumed {
 	var next [MaxLimits]State
-	return d.decide(limits, states, cost, now, dryRun, next[:])
+	return d.decide(limits, states, a, next[:])
 }
 
 // decide does the work of Decide. next has room for a state of each limit.
-func (d *Decision) decide(limits []Limit, states []State, cost uint64, now Instant, dryRun bool, next []State) Consumed { //nolint:revive // the sixth is room on the stack of its two callers
+func (d *Decision) decide(limits []Limit, states []State, a *Ask, next []State) Consumed {
+	if a.Mode != Take {
+		return d.decideMode(limits, states, a, next)
+	}
 	*d = Decision{Allowed: true, Statuses: d.Statuses[:0]}
 	consumed := ConsumedAll
 	for i := range limits {
-		verdict := take(&limits[i], states[i], cost, now, &next[i])
+		verdict := take(&limits[i], states[i], a.Cost, a.Now, &next[i])
 		d.Statuses = append(d.Statuses, Status{Allowed: verdict.allowed, RetryAfter: verdict.retryAfter})
 		if limits[i].Shadow {
 			if !verdict.allowed {
@@ -160,23 +188,21 @@ func (d *Decision) decide(limits []Limit, states []State, cost uint64, now Insta
 		}
 		if !verdict.allowed {
 			d.Allowed = false
-			if d.RetryAfter != Never && (verdict.retryAfter == Never || verdict.retryAfter > d.RetryAfter) {
-				d.RetryAfter = verdict.retryAfter
-			}
+			d.RetryAfter = longer(d.RetryAfter, verdict.retryAfter)
 		}
 		d.Delay = max(d.Delay, verdict.delay)
 	}
 	if !d.Allowed {
-		d.Delay = 0
+		d.Delay, d.Refused = 0, true
 	}
-	if !d.Allowed || cost == 0 || dryRun {
+	if !d.Allowed || a.Cost == 0 || a.DryRun {
 		consumed = ConsumedNone
 	}
 	for i := range limits {
 		if consumed.From(&limits[i]) {
 			states[i] = next[i]
 		}
-		report(&limits[i], states[i], now, &d.Statuses[i])
+		d.report(&limits[i], states[i], a.Now, &d.Statuses[i])
 	}
 	return consumed
 }
@@ -193,56 +219,101 @@ var (
 	never   = verdict{retryAfter: Never}
 )
 
-// take decides whether l, whose counter has state s, allows cost at now. If it
-// does, take sets next to the counter's state after that cost is consumed.
+// take decides whether l, whose counter has state s, allows a Take of cost at now. If
+// it does, take sets next to the counter's state after that cost is consumed.
 func take(l *Limit, s State, cost uint64, now Instant, next *State) verdict {
-	if l.Rate.IsUnlimited() || cost == 0 {
+	if cost == 0 {
 		*next = s
 		return allowed
 	}
-	if cost > uint64(l.Capacity) {
+	return takeUnits(l, s, cost, now, next)
+}
+
+// takeUnits is take, except that a limit which is in debt does not allow a cost of 0.
+func takeUnits(l *Limit, s State, cost uint64, now Instant, next *State) verdict {
+	switch {
+	case l.Rate.IsUnlimited():
+		*next = s
+		return allowed
+	case cost > uint64(l.Capacity):
 		return never
+	case l.Capacity == 0: // which has nothing to count
+		*next = s
+		return allowed
 	}
-	units := int64(cost)   // at most rate.MaxCount, because of the line above
-	now = max(now, s.Last) // read a clock that stepped back as standing still
+	units := int64(cost) // at most rate.MaxCount, because of the above
+	at := max(now, s.Last)
+	var v verdict
 	switch l.Strategy {
 	case FixedWindow:
-		return takeFixedWindow(l, s, units, now, next)
+		v = takeFixedWindow(l, s, units, at, next)
 	case SlidingWindowCounter:
-		return takeSlidingWindowCounter(l, s, units, now, next)
+		v = takeSlidingWindowCounter(l, s, units, at, next)
 	case SlidingWindowLog:
-		return takeSlidingWindowLog(l, s, units, now, next)
+		v = takeSlidingWindowLog(l, s, units, at, next)
 	case LeakyBucket:
-		return takeLeakyBucket(l, s, units, now, next)
+		v = takeLeakyBucket(l, s, units, at, next)
 	default: // TokenBucket, GCRA
-		return takeTokenBucket(l, s, units, now, next)
+		v = takeTokenBucket(l, s, units, at, next)
+	}
+	if at > now {
+		v.standStill(at - now)
+	}
+	return v
+}
+
+// standStill notes that the clock has stepped back: time stands still for so long, and
+// then what v says begins.
+func (v *verdict) standStill(d Instant) {
+	if v.retryAfter > 0 {
+		v.retryAfter = later(v.retryAfter, d)
+	}
+	if v.delay > 0 {
+		v.delay = later(v.delay, d)
 	}
 }
 
+// later returns d after a wait, or the greatest Duration if that is too long.
+func later(d time.Duration, wait Instant) time.Duration {
+	if more := micros(int64(wait)); d <= math.MaxInt64-more {
+		return d + more
+	}
+	return math.MaxInt64
+}
+
 // report fills st with the state s of the counter of l at now.
-func report(l *Limit, s State, now Instant, st *Status) {
+func (d *Decision) report(l *Limit, s State, now Instant, st *Status) {
 	if l.Rate.IsUnlimited() {
 		st.Limit, st.Remaining = math.MaxUint64, math.MaxUint64
 		return
 	}
+	d.At = now
 	st.Limit = uint64(l.Capacity)
 	if l.Capacity == 0 {
 		return
 	}
-	now = max(now, s.Last)
-	var used, reset int64 // units, microseconds
-	switch l.Strategy {
-	case FixedWindow:
-		used, reset = usedFixedWindow(l, s, now)
-	case SlidingWindowCounter:
-		used, reset = usedSlidingWindowCounter(l, s, now)
-	case SlidingWindowLog:
-		used, reset = usedSlidingWindowLog(l, s, now)
-	default: // TokenBucket, LeakyBucket, GCRA
-		used, reset = usedTokenBucket(l, s, now)
-	}
+	at := max(now, s.Last)
+	used, reset := usedUnits(l, s, at)
 	st.Remaining = uint64(max(0, l.Capacity-used))
 	st.ResetAfter = micros(reset)
+	if at > now && reset > 0 {
+		st.ResetAfter = later(st.ResetAfter, at-now)
+	}
+}
+
+// usedUnits returns how much of l is used at now, which is not before s.Last, and how
+// many microseconds it takes until nothing is.
+func usedUnits(l *Limit, s State, now Instant) (used, reset int64) {
+	switch l.Strategy {
+	case FixedWindow:
+		return usedFixedWindow(l, s, now)
+	case SlidingWindowCounter:
+		return usedSlidingWindowCounter(l, s, now)
+	case SlidingWindowLog:
+		return usedSlidingWindowLog(l, s, now)
+	default: // TokenBucket, LeakyBucket, GCRA
+		return usedTokenBucket(l, s, now)
+	}
 }
 
 // micros returns n microseconds as a Duration, or the greatest Duration if n is

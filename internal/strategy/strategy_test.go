@@ -74,7 +74,7 @@ func ExampleDecision_Decide() {
 
 	var d strategy.Decision
 	for range 3 {
-		consumed := d.Decide(limits, states, 2, now, false)
+		consumed := d.Decide(limits, states, strategy.Ask{Cost: 2, Now: now})
 		fmt.Println(consumed == strategy.ConsumedAll, d.Allowed, d.Statuses[0].Remaining, d.RetryAfter)
 	}
 	// Output:

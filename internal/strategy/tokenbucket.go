@@ -18,14 +18,55 @@ package strategy
 //
 // State: at Last, the level was Used - Part/P units, with 0 <= Part < P. That makes
 // a level exact for every rate: elapsed microseconds times N are P-ths of a unit.
+//
+// A debt is a level above the capacity, and drains like the rest. A Refund lowers the
+// level, but not for what has drained by now.
 
 func takeTokenBucket(l *Limit, s State, cost int64, now Instant, next *State) verdict {
 	units, part := level(l, s, now)
 	if over := units + cost - l.Capacity; over > 0 {
 		return verdict{retryAfter: micros(drainTime(l, over, part))}
 	}
-	*next = State{Last: now, Used: uint32(units + cost), Part: part}
+	*next = State{Last: now, Used: units + cost, Part: part}
 	return allowed
+}
+
+func chargeTokenBucket(l *Limit, s State, cost int64, now Instant) State {
+	units, part := level(l, s, now)
+	switch ceiling := l.Ceiling(); {
+	case units > ceiling: // which was higher
+	case units+cost > ceiling:
+		units, part = ceiling, 0
+	default:
+		units += cost
+	}
+	return State{Last: now, Used: units, Part: part}
+}
+
+func refundTokenBucket(l *Limit, s State, a *Ask, now Instant) State {
+	units, part := level(l, s, now)
+	if units == 0 || units <= l.Capacity && drained(l, a, now) {
+		return s
+	}
+	if units <= a.units() {
+		return State{Last: now}
+	}
+	return State{Last: now, Used: units - a.units(), Part: part}
+}
+
+// drained reports whether what a gives back was consumed so long ago that it has
+// drained: since then, a full bucket has. A cost above the capacity was charged, on top
+// of what was there.
+func drained(l *Limit, a *Ask, now Instant) bool {
+	if a.ConsumedAt == 0 || a.ConsumedAt >= now {
+		return false
+	}
+	most := l.Capacity
+	if a.units() > most {
+		most += a.units()
+	}
+	since, _ := mulDiv(int64(now-a.ConsumedAt), l.Rate.Count, 0, period(l.Rate))
+	return since >= most
 }
 
 func usedTokenBucket(l *Limit, s State, now Instant) (used, reset int64) {
@@ -41,10 +82,10 @@ func level(l *Limit, s State, now Instant) (units, part int64) {
 	p := period(l.Rate)
 	part = min(s.Part, p-1) // the period may have been longer when s was written
 	drained, part := mulDiv(int64(now-s.Last), l.Rate.Count, part, p)
-	if drained >= int64(s.Used) {
+	if drained >= s.Used {
 		return 0, 0
 	}
-	return int64(s.Used) - drained, part
+	return s.Used - drained, part
 }
 
 // drainTime returns how many microseconds it takes to drain units - part/P.

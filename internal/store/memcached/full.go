@@ -38,12 +38,16 @@ const (
 // most, and one more with the next entry of a log.
 const maxCounterBytes = 8 * binary.MaxVarintLen64
 
-// growth returns the most by which an item may grow when r consumes.
-func growth(r *store.Request) (n int) {
-	for i := range r.Limits {
-		n += maxCounterBytes + len(r.Limits[i].Name)
-	}
-	return n
+// growth returns the most by which an item may grow when r and its With consume, in
+// bytes and in counters.
+func growth(r *store.Request) (n, counters int) {
+	r.All(func(r *store.Request) {
+		for i := range r.Limits {
+			n += maxCounterBytes + len(r.Limits[i].Name)
+		}
+		counters += len(r.Limits)
+	})
+	return n, counters
 }
 
 // room returns how many bytes it may have.
@@ -92,16 +96,18 @@ func (it *item) fit(r *store.Request, now strategy.Instant) bool {
 	return true
 }
 
-// indices appends the indices of the counters of r.
+// indices appends the indices of the counters of r and its With.
 func (it *item) indices(r *store.Request, to []int) []int {
 	var buf [strategy.MaxNameBytes + 4*binary.MaxVarintLen64]byte
-	for i := range r.Limits {
-		if l := &r.Limits[i]; !l.Rate.IsUnlimited() {
-			if n := it.find(appendName(buf[:0], l)); n >= 0 {
-				to = append(to, n)
+	r.All(func(r *store.Request) {
+		for i := range r.Limits {
+			if l := &r.Limits[i]; !l.Rate.IsUnlimited() {
+				if n := it.find(appendName(buf[:0], l)); n >= 0 {
+					to = append(to, n)
+				}
 			}
 		}
-	}
+	})
 	return to
 }
 
@@ -122,27 +128,32 @@ func (it *item) restore(value []byte, now strategy.Instant) {
 	it.counters, it.grown = was.counters, was.grown
 }
 
-// refuse denies r, for which there is no room. A request that only limits in shadow
-// mode hold is allowed, and not counted.
-func (it *item) refuse(r *store.Request, d *strategy.Decision, now strategy.Instant, slack time.Duration) {
+// refuse denies r and its With, for which there is no room. A request that only limits
+// in shadow mode hold is allowed, and not counted.
+func (it *item) refuse(r *store.Request, res *store.Result, now strategy.Instant, slack time.Duration) {
 	it.refused++
-	dry := *r
-	dry.DryRun = true
-	it.consume(&dry, d, now, slack)
 	wait := it.untilRoom(now)
-	for i := range r.Limits {
-		l, st := &r.Limits[i], &d.Statuses[i]
-		if l.Rate.IsUnlimited() {
-			continue
+	res.All(r, func(r *store.Request, res *store.Result) {
+		a, d := r.Ask(now), &res.Decision
+		a.DryRun = true
+		it.consumeOne(r, a, d, slack)
+		if a.Mode == strategy.Refund {
+			return // it takes no room
 		}
-		if st.Allowed {
-			st.Allowed, st.Remaining, st.RetryAfter = false, 0, wait
+		for i := range r.Limits {
+			l, st := &r.Limits[i], &d.Statuses[i]
+			if l.Rate.IsUnlimited() {
+				continue
+			}
+			if st.Allowed {
+				st.Allowed, st.Remaining, st.RetryAfter = false, 0, wait
+			}
+			if !l.Shadow {
+				d.Allowed, d.Refused, d.Delay = false, true, 0
+				d.RetryAfter = max(d.RetryAfter, wait)
+			}
 		}
-		if !l.Shadow {
-			d.Allowed, d.Delay = false, 0
-			d.RetryAfter = max(d.RetryAfter, wait)
-		}
-	}
+	})
 }
 
 // untilRoom returns how long it takes until a counter may go.

@@ -118,7 +118,7 @@ func TestLogThatDoesNotFit(t *testing.T) {
 	it.counters = append(it.counters, c)
 	it = parseItem(it.encode(), now)
 	r := store.Request{Namespace: "n", Identifier: "i", Limits: []strategy.Limit{l}, Cost: 1}
-	var d strategy.Decision
+	var d store.Result
 	if changed := it.decide(&r, &d, now, 0); changed || d.Allowed || d.RetryAfter != fullRetry || it.refused != 1 {
 		t.Errorf("changed %t, %+v", changed, d)
 	}

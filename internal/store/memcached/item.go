@@ -83,44 +83,73 @@ func (it *item) encode() []byte {
 	return b
 }
 
-// decide decides r at now with the counters of it, and reports whether it changed
-// them. A counter expires slack after it is unused. If there is no room for what the
-// request consumes, decide makes room, or else denies the request: see full.go.
-func (it *item) decide(r *store.Request, d *strategy.Decision, now strategy.Instant, slack time.Duration) (changed bool) {
-	if it.grown+growth(r) <= it.room() && len(it.counters)+len(r.Limits) <= maxCounters {
-		changed = it.consume(r, d, now, slack)
+// decide decides r and its With at now with the counters of it, and reports whether it
+// changed them. A counter expires slack after it is unused. If there is no room for what
+// the request consumes, decide makes room, or else denies the request: see full.go.
+func (it *item) decide(r *store.Request, res *store.Result, now strategy.Instant, slack time.Duration) (changed bool) {
+	grows, limits := growth(r)
+	if it.grown+grows <= it.room() && len(it.counters)+limits <= maxCounters {
+		changed = it.consume(r, res, now, slack)
 		if changed {
-			it.grown += growth(r)
+			it.grown += grows
 		}
 		return changed
 	}
 	before := it.encode()
-	if !it.consume(r, d, now, slack) {
+	if !it.consume(r, res, now, slack) {
 		return false
 	}
 	if it.fit(r, now) {
 		return true
 	}
 	it.restore(before, now)
-	it.refuse(r, d, now, slack)
+	it.refuse(r, res, now, slack)
 	return false
 }
 
 // consume is decide as if there were room for everything.
-func (it *item) consume(r *store.Request, d *strategy.Decision, now strategy.Instant, slack time.Duration) (changed bool) {
-	var buf [strategy.MaxNameBytes + 4*binary.MaxVarintLen64]byte
-	var states [strategy.MaxLimits]strategy.State
-	for i := range r.Limits {
-		if l := &r.Limits[i]; !l.Rate.IsUnlimited() {
-			if n := it.find(appendName(buf[:0], l)); n >= 0 {
-				states[i] = it.counters[n].view(l, r.Cost, now)
-			}
-		}
+func (it *item) consume(r *store.Request, res *store.Result, now strategy.Instant, slack time.Duration) (changed bool) {
+	decide := func(dryRun bool) (refused bool) {
+		res.All(r, func(r *store.Request, res *store.Result) {
+			a := r.Ask(now)
+			a.DryRun = a.DryRun || dryRun
+			changed = it.consumeOne(r, a, &res.Decision, slack) || changed
+			refused = refused || res.Refused
+		})
+		return refused
 	}
-	consumed := d.Decide(r.Limits, states[:len(r.Limits)], r.Cost, now, r.DryRun)
+	if len(r.With) > 0 && decide(true) {
+		return changed
+	}
+	decide(false)
+	return changed
+}
+
+// consumeOne decides r alone, which asks a.
+func (it *item) consumeOne(r *store.Request, a strategy.Ask, d *strategy.Decision, slack time.Duration) (changed bool) {
+	var buf [strategy.MaxNameBytes + 4*binary.MaxVarintLen64]byte
+	var states, before [strategy.MaxLimits]strategy.State
 	for i := range r.Limits {
 		l := &r.Limits[i]
-		if l.Rate.IsUnlimited() || !consumed.From(l) {
+		if l.Rate.IsUnlimited() {
+			continue
+		}
+		n := it.find(appendName(buf[:0], l))
+		switch {
+		case n >= 0:
+			c := &it.counters[n]
+			c.parse(l)
+			changed = c.settle(l, a.Now, slack) || changed
+			states[i] = c.view(l, a)
+		case l.Strategy == strategy.SlidingWindowLog:
+			states[i] = new(strategy.Log).View(l, a)
+		}
+	}
+	before = states
+	consumed := d.Decide(r.Limits, states[:len(r.Limits)], a)
+	for i := range r.Limits {
+		l := &r.Limits[i]
+		if l.Capacity == 0 || !consumed.From(l) || !moved(l, &before[i], &states[i]) {
 			continue
 		}
 		name := appendName(buf[:0], l)
@@ -131,29 +160,52 @@ func (it *item) consume(r *store.Request, d *strategy.Decision, now strategy.Ins
 		}
 		c := &it.counters[n]
 		if l.Strategy == strategy.SlidingWindowLog {
-			c.log.Add(l, r.Cost, now)
+			c.log.Apply(l, a)
 		}
 		c.state = states[i]
-		c.note(l, &d.Statuses[i], now, slack)
+		c.note(l, &d.Statuses[i], a.Now, slack)
 		changed = true
 	}
 	return changed
 }
 
-// note notes what st says of c, which has just consumed.
+// moved reports whether a counter of l has changed: one may have nothing to give back,
+// or no room for more debt.
+func moved(l *strategy.Limit, before, after *strategy.State) bool {
+	if l.Strategy == strategy.SlidingWindowLog {
+		return before.Used != after.Used
+	}
+	return *before != *after
+}
+
+// maxSkew is how far apart the clocks of daemons that share counters may be. Beyond it,
+// and beyond the period, a counter from the future is taken for one whose writer's clock
+// was wrong.
+const maxSkew = strategy.Instant(10 * time.Second / time.Microsecond)
+
+// settle settles c, which is parsed, and reports whether that has changed it.
+func (c *counter) settle(l *strategy.Limit, now strategy.Instant, slack time.Duration) bool {
+	if l.Strategy == strategy.SlidingWindowLog && !c.log.Settle(l, now, maxSkew) ||
+		l.Strategy != strategy.SlidingWindowLog && !c.state.Settle(l, now, maxSkew) {
+		return false
+	}
+	look := strategy.Ask{Now: now, DryRun: true}
+	var d strategy.Decision
+	d.Decide([]strategy.Limit{*l}, []strategy.State{c.view(l, look)}, look)
+	c.note(l, &d.Statuses[0], now, slack)
+	return true
+}
+
+// note notes what st says of c, which has just changed.
 func (c *counter) note(l *strategy.Limit, st *strategy.Status, now strategy.Instant, slack time.Duration) {
-	at := max(now, c.state.Last)
-	c.expires = at + min(instants(st.ResetAfter), instants(maxLife)) + instants(slack)
+	c.expires = now + min(instants(st.ResetAfter), instants(maxLife)) + instants(slack)
 	c.used = uint8(allUsed - allUsed*st.Remaining/max(st.Limit, 1))
 	c.denies = 0
 	if st.Remaining > 0 {
 		return
 	}
-	state := c.state
-	if l.Strategy == strategy.SlidingWindowLog {
-		state = c.log.View(l, 1, now)
-	}
-	c.denies = at + instants(strategy.RetryAfter(l, state, 1, now))
+	one := c.view(l, strategy.Ask{Cost: 1, Now: now})
+	c.denies = now + instants(strategy.RetryAfter(l, one, 1, now))
 }
 
 // remove removes the counter of l, and reports whether there was one.
@@ -196,20 +248,26 @@ func (it *item) expiration(now strategy.Instant) int32 {
 	return 0 // never
 }
 
-// view returns the state of c that a request of cost sees under l at now. A body that
-// cannot be read means an unused counter.
-func (c *counter) view(l *strategy.Limit, cost uint64, now strategy.Instant) strategy.State {
-	if l.Strategy != strategy.SlidingWindowLog {
-		if c.body != nil {
-			c.state, c.body = parseState(c.body), nil
-		}
-		return c.state
-	}
-	if c.body != nil {
+// parse reads the body of c, if that was not done yet. A body that cannot be read means
+// an unused counter.
+func (c *counter) parse(l *strategy.Limit) {
+	switch {
+	case c.body == nil:
+		return
+	case l.Strategy == strategy.SlidingWindowLog:
 		_ = c.log.Parse(c.body) // an error leaves the log empty
-		c.body = nil
+	default:
+		c.state = parseState(c.body)
 	}
-	return c.log.View(l, cost, now)
+	c.body = nil
+}
+
+// view returns the state of c, which is parsed, that a sees under l.
+func (c *counter) view(l *strategy.Limit, a strategy.Ask) strategy.State {
+	if l.Strategy == strategy.SlidingWindowLog {
+		return c.log.View(l, a)
+	}
+	return c.state
 }
 
 // encodeBody returns the body of c.
@@ -227,10 +285,10 @@ func (c *counter) encodeBody() []byte {
 
 func parseState(b []byte) strategy.State {
 	var last, used, part uint64
-	if !cutNumber(&b, &last, math.MaxInt64) || !cutNumber(&b, &used, math.MaxUint32) || !cutNumber(&b, &part, math.MaxInt64) || len(b) > 0 {
+	if !cutNumber(&b, &last, math.MaxInt64) || !cutNumber(&b, &used, strategy.MaxUnits) || !cutNumber(&b, &part, math.MaxInt64) || len(b) > 0 {
 		return strategy.State{}
 	}
-	return strategy.State{Last: strategy.Instant(last), Used: uint32(used), Part: int64(part)}
+	return strategy.State{Last: strategy.Instant(last), Used: int64(used), Part: int64(part)}
 }
 
 // cutNumber cuts a number off the front of b. It reports whether there is one, of at

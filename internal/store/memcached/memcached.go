@@ -129,8 +129,8 @@ func (s *Store) Decide(ctx context.Context, requests []store.Request, results []
 	for i := range requests {
 		r := &requests[i]
 		if !r.Counts() {
-			results[i].Err = nil
-			new(item).decide(r, &results[i].Decision, s.now(), s.slack)
+			results[i].All(r, func(_ *store.Request, res *store.Result) { res.Err = nil })
+			new(item).decide(r, &results[i], s.now(), s.slack)
 			continue
 		}
 		e := s.edit(r)
@@ -143,7 +143,7 @@ func (s *Store) Decide(ctx context.Context, requests []store.Request, results []
 		e.requests = []int{i}
 		e.change = func(it *item, now strategy.Instant) (changed bool) {
 			for _, i := range e.requests {
-				if it.decide(&requests[i], &results[i].Decision, now, s.slack) {
+				if it.decide(&requests[i], &results[i], now, s.slack) {
 					changed = true
 				}
 			}
@@ -153,13 +153,13 @@ func (s *Store) Decide(ctx context.Context, requests []store.Request, results []
 	s.run(ctx, edits)
 	for _, e := range edits {
 		for _, i := range e.requests {
-			results[i].Err = e.err
+			results[i].All(&requests[i], func(_ *store.Request, res *store.Result) { res.Err = e.err })
 		}
 	}
 }
 
-// DecidesTogether reports false: each identifier has an item of its own.
-func (s *Store) DecidesTogether() bool { return false }
+// DecidesTogether reports whether r is of one identifier: each has an item of its own.
+func (s *Store) DecidesTogether(r *store.Request) bool { return r.Alone() }
 
 // Reset removes the counters of r from their item. It takes one round trip to read the
 // item, and, if a counter is there, one to write the rest.

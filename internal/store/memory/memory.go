@@ -120,7 +120,7 @@ func New(o Options) (*Store, error) {
 	if o.MaxLogCount == 0 {
 		o.MaxLogCount = strategy.DefaultMaxLogCount
 	}
-	oneRequest := int64(strategy.MaxLimits) << bits.Len64(uint64(o.MaxLogCount-1))
+	oneRequest := int64(strategy.MaxLimits) << bits.Len64(uint64(2*o.MaxLogCount)) // with the charges of a log in debt
 	s.maxLogEntries = max(entriesPerKey*int64(o.MaxKeys), oneRequest)
 	for i := range s.shards {
 		s.shards[i].store, s.shards[i].share = s, share
@@ -149,7 +149,7 @@ func (s *Store) Decide(_ context.Context, requests []store.Request, results []st
 }
 
 // DecidesTogether reports true.
-func (s *Store) DecidesTogether() bool { return true }
+func (s *Store) DecidesTogether(*store.Request) bool { return true }
 
 // ahead is how many counters are fetched at a time: some more than a processor
 // waits for at once.
@@ -209,8 +209,7 @@ func (s *Store) decideTogether(r *store.Request, res *store.Result, now strategy
 	for _, place := range locked {
 		s.shards[place].lock()
 	}
-	decide := func(dryRun bool) (allowed bool) {
-		allowed = true
+	decide := func(dryRun bool) (refused bool) {
 		res.All(r, func(r *store.Request, res *store.Result) {
 			asked := *r
 			asked.DryRun = r.DryRun || dryRun
@@ -221,11 +220,11 @@ func (s *Store) decideTogether(r *store.Request, res *store.Result, now strategy
 			}
 			res.Err = nil
 			s.shard(identity).decide(&asked, keys, &res.Decision, now)
-			allowed = allowed && res.Allowed
+			refused = refused || res.Refused
 		})
-		return allowed
+		return refused
 	}
-	if decide(true) {
+	if !decide(true) {
 		decide(false)
 	}
 	for _, place := range locked {

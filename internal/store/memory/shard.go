@@ -80,29 +80,38 @@ func (sh *shard) decide(r *store.Request, keys []key, d *strategy.Decision, now 
 		n, found := sh.find(k)
 		if !found {
 			numbers[i], states[i] = notHeld, strategy.State{}
+			if r.Mode != strategy.Take && r.Limits[i].Strategy == strategy.SlidingWindowLog {
+				states[i] = new(strategy.Log).View(&r.Limits[i], r.Ask(now))
+			}
 			continue
 		}
 		c := sh.at(n)
+		if c.last > now {
+			sh.settle(n, &r.Limits[i], now)
+		}
 		numbers[i], states[i] = n, c.state()
 		if c.log.Load() != 0 {
-			states[i] = sh.log(n).View(&r.Limits[i], r.Cost, now)
+			states[i] = sh.log(n).View(&r.Limits[i], r.Ask(now))
 		}
 	}
-	consumed := d.Decide(r.Limits, states, r.Cost, now, r.DryRun)
+	consumed := d.Decide(r.Limits, states, r.Ask(now))
 	if consumed == strategy.ConsumedNone {
 		return
 	}
 	for i := range keys {
 		l := &r.Limits[i]
-		if l.Rate.IsUnlimited() || !consumed.From(l) {
+		if l.Capacity == 0 || !consumed.From(l) { // a limit of 0, or unlimited: there is nothing to count
 			continue
 		}
 		if numbers[i] == notHeld {
+			if states[i].Used == 0 {
+				continue // nothing was charged, or there was nothing to give back
+			}
 			numbers[i] = sh.add(keys[i], numbers[:len(keys)], push{sh.store.names.find(r.Namespace), now}, l)
 		}
 		sh.at(numbers[i]).setState(&states[i])
 		if l.Strategy == strategy.SlidingWindowLog {
-			sh.addToLog(numbers[i], l, r.Cost, now)
+			sh.applyToLog(numbers[i], l, r.Ask(now))
 		}
 		sh.classify(numbers[i], l, &d.Statuses[i], now)
 	}
@@ -116,11 +125,27 @@ func (sh *shard) add(k key, pinned []uint32, by push, l *strategy.Limit) uint32 
 	return sh.insert(k, g)
 }
 
-// addToLog adds cost to the log of the counter with number n.
-func (sh *shard) addToLog(n uint32, l *strategy.Limit, cost uint64, now strategy.Instant) {
+// settle settles the state of the counter with number n, of l.
+func (sh *shard) settle(n uint32, l *strategy.Limit, now strategy.Instant) {
+	c := sh.at(n)
+	state := c.state()
+	if !state.Settle(l, now, 0) {
+		return
+	}
+	c.setState(&state)
+	if c.log.Load() != 0 {
+		log := sh.log(n)
+		before := log.Size()
+		log.Settle(l, now, 0)
+		sh.grow(c.group, log.Size()-before)
+	}
+}
+
+// applyToLog changes the log of the counter with number n as a does.
+func (sh *shard) applyToLog(n uint32, l *strategy.Limit, a strategy.Ask) {
 	log := sh.log(n)
 	before := log.Size()
-	log.Add(l, cost, now)
+	log.Apply(l, a)
 	sh.grow(sh.at(n).group, log.Size()-before)
 }
 
@@ -128,7 +153,6 @@ func (sh *shard) addToLog(n uint32, l *strategy.Limit, cost uint64, now strategy
 // st is the status of the counter after the decision.
 func (sh *shard) classify(n uint32, l *strategy.Limit, st *strategy.Status, now strategy.Instant) {
 	c := sh.at(n)
-	now = max(now, c.last)
 	c.expires = now + instants(st.ResetAfter)
 	if st.Remaining > 0 {
 		sh.rankOpen(n, int64((st.Limit-st.Remaining)*maxShare/st.Limit))
@@ -136,7 +160,7 @@ func (sh *shard) classify(n uint32, l *strategy.Limit, st *strategy.Status, now 
 	}
 	state := c.state()
 	if l.Strategy == strategy.SlidingWindowLog {
-		state = sh.log(n).View(l, 1, now)
+		state = sh.log(n).View(l, strategy.Ask{Cost: 1, Now: now})
 	}
 	sh.rankShut(n, now+instants(strategy.RetryAfter(l, state, 1, now)))
 }

@@ -11,8 +11,8 @@ import (
 type counter struct {
 	key      key
 	last     strategy.Instant // these three are the State. In a State, group would find no room.
-	part     int64
-	used     uint32
+	part     uint64           // its Part; and in the highest bits, those of Used
+	used     uint32           // the low bits of Used
 	group    uint32           // the index of its group: see shares
 	expires  strategy.Instant // from when on the counter is unused and can be dropped
 	rank     int64            // see ranking
@@ -27,11 +27,18 @@ func (c *counter) set(k key, g uint32) {
 	c.log.Store(0)
 }
 
+const (
+	usedBits = 32 // of Used, in used: the others are in part, above partBits
+	partBits = 48
+)
+
 func (c *counter) state() strategy.State {
-	return strategy.State{Last: c.last, Part: c.part, Used: c.used}
+	return strategy.State{Last: c.last, Part: int64(c.part & (1<<partBits - 1)), Used: int64(c.part>>partBits<<usedBits | uint64(c.used))}
 }
 
-func (c *counter) setState(s *strategy.State) { c.last, c.part, c.used = s.Last, s.Part, s.Used }
+func (c *counter) setState(s *strategy.State) {
+	c.last, c.part, c.used = s.Last, uint64(s.Part)|uint64(s.Used)>>usedBits<<partBits, uint32(s.Used)
+}
 
 // A table is a hash table of counters by key. The counters have numbers from 0, and
 // are in chunks that never move. An index with open addressing finds them.

@@ -34,6 +34,7 @@ type call struct {
 type question struct {
 	keys []any  // strings
 	run  string // the request, and its With, as the script reads it
+	size int    // how many bytes the script replies
 	load bool   // whether the server may not know the script
 }
 
@@ -48,7 +49,11 @@ type reply struct {
 func newCall(r *store.Request) call {
 	var c call
 	keys := 0
-	eachLimit(r, func(*store.Request, *strategy.Limit) { keys++ })
+	c.size = sizeOfConsumed
+	eachLimit(r, func(r *store.Request, l *strategy.Limit) {
+		keys++
+		c.size += sizeOf(r, l)
+	})
 	if keys == 0 {
 		return c
 	}
@@ -57,7 +62,7 @@ func newCall(r *store.Request) call {
 	text, ends := make([]byte, 0, 256), make([]int, 0, 4) // room for most
 	text = binary.BigEndian.AppendUint32(text, uint32(keys))
 	consume := consumes(r)
-	eachLimit(r, func(r *store.Request, l *strategy.Limit) { text = appendLimit(text, l, r.Cost, consume) })
+	eachLimit(r, func(r *store.Request, l *strategy.Limit) { text = appendLimit(text, r, l, consume) })
 	start := len(text)
 	eachLimit(r, func(r *store.Request, l *strategy.Limit) {
 		text = appendCounterKey(text, r.Namespace, r.Identifier, l)
@@ -72,17 +77,25 @@ func newCall(r *store.Request) call {
 	return c
 }
 
-// appendLimit appends l as the script reads it.
-func appendLimit(b []byte, l *strategy.Limit, cost uint64, consume byte) []byte {
+// appendLimit appends l, a limit of r, as the script reads it.
+func appendLimit(b []byte, r *store.Request, l *strategy.Limit, consume byte) []byte {
 	shadow := byte(0)
 	if l.Shadow {
 		shadow = 1
 	}
-	b = append(b, byte(l.Strategy), shadow, consume)
+	b = append(b, byte(l.Strategy), shadow, consume|byte(r.Mode)<<1)
+	most := uint64(rate.MaxCount + 1)
+	if r.Mode != strategy.Take {
+		most = strategy.MaxUnits
+	}
 	for _, n := range [...]float64{
-		float64(min(cost, rate.MaxCount+1)), float64(l.Rate.Count), float64(l.Rate.Period / time.Microsecond), float64(l.Capacity),
+		float64(min(r.Cost, most)), float64(l.Rate.Count), float64(l.Rate.Period / time.Microsecond), float64(l.Capacity),
 	} {
 		b = binary.BigEndian.AppendUint64(b, math.Float64bits(n))
+	}
+	if r.Mode != strategy.Take {
+		b = binary.BigEndian.AppendUint64(b, math.Float64bits(float64(l.Ceiling())))
+		b = binary.BigEndian.AppendUint64(b, math.Float64bits(float64(r.ConsumedAt)))
 	}
 	return b
 }
@@ -103,7 +116,7 @@ func eachLimit(r *store.Request, f func(*store.Request, *strategy.Limit)) {
 // otherwise 0.
 func consumes(r *store.Request) (consume byte) {
 	r.All(func(r *store.Request) {
-		if r.Cost > 0 && !r.DryRun {
+		if r.Changes() {
 			consume = 1
 		}
 	})
@@ -146,7 +159,7 @@ func replies(cmd *redis.StringCmd, failed error, questions []question, replies [
 	}
 	want := sizeOfNow
 	for i := range questions {
-		want += questions[i].replySize()
+		want += questions[i].size
 	}
 	if err == nil && len(packed) != want {
 		err = fmt.Errorf("%w: the script replied %s, which has %d bytes and not %d", store.ErrCounters, quote.Cut(packed), len(packed), want)
@@ -159,13 +172,10 @@ func replies(cmd *redis.StringCmd, failed error, questions []question, replies [
 	}
 	now, packed := strategy.Instant(double(packed)), packed[sizeOfNow:]
 	for i := range questions {
-		size := questions[i].replySize()
+		size := questions[i].size
 		replies[i], packed = reply{now: now, packed: packed[:size]}, packed[size:]
 	}
 }
-
-// replySize returns how long the packed reply to q is.
-func (q *question) replySize() int { return sizeOfConsumed + len(q.keys)*sizeOfState }
 
 // again makes c pending again if its reply says that the script did not run,
 // and may run soon. It reports whether to wait before.
@@ -222,22 +232,26 @@ func (c *call) answer(r *store.Request, res *store.Result) error {
 // decideByStates decides r, and its With, by the states from before, in order.
 // It returns from which limits they consumed.
 func decideByStates(r *store.Request, res *store.Result, packed string, now strategy.Instant) strategy.Consumed {
-	decide := func(dryRun bool) (consumed strategy.Consumed, allowed bool) {
-		packed, allowed := packed, true
+	decide := func(dryRun bool) (consumed strategy.Consumed, refused bool) {
+		packed := packed
 		res.All(r, func(r *store.Request, res *store.Result) {
 			var states [strategy.MaxLimits]strategy.State
 			for j := range r.Limits {
-				if len(packed) > 0 && !r.Limits[j].Rate.IsUnlimited() {
-					states[j], packed = parseState(packed[:sizeOfState]), packed[sizeOfState:]
+				if l := &r.Limits[j]; len(packed) > 0 && !l.Rate.IsUnlimited() {
+					size := sizeOf(r, l)
+					states[j], packed = parseState(packed[:size]), packed[size:]
+					states[j].Settle(l, now, 0)
 				}
 			}
-			from := res.Decide(r.Limits, states[:len(r.Limits)], r.Cost, now, r.DryRun || dryRun)
-			consumed, allowed = max(consumed, from), allowed && res.Allowed
+			a := r.Ask(now)
+			a.DryRun = a.DryRun || dryRun
+			from := res.Decide(r.Limits, states[:len(r.Limits)], a)
+			consumed, refused = max(consumed, from), refused || res.Refused
 		})
-		return consumed, allowed
+		return consumed, refused
 	}
 	if len(r.With) > 0 {
-		if _, allowed := decide(true); !allowed {
+		if _, refused := decide(true); refused {
 			return strategy.ConsumedNone
 		}
 	}
@@ -250,7 +264,16 @@ const (
 	sizeOfNow      = 8
 	sizeOfConsumed = 1
 	sizeOfState    = 24
+	sizeOfView     = 32 // of a sliding window log, but for a take
 )
+
+// sizeOf returns how long the state of the counter of l, a limit of r, is.
+func sizeOf(r *store.Request, l *strategy.Limit) int {
+	if r.Mode != strategy.Take && l.Strategy == strategy.SlidingWindowLog {
+		return sizeOfView
+	}
+	return sizeOfState
+}
 
 // foreign is what decide.lua packs instead of a strategy.Consumed if a key holds
 // what is no string.
@@ -259,14 +282,18 @@ const foreign = 3
 // parseState reads a state as decide.lua packs it. What is none is that of a
 // counter wholly unused, to the script too.
 func parseState(packed string) strategy.State {
-	if len(packed) != sizeOfState {
+	if len(packed) != sizeOfState && len(packed) != sizeOfView {
 		return strategy.State{}
 	}
 	last, used, part := double(packed), double(packed[8:]), double(packed[16:])
 	if last < 0 || used < 0 || part < 0 || !(last+used+part < 1<<55) {
 		return strategy.State{}
 	}
-	return strategy.State{Last: strategy.Instant(last), Used: uint32(min(used, math.MaxUint32)), Part: int64(part)}
+	s := strategy.State{Last: strategy.Instant(last), Used: int64(used), Part: int64(part)}
+	if len(packed) == sizeOfView {
+		s.PartAfter = int64(double(packed[sizeOfState:]))
+	}
+	return s
 }
 
 // double returns the double that packed begins with.

@@ -1,4 +1,4 @@
--- Decides runs of limits, one after the other. If all limits of a run allow it, and
+-- Decides runs of limits, one after the other. If no limit of a run stops it, and
 -- the run is to consume, it consumes from all of them. The algorithms are those of
 -- internal/strategy, which explains them. This file has only what must happen
 -- inside Redis. Go computes the rest of the answer from the states it returns.
@@ -6,14 +6,17 @@
 -- KEYS      the counters of the limits; in a cluster, all in one slot
 -- ARGV[1]   packed. For each run: how many limits it has. For each limit of it: the
 --           number of the strategy; 1 if in shadow mode; 1 to consume or 0 to look,
---           the same for the whole run; cost (at most 1e9 + 1); count; period in
---           microseconds; capacity
+--           the same for the whole run, plus twice the mode (0 take, 1 charge, 2
+--           refund, 3 overdraw); cost (at most 1e9 + 1, or 1e13 if it is not a take);
+--           count; period in microseconds; capacity. If it is not a take: the most
+--           units that a charge may fill it with; and consumed_at, or 0
 -- variables now, in microseconds since the Unix epoch; slack, in milliseconds: how
 --           long keys are kept after they are unused. The lines that set them are
 --           before this file: see script.go
 -- returns   packed: now. For each run: from which limits it consumed (0 none, 1
 --           those that are not in shadow mode, 2 all, 3 none, because a key has a
---           value that is not a string); and the states before that, in order
+--           value that is not a string); and the states before that, in order. The
+--           state of a sliding window log has a fourth double if it is not a take
 --
 -- A state is three doubles: last, used, part. A sliding window log is a string of
 -- entries of 16 bytes. Each entry is two doubles: the instant, and the total of
@@ -28,7 +31,7 @@
 -- call takes as long as deciding one run.
 
 -- muldiv returns the quotient and the remainder of (a x n + c) / p, for whole
--- numbers a < 2^53, n < 2^30 and c < p < 2^45. A quotient above 2^53 is not
+-- numbers a < 2^53, n < 2^44 and c < p < 2^45. A quotient above 2^53 is not
 -- exact, which does not matter, because it is more than any level.
 local function muldiv(a, n, c, p)
   local x = a * n + c
@@ -40,7 +43,7 @@ local function muldiv(a, n, c, p)
   local whole = (a - rest) / p * n
   -- Multiply rest by n digit by digit, in base 128, so that no step reaches 2^53.
   local q, r = 0, 0
-  for shift = 28, 0, -7 do
+  for shift = n < 34359738368 and 28 or 42, 0, -7 do
     x = r * 128 + rest * (math.floor(n / 2 ^ shift) % 128)
     r = x % p
     q = q * 128 + (x - r) / p
@@ -63,7 +66,7 @@ local function check_type(failure)
   if not string.find(failure.err, 'WRONGTYPE', 1, true) then error(failure.err, 0) end
 end
 
--- log_functions returns the two functions for sliding window logs.
+-- log_functions returns the functions for sliding window logs.
 local function log_functions()
   local function entry(key, i)
     return struct.unpack('>dd', redis.call('GETRANGE', key, i * 16, i * 16 + 15))
@@ -93,6 +96,10 @@ local function log_functions()
     local first = search(key, n, function(at) return at > oldest end)
     local _, before = entry(key, first - 1)
     local used, free = total - before, 0
+    if last - now > period then -- a clock was wrong: all that counts becomes one entry at now
+      last, total, n, first = now, used, 2, 1
+      redis.call('SET', key, struct.pack('>dddd', 0, 0, last, total), 'PX', expiry(period))
+    end
     if used + cost > capacity and cost <= capacity then
       local enough = search(key, n, function(_, t) return total - t <= capacity - cost end)
       free = entry(key, enough) + period
@@ -107,25 +114,158 @@ local function log_functions()
       return
     end
     local last, total = entry(key, n - 1)
-    local added = struct.pack('>dd', math.max(now, last), total + cost)
     if now <= last then
-      redis.call('SETRANGE', key, (n - 1) * 16, added)
-    elseif first > 64 and first > n / 2 then -- more than half of it is old: drop the old part
-      redis.call('SET', key, redis.call('GETRANGE', key, (first - 1) * 16, -1) .. added)
+      redis.call('SETRANGE', key, (n - 1) * 16, struct.pack('>dd', last, total + cost))
+      ttl = expiry(period + last - now)
     else
-      redis.call('APPEND', key, added)
+      local added = struct.pack('>dd', now, total + cost)
+      if first > 64 and first > n / 2 then -- more than half of it is old: drop the old part
+        redis.call('SET', key, redis.call('GETRANGE', key, (first - 1) * 16, -1) .. added)
+      else
+        redis.call('APPEND', key, added)
+      end
     end
     redis.call('PEXPIRE', key, ttl)
   end
 
-  return view, add
+  -- charge returns the instant from which the same cost is allowed after the charge,
+  -- and what makes the charge.
+  local function charge(key, last, used, free, n, first, cost, count, period, capacity, ceiling)
+    local at = math.max(now, last)
+    local units = math.max(used, math.min(used + cost, ceiling)) - used
+    if capacity == 0 or units == 0 then return free end
+    local slot = math.max(1, math.floor(period / count))
+    local joins = n > 0 and (last == at or used >= capacity and last >= at - at % slot)
+    local total = 0
+    if n > 0 then
+      local _
+      _, total = entry(key, n - 1)
+    end
+    local after, most = 0, capacity - cost
+    if most >= 0 and used + units > most then
+      after = at + period
+      if units <= most then
+        local stop = joins and n - 1 or n
+        local enough = search(key, stop, function(_, t) return total - t <= most - units end)
+        if enough < stop then after = entry(key, enough) + period end
+      end
+    end
+    return after, function()
+      if joins then
+        redis.call('SETRANGE', key, (n - 1) * 16, struct.pack('>dd', at, total + units))
+        redis.call('PEXPIRE', key, expiry(period + at - now))
+      else
+        add(key, units, period, n, first)
+      end
+    end
+  end
+
+  -- refund returns how many units it gives back, the instant of the youngest entry
+  -- after that, and what gives them back.
+  local function refund(key, last, used, n, first, cost, period, consumed_at)
+    if used == 0 then return 0, last end
+    local from = first
+    if consumed_at > 0 then
+      from = math.max(first, search(key, n, function(at) return at >= consumed_at end))
+    end
+    local _, total = entry(key, n - 1)
+    local _, before = entry(key, from - 1)
+    local units = math.min(total - before, cost)
+    if units == 0 then return 0, last end
+    if units == used then return units, 0, function() redis.call('DEL', key) end end
+    local after, value
+    if consumed_at == 0 then -- the youngest first: the last that is left may be cut
+      local cut = search(key, n - 1, function(_, t) return total - t <= units end)
+      after = entry(key, cut)
+      value = function()
+        return redis.call('GETRANGE', key, (first - 1) * 16, cut * 16 - 1) .. struct.pack('>dd', after, total - units)
+      end
+    else
+      local left = search(key, n, function(_, t) return t - before > units end)
+      after = left < n and last or entry(key, from - 1)
+      value = function()
+        local parts = {redis.call('GETRANGE', key, (first - 1) * 16, from * 16 - 1)}
+        local rest = redis.call('GETRANGE', key, left * 16, -1)
+        for i = 1, #rest, 16 do
+          local at, t = struct.unpack('>dd', rest, i)
+          parts[#parts + 1] = struct.pack('>dd', at, t - units)
+        end
+        return table.concat(parts)
+      end
+    end
+    return units, after, function() redis.call('SET', key, value(), 'PX', expiry(after + period - now)) end
+  end
+
+  return view, add, charge, refund
+end
+
+-- change_function returns what changes the state of a window counter or a bucket in
+-- another mode than take.
+local function change_function()
+  -- It returns the next state, or nil if that is the same; for how many microseconds to
+  -- keep it; and whether the limit lets the run consume.
+  return function(mode, strategy, last, used, part, cost, count, period, capacity, ceiling, consumed_at)
+    if capacity == 0 then return nil, nil, mode ~= 3 or cost == 0 end
+    local at, weight, start = math.max(now, last), 0
+    if strategy < 3 then -- the windows
+      start = at - at % period
+      if strategy == 1 then
+        if last < start then used = 0 end
+        part = 0
+      else
+        if last < start then
+          if last >= start - period then part = used else part = 0 end
+          used = 0
+        end
+        local fraction
+        weight, fraction = muldiv(period - at % period, part, 0, period)
+        if fraction > 0 then weight = weight + 1 end
+      end
+    elseif used > 0 then
+      if part >= period then part = period - 1 end
+      local drained
+      drained, part = muldiv(at - last, count, part, period)
+      used = used - drained
+      if used <= 0 then used, part = 0, 0 end
+    else
+      part = 0
+    end
+    local level = used + weight
+    if mode == 3 and (level > capacity or level == capacity and cost > 0) then return nil, nil, false end
+    if mode == 2 then
+      if strategy < 3 then
+        if consumed_at > 0 and consumed_at < start then
+          if strategy == 1 or consumed_at < start - period or part == 0 then return nil, nil, true end
+          part = part - math.min(part, cost)
+        else
+          if used == 0 then return nil, nil, true end
+          used = used - math.min(used, cost)
+        end
+      else
+        if used == 0 then return nil, nil, true end
+        if used <= capacity and consumed_at > 0 and consumed_at < at then
+          local most = capacity
+          if cost > most then most = most + cost end
+          if muldiv(at - consumed_at, count, 0, period) >= most then return nil, nil, true end
+        end
+        if used <= cost then used, part = 0, 0 else used = used - cost end
+      end
+    elseif strategy < 3 then
+      used = math.max(level, math.min(level + cost, ceiling)) - weight
+    elseif used <= ceiling then
+      if used + cost > ceiling then used, part = ceiling, 0 else used = used + cost end
+    end
+    local matters
+    if strategy < 3 then matters = start + strategy * period - now else matters = used * period / count + at - now end
+    return struct.pack('>ddd', at, used, part), matters, true
+  end
 end
 
 local unused = '\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0'
 local runs, position = ARGV[1], 1
 local reply = {struct.pack('>d', now)}
 local values, matters = {}, {} -- for each limit: its next state, and for how many microseconds to keep it
-local shadows, view, add, adds -- most decisions need none of these
+local shadows, view, add, charge, refund, acts, change -- most decisions need none of these
 
 local last_key = 0
 while last_key < #KEYS do
@@ -137,28 +277,48 @@ while last_key < #KEYS do
 
   for i = first_key, last_key do
     local key = KEYS[i]
-    local strategy, shadow, consumes, cost, count, period, capacity
-    strategy, shadow, consumes, cost, count, period, capacity, position = struct.unpack('>BBBdddd', runs, position)
-    consume = consume and consumes == 1
+    local strategy, shadow, mode, cost, count, period, capacity, ceiling, consumed_at
+    strategy, shadow, mode, cost, count, period, capacity, position = struct.unpack('>BBBdddd', runs, position)
+    consume = consume and mode % 2 == 1
+    if mode > 1 then
+      mode = math.floor(mode / 2)
+      ceiling, consumed_at, position = struct.unpack('>dd', runs, position)
+    else
+      mode = 0
+    end
     if shadow == 1 then
       shadows = shadows or {}
       shadows[i] = true
     end
-    local allowed = true
+    local allowed = true -- whether the limit lets the run consume
     if strategy == 3 then -- sliding_window_log
       if not view then
-        view, add = log_functions()
-        adds = {}
+        view, add, charge, refund = log_functions()
+        acts = {}
       end
       local last, used, free, n, first = view(key, cost, period, capacity)
-      if last then
+      if not last then
+        states, foreign = states .. unused, true
+        if mode > 0 then states = states .. string.sub(unused, 1, 8) end
+      elseif mode == 0 then
         states = states .. struct.pack('>ddd', last, used, free)
         allowed = cost == 0 or used + cost <= capacity
         if allowed and cost > 0 then
-          adds[i] = function() add(key, cost, period, n, first) end
+          acts[i] = function() add(key, cost, period, n, first) end
         end
       else
-        states, foreign = states .. unused, true
+        local after, act
+        if mode == 2 then
+          free, after, act = refund(key, last, used, n, first, cost, period, consumed_at)
+        else
+          after, act = charge(key, last, used, free, n, first, cost, count, period, capacity, ceiling)
+        end
+        states = states .. struct.pack('>dddd', last, used, free, after)
+        if mode == 3 then
+          if capacity == 0 then used = 0 end
+          allowed = used < capacity or cost == 0 and used == capacity
+        end
+        if cost > 0 and capacity > 0 then acts[i] = act end
       end
     else
       local state = redis.pcall('GET', key)
@@ -170,11 +330,26 @@ while last_key < #KEYS do
         last, used, part = struct.unpack('>ddd', state)
         if not (last + used + part < 2 ^ 55) then last, used, part = 0, 0, 0 end -- not a state: no state is so great
         states = states .. state
+        if last - now > period then -- a clock was wrong: it counts as if consumed now
+          last = now
+          if used + part > 0 then
+            local rest = 2 * period
+            if strategy > 3 then rest = used * period / math.max(count, 1) end
+            redis.call('SET', key, struct.pack('>ddd', last, used, part), 'PX', expiry(rest))
+          end
+        end
       else
         states = states .. unused
       end
-      if consume and cost > 0 then
-        local at, level = math.max(now, last)
+      if mode > 0 then
+        if consume and (cost > 0 or mode == 3) then
+          change = change or change_function()
+          values[i], matters[i], allowed = change(mode, strategy, last, used, part, cost, count, period, capacity, ceiling, consumed_at)
+          if cost == 0 then values[i] = nil end
+        end
+      elseif consume and cost > 0 then
+        local at, level = now
+        if last > now then at = last end
         if strategy == 1 then -- fixed_window
           local elapsed = at % period
           if last < at - elapsed then used = 0 end
@@ -203,7 +378,10 @@ while last_key < #KEYS do
           level, matters[i] = used, used * period / count
         end
         allowed = level <= capacity
-        if allowed then values[i] = struct.pack('>ddd', at, used, part) end
+        if allowed then
+          values[i] = struct.pack('>ddd', at, used, part)
+          if at > now then matters[i] = matters[i] + at - now end
+        end
       end
     end
     if not allowed then
@@ -220,8 +398,8 @@ while last_key < #KEYS do
       if not all and shadows[i] then -- a limit in shadow mode denied: no limit in shadow mode consumes
       elseif values[i] then
         redis.call('SET', KEYS[i], values[i], 'PX', expiry(matters[i]))
-      elseif adds and adds[i] then
-        adds[i]()
+      elseif acts and acts[i] then
+        acts[i]()
       end
     end
   end

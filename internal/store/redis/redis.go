@@ -94,9 +94,9 @@ func (s *Store) Decide(ctx context.Context, requests []store.Request, results []
 	}
 }
 
-// DecidesTogether reports whether the server is not a cluster, where the
-// counters of several identifiers are in several slots.
-func (s *Store) DecidesTogether() bool { return s.pipes.cluster == nil }
+// DecidesTogether reports whether all counters of r are on one server: in a cluster,
+// those of several identifiers are in several slots.
+func (s *Store) DecidesTogether(r *store.Request) bool { return s.pipes.cluster == nil || r.Alone() }
 
 // budget returns how long requests may take together.
 func (s *Store) budget(requests []store.Request) time.Duration {

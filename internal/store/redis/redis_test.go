@@ -91,7 +91,7 @@ func TestMuldiv(t *testing.T) {
 	exact := new(big.Int).Lsh(big.NewInt(1), 53)
 	rapid.Check(t, func(rt *rapid.T) {
 		for range 20 {
-			a, n := number(52).Draw(rt, "a"), number(30).Draw(rt, "n")
+			a, n := number(52).Draw(rt, "a"), number(44).Draw(rt, "n")
 			p := 1 + number(44).Draw(rt, "p")
 			c := number(44).Draw(rt, "c") % p
 			reply, err := script.Run(t.Context(), client, nil, a, n, c, p).StringSlice()
@@ -101,7 +101,7 @@ func TestMuldiv(t *testing.T) {
 			x := new(big.Int).Mul(big.NewInt(a), big.NewInt(n))
 			q, r := x.Add(x, big.NewInt(c)).QuoRem(x, big.NewInt(p), new(big.Int))
 			if q.Cmp(exact) >= 0 {
-				if got, _ := new(big.Int).SetString(reply[0], 10); got.Cmp(big.NewInt(strategy.MaxBurst)) <= 0 {
+				if got, _ := new(big.Int).SetString(reply[0], 10); got.Cmp(big.NewInt(strategy.MaxUnits)) <= 0 {
 					rt.Fatalf("(%d x %d + %d) / %d = %s, want more than any level", a, n, c, p, reply[0])
 				}
 			} else if reply[0] != q.String() || reply[1] != r.String() {

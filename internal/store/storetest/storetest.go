@@ -24,6 +24,7 @@ import (
 type Subject struct {
 	Store store.Store
 	Set   func(now strategy.Instant) // sets the clock by which the store decides
+	Skew  strategy.Instant           // how far apart the clocks of its daemons may be
 }
 
 // Run runs the suite. open opens a Subject and makes the test close it at its end.
@@ -48,6 +49,12 @@ func Run(t *testing.T, open func(t *testing.T) Subject) {
 		{"Race", testRace},
 		{"AgreesWithTheAlgorithms", testAgreesWithTheAlgorithms},
 		{"LongLog", testLongLog},
+		{"Modes", testModes},
+		{"ModesAllOrNone", testModesAllOrNone},
+		{"ModesOfNothing", testModesOfNothing},
+		{"Overflow", testOverflow},
+		{"RaceOfModes", testRaceOfModes},
+		{"ClockWasWrong", testClockWasWrong},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.test(t, open(t)) })
 	}
@@ -198,7 +205,7 @@ func testKnownAnswers(t *testing.T, s Subject) {
 				r := request(l)
 				r.Cost = step.cost
 				d := s.decide(t, r)
-				want := strategy.Decision{Allowed: step.allowed, RetryAfter: step.retry, Delay: step.delay, Statuses: []strategy.Status{{
+				want := strategy.Decision{Allowed: step.allowed, At: at(step.at), RetryAfter: step.retry, Delay: step.delay, Statuses: []strategy.Status{{
 					Limit: uint64(l.Capacity), Remaining: step.remaining, ResetAfter: step.reset, RetryAfter: step.retry, Allowed: step.allowed,
 				}}}
 				if !equal(d, want) {
@@ -240,16 +247,17 @@ func testAllOrNone(t *testing.T, s Subject) {
 }
 
 // decideTogether decides requests together, if the store does that, and
-// otherwise each on its own.
-func (s Subject) decideTogether(t *testing.T, requests []store.Request) []store.Result {
-	if !s.Store.DecidesTogether() {
+// otherwise each on its own. It reports which.
+func (s Subject) decideTogether(t *testing.T, requests []store.Request) ([]store.Result, bool) {
+	one := together(requests)
+	if !s.Store.DecidesTogether(&one[0]) {
 		results := make([]store.Result, len(requests))
 		s.Store.Decide(t.Context(), requests, results)
-		return results
+		return results, false
 	}
 	results := make([]store.Result, 1)
-	s.Store.Decide(t.Context(), together(requests), results)
-	return append(results, results[0].With...)
+	s.Store.Decide(t.Context(), one, results)
+	return append(results, results[0].With...), true
 }
 
 // together returns the one request that is all of requests.
@@ -259,44 +267,59 @@ func together(requests []store.Request) []store.Request {
 	return []store.Request{first}
 }
 
-// testTogether has random requests decided together.
+// testTogether has random requests decided together: of several identifiers, or of one.
 func testTogether(t *testing.T, s Subject) {
-	model := newModel()
-	run := 0
+	model := newModel(s)
+	run, together := 0, map[bool]int{}
 	rapid.Check(t, func(rt *rapid.T) {
 		run++ // identifiers of its own, so that no run finds what another has left
+		alone := rapid.Bool().Draw(rt, "of one identifier")
+		limits := everyStrategy(t, "3/h", 3)
 		for step := range rapid.IntRange(1, 12).Draw(rt, "steps") {
-			s.Set(epoch + strategy.Instant(step*1000))
+			now := epoch + strategy.Instant(step*1000)
+			s.Set(now)
 			dry := rapid.IntRange(0, 5).Draw(rt, "dry run") == 0
 			requests := make([]store.Request, rapid.IntRange(1, 4).Draw(rt, "requests"))
 			for i := range requests {
 				r := &requests[i]
-				limits := everyStrategy(t, "3/h", 3)
 				n := rapid.IntRange(1, 3).Draw(rt, "limits")
 				from := rapid.IntRange(0, len(limits)-n).Draw(rt, "from")
 				*r = store.Request{
-					Namespace: "joined", Identifier: fmt.Sprint(run, " ", i), Limits: limits[from : from+n],
-					Cost: rapid.Uint64Range(0, 2).Draw(rt, "cost"), DryRun: dry,
+					Namespace: "joined", Identifier: fmt.Sprint(run, " ", i), Limits: slices.Clone(limits[from : from+n]),
+					Cost: rapid.Uint64Range(0, 2).Draw(rt, "cost"), DryRun: dry, Mode: drawMode().Draw(rt, "mode"),
 				}
 				if rapid.IntRange(0, 5).Draw(rt, "unlimited") == 0 {
 					r.Limits = []strategy.Limit{Limit(t, strategy.Spec{Rate: "unlimited"})}
 				}
+				if alone {
+					r.Identifier = fmt.Sprint(run, " alone")
+					for j := range r.Limits { // no counter in common
+						r.Limits[j].Name = fmt.Sprint(i)
+					}
+				}
 			}
-			results := s.decideTogether(t, requests)
-			for i, want := range model.decideRun(requests, epoch+strategy.Instant(step*1000), s.Store.DecidesTogether()) {
+			results, joined := s.decideTogether(t, requests)
+			if alone && !joined {
+				rt.Fatal("requests of one identifier are not decided together")
+			}
+			together[alone]++
+			for i, want := range model.decideRun(requests, now, joined) {
 				if results[i].Err != nil || !equal(results[i].Decision, want) {
 					rt.Fatalf("step %d, request %d of %+v:\n got %+v\nwant %+v", step, i, requests, results[i], want)
 				}
 			}
 		}
 	})
+	if (together[true] == 0 || together[false] == 0) && !t.Failed() {
+		t.Errorf("of one identifier, and not: %v", together)
+	}
 }
 
 // testMixedBatches decides batches about few identifiers, with few and many limits,
 // together and not. Each decision must be the same as if they were decided one after
 // the other.
 func testMixedBatches(t *testing.T, s Subject) {
-	model := newModel()
+	model := newModel(s)
 	limits := append(everyStrategy(t, "3/h", 3), everyStrategy(t, "5/min", 5)...)
 	batch := 0
 	rapid.Check(t, func(rt *rapid.T) {
@@ -315,12 +338,14 @@ func testMixedBatches(t *testing.T, s Subject) {
 				from := rapid.IntRange(0, len(limits)-n).Draw(rt, "from")
 				run[i] = store.Request{
 					Namespace: "mixed", Identifier: fmt.Sprint(batch, " ", first+i),
-					Limits: limits[from : from+n], Cost: 1,
+					Limits: limits[from : from+n], Cost: 1, Mode: drawMode().Draw(rt, "mode"),
 				}
 			}
-			want = append(want, model.decideRun(run, now, s.Store.DecidesTogether())...)
-			if s.Store.DecidesTogether() {
-				run = together(run)
+			one := together(run)
+			joined := s.Store.DecidesTogether(&one[0])
+			want = append(want, model.decideRun(run, now, joined)...)
+			if joined {
+				run = one
 			}
 			requests = append(requests, run...)
 		}
@@ -396,19 +421,48 @@ func testUnlimited(t *testing.T, s Subject) {
 	}
 }
 
+// testClockStepsBack has the clock step back by up to a period: time stands still until
+// it is there again, so that all waits are longer by the step.
 func testClockStepsBack(t *testing.T, s Subject) {
-	for _, l := range everyStrategy(t, "5/s", 5) {
-		s.Set(at(10 * time.Second))
+	for _, l := range everyStrategy(t, "5/min", 5) {
+		s.Set(at(10 * time.Minute))
 		r := request(l)
 		r.Cost = 4
 		before := s.decide(t, r)
-		for _, back := range []time.Duration{time.Microsecond, time.Second, time.Hour} {
-			s.Set(at(10*time.Second - back))
+		for _, back := range []time.Duration{time.Microsecond, time.Second, time.Minute} {
+			s.Set(at(10*time.Minute - back))
 			r.Cost = 0
-			if d := s.decide(t, r); !equalStatus(d, before) {
-				t.Fatalf("%s: %v back: %+v, want it to stand still: %+v", l.Strategy, back, d, before)
+			want := before
+			want.Statuses = slices.Clone(before.Statuses)
+			want.Statuses[0].ResetAfter += back
+			if d := s.decide(t, r); !equalStatus(d, want) {
+				t.Fatalf("%s: %v back: %+v, want it to stand still: %+v", l.Strategy, back, d, want)
 			}
+			r.Cost = 2
+			d := s.decide(t, r)
+			if d.Allowed || d.RetryAfter < back {
+				t.Fatalf("%s: %v back: %+v, want denied for longer than that", l.Strategy, back, d)
+			}
+			s.wantExact(t, r, at(10*time.Minute-back), d.RetryAfter)
 		}
+	}
+}
+
+// wantExact checks that r is denied until wait after an instant, and then allowed.
+func (s Subject) wantExact(t *testing.T, r store.Request, from strategy.Instant, wait time.Duration) {
+	t.Helper()
+	r.DryRun = true
+	if r.Cost > 0 {
+		r.Mode = strategy.Take
+	}
+	then := from + strategy.Instant(wait/time.Microsecond)
+	s.Set(then - 1)
+	if d := s.decide(t, r); d.Allowed {
+		t.Fatalf("%+v: allowed earlier than after %v: %+v", r, wait, d)
+	}
+	s.Set(then)
+	if d := s.decide(t, r); !d.Allowed {
+		t.Fatalf("%+v: denied still after %v: %+v", r, wait, d)
 	}
 }
 
@@ -597,14 +651,20 @@ func testAgreesWithTheAlgorithms(t *testing.T, s Subject) {
 		run++
 		limits := rapid.SliceOfNDistinct(drawLimit(t), 1, 4, counterOf).Draw(rt, "limits")
 		changed := changedRates(rt, t, limits)
-		model := newModel()
+		model := newModel(s)
 		now := at(time.Duration(rapid.Int64Range(0, int64(1000*time.Hour)).Draw(rt, "start")))
+		times := []strategy.Instant{now}
 		for range rapid.IntRange(20, 150).Draw(rt, "steps") {
 			now = min(now+strategy.Instant(drawPause(limits).Draw(rt, "pause")), endOfTime)
+			times = append(times, now)
 			r := store.Request{
 				Namespace: "differential", Identifier: fmt.Sprint(run),
 				Limits: rapid.SampledFrom([][]strategy.Limit{limits, limits, changed}).Draw(rt, "rates")[rapid.IntRange(0, len(limits)-1).Draw(rt, "from"):],
 				Cost:   drawCost(limits).Draw(rt, "cost"), DryRun: rapid.IntRange(0, 9).Draw(rt, "dry run") == 0,
+				Mode: drawMode().Draw(rt, "mode"),
+			}
+			if r.Mode == strategy.Refund && rapid.IntRange(0, 2).Draw(rt, "with its time") > 0 {
+				r.ConsumedAt = rapid.SampledFrom(times[max(0, len(times)-8):]).Draw(rt, "consumed at") + strategy.Instant(rapid.IntRange(-1, 1).Draw(rt, "beside"))
 			}
 			s.Set(now)
 			got, want := s.decide(t, r), model.decide(r, now)
@@ -615,14 +675,27 @@ func testAgreesWithTheAlgorithms(t *testing.T, s Subject) {
 	})
 }
 
+// drawMode draws a mode: mostly Take.
+func drawMode() *rapid.Generator[strategy.Mode] {
+	return rapid.SampledFrom([]strategy.Mode{strategy.Take, strategy.Take, strategy.Take, strategy.Charge, strategy.Refund, strategy.Refund, strategy.Overdraw})
+}
+
 // testLongLog does the same with one sliding window log, over many times its period.
 func testLongLog(t *testing.T, s Subject) {
-	l := Limit(t, strategy.Spec{Rate: "200/100ms", Strategy: strategy.SlidingWindowLog})
-	model, now, random := newModel(), epoch, rand.New(rand.NewPCG(1, 2))
+	l := Limit(t, strategy.Spec{Rate: "200/100ms", Strategy: strategy.SlidingWindowLog, MaxDebt: strategy.AtMost(300)})
+	model, now, random := newModel(s), epoch, rand.New(rand.NewPCG(1, 2))
 	for i := range 2000 {
 		now += strategy.Instant(random.IntN(4) * random.IntN(1000)) // sometimes 0
 		r := request(l)
 		r.Cost = uint64(random.IntN(3))
+		switch random.IntN(10) {
+		case 0:
+			r.Mode = strategy.Charge
+		case 1:
+			r.Mode, r.ConsumedAt = strategy.Refund, now-strategy.Instant(random.IntN(100_000))
+		case 2:
+			r.Mode = strategy.Refund
+		}
 		if i%500 == 499 {
 			now += 200_000
 		}
@@ -659,6 +732,9 @@ func drawLimit(tb testing.TB) *rapid.Generator[strategy.Limit] {
 		case strategy.TokenBucket, strategy.LeakyBucket, strategy.GCRA:
 			spec.Burst = rapid.SampledFrom([]uint64{0, 1, 2, 5, 100, 999_999_937, 1_000_000_000}).Draw(rt, "burst")
 		}
+		if rapid.IntRange(0, 1).Draw(rt, "bounded debt") == 0 {
+			spec.MaxDebt = strategy.AtMost(rapid.SampledFrom([]uint64{0, 1, 5, 1000, 1_000_000_000, strategy.MaxUnits}).Draw(rt, "max debt"))
+		}
 		l := Limit(tb, spec)
 		l.Shadow = rapid.IntRange(0, 4).Draw(rt, "shadow") == 0
 		return l
@@ -670,7 +746,7 @@ func counterOf(l strategy.Limit) strategy.Limit {
 	if l.Name != "" {
 		return strategy.Limit{Name: l.Name, Strategy: l.Strategy}
 	}
-	l.Shadow = false
+	l.Shadow, l.MaxDebt = false, strategy.Bound(0)
 	return l
 }
 
@@ -685,7 +761,8 @@ func changedRates(rt *rapid.T, tb testing.TB, limits []strategy.Limit) []strateg
 			if l.Strategy == strategy.SlidingWindowLog {
 				other.Rate.Period = l.Rate.Period
 			}
-			changed[i].Rate, changed[i].Capacity, changed[i].Zone, changed[i].AnchorDay = other.Rate, other.Capacity, other.Zone, other.AnchorDay
+			changed[i].Rate, changed[i].Capacity, changed[i].MaxDebt = other.Rate, other.Capacity, other.MaxDebt
+			changed[i].Zone, changed[i].AnchorDay = other.Zone, other.AnchorDay
 		}
 	}
 	return changed
@@ -714,6 +791,7 @@ func drawCost(limits []strategy.Limit) *rapid.Generator[uint64] {
 // A model is the simplest possible store: the algorithms and a map.
 type model struct {
 	counters map[modelKey]*modelCounter
+	skew     strategy.Instant
 }
 
 // A modelKey identifies a counter. It has no namespace, because each test uses only one.
@@ -727,21 +805,20 @@ type modelCounter struct {
 	log   strategy.Log
 }
 
-func newModel() *model { return &model{map[modelKey]*modelCounter{}} }
+func newModel(of Subject) *model { return &model{map[modelKey]*modelCounter{}, of.Skew} }
 
 // decideRun decides requests, together or each on its own.
 func (m *model) decideRun(requests []store.Request, now strategy.Instant, together bool) []strategy.Decision {
-	decide := func(dryRun bool) (decisions []strategy.Decision, allowed bool) {
-		allowed = true
+	decide := func(dryRun bool) (decisions []strategy.Decision, refused bool) {
 		for _, r := range requests {
 			r.DryRun = r.DryRun || dryRun
 			d := m.decide(r, now)
-			decisions, allowed = append(decisions, d), allowed && d.Allowed
+			decisions, refused = append(decisions, d), refused || d.Refused
 		}
-		return decisions, allowed
+		return decisions, refused
 	}
-	if together {
-		if decisions, allowed := decide(true); !allowed {
+	if together && len(requests) > 1 {
+		if decisions, refused := decide(true); refused {
 			return decisions
 		}
 	}
@@ -757,14 +834,16 @@ func (m *model) decide(r store.Request, now strategy.Instant) strategy.Decision 
 		if m.counters[known] == nil {
 			m.counters[known] = &modelCounter{}
 		}
-		counters[i] = m.counters[known]
-		states[i] = counters[i].state
+		c := m.counters[known]
+		c.state.Settle(&l, now, m.skew)
+		counters[i], states[i] = c, c.state
 		if l.Strategy == strategy.SlidingWindowLog {
-			states[i] = counters[i].log.View(&l, r.Cost, now)
+			c.log.Settle(&l, now, m.skew)
+			states[i] = c.log.View(&l, r.Ask(now))
 		}
 	}
 	var d strategy.Decision
-	consumed := d.Decide(r.Limits, states, r.Cost, now, r.DryRun)
+	consumed := d.Decide(r.Limits, states, r.Ask(now))
 	for i := range r.Limits {
 		l := &r.Limits[i]
 		if !consumed.From(l) {
@@ -772,7 +851,7 @@ func (m *model) decide(r store.Request, now strategy.Instant) strategy.Decision 
 		}
 		counters[i].state = states[i]
 		if l.Strategy == strategy.SlidingWindowLog && !l.Rate.IsUnlimited() {
-			counters[i].log.Add(l, r.Cost, now)
+			counters[i].log.Apply(l, r.Ask(now))
 		}
 	}
 	return d
@@ -795,7 +874,7 @@ func everyStrategy(tb testing.TB, rate string, burst uint64) []strategy.Limit {
 }
 
 func equal(a, b strategy.Decision) bool {
-	return a.Allowed == b.Allowed && a.RetryAfter == b.RetryAfter && a.Delay == b.Delay && equalStatus(a, b)
+	return a.Allowed == b.Allowed && a.RetryAfter == b.RetryAfter && a.Delay == b.Delay && a.At == b.At && equalStatus(a, b)
 }
 
 func equalStatus(a, b strategy.Decision) bool {

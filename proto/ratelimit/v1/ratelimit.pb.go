@@ -13,6 +13,7 @@ import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	durationpb "google.golang.org/protobuf/types/known/durationpb"
+	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -24,6 +25,63 @@ const (
 	// Verify that runtime/protoimpl is sufficiently up-to-date.
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
+
+type Mode int32
+
+const (
+	Mode_MODE_UNSPECIFIED Mode = 0
+	// Consumes the cost if all limits allow it, and otherwise nothing.
+	Mode_TAKE Mode = 1
+	// Consumes the cost from all limits, whatever is left: it reports what has already
+	// happened. That may leave a limit in debt. allowed says whether it was within the
+	// limits, and retry_after how long until a TAKE of the same cost is allowed.
+	Mode_CHARGE Mode = 2
+	// Gives the cost back to all limits, at most until they are unused. Always allowed.
+	Mode_REFUND Mode = 3
+)
+
+// Enum value maps for Mode.
+var (
+	Mode_name = map[int32]string{
+		0: "MODE_UNSPECIFIED",
+		1: "TAKE",
+		2: "CHARGE",
+		3: "REFUND",
+	}
+	Mode_value = map[string]int32{
+		"MODE_UNSPECIFIED": 0,
+		"TAKE":             1,
+		"CHARGE":           2,
+		"REFUND":           3,
+	}
+)
+
+func (x Mode) Enum() *Mode {
+	p := new(Mode)
+	*p = x
+	return p
+}
+
+func (x Mode) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Mode) Descriptor() protoreflect.EnumDescriptor {
+	return file_ratelimit_v1_ratelimit_proto_enumTypes[0].Descriptor()
+}
+
+func (Mode) Type() protoreflect.EnumType {
+	return &file_ratelimit_v1_ratelimit_proto_enumTypes[0]
+}
+
+func (x Mode) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Mode.Descriptor instead.
+func (Mode) EnumDescriptor() ([]byte, []int) {
+	return file_ratelimit_v1_ratelimit_proto_rawDescGZIP(), []int{0}
+}
 
 type Strategy int32
 
@@ -77,11 +135,11 @@ func (x Strategy) String() string {
 }
 
 func (Strategy) Descriptor() protoreflect.EnumDescriptor {
-	return file_ratelimit_v1_ratelimit_proto_enumTypes[0].Descriptor()
+	return file_ratelimit_v1_ratelimit_proto_enumTypes[1].Descriptor()
 }
 
 func (Strategy) Type() protoreflect.EnumType {
-	return &file_ratelimit_v1_ratelimit_proto_enumTypes[0]
+	return &file_ratelimit_v1_ratelimit_proto_enumTypes[1]
 }
 
 func (x Strategy) Number() protoreflect.EnumNumber {
@@ -90,7 +148,7 @@ func (x Strategy) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Strategy.Descriptor instead.
 func (Strategy) EnumDescriptor() ([]byte, []int) {
-	return file_ratelimit_v1_ratelimit_proto_rawDescGZIP(), []int{0}
+	return file_ratelimit_v1_ratelimit_proto_rawDescGZIP(), []int{1}
 }
 
 type Reason int32
@@ -142,11 +200,11 @@ func (x Reason) String() string {
 }
 
 func (Reason) Descriptor() protoreflect.EnumDescriptor {
-	return file_ratelimit_v1_ratelimit_proto_enumTypes[1].Descriptor()
+	return file_ratelimit_v1_ratelimit_proto_enumTypes[2].Descriptor()
 }
 
 func (Reason) Type() protoreflect.EnumType {
-	return &file_ratelimit_v1_ratelimit_proto_enumTypes[1]
+	return &file_ratelimit_v1_ratelimit_proto_enumTypes[2]
 }
 
 func (x Reason) Number() protoreflect.EnumNumber {
@@ -155,7 +213,7 @@ func (x Reason) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Reason.Descriptor instead.
 func (Reason) EnumDescriptor() ([]byte, []int) {
-	return file_ratelimit_v1_ratelimit_proto_rawDescGZIP(), []int{1}
+	return file_ratelimit_v1_ratelimit_proto_rawDescGZIP(), []int{2}
 }
 
 type ShouldAllowRequest struct {
@@ -172,8 +230,13 @@ type ShouldAllowRequest struct {
 	// How many units the request asks for. Absent means 1. 0 asks for nothing:
 	// the request is always allowed, and reports the state of its limits.
 	Cost *uint64 `protobuf:"varint,5,opt,name=cost,proto3,oneof" json:"cost,omitempty"`
-	// Decide exactly as without it, and consume nothing.
-	DryRun        bool `protobuf:"varint,6,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	// Decide exactly as without it, and change nothing.
+	DryRun bool `protobuf:"varint,6,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	// What the request does with its cost. Absent means TAKE.
+	Mode Mode `protobuf:"varint,7,opt,name=mode,proto3,enum=ratelimit.v1.Mode" json:"mode,omitempty"`
+	// REFUND: when what is given back was consumed: the decided_at of that response. It
+	// says in which window the units are. Absent means just now. Other modes have none.
+	ConsumedAt    *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=consumed_at,json=consumedAt,proto3" json:"consumed_at,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -250,6 +313,20 @@ func (x *ShouldAllowRequest) GetDryRun() bool {
 	return false
 }
 
+func (x *ShouldAllowRequest) GetMode() Mode {
+	if x != nil {
+		return x.Mode
+	}
+	return Mode_MODE_UNSPECIFIED
+}
+
+func (x *ShouldAllowRequest) GetConsumedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ConsumedAt
+	}
+	return nil
+}
+
 // Limit holds an identifier to a rate.
 type Limit struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -273,7 +350,10 @@ type Limit struct {
 	TimeZone string `protobuf:"bytes,5,opt,name=time_zone,json=timeZone,proto3" json:"time_zone,omitempty"`
 	// FIXED_WINDOW with a rate of months or years: the day of the month on which
 	// these begin, 1 to 28. 0 means the first.
-	AnchorDay     uint32 `protobuf:"varint,6,opt,name=anchor_day,json=anchorDay,proto3" json:"anchor_day,omitempty"`
+	AnchorDay uint32 `protobuf:"varint,6,opt,name=anchor_day,json=anchorDay,proto3" json:"anchor_day,omitempty"`
+	// The most debt, in units, that a CHARGE may leave; what it would leave above is not
+	// counted. Absent means no bound. It may change without the counter starting again.
+	MaxDebt       *uint64 `protobuf:"varint,7,opt,name=max_debt,json=maxDebt,proto3,oneof" json:"max_debt,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -350,6 +430,13 @@ func (x *Limit) GetAnchorDay() uint32 {
 	return 0
 }
 
+func (x *Limit) GetMaxDebt() uint64 {
+	if x != nil && x.MaxDebt != nil {
+		return *x.MaxDebt
+	}
+	return 0
+}
+
 type ShouldAllowResponse struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Allowed bool                   `protobuf:"varint,1,opt,name=allowed,proto3" json:"allowed,omitempty"`
@@ -362,7 +449,10 @@ type ShouldAllowResponse struct {
 	Delay *durationpb.Duration `protobuf:"bytes,4,opt,name=delay,proto3" json:"delay,omitempty"`
 	// One for each limit, in the order of the request or of the policy. None if
 	// the reason is STORE_FAILURE and nothing was counted.
-	Statuses      []*LimitStatus `protobuf:"bytes,5,rep,name=statuses,proto3" json:"statuses,omitempty"`
+	Statuses []*LimitStatus `protobuf:"bytes,5,rep,name=statuses,proto3" json:"statuses,omitempty"`
+	// When the decision was made, by the clock of the store. A REFUND of what was
+	// consumed may carry it back as consumed_at. Absent if no counter was asked.
+	DecidedAt     *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=decided_at,json=decidedAt,proto3" json:"decided_at,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -428,6 +518,13 @@ func (x *ShouldAllowResponse) GetDelay() *durationpb.Duration {
 func (x *ShouldAllowResponse) GetStatuses() []*LimitStatus {
 	if x != nil {
 		return x.Statuses
+	}
+	return nil
+}
+
+func (x *ShouldAllowResponse) GetDecidedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.DecidedAt
 	}
 	return nil
 }
@@ -1096,7 +1193,7 @@ var File_ratelimit_v1_ratelimit_proto protoreflect.FileDescriptor
 
 const file_ratelimit_v1_ratelimit_proto_rawDesc = "" +
 	"\n" +
-	"\x1cratelimit/v1/ratelimit.proto\x12\fratelimit.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x17google/rpc/status.proto\"\xd2\x01\n" +
+	"\x1cratelimit/v1/ratelimit.proto\x12\fratelimit.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"\xb7\x02\n" +
 	"\x12ShouldAllowRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x1e\n" +
 	"\n" +
@@ -1105,8 +1202,11 @@ const file_ratelimit_v1_ratelimit_proto_rawDesc = "" +
 	"\x06limits\x18\x03 \x03(\v2\x13.ratelimit.v1.LimitR\x06limits\x12\x16\n" +
 	"\x06policy\x18\x04 \x01(\tR\x06policy\x12\x17\n" +
 	"\x04cost\x18\x05 \x01(\x04H\x00R\x04cost\x88\x01\x01\x12\x17\n" +
-	"\adry_run\x18\x06 \x01(\bR\x06dryRunB\a\n" +
-	"\x05_cost\"\xb5\x01\n" +
+	"\adry_run\x18\x06 \x01(\bR\x06dryRun\x12&\n" +
+	"\x04mode\x18\a \x01(\x0e2\x12.ratelimit.v1.ModeR\x04mode\x12;\n" +
+	"\vconsumed_at\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"consumedAtB\a\n" +
+	"\x05_cost\"\xe2\x01\n" +
 	"\x05Limit\x12\x12\n" +
 	"\x04rate\x18\x01 \x01(\tR\x04rate\x122\n" +
 	"\bstrategy\x18\x02 \x01(\x0e2\x16.ratelimit.v1.StrategyR\bstrategy\x12\x14\n" +
@@ -1114,14 +1214,18 @@ const file_ratelimit_v1_ratelimit_proto_rawDesc = "" +
 	"\x04name\x18\x04 \x01(\tR\x04name\x12\x1b\n" +
 	"\ttime_zone\x18\x05 \x01(\tR\btimeZone\x12\x1d\n" +
 	"\n" +
-	"anchor_day\x18\x06 \x01(\rR\tanchorDay\"\x81\x02\n" +
+	"anchor_day\x18\x06 \x01(\rR\tanchorDay\x12\x1e\n" +
+	"\bmax_debt\x18\a \x01(\x04H\x00R\amaxDebt\x88\x01\x01B\v\n" +
+	"\t_max_debt\"\xbc\x02\n" +
 	"\x13ShouldAllowResponse\x12\x18\n" +
 	"\aallowed\x18\x01 \x01(\bR\aallowed\x12,\n" +
 	"\x06reason\x18\x02 \x01(\x0e2\x14.ratelimit.v1.ReasonR\x06reason\x12:\n" +
 	"\vretry_after\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\n" +
 	"retryAfter\x12/\n" +
 	"\x05delay\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x05delay\x125\n" +
-	"\bstatuses\x18\x05 \x03(\v2\x19.ratelimit.v1.LimitStatusR\bstatuses\"\xe7\x01\n" +
+	"\bstatuses\x18\x05 \x03(\v2\x19.ratelimit.v1.LimitStatusR\bstatuses\x129\n" +
+	"\n" +
+	"decided_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\tdecidedAt\"\xe7\x01\n" +
 	"\vLimitStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05limit\x18\x02 \x01(\x04R\x05limit\x12\x1c\n" +
@@ -1160,7 +1264,14 @@ const file_ratelimit_v1_ratelimit_proto_rawDesc = "" +
 	"\brepeated\x18\x02 \x01(\bR\brepeated\"1\n" +
 	"\rCancelRequest\x12 \n" +
 	"\vreservation\x18\x01 \x01(\fR\vreservation\"\x10\n" +
-	"\x0eCancelResponse*\x98\x01\n" +
+	"\x0eCancelResponse*>\n" +
+	"\x04Mode\x12\x14\n" +
+	"\x10MODE_UNSPECIFIED\x10\x00\x12\b\n" +
+	"\x04TAKE\x10\x01\x12\n" +
+	"\n" +
+	"\x06CHARGE\x10\x02\x12\n" +
+	"\n" +
+	"\x06REFUND\x10\x03*\x98\x01\n" +
 	"\bStrategy\x12\x18\n" +
 	"\x14STRATEGY_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fFIXED_WINDOW\x10\x01\x12\x1a\n" +
@@ -1201,65 +1312,70 @@ func file_ratelimit_v1_ratelimit_proto_rawDescGZIP() []byte {
 	return file_ratelimit_v1_ratelimit_proto_rawDescData
 }
 
-var file_ratelimit_v1_ratelimit_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_ratelimit_v1_ratelimit_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
 var file_ratelimit_v1_ratelimit_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_ratelimit_v1_ratelimit_proto_goTypes = []any{
-	(Strategy)(0),                    // 0: ratelimit.v1.Strategy
-	(Reason)(0),                      // 1: ratelimit.v1.Reason
-	(*ShouldAllowRequest)(nil),       // 2: ratelimit.v1.ShouldAllowRequest
-	(*Limit)(nil),                    // 3: ratelimit.v1.Limit
-	(*ShouldAllowResponse)(nil),      // 4: ratelimit.v1.ShouldAllowResponse
-	(*LimitStatus)(nil),              // 5: ratelimit.v1.LimitStatus
-	(*ShouldAllowBatchRequest)(nil),  // 6: ratelimit.v1.ShouldAllowBatchRequest
-	(*ShouldAllowBatchResponse)(nil), // 7: ratelimit.v1.ShouldAllowBatchResponse
-	(*ShouldAllowResult)(nil),        // 8: ratelimit.v1.ShouldAllowResult
-	(*ResetRequest)(nil),             // 9: ratelimit.v1.ResetRequest
-	(*ResetResponse)(nil),            // 10: ratelimit.v1.ResetResponse
-	(*ReserveRequest)(nil),           // 11: ratelimit.v1.ReserveRequest
-	(*ReserveResponse)(nil),          // 12: ratelimit.v1.ReserveResponse
-	(*CommitRequest)(nil),            // 13: ratelimit.v1.CommitRequest
-	(*CommitResponse)(nil),           // 14: ratelimit.v1.CommitResponse
-	(*CancelRequest)(nil),            // 15: ratelimit.v1.CancelRequest
-	(*CancelResponse)(nil),           // 16: ratelimit.v1.CancelResponse
-	(*durationpb.Duration)(nil),      // 17: google.protobuf.Duration
-	(*status.Status)(nil),            // 18: google.rpc.Status
+	(Mode)(0),                        // 0: ratelimit.v1.Mode
+	(Strategy)(0),                    // 1: ratelimit.v1.Strategy
+	(Reason)(0),                      // 2: ratelimit.v1.Reason
+	(*ShouldAllowRequest)(nil),       // 3: ratelimit.v1.ShouldAllowRequest
+	(*Limit)(nil),                    // 4: ratelimit.v1.Limit
+	(*ShouldAllowResponse)(nil),      // 5: ratelimit.v1.ShouldAllowResponse
+	(*LimitStatus)(nil),              // 6: ratelimit.v1.LimitStatus
+	(*ShouldAllowBatchRequest)(nil),  // 7: ratelimit.v1.ShouldAllowBatchRequest
+	(*ShouldAllowBatchResponse)(nil), // 8: ratelimit.v1.ShouldAllowBatchResponse
+	(*ShouldAllowResult)(nil),        // 9: ratelimit.v1.ShouldAllowResult
+	(*ResetRequest)(nil),             // 10: ratelimit.v1.ResetRequest
+	(*ResetResponse)(nil),            // 11: ratelimit.v1.ResetResponse
+	(*ReserveRequest)(nil),           // 12: ratelimit.v1.ReserveRequest
+	(*ReserveResponse)(nil),          // 13: ratelimit.v1.ReserveResponse
+	(*CommitRequest)(nil),            // 14: ratelimit.v1.CommitRequest
+	(*CommitResponse)(nil),           // 15: ratelimit.v1.CommitResponse
+	(*CancelRequest)(nil),            // 16: ratelimit.v1.CancelRequest
+	(*CancelResponse)(nil),           // 17: ratelimit.v1.CancelResponse
+	(*timestamppb.Timestamp)(nil),    // 18: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),      // 19: google.protobuf.Duration
+	(*status.Status)(nil),            // 20: google.rpc.Status
 }
 var file_ratelimit_v1_ratelimit_proto_depIdxs = []int32{
-	3,  // 0: ratelimit.v1.ShouldAllowRequest.limits:type_name -> ratelimit.v1.Limit
-	0,  // 1: ratelimit.v1.Limit.strategy:type_name -> ratelimit.v1.Strategy
-	1,  // 2: ratelimit.v1.ShouldAllowResponse.reason:type_name -> ratelimit.v1.Reason
-	17, // 3: ratelimit.v1.ShouldAllowResponse.retry_after:type_name -> google.protobuf.Duration
-	17, // 4: ratelimit.v1.ShouldAllowResponse.delay:type_name -> google.protobuf.Duration
-	5,  // 5: ratelimit.v1.ShouldAllowResponse.statuses:type_name -> ratelimit.v1.LimitStatus
-	17, // 6: ratelimit.v1.LimitStatus.reset_after:type_name -> google.protobuf.Duration
-	17, // 7: ratelimit.v1.LimitStatus.retry_after:type_name -> google.protobuf.Duration
-	2,  // 8: ratelimit.v1.ShouldAllowBatchRequest.requests:type_name -> ratelimit.v1.ShouldAllowRequest
-	8,  // 9: ratelimit.v1.ShouldAllowBatchResponse.results:type_name -> ratelimit.v1.ShouldAllowResult
-	4,  // 10: ratelimit.v1.ShouldAllowResult.response:type_name -> ratelimit.v1.ShouldAllowResponse
-	18, // 11: ratelimit.v1.ShouldAllowResult.error:type_name -> google.rpc.Status
-	3,  // 12: ratelimit.v1.ResetRequest.limits:type_name -> ratelimit.v1.Limit
-	2,  // 13: ratelimit.v1.ReserveRequest.request:type_name -> ratelimit.v1.ShouldAllowRequest
-	4,  // 14: ratelimit.v1.ReserveResponse.response:type_name -> ratelimit.v1.ShouldAllowResponse
-	4,  // 15: ratelimit.v1.CommitResponse.response:type_name -> ratelimit.v1.ShouldAllowResponse
-	2,  // 16: ratelimit.v1.RateLimitService.ShouldAllow:input_type -> ratelimit.v1.ShouldAllowRequest
-	6,  // 17: ratelimit.v1.RateLimitService.ShouldAllowBatch:input_type -> ratelimit.v1.ShouldAllowBatchRequest
-	6,  // 18: ratelimit.v1.RateLimitService.ShouldAllowStream:input_type -> ratelimit.v1.ShouldAllowBatchRequest
-	9,  // 19: ratelimit.v1.RateLimitService.Reset:input_type -> ratelimit.v1.ResetRequest
-	11, // 20: ratelimit.v1.RateLimitService.Reserve:input_type -> ratelimit.v1.ReserveRequest
-	13, // 21: ratelimit.v1.RateLimitService.Commit:input_type -> ratelimit.v1.CommitRequest
-	15, // 22: ratelimit.v1.RateLimitService.Cancel:input_type -> ratelimit.v1.CancelRequest
-	4,  // 23: ratelimit.v1.RateLimitService.ShouldAllow:output_type -> ratelimit.v1.ShouldAllowResponse
-	7,  // 24: ratelimit.v1.RateLimitService.ShouldAllowBatch:output_type -> ratelimit.v1.ShouldAllowBatchResponse
-	7,  // 25: ratelimit.v1.RateLimitService.ShouldAllowStream:output_type -> ratelimit.v1.ShouldAllowBatchResponse
-	10, // 26: ratelimit.v1.RateLimitService.Reset:output_type -> ratelimit.v1.ResetResponse
-	12, // 27: ratelimit.v1.RateLimitService.Reserve:output_type -> ratelimit.v1.ReserveResponse
-	14, // 28: ratelimit.v1.RateLimitService.Commit:output_type -> ratelimit.v1.CommitResponse
-	16, // 29: ratelimit.v1.RateLimitService.Cancel:output_type -> ratelimit.v1.CancelResponse
-	23, // [23:30] is the sub-list for method output_type
-	16, // [16:23] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	4,  // 0: ratelimit.v1.ShouldAllowRequest.limits:type_name -> ratelimit.v1.Limit
+	0,  // 1: ratelimit.v1.ShouldAllowRequest.mode:type_name -> ratelimit.v1.Mode
+	18, // 2: ratelimit.v1.ShouldAllowRequest.consumed_at:type_name -> google.protobuf.Timestamp
+	1,  // 3: ratelimit.v1.Limit.strategy:type_name -> ratelimit.v1.Strategy
+	2,  // 4: ratelimit.v1.ShouldAllowResponse.reason:type_name -> ratelimit.v1.Reason
+	19, // 5: ratelimit.v1.ShouldAllowResponse.retry_after:type_name -> google.protobuf.Duration
+	19, // 6: ratelimit.v1.ShouldAllowResponse.delay:type_name -> google.protobuf.Duration
+	6,  // 7: ratelimit.v1.ShouldAllowResponse.statuses:type_name -> ratelimit.v1.LimitStatus
+	18, // 8: ratelimit.v1.ShouldAllowResponse.decided_at:type_name -> google.protobuf.Timestamp
+	19, // 9: ratelimit.v1.LimitStatus.reset_after:type_name -> google.protobuf.Duration
+	19, // 10: ratelimit.v1.LimitStatus.retry_after:type_name -> google.protobuf.Duration
+	3,  // 11: ratelimit.v1.ShouldAllowBatchRequest.requests:type_name -> ratelimit.v1.ShouldAllowRequest
+	9,  // 12: ratelimit.v1.ShouldAllowBatchResponse.results:type_name -> ratelimit.v1.ShouldAllowResult
+	5,  // 13: ratelimit.v1.ShouldAllowResult.response:type_name -> ratelimit.v1.ShouldAllowResponse
+	20, // 14: ratelimit.v1.ShouldAllowResult.error:type_name -> google.rpc.Status
+	4,  // 15: ratelimit.v1.ResetRequest.limits:type_name -> ratelimit.v1.Limit
+	3,  // 16: ratelimit.v1.ReserveRequest.request:type_name -> ratelimit.v1.ShouldAllowRequest
+	5,  // 17: ratelimit.v1.ReserveResponse.response:type_name -> ratelimit.v1.ShouldAllowResponse
+	5,  // 18: ratelimit.v1.CommitResponse.response:type_name -> ratelimit.v1.ShouldAllowResponse
+	3,  // 19: ratelimit.v1.RateLimitService.ShouldAllow:input_type -> ratelimit.v1.ShouldAllowRequest
+	7,  // 20: ratelimit.v1.RateLimitService.ShouldAllowBatch:input_type -> ratelimit.v1.ShouldAllowBatchRequest
+	7,  // 21: ratelimit.v1.RateLimitService.ShouldAllowStream:input_type -> ratelimit.v1.ShouldAllowBatchRequest
+	10, // 22: ratelimit.v1.RateLimitService.Reset:input_type -> ratelimit.v1.ResetRequest
+	12, // 23: ratelimit.v1.RateLimitService.Reserve:input_type -> ratelimit.v1.ReserveRequest
+	14, // 24: ratelimit.v1.RateLimitService.Commit:input_type -> ratelimit.v1.CommitRequest
+	16, // 25: ratelimit.v1.RateLimitService.Cancel:input_type -> ratelimit.v1.CancelRequest
+	5,  // 26: ratelimit.v1.RateLimitService.ShouldAllow:output_type -> ratelimit.v1.ShouldAllowResponse
+	8,  // 27: ratelimit.v1.RateLimitService.ShouldAllowBatch:output_type -> ratelimit.v1.ShouldAllowBatchResponse
+	8,  // 28: ratelimit.v1.RateLimitService.ShouldAllowStream:output_type -> ratelimit.v1.ShouldAllowBatchResponse
+	11, // 29: ratelimit.v1.RateLimitService.Reset:output_type -> ratelimit.v1.ResetResponse
+	13, // 30: ratelimit.v1.RateLimitService.Reserve:output_type -> ratelimit.v1.ReserveResponse
+	15, // 31: ratelimit.v1.RateLimitService.Commit:output_type -> ratelimit.v1.CommitResponse
+	17, // 32: ratelimit.v1.RateLimitService.Cancel:output_type -> ratelimit.v1.CancelResponse
+	26, // [26:33] is the sub-list for method output_type
+	19, // [19:26] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_ratelimit_v1_ratelimit_proto_init() }
@@ -1268,6 +1384,7 @@ func file_ratelimit_v1_ratelimit_proto_init() {
 		return
 	}
 	file_ratelimit_v1_ratelimit_proto_msgTypes[0].OneofWrappers = []any{}
+	file_ratelimit_v1_ratelimit_proto_msgTypes[1].OneofWrappers = []any{}
 	file_ratelimit_v1_ratelimit_proto_msgTypes[6].OneofWrappers = []any{
 		(*ShouldAllowResult_Response)(nil),
 		(*ShouldAllowResult_Error)(nil),
@@ -1277,7 +1394,7 @@ func file_ratelimit_v1_ratelimit_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ratelimit_v1_ratelimit_proto_rawDesc), len(file_ratelimit_v1_ratelimit_proto_rawDesc)),
-			NumEnums:      2,
+			NumEnums:      3,
 			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   1,

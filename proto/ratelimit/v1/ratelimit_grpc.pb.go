@@ -43,7 +43,7 @@ const (
 // caller's own context ended first.
 type RateLimitServiceClient interface {
 	// ShouldAllow decides one request and, if it is allowed, consumes its cost
-	// from all of its limits.
+	// from all of its limits. Mode has what else a request may do with its cost.
 	ShouldAllow(ctx context.Context, in *ShouldAllowRequest, opts ...grpc.CallOption) (*ShouldAllowResponse, error)
 	// ShouldAllowBatch decides up to 1,000 requests, each on its own, in order.
 	// An invalid request fails alone: its result holds the error.
@@ -168,7 +168,7 @@ func (c *rateLimitServiceClient) Cancel(ctx context.Context, in *CancelRequest, 
 // caller's own context ended first.
 type RateLimitServiceServer interface {
 	// ShouldAllow decides one request and, if it is allowed, consumes its cost
-	// from all of its limits.
+	// from all of its limits. Mode has what else a request may do with its cost.
 	ShouldAllow(context.Context, *ShouldAllowRequest) (*ShouldAllowResponse, error)
 	// ShouldAllowBatch decides up to 1,000 requests, each on its own, in order.
 	// An invalid request fails alone: its result holds the error.
