@@ -40,6 +40,11 @@ type Store interface {
 	// r. It may be repeated.
 	Reset(ctx context.Context, r *Request) error
 
+	// Agree returns the value that all users of the store have agreed on under name:
+	// the one that is there, or else value, which is there from then on. As a counter,
+	// it may be lost. name is one of a few, of letters and hyphens.
+	Agree(ctx context.Context, name string, value []byte) ([]byte, error)
+
 	// Health reports why the store cannot decide, or nil.
 	Health(ctx context.Context) error
 

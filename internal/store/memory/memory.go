@@ -82,6 +82,8 @@ type Store struct {
 	logEntries    atomic.Int64 // the room of all shards' logs
 	maxLogEntries int64
 
+	agreement agreement
+
 	logger  *slog.Logger
 	reports [causes][pushers]lograte.Gate
 

@@ -49,6 +49,7 @@ func Run(t *testing.T, open func(t *testing.T) Subject) {
 		{"Race", testRace},
 		{"AgreesWithTheAlgorithms", testAgreesWithTheAlgorithms},
 		{"LongLog", testLongLog},
+		{"Agree", testAgree},
 		{"Modes", testModes},
 		{"ModesAllOrNone", testModesAllOrNone},
 		{"ModesOfNothing", testModesOfNothing},

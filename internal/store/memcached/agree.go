@@ -1,0 +1,35 @@
+package memcached
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/bradfitz/gomemcache/memcache"
+)
+
+// Agree keeps the value in the item rl:<name>, which is no identifier's: those have two
+// colons.
+func (s *Store) Agree(ctx context.Context, name string, value []byte) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	key := "rl:" + name
+	server := pick(s.servers, key)
+	agreed := make(chan []byte, 1) // a call that nobody waits for any more may still set it
+	err := s.send(ctx, []call{{server, func() error {
+		err := server.client.Add(&memcache.Item{Key: key, Value: slices.Clone(value)})
+		if err != nil && !errors.Is(err, memcache.ErrNotStored) {
+			return err
+		}
+		item, err := server.client.Get(key)
+		if err == nil {
+			agreed <- item.Value
+		}
+		return err
+	}}})[0]
+	if err != nil {
+		return nil, fmt.Errorf("memcached %s: %s: %w", server.addr, key, err)
+	}
+	return <-agreed, nil
+}
