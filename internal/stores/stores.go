@@ -28,7 +28,7 @@ func Open(c *config.Config, registry *prometheus.Registry, logger *slog.Logger, 
 		main, err = openMemory(c, registry, logger)
 		return main, nil, err
 	}
-	remote, err := openRemote(c, registry, panics)
+	remote, err := openRemote(c, registry, logger, panics)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -66,10 +66,10 @@ func openMemory(c *config.Config, registry *prometheus.Registry, logger *slog.Lo
 	return s, nil
 }
 
-func openRemote(c *config.Config, registry *prometheus.Registry, panics *crash.Log) (breaker.Store, error) {
+func openRemote(c *config.Config, registry *prometheus.Registry, logger *slog.Logger, panics *crash.Log) (breaker.Store, error) {
 	if c.Store.Kind == config.Redis {
 		o := c.RedisOptions()
-		o.Panics = panics
+		o.Panics, o.Logger = panics, logger
 		s, err := redis.New(o)
 		if err != nil {
 			return nil, err

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -21,6 +22,8 @@ import (
 // way through Redis.
 type call struct {
 	question
+	request *store.Request
+	result  *store.Result
 	pending bool // whether it is to be sent
 
 	shipment *shipment // which it goes with
@@ -32,9 +35,10 @@ type call struct {
 // A question is what a call asks Redis: nothing, if it has no keys. Nothing
 // that it refers to is written to again.
 type question struct {
-	keys []any  // strings
-	run  string // the request, and its With, as the script reads it
-	load bool   // whether the server may not know the script
+	keys     []any  // strings
+	run      string // the request, and its With, as the script reads it
+	load     bool   // whether the server may not know the script
+	together bool   // whether it has a With
 }
 
 // A reply is that to a question.
@@ -44,9 +48,24 @@ type reply struct {
 	err    error
 }
 
-// newCall returns the call of a request.
-func newCall(r *store.Request) call {
-	var c call
+// newCalls appends to calls those of a request: one, or one for each request of its With
+// if these are decided apart.
+func newCalls(calls []call, r *store.Request, res *store.Result, apart bool) []call {
+	if !apart || len(r.With) == 0 {
+		return append(calls, newCall(r, res))
+	}
+	res.All(r, func(r *store.Request, res *store.Result) {
+		alone := *r
+		alone.With = nil
+		calls = append(calls, newCall(&alone, res))
+	})
+	return calls
+}
+
+// newCall returns the call of a request, to set res.
+func newCall(r *store.Request, res *store.Result) call {
+	c := call{request: r, result: res}
+	c.together = len(r.With) > 0
 	keys := 0
 	eachLimit(r, func(*store.Request, *strategy.Limit) { keys++ })
 	if keys == 0 {
@@ -114,15 +133,22 @@ func consumes(r *store.Request) (consume byte) {
 func (c *call) key() string { return c.keys[0].(string) }
 
 // command returns what asks questions, with the script's source if a server may
-// not know it.
-func (s script) command(ctx context.Context, questions []question) *redis.StringCmd {
-	keys, size, load := 0, 0, false
+// not know it. With routed, the questions are about one identifier, and the first key is
+// the same for whatever is asked about it: a proxy that sends a command to the server of
+// its first key, whatever it makes of the braces in keys, finds all counters of the
+// identifier on one server.
+func (s script) command(ctx context.Context, questions []question, load, routed bool) *redis.StringCmd {
+	keys, size := 0, 0
 	for i := range questions {
 		keys += len(questions[i].keys)
 		size += len(questions[i].run)
 		load = load || questions[i].load
 	}
-	args := make([]any, 3, 4+keys)
+	args := make([]any, 3, 6+keys)
+	if routed {
+		args = append(args, routeOf(questions[0].keys[0].(string)))
+		keys++
+	}
 	args[0], args[1], args[2] = "evalsha", s.hash, keys
 	if load {
 		args[0], args[1] = "eval", s.source
@@ -132,7 +158,11 @@ func (s script) command(ctx context.Context, questions []question) *redis.String
 		args = append(args, questions[i].keys...)
 		runs = append(runs, questions[i].run...)
 	}
-	cmd := redis.NewStringCmd(ctx, append(args, runs)...)
+	args = append(args, runs)
+	if routed {
+		args = append(args, "routed")
+	}
+	cmd := redis.NewStringCmd(ctx, args...)
 	cmd.SetFirstKeyPos(3)
 	return cmd
 }
@@ -178,19 +208,38 @@ func (c *call) again() (wait bool) {
 		return false
 	}
 	switch err := c.reply.err; {
-	case redis.HasErrorPrefix(err, "NOSCRIPT"):
+	case redis.HasErrorPrefix(err, "NOSCRIPT"), refusesHash(err):
 		c.pending, c.load = true, true
-	case redis.IsTryAgainError(err), redis.IsReadOnlyError(err):
+	case errors.Is(err, errApart):
+		c.pending = true
+	case errors.Is(err, errAgain), redis.IsTryAgainError(err), redis.IsReadOnlyError(err):
 		c.pending = true
 		return true
 	}
 	return false
 }
 
-// decide sets res to the answer to r that the reply implies.
-func (c *call) decide(r *store.Request, res *store.Result) {
-	err := c.answer(r, res)
-	res.All(r, func(_ *store.Request, res *store.Result) { res.Err = err })
+// isApart reports whether a server has refused a script because it does not have all of
+// its keys. It has not run it. Proxies have words of their own for it.
+func isApart(err error) bool {
+	return isReply(err) && (redis.HasErrorPrefix(err, "CROSSSLOT") || strings.Contains(err.Error(), "same slot"))
+}
+
+// refusesHash reports whether a server has refused EVALSHA as a command, and so has not
+// run it.
+func refusesHash(err error) bool {
+	return isReply(err) && (redis.IsPermissionError(err) || strings.Contains(err.Error(), "unknown command")) &&
+		strings.Contains(strings.ToLower(err.Error()), "evalsha")
+}
+
+// decide sets the result of c to the answer that the reply implies.
+func (c *call) decide() {
+	with := c.result.With
+	err := c.answer(c.request, c.result)
+	c.result.All(c.request, func(_ *store.Request, res *store.Result) { res.Err = err })
+	if !c.together { // it may be of a request whose With is decided apart
+		c.result.With = with
+	}
 }
 
 func (c *call) answer(r *store.Request, res *store.Result) error {

@@ -8,6 +8,7 @@
 --           number of the strategy; 1 if in shadow mode; 1 to consume or 0 to look,
 --           the same for the whole run; cost (at most 1e9 + 1); count; period in
 --           microseconds; capacity
+-- ARGV[2]   if given, the first key is no counter: it only says which server to ask
 -- variables now, in microseconds since the Unix epoch; slack, in milliseconds: how
 --           long keys are kept after they are unused. The lines that set them are
 --           before this file: see script.go
@@ -127,7 +128,7 @@ local reply = {struct.pack('>d', now)}
 local values, matters = {}, {} -- for each limit: its next state, and for how many microseconds to keep it
 local shadows, view, add, adds -- most decisions need none of these
 
-local last_key = 0
+local last_key = ARGV[2] and 1 or 0
 while last_key < #KEYS do
   local first_key = last_key + 1
   local limits

@@ -32,6 +32,7 @@ const perLimit = 20 * time.Microsecond
 type Store struct {
 	client  redis.UniversalClient
 	pipes   *pipeliner
+	owner   *ownership
 	timeout time.Duration
 	panics  *crash.Log
 
@@ -56,9 +57,30 @@ func New(o Options) (*Store, error) {
 	// is in the errors it returns.
 	logging.Disable()
 	client := redis.NewUniversalClient(options)
-	pipes := newPipeliner(client, newScript(serverClock), o.Timeout+o.DialTimeout)
-	pipes.panics = o.Panics
-	return &Store{client: client, pipes: pipes, timeout: o.Timeout, panics: o.Panics}, nil
+	s := &Store{client: client, timeout: o.Timeout, panics: o.Panics}
+	s.owner = newOwnership(o.SharedScripts, o.Logger, s.sample)
+	s.greet()
+	s.pipes = newPipeliner(client, newScript(serverClock), s.owner, o.Timeout+o.DialTimeout)
+	s.pipes.panics = o.Panics
+	return s, nil
+}
+
+// sample is what the ownership looks for.
+func (s *Store) sample(ctx context.Context) (found int, err error) {
+	defer s.panics.Recover("a look for keys in Redis", func(e error) { err = e })
+	ctx, cancel := context.WithTimeout(ctx, s.pipes.timeout)
+	defer cancel()
+	return sample(ctx, s.client)
+}
+
+// greet makes the client tell what the servers say when a connection begins.
+func (s *Store) greet() {
+	switch client := s.client.(type) {
+	case *redis.ClusterClient:
+		client.OnNewNode(func(node *redis.Client) { node.AddHook(&handshake{}) })
+	case *redis.Client:
+		client.AddHook(&handshake{met: s.owner.met})
+	}
 }
 
 // Decide sends all requests together, and along with those of other callers.
@@ -69,11 +91,13 @@ func (s *Store) Decide(ctx context.Context, requests []store.Request, results []
 	}
 	var few [2]call
 	calls := slices.Grow(few[:0], len(requests))
+	apart := !s.DecidesTogether()
 	for i := range requests {
-		calls = append(calls, newCall(&requests[i]))
+		calls = newCalls(calls, &requests[i], &results[i], apart)
 	}
 	for pause := firstPause; ; {
 		s.ask(ctx, deadline, calls)
+		calls = parted(calls)
 		again, wait := false, false
 		for i := range calls {
 			wait = calls[i].again() || wait
@@ -90,13 +114,26 @@ func (s *Store) Decide(ctx context.Context, requests []store.Request, results []
 		}
 	}
 	for i := range calls {
-		calls[i].decide(&requests[i], &results[i])
+		calls[i].decide()
 	}
 }
 
-// DecidesTogether reports whether the server is not a cluster, where the
-// counters of several identifiers are in several slots.
-func (s *Store) DecidesTogether() bool { return s.pipes.cluster == nil }
+// parted returns calls, of which those that the server refuses to decide together are
+// decided apart.
+func parted(calls []call) []call {
+	for i := range calls {
+		if c := &calls[i]; c.together && c.reply != nil && errors.Is(c.reply.err, errApart) {
+			more := newCalls(nil, c.request, c.result, true)
+			calls[i] = more[0]
+			calls = append(calls, more[1:]...)
+		}
+	}
+	return calls
+}
+
+// DecidesTogether reports whether one server is known to own all keys. Otherwise the
+// counters of several identifiers may be on several servers, or in several slots.
+func (s *Store) DecidesTogether() bool { return s.pipes.shares() }
 
 // budget returns how long requests may take together.
 func (s *Store) budget(requests []store.Request) time.Duration {
@@ -187,10 +224,21 @@ func (s *Store) Reset(ctx context.Context, r *store.Request) error {
 	if len(keys) == 0 {
 		return nil
 	}
-	if err := s.client.Del(ctx, keys...).Err(); err != nil {
+	if err := s.delete(ctx, keys); err != nil {
 		return fmt.Errorf("redis: %w", quote.Error(err))
 	}
 	return nil
+}
+
+// deleteRouted deletes keys where a script finds them: see script.command.
+const deleteRouted = `return redis.call('DEL', unpack(KEYS, 2))`
+
+// delete deletes keys, which are of one identifier.
+func (s *Store) delete(ctx context.Context, keys []string) error {
+	if s.pipes.cluster != nil || s.pipes.shares() {
+		return s.client.Del(ctx, keys...).Err()
+	}
+	return s.client.Eval(ctx, deleteRouted, append([]string{routeOf(keys[0])}, keys...)).Err()
 }
 
 // ServerOf returns the address of the cluster's node that has the counters of
@@ -258,6 +306,7 @@ func (s *Store) clusterHealth(ctx context.Context, cluster *redis.ClusterClient)
 func (s *Store) Close() error {
 	s.close.Do(func() {
 		s.pipes.close()
+		s.owner.close()
 		s.closeErr = s.client.Close()
 	})
 	return s.closeErr
