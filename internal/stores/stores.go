@@ -35,7 +35,7 @@ func Open(c *config.Config, registry *prometheus.Registry, logger *slog.Logger, 
 	if fallback, err = openMemory(c, registry, logger); err != nil {
 		return nil, nil, errors.Join(err, remote.Close())
 	}
-	guarded := breaker.New(remote)
+	guarded := breaker.New(remote, c.Store.Timeout)
 	registry.MustRegister(guarded.Collector())
 	if c.Store.DenyCacheTTL == 0 {
 		return guarded, fallback, nil

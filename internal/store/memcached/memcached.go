@@ -116,12 +116,13 @@ func New(o Options) (*Store, error) {
 // writes those that changed. It writes the counters of an identifier once, however
 // many of the requests are about it.
 //
-// Decide returns at once when ctx or the store's timeout ends. It cannot take back
+// Decide returns at once when ctx or the store's timeout ends, or a little before the
+// deadline of ctx. It cannot take back
 // what it has sent to a server by then. The connection stays busy until the answer
 // comes, at most for the timeout, or for twice the timeout if it was not open yet. A
 // write that is under way may still happen.
 func (s *Store) Decide(ctx context.Context, requests []store.Request, results []store.Result) {
-	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	ctx, cancel := context.WithDeadline(ctx, store.Deadline(ctx, s.timeout))
 	defer cancel()
 
 	var edits []*edit

@@ -555,7 +555,7 @@ func TestOneServerDown(t *testing.T) {
 func TestBreakerWithOneServerDown(t *testing.T) {
 	servers := []*memcachedtest.Server{memcachedtest.Start(t), memcachedtest.Start(t), memcachedtest.Start(t)}
 	s := open(t, Options{}, servers...)
-	b := breaker.New(s)
+	b := breaker.New(s, s.timeout)
 	requests, results := make([]store.Request, 60), make([]store.Result, 60)
 	for i := range requests {
 		requests[i] = request(t, strategy.Spec{Rate: "1000000/366d"})

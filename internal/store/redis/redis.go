@@ -85,10 +85,7 @@ func (s *Store) greet() {
 
 // Decide sends all requests together, and along with those of other callers.
 func (s *Store) Decide(ctx context.Context, requests []store.Request, results []store.Result) {
-	deadline := time.Now().Add(s.budget(requests))
-	if d, ok := ctx.Deadline(); ok && d.Before(deadline) {
-		deadline = d
-	}
+	deadline := store.Deadline(ctx, s.budget(requests))
 	var few [2]call
 	calls := slices.Grow(few[:0], len(requests))
 	apart := !s.DecidesTogether()
