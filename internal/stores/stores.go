@@ -78,7 +78,7 @@ func openRemote(c *config.Config, registry *prometheus.Registry, logger *slog.Lo
 		return s, nil
 	}
 	o := c.MemcachedOptions()
-	o.Panics = panics
+	o.Panics, o.Logger = panics, logger
 	s, err := memcached.New(o)
 	if err != nil {
 		return nil, err

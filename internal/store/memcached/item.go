@@ -33,6 +33,7 @@ type item struct {
 
 	grown            int // at least as many bytes as it takes now
 	evicted, refused uint64
+	corrupt          bool // whether its bytes, or those of a counter that was needed, are none of ours
 }
 
 // A counter is one counter of an item. Its body stays as it was read until its state
@@ -48,10 +49,14 @@ type counter struct {
 }
 
 // parseItem reads the counters in value that have not expired. The item refers to
-// value, so the caller must not change value.
+// value, so the caller must not change value. An item of no bytes has no counters.
 func parseItem(value []byte, now strategy.Instant) *item {
 	it := &item{max: maxItemBytes, grown: len(value)}
-	if len(value) == 0 || value[0] != itemVersion {
+	if len(value) == 0 {
+		return it
+	}
+	if value[0] != itemVersion {
+		it.corrupt = true
 		return it
 	}
 	for b := value[1:]; len(b) > 0; {
@@ -59,7 +64,7 @@ func parseItem(value []byte, now strategy.Instant) *item {
 		var expires, denies, used uint64
 		ok := cutBytes(&b, &c.name) && cutNumber(&b, &expires, math.MaxInt64) && cutNumber(&b, &denies, math.MaxInt64) && cutNumber(&b, &used, allUsed) && cutBytes(&b, &c.body)
 		if !ok || len(c.name) == 0 {
-			return &item{max: maxItemBytes}
+			return &item{max: maxItemBytes, corrupt: true}
 		}
 		c.denies, c.used = strategy.Instant(denies), uint8(used)
 		if c.expires = strategy.Instant(expires); c.expires > now {
@@ -113,7 +118,9 @@ func (it *item) consume(r *store.Request, d *strategy.Decision, now strategy.Ins
 	for i := range r.Limits {
 		if l := &r.Limits[i]; !l.Rate.IsUnlimited() {
 			if n := it.find(appendName(buf[:0], l)); n >= 0 {
-				states[i] = it.counters[n].view(l, r.Cost, now)
+				var ok bool
+				states[i], ok = it.counters[n].view(l, r.Cost, now)
+				it.corrupt = it.corrupt || !ok
 			}
 		}
 	}
@@ -196,20 +203,22 @@ func (it *item) expiration(now strategy.Instant) int32 {
 	return 0 // never
 }
 
-// view returns the state of c that a request of cost sees under l at now. A body that
-// cannot be read means an unused counter.
-func (c *counter) view(l *strategy.Limit, cost uint64, now strategy.Instant) strategy.State {
+// view returns the state of c that a request of cost sees under l at now. It reports
+// whether its body could be read; otherwise the state is that of an unused counter.
+func (c *counter) view(l *strategy.Limit, cost uint64, now strategy.Instant) (state strategy.State, ok bool) {
+	ok = true
 	if l.Strategy != strategy.SlidingWindowLog {
 		if c.body != nil {
-			c.state, c.body = parseState(c.body), nil
+			c.state, ok = parseState(c.body)
+			c.body = nil
 		}
-		return c.state
+		return c.state, ok
 	}
 	if c.body != nil {
-		_ = c.log.Parse(c.body) // an error leaves the log empty
+		ok = c.log.Parse(c.body) == nil // an error leaves the log empty
 		c.body = nil
 	}
-	return c.log.View(l, cost, now)
+	return c.log.View(l, cost, now), ok
 }
 
 // encodeBody returns the body of c.
@@ -225,12 +234,12 @@ func (c *counter) encodeBody() []byte {
 	return binary.AppendUvarint(b, uint64(c.state.Part))
 }
 
-func parseState(b []byte) strategy.State {
+func parseState(b []byte) (state strategy.State, ok bool) {
 	var last, used, part uint64
 	if !cutNumber(&b, &last, math.MaxInt64) || !cutNumber(&b, &used, math.MaxUint32) || !cutNumber(&b, &part, math.MaxInt64) || len(b) > 0 {
-		return strategy.State{}
+		return strategy.State{}, false
 	}
-	return strategy.State{Last: strategy.Instant(last), Used: uint32(used), Part: int64(part)}
+	return strategy.State{Last: strategy.Instant(last), Used: uint32(used), Part: int64(part)}, true
 }
 
 // cutNumber cuts a number off the front of b. It reports whether there is one, of at

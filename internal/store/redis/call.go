@@ -257,8 +257,11 @@ func (c *call) answer(r *store.Request, res *store.Result) error {
 		} else if err != nil {
 			return fmt.Errorf("redis: %w", quote.Error(err))
 		}
-		if c.reply.packed[0] == foreign {
-			return fmt.Errorf("redis: %w: WRONGTYPE: one of the %d keys from %s on holds what is not ratelimitd's", store.ErrCounters, len(c.keys), quote.Cut(c.key()))
+		switch c.reply.packed[0] {
+		case foreign:
+			return fmt.Errorf("redis: %w: %w: one of the %d keys from %s on holds what is not ratelimitd's", store.ErrCounters, errForeign, len(c.keys), quote.Cut(c.key()))
+		case damaged:
+			return fmt.Errorf("redis: %w: %w: one of the %d keys from %s on, which starts again", store.ErrCounters, errDamaged, len(c.keys), quote.Cut(c.key()))
 		}
 		now, consumed, states = c.reply.now, strategy.Consumed(c.reply.packed[0]), c.reply.packed[sizeOfConsumed:]
 	}
@@ -301,12 +304,18 @@ const (
 	sizeOfState    = 24
 )
 
-// foreign is what decide.lua packs instead of a strategy.Consumed if a key holds
-// what is no string.
-const foreign = 3
+// What decide.lua packs instead of a strategy.Consumed, and the errors of it.
+const (
+	foreign = 3 // a key holds what is no string
+	damaged = 4 // a key held what is no counter, and is deleted
+)
 
-// parseState reads a state as decide.lua packs it. What is none is that of a
-// counter wholly unused, to the script too.
+var (
+	errForeign = errors.New("WRONGTYPE")
+	errDamaged = errors.New("a value that was corrupt")
+)
+
+// parseState reads a state as decide.lua packs it, which has found it to be one.
 func parseState(packed string) strategy.State {
 	if len(packed) != sizeOfState {
 		return strategy.State{}

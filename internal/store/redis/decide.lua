@@ -14,7 +14,8 @@
 --           before this file: see script.go
 -- returns   packed: now. For each run: from which limits it consumed (0 none, 1
 --           those that are not in shadow mode, 2 all, 3 none, because a key has a
---           value that is not a string); and the states before that, in order
+--           value that is not a string, 4 none, because a value was corrupt and is
+--           deleted now); and the states before that, in order
 --
 -- A state is three doubles: last, used, part. A sliding window log is a string of
 -- entries of 16 bytes. Each entry is two doubles: the instant, and the total of
@@ -64,10 +65,21 @@ local function check_type(failure)
   if not string.find(failure.err, 'WRONGTYPE', 1, true) then error(failure.err, 0) end
 end
 
+-- set_aside deletes a key whose value is corrupt, so that the counter starts again. The
+-- run at hand fails: it does not know what was used. What fails the script instead would
+-- fail runs that have nothing to do with it, some of which have consumed by then.
+local damaged = false
+local function set_aside(key)
+  damaged = true
+  redis.pcall('DEL', key)
+end
+
 -- log_functions returns the two functions for sliding window logs.
 local function log_functions()
   local function entry(key, i)
-    return struct.unpack('>dd', redis.call('GETRANGE', key, i * 16, i * 16 + 15))
+    local bytes = redis.call('GETRANGE', key, i * 16, i * 16 + 15)
+    if #bytes < 16 then return 0 / 0, 0 / 0 end -- there is none, as search finds in a log that is corrupt
+    return struct.unpack('>dd', bytes)
   end
 
   -- search returns the first of the entries 1 to n-1 for which found(at,
@@ -88,7 +100,11 @@ local function log_functions()
     local n = redis.pcall('STRLEN', key)
     if type(n) == 'table' then return check_type(n) end
     n = n / 16
-    if n < 2 or n % 1 ~= 0 then return 0, 0, 0, 0, 0 end -- empty, or not a log
+    if n == 0 then return 0, 0, 0, 0, 0 end
+    if n < 2 or n % 1 ~= 0 or n > 4194304 then -- torn, or longer than any log
+      set_aside(key)
+      return 0, 0, 0, 0, 0
+    end
     local last, total = entry(key, n - 1)
     local oldest = math.max(now, last) - period
     local first = search(key, n, function(at) return at > oldest end)
@@ -97,6 +113,12 @@ local function log_functions()
     if used + cost > capacity and cost <= capacity then
       local enough = search(key, n, function(_, t) return total - t <= capacity - cost end)
       free = entry(key, enough) + period
+    end
+    if not (last >= 0 and last < 9007199254740992 and last % 1 == 0 and before >= 0 and before % 1 == 0 and
+        total >= before and total < 9007199254740992 and total % 1 == 0 and
+        free >= 0 and free < 2 * 9007199254740992 and free % 1 == 0) then
+      set_aside(key)
+      return 0, 0, 0, 0, 0
     end
     return last, used, free, n, first
   end
@@ -135,6 +157,7 @@ while last_key < #KEYS do
   limits, position = struct.unpack('>I4', runs, position)
   last_key = last_key + limits
   local states, all, consume, foreign = '', true, true, false
+  damaged = false
 
   for i = first_key, last_key do
     local key = KEYS[i]
@@ -167,10 +190,17 @@ while last_key < #KEYS do
       if type(state) == 'table' then
         check_type(state)
         states, foreign = states .. unused, true
-      elseif state and #state == 24 then
-        last, used, part = struct.unpack('>ddd', state)
-        if not (last + used + part < 2 ^ 55) then last, used, part = 0, 0, 0 end -- not a state: no state is so great
-        states = states .. state
+      elseif state then
+        if #state == 24 then last, used, part = struct.unpack('>ddd', state) end
+        if #state == 24 and last >= 0 and last < 9007199254740992 and last % 1 == 0 and
+            used >= 0 and used < 17592186044416 and used % 1 == 0 and
+            part >= 0 and part < 35184372088832 and part % 1 == 0 then
+          states = states .. state
+        else -- of another length, or with numbers that no state has
+          last, used, part = 0, 0, 0
+          states = states .. unused
+          set_aside(key)
+        end
       else
         states = states .. unused
       end
@@ -215,6 +245,8 @@ while last_key < #KEYS do
   local consumed = 0
   if foreign then
     consumed = 3
+  elseif damaged then
+    consumed = 4
   elseif consume then
     consumed = all and 2 or 1
     for i = first_key, last_key do

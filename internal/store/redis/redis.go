@@ -7,15 +7,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/logging"
 
 	"github.com/ratelimitd/ratelimitd/internal/crash"
+	"github.com/ratelimitd/ratelimitd/internal/lograte"
 	"github.com/ratelimitd/ratelimitd/internal/quote"
 	"github.com/ratelimitd/ratelimitd/internal/store"
 )
@@ -35,6 +38,10 @@ type Store struct {
 	owner   *ownership
 	timeout time.Duration
 	panics  *crash.Log
+
+	log              *slog.Logger
+	foreign, damaged atomic.Uint64 // values of keys that are no counters; for the metrics
+	values           lograte.Gate  // of what is logged of them
 
 	close    sync.Once
 	closeErr error
@@ -57,7 +64,7 @@ func New(o Options) (*Store, error) {
 	// is in the errors it returns.
 	logging.Disable()
 	client := redis.NewUniversalClient(options)
-	s := &Store{client: client, timeout: o.Timeout, panics: o.Panics}
+	s := &Store{client: client, timeout: o.Timeout, panics: o.Panics, log: o.Logger}
 	s.owner = newOwnership(o.SharedScripts, o.Logger, s.sample)
 	s.greet()
 	s.pipes = newPipeliner(client, newScript(serverClock), s.owner, o.Timeout+o.DialTimeout)
@@ -112,6 +119,24 @@ func (s *Store) Decide(ctx context.Context, requests []store.Request, results []
 	}
 	for i := range calls {
 		calls[i].decide()
+		if err := calls[i].result.Err; err != nil {
+			s.noteValue(err)
+		}
+	}
+}
+
+// noteValue counts and logs err if it is about the value of a key.
+func (s *Store) noteValue(err error) {
+	switch {
+	case errors.Is(err, errForeign):
+		s.foreign.Add(1)
+	case errors.Is(err, errDamaged):
+		s.damaged.Add(1)
+	default:
+		return
+	}
+	if n := s.values.Pass(time.Now()); n > 0 {
+		s.log.Error("redis: a key holds what this program did not write; find out who did, or give this program its own Redis", "error", err, "times", n)
 	}
 }
 

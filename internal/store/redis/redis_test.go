@@ -395,8 +395,11 @@ func TestForeignValues(t *testing.T) {
 
 	for _, foreign := range []string{"not a state", "", "as long as a state: 24 B.", "123456789012345678901234", strings.Repeat("\xff", 24)} {
 		client.Set(t.Context(), key, foreign, 0)
+		if res := decide(t.Context(), s, r); !errors.Is(res.Err, store.ErrCounters) || !errors.Is(res.Err, errDamaged) {
+			t.Errorf("over %q: %+v, want an error that says so, and of the counters alone", foreign, res)
+		}
 		if res := decide(t.Context(), s, r); res.Err != nil || res.Statuses[0].Remaining != 4 {
-			t.Errorf("over %q: %+v, want a counter that starts afresh", foreign, res)
+			t.Errorf("after %q: %+v, want a counter that starts again", foreign, res)
 		}
 	}
 	client.Del(t.Context(), key)
