@@ -10,6 +10,7 @@ caddy         caddy
 cc            build-essential
 memcached     memcached
 nginx         nginx-light
+nutcracker    nutcracker
 prometheus    prometheus
 redis-server  redis-server
 systemd-analyze systemd

@@ -249,6 +249,9 @@ func (k *check) redis() {
 	}
 	with("redis-sentinel-user", func(one *redis.Options) { one.SentinelUser = o.SentinelUser })
 	with("redis-sentinel-password", func(one *redis.Options) { one.SentinelPassword = o.SentinelPassword })
+	with("redis-shared-scripts", func(one *redis.Options) {
+		one.Cluster, one.SharedScripts = o.Cluster && o.MasterName == "", o.SharedScripts
+	})
 	if o.MasterName != "" {
 		with("redis-sentinel-master", func(one *redis.Options) { one.Cluster = o.Cluster })
 	}

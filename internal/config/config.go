@@ -163,7 +163,7 @@ func Default() *Config {
 		Log:          Log{Level: "info", Format: "text"},
 		DrainTimeout: 10 * time.Second, // well under the 30 s after which Kubernetes kills
 		memory:       memory.Options{MaxKeys: memory.DefaultMaxKeys},
-		redis:        redis.Options{URLs: []string{redis.DefaultURL}, DialTimeout: redis.DefaultDialTimeout},
+		redis:        redis.Options{URLs: []string{redis.DefaultURL}, SharedScripts: redis.ShareAuto, DialTimeout: redis.DefaultDialTimeout},
 		memcached:    memcached.Options{Addrs: []string{memcached.DefaultAddr}, MaxConns: memcached.DefaultMaxConns},
 	}
 }

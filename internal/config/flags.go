@@ -3,6 +3,7 @@ package config
 import (
 	"github.com/ratelimitd/ratelimitd/internal/flags"
 	"github.com/ratelimitd/ratelimitd/internal/policy"
+	"github.com/ratelimitd/ratelimitd/internal/store/redis"
 )
 
 // The groups of flags in the help.
@@ -65,7 +66,7 @@ func (c *Config) envoyFlags() []flags.Flag {
 		{Name: "envoy-config-dir", Value: flags.Path(&e.ConfigDir), Hint: "DIR", Help: "The *.yaml files of envoyproxy/ratelimit, in this directory and those below. The daemon reads them again when they change. If RUNTIME_ROOT is set, it and the other environment variables of that service count too: see docs/envoy.md."},
 		{Name: "envoy-merge-domains", Value: flags.Bool(&e.MergeDomains), Help: "Let several files configure one domain."},
 		{Name: "envoy-shadow-mode", Value: flags.Bool(&e.ShadowMode), Help: "Answer OK whatever the limits say; the status of each descriptor, and metrics, tell what they would do."},
-		{Name: "envoy-all-or-none", Value: flags.Bool(&e.AllOrNone), Help: "Charge a request that is over one of its limits to none of them. In memory, and in Redis that is no cluster: elsewhere each descriptor is charged on its own, as always without this."},
+		{Name: "envoy-all-or-none", Value: flags.Bool(&e.AllOrNone), Help: "Charge a request that is over one of its limits to none of them. In memory, and in Redis if one server owns all keys: elsewhere each descriptor is charged on its own, as always without this."},
 		{Name: "envoy-response-headers", Value: flags.Bool(&e.ResponseHeaders), Help: "Make Envoy tell its client of the limit in headers."},
 		{Name: "envoy-limit-header", Value: flags.Text(&e.LimitHeader), Help: "The header with the limit."},
 		{Name: "envoy-remaining-header", Value: flags.Text(&e.RemainingHeader), Help: "The header with what is left of it."},
@@ -86,6 +87,7 @@ func (c *Config) redisFlags() []flags.Flag {
 	return inGroup(redisGroup, []flags.Flag{
 		{Name: "redis-url", Value: flags.List(&r.URLs), Help: "The server, as redis://[user:password@]host:port[/database], or rediss:// for TLS. Repeat it, or separate several by spaces, for the nodes of a cluster or for sentinels."},
 		{Name: "redis-cluster", Value: flags.Bool(&r.Cluster), Help: "The one URL is a node of a cluster. Several always are."},
+		{Name: "redis-shared-scripts", Value: flags.OneOf(&r.SharedScripts, redis.Sharings...), Help: "Whether one script may decide for several identifiers, which is faster: if the server is found to own all keys (auto), always, or never. Behind a proxy that spreads keys over several servers it would be wrong."},
 		{Name: "redis-sentinel-master", Value: flags.Text(&r.MasterName), Hint: "NAME", Help: "The URLs are those of sentinels, which know the master of this name."},
 		{Name: "redis-sentinel-user", Value: flags.Text(&r.SentinelUser), Hint: "USER", Help: "The user that the sentinels know this daemon by."},
 		{Name: "redis-sentinel-password", Value: flags.Text(&r.SentinelPassword), Secret: true, Hint: "PASSWORD", Help: "Its password. Better set by the environment than by the flag."},

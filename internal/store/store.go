@@ -26,7 +26,9 @@ type Store interface {
 	// A request that could not be decided has its error in its result. It may
 	// or may not have consumed. The store itself never retries what may have
 	// consumed. When ctx ends, Decide returns without waiting for what is under
-	// way, and ctx's error is in the results that this cuts short.
+	// way, and ctx's error is in the results that this cuts short. A store that
+	// waits for a server returns a little before ctx's deadline, so that there is
+	// time to answer in its place: see Deadline.
 	//
 	// Decide does not keep requests or results once it has returned.
 	Decide(ctx context.Context, requests []Request, results []Result)

@@ -28,14 +28,14 @@ func Open(c *config.Config, registry *prometheus.Registry, logger *slog.Logger, 
 		main, err = openMemory(c, registry, logger)
 		return main, nil, err
 	}
-	remote, err := openRemote(c, registry, panics)
+	remote, err := openRemote(c, registry, logger, panics)
 	if err != nil {
 		return nil, nil, err
 	}
 	if fallback, err = openMemory(c, registry, logger); err != nil {
 		return nil, nil, errors.Join(err, remote.Close())
 	}
-	guarded := breaker.New(remote)
+	guarded := breaker.New(remote, c.Store.Timeout)
 	registry.MustRegister(guarded.Collector())
 	if c.Store.DenyCacheTTL == 0 {
 		return guarded, fallback, nil
@@ -66,10 +66,10 @@ func openMemory(c *config.Config, registry *prometheus.Registry, logger *slog.Lo
 	return s, nil
 }
 
-func openRemote(c *config.Config, registry *prometheus.Registry, panics *crash.Log) (breaker.Store, error) {
+func openRemote(c *config.Config, registry *prometheus.Registry, logger *slog.Logger, panics *crash.Log) (breaker.Store, error) {
 	if c.Store.Kind == config.Redis {
 		o := c.RedisOptions()
-		o.Panics = panics
+		o.Panics, o.Logger = panics, logger
 		s, err := redis.New(o)
 		if err != nil {
 			return nil, err
@@ -78,7 +78,7 @@ func openRemote(c *config.Config, registry *prometheus.Registry, panics *crash.L
 		return s, nil
 	}
 	o := c.MemcachedOptions()
-	o.Panics = panics
+	o.Panics, o.Logger = panics, logger
 	s, err := memcached.New(o)
 	if err != nil {
 		return nil, err

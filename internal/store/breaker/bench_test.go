@@ -26,14 +26,14 @@ func BenchmarkDecide(b *testing.B) {
 			requests[i] = store.Request{Identifier: fmt.Sprint(i % 3), Limits: limits}
 		}
 		b.Run(fmt.Sprintf("requests=%d", size), func(b *testing.B) {
-			s := New(noStore{})
+			s := New(noStore{}, timeout)
 			b.ReportAllocs()
 			for b.Loop() {
 				s.Decide(b.Context(), requests, results)
 			}
 		})
 		b.Run(fmt.Sprintf("requests=%d/parallel", size), func(b *testing.B) {
-			s := New(noStore{})
+			s := New(noStore{}, timeout)
 			b.ReportAllocs()
 			b.RunParallel(func(pb *testing.PB) {
 				results := make([]store.Result, size)

@@ -9,10 +9,7 @@ import (
 	"errors"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
-
-	"github.com/sony/gobreaker/v2"
 
 	"github.com/ratelimitd/ratelimitd/internal/store"
 )
@@ -21,18 +18,6 @@ import (
 var ErrOpen = errors.New("the server has kept failing and is not asked until it had time to recover")
 
 const (
-	// A circuit opens when all calls that came back in the last interval failed,
-	// tripAll or more; or when at least three in four of them did, tripMost or
-	// more. A server that is gone is given up within an interval. A server that
-	// only pauses for a moment is not, as long as there is some traffic.
-	tripAll  = 5
-	tripMost = 20
-	interval = 500 * time.Millisecond
-	bucket   = 100 * time.Millisecond // the interval moves on by so much at a time
-	// An open circuit lets one call through after so long. It costs one caller
-	// the store's timeout. A server that only paused, as many do for 50 ms or so,
-	// is soon used again.
-	probeAfter = 250 * time.Millisecond
 	// forgetAfter is when an open circuit that no call has probed is dropped: the
 	// server may have left the cluster for good.
 	forgetAfter = 10 * time.Second
@@ -54,35 +39,21 @@ type Store interface {
 // failing the circuit opens: decisions then fail with ErrOpen, but for four
 // calls a second, of which one that succeeds closes it.
 //
-// A call fails at a server if none of its requests could be decided there, and
-// its caller is still there. What fails for its counters alone says nothing.
+// A call fails at a server if none of its requests could be decided there. What
+// fails for its counters alone says nothing; nor does what its caller cut short
+// before the server had a fair time to answer: see circuit.fair.
 type Breaker struct {
 	Store
+	timeout time.Duration
 
 	mu       sync.Mutex // protects the following
 	circuits map[string]*circuit
 }
 
-// New returns a Breaker in front of s, which it owns. All circuits are closed.
-func New(s Store) *Breaker { return &Breaker{Store: s, circuits: map[string]*circuit{}} }
-
-// A circuit is that of one server.
-type circuit struct {
-	*gobreaker.CircuitBreaker[struct{}]
-	failed atomic.Int64 // when a call last failed, in nanoseconds since the Unix epoch
-}
-
-func newCircuit() *circuit {
-	return &circuit{CircuitBreaker: gobreaker.NewCircuitBreaker[struct{}](gobreaker.Settings{
-		Interval:     interval,
-		BucketPeriod: bucket,
-		Timeout:      probeAfter,
-		ReadyToTrip: func(c gobreaker.Counts) bool {
-			return c.TotalFailures >= tripAll && c.TotalSuccesses == 0 ||
-				c.TotalFailures >= tripMost && c.TotalFailures >= 3*c.TotalSuccesses
-		},
-		IsExcluded: func(err error) bool { return err != nil && !errors.Is(err, errFailed) }, // a panic, too
-	})}
+// New returns a Breaker in front of s, which it owns and which waits for its servers
+// for at most timeout. All circuits are closed.
+func New(s Store, timeout time.Duration) *Breaker {
+	return &Breaker{Store: s, timeout: timeout, circuits: map[string]*circuit{}}
 }
 
 func (b *Breaker) circuitOf(server string) *circuit {
@@ -93,7 +64,7 @@ func (b *Breaker) circuitOf(server string) *circuit {
 		if len(b.circuits) >= maxCircuits {
 			clear(b.circuits)
 		}
-		c = newCircuit()
+		c = new(circuit)
 		b.circuits[server] = c
 	}
 	return c
@@ -103,10 +74,11 @@ func (b *Breaker) circuitOf(server string) *circuit {
 func (b *Breaker) Open() (n int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	now := time.Now()
 	for server, c := range b.circuits {
-		switch {
-		case c.State() == gobreaker.StateClosed:
-		case time.Now().UnixNano()-c.failed.Load() > int64(forgetAfter):
+		switch open, failed := c.state(); {
+		case !open:
+		case now.Sub(failed) > forgetAfter:
 			delete(b.circuits, server)
 		default:
 			n++
@@ -115,20 +87,15 @@ func (b *Breaker) Open() (n int) {
 	return n
 }
 
-var (
-	// errFailed stands for a call that failed at a server.
-	errFailed = errors.New("the server failed")
-	// errSaysNothing stands for a call that says nothing of how the server is.
-	errSaysNothing = errors.New("the call says nothing of the server")
-)
-
 // A part is what one call has for one server.
 type part struct {
 	server  string
 	circuit *circuit
 	asked   bool // or else the circuit is open
+	probe   bool // whether it is to find out if the server is back
 	decided bool // whether a request was
 	failed  bool // whether another was not
+	cut     bool // whether that is because its caller, or the timeout, did not wait longer
 }
 
 // Decide has the store decide, but fails with ErrOpen what is for a server
@@ -137,31 +104,34 @@ func (b *Breaker) Decide(ctx context.Context, requests []store.Request, results 
 	var fewParts [4]part // spare a call with few requests allocations
 	var fewOf [4]int
 	parts, of := b.split(ctx, requests, fewParts[:0], fewOf[:0])
-	within(ctx, parts, func() {
-		b.decide(ctx, requests, results, func(i int) bool { return of[i] >= 0 && !parts[of[i]].asked })
-		for i := range results {
-			if of[i] >= 0 {
-				parts[of[i]].note(results[i].Err)
-			}
+	start := time.Now()
+	for i := range parts {
+		p := &parts[i]
+		p.asked, p.probe = p.circuit.begin(start)
+	}
+	ended := false
+	defer func() {
+		if !ended { // it panics
+			b.end(ctx, parts, start)
 		}
-	})
+	}()
+	b.decide(ctx, requests, results, func(i int) bool { return of[i] >= 0 && !parts[of[i]].asked })
+	for i := range results {
+		if of[i] >= 0 {
+			parts[of[i]].note(results[i].Err)
+		}
+	}
+	ended = true
+	b.end(ctx, parts, start)
 }
 
-// within calls decide once, and tells those circuits of parts that let the call
-// through how their servers did.
-func within(ctx context.Context, parts []part, decide func()) {
-	if len(parts) == 0 {
-		decide()
-		return
-	}
-	p := &parts[0]
-	_, _ = p.circuit.Execute(func() (struct{}, error) {
-		p.asked = true
-		within(ctx, parts[1:], decide)
-		return struct{}{}, p.verdict(ctx)
-	})
-	if !p.asked {
-		within(ctx, parts[1:], decide)
+// end tells the circuits that let the call through how their servers did.
+func (b *Breaker) end(ctx context.Context, parts []part, start time.Time) {
+	now := time.Now()
+	for i := range parts {
+		if p := &parts[i]; p.asked {
+			p.circuit.end(p.verdict(ctx, now.Sub(start), b.timeout), p.probe, start, now)
+		}
 	}
 }
 
@@ -205,18 +175,20 @@ func (p *part) note(err error) {
 		p.decided = true
 	case !errors.Is(err, store.ErrCounters):
 		p.failed = true
+		p.cut = p.cut || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)
 	}
 }
 
-// verdict returns how the server did, for its circuit.
-func (p *part) verdict(ctx context.Context) error {
+// verdict returns how the server did in a call that took so long.
+func (p *part) verdict(ctx context.Context, took, timeout time.Duration) verdict {
 	switch {
 	case p.decided:
-		return nil
-	case !p.failed || store.CallerGone(ctx) != nil:
-		return errSaysNothing
+		return answered
+	case !p.failed:
+		return nothing
+	case (p.cut || store.CallerGone(ctx) != nil) && took < min(timeout, p.circuit.fair()):
+		return nothing
 	default:
-		p.circuit.failed.Store(time.Now().UnixNano())
-		return errFailed
+		return failed
 	}
 }

@@ -19,6 +19,8 @@ import (
 
 var errDown = errors.New("down")
 
+const timeout = 50 * time.Millisecond
+
 // A flakyStore counts its calls, and fails the first so many requests of each.
 type flakyStore struct {
 	store.Store
@@ -53,7 +55,7 @@ func call(ctx context.Context, b *Breaker, n int) error {
 func TestOpensProbesAndCloses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &flakyStore{fails: 1}
-		b := New(s)
+		b := New(s, timeout)
 		for i := range tripAll {
 			if err := call(t.Context(), b, 1); !errors.Is(err, errDown) {
 				t.Fatalf("call %d: %v, want the store's error", i, err)
@@ -92,7 +94,7 @@ func TestOpensProbesAndCloses(t *testing.T) {
 func TestOpensWhenMostFail(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &flakyStore{}
-		b := New(s)
+		b := New(s, timeout)
 		for range 100 {
 			_ = call(t.Context(), b, 1)
 		}
@@ -112,7 +114,7 @@ func TestOpensWhenMostFail(t *testing.T) {
 // TestUnlimited decides, while the breaker is open, what needs no store.
 func TestUnlimited(t *testing.T) {
 	s := &flakyStore{fails: 1}
-	b := New(s)
+	b := New(s, timeout)
 	for range tripAll {
 		_ = call(t.Context(), b, 1)
 	}
@@ -153,7 +155,7 @@ func (s *threeServers) Decide(_ context.Context, requests []store.Request, resul
 func TestOneServerOfThree(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &threeServers{asked: map[string]int{}}
-		b := New(s)
+		b := New(s, timeout)
 		limits := []strategy.Limit{{Rate: rate.Rate{Count: 1, Period: time.Hour}}}
 		for i := range 1000 {
 			requests := []store.Request{
@@ -184,7 +186,7 @@ func TestOneServerOfThree(t *testing.T) {
 
 // TestCircuitsAreBounded has far more servers than a cluster has.
 func TestCircuitsAreBounded(t *testing.T) {
-	b := New(&flakyStore{})
+	b := New(&flakyStore{}, timeout)
 	for i := range 3 * maxCircuits {
 		b.Decide(t.Context(), []store.Request{{Identifier: fmt.Sprint(i), Limits: []strategy.Limit{{Rate: rate.Rate{Count: 1, Period: time.Hour}}}}}, make([]store.Result, 1))
 	}
@@ -211,7 +213,7 @@ func TestWhatIsNoFailure(t *testing.T) {
 		"calls that ask nothing at all": {cancelled, 2, 0, nil},
 		"counters that many write":      {t.Context(), 1, 1, fmt.Errorf("a conflict: %w", store.ErrCounters)},
 	} {
-		b := New(&flakyStore{fails: tt.fails, err: tt.err})
+		b := New(&flakyStore{fails: tt.fails, err: tt.err}, timeout)
 		for range 100 {
 			_ = call(tt.ctx, b, tt.requests)
 		}
@@ -226,7 +228,7 @@ type panickingStore struct{ *flakyStore }
 func (panickingStore) Decide(context.Context, []store.Request, []store.Result) { panic("a defect") }
 
 func TestPanicIsPassedOn(t *testing.T) {
-	b := New(panickingStore{})
+	b := New(panickingStore{}, timeout)
 	for range 2 * tripAll {
 		func() {
 			defer func() {
@@ -242,7 +244,7 @@ func TestPanicIsPassedOn(t *testing.T) {
 // TestNoGarbage has a call of one request, to a server that is well, leave
 // nothing to collect.
 func TestNoGarbage(t *testing.T) {
-	b := New(noStore{})
+	b := New(noStore{}, timeout)
 	requests := []store.Request{{Identifier: "a", Limits: []strategy.Limit{{Rate: rate.Rate{Count: 1, Period: time.Hour}}}}}
 	results := make([]store.Result, 1)
 	if n := testing.AllocsPerRun(100, func() { b.Decide(t.Context(), requests, results) }); n != 0 {

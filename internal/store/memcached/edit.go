@@ -34,9 +34,10 @@ type edit struct {
 	// write. After a conflict it is called again, with the item read again.
 	change func(it *item, now strategy.Instant) (changed bool)
 
-	found *memcache.Item // what was read; nil if there is no item
-	next  *memcache.Item // what to write
-	err   error          // why the edit failed
+	found   *memcache.Item // what was read; nil if there is no item
+	corrupt bool           // whether that could not be read: the item is then removed
+	next    *memcache.Item // what to write
+	err     error          // why the edit failed
 
 	// These are for an edit that waits for its turn: see turns.
 	carried chan struct{} // closed when another goroutine has made the edit
@@ -47,6 +48,7 @@ type edit struct {
 var (
 	errConflict = fmt.Errorf("%w: somebody else wrote them in between", store.ErrCounters)
 	errTooLarge = errors.New("that is more than the server allows for one item; run memcached with a greater -I, or lower the counts of sliding_window_log limits")
+	errCorrupt  = fmt.Errorf("%w: their item was corrupt, and they start again", store.ErrCounters)
 	errSilent   = errors.New("no answer yet")
 )
 
@@ -150,8 +152,16 @@ func (s *Store) read(ctx context.Context, edits []*edit) {
 	}
 }
 
+// result returns why e failed, or nil.
+func (e *edit) result() error {
+	if e.err == nil && e.corrupt {
+		return fmt.Errorf("memcached %s: %w: %s", e.server.addr, errCorrupt, quote.Cut(e.key))
+	}
+	return e.err
+}
+
 // apply changes the items that could be read, and returns the edits that have
-// something to write.
+// something to write. An item that is corrupt is emptied instead.
 func (s *Store) apply(edits []*edit) (changed []*edit) {
 	now := s.now()
 	for _, e := range edits {
@@ -164,7 +174,10 @@ func (s *Store) apply(edits []*edit) (changed []*edit) {
 		}
 		it := parseItem(value, now)
 		it.max = e.server.maxItem()
-		changes := e.change(it, now)
+		changes := !it.corrupt && e.change(it, now)
+		if e.corrupt = it.corrupt; e.corrupt {
+			it, changes = new(item), true
+		}
 		s.evicted.Add(it.evicted)
 		s.full.Add(it.refused)
 		if changes {

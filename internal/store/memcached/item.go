@@ -33,6 +33,7 @@ type item struct {
 
 	grown            int // at least as many bytes as it takes now
 	evicted, refused uint64
+	corrupt          bool // whether its bytes, or those of a counter that was needed, are none of ours
 }
 
 // A counter is one counter of an item. Its body stays as it was read until its state
@@ -48,10 +49,14 @@ type counter struct {
 }
 
 // parseItem reads the counters in value that have not expired. The item refers to
-// value, so the caller must not change value.
+// value, so the caller must not change value. An item of no bytes has no counters.
 func parseItem(value []byte, now strategy.Instant) *item {
 	it := &item{max: maxItemBytes, grown: len(value)}
-	if len(value) == 0 || value[0] != itemVersion {
+	if len(value) == 0 {
+		return it
+	}
+	if value[0] != itemVersion {
+		it.corrupt = true
 		return it
 	}
 	for b := value[1:]; len(b) > 0; {
@@ -59,7 +64,7 @@ func parseItem(value []byte, now strategy.Instant) *item {
 		var expires, denies, used uint64
 		ok := cutBytes(&b, &c.name) && cutNumber(&b, &expires, math.MaxInt64) && cutNumber(&b, &denies, math.MaxInt64) && cutNumber(&b, &used, allUsed) && cutBytes(&b, &c.body)
 		if !ok || len(c.name) == 0 {
-			return &item{max: maxItemBytes}
+			return &item{max: maxItemBytes, corrupt: true}
 		}
 		c.denies, c.used = strategy.Instant(denies), uint8(used)
 		if c.expires = strategy.Instant(expires); c.expires > now {
@@ -138,7 +143,7 @@ func (it *item) consumeOne(r *store.Request, a strategy.Ask, d *strategy.Decisio
 		switch {
 		case n >= 0:
 			c := &it.counters[n]
-			c.parse(l)
+			it.corrupt = !c.parse(l) || it.corrupt
 			changed = c.settle(l, a.Now, slack) || changed
 			states[i] = c.view(l, a)
 		case l.Strategy == strategy.SlidingWindowLog:
@@ -248,18 +253,20 @@ func (it *item) expiration(now strategy.Instant) int32 {
 	return 0 // never
 }
 
-// parse reads the body of c, if that was not done yet. A body that cannot be read means
-// an unused counter.
-func (c *counter) parse(l *strategy.Limit) {
+// parse reads the body of c, if that was not done yet. It reports whether it could be
+// read; otherwise the counter is an unused one.
+func (c *counter) parse(l *strategy.Limit) (ok bool) {
+	ok = true
 	switch {
 	case c.body == nil:
-		return
+		return ok
 	case l.Strategy == strategy.SlidingWindowLog:
-		_ = c.log.Parse(c.body) // an error leaves the log empty
+		ok = c.log.Parse(c.body) == nil // an error leaves the log empty
 	default:
-		c.state = parseState(c.body)
+		c.state, ok = parseState(c.body)
 	}
 	c.body = nil
+	return ok
 }
 
 // view returns the state of c, which is parsed, that a sees under l.
@@ -283,12 +290,12 @@ func (c *counter) encodeBody() []byte {
 	return binary.AppendUvarint(b, uint64(c.state.Part))
 }
 
-func parseState(b []byte) strategy.State {
+func parseState(b []byte) (state strategy.State, ok bool) {
 	var last, used, part uint64
 	if !cutNumber(&b, &last, math.MaxInt64) || !cutNumber(&b, &used, strategy.MaxUnits) || !cutNumber(&b, &part, math.MaxInt64) || len(b) > 0 {
-		return strategy.State{}
+		return strategy.State{}, false
 	}
-	return strategy.State{Last: strategy.Instant(last), Used: int64(used), Part: int64(part)}
+	return strategy.State{Last: strategy.Instant(last), Used: int64(used), Part: int64(part)}, true
 }
 
 // cutNumber cuts a number off the front of b. It reports whether there is one, of at

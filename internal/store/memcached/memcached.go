@@ -20,12 +20,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/ratelimitd/ratelimitd/internal/crash"
+	"github.com/ratelimitd/ratelimitd/internal/lograte"
 	"github.com/ratelimitd/ratelimitd/internal/store"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 )
@@ -60,6 +62,8 @@ type Options struct {
 	// Panics notes the panics of goroutines, which end their calls alone. It may be
 	// nil.
 	Panics *crash.Log
+	// Logger logs what an operator should know of the items. nil: nobody reads it.
+	Logger *slog.Logger
 	// Now is the clock. nil means the wall clock.
 	Now func() strategy.Instant
 }
@@ -76,6 +80,10 @@ type Store struct {
 	turns                turns
 	conflicts, exhausted atomic.Uint64 // for the metrics
 	evicted, full        atomic.Uint64 // likewise
+	corrupt              atomic.Uint64 // likewise
+
+	log    *slog.Logger
+	values lograte.Gate // of what is logged of corrupt items
 
 	closing context.CancelFunc // closes all connections
 	running sync.WaitGroup     // calls to servers, and goroutines that carry edits
@@ -104,8 +112,11 @@ func New(o Options) (*Store, error) {
 	if o.Now == nil {
 		o.Now = func() strategy.Instant { return strategy.InstantOf(time.Now()) }
 	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
 	ctx, closing := context.WithCancel(context.Background())
-	s := &Store{timeout: o.Timeout, maxAttempts: o.MaxAttempts, now: o.Now, panics: o.Panics, turns: turns{waiting: map[string][]*edit{}}, closing: closing}
+	s := &Store{timeout: o.Timeout, maxAttempts: o.MaxAttempts, now: o.Now, panics: o.Panics, log: o.Logger, turns: turns{waiting: map[string][]*edit{}}, closing: closing}
 	for _, addr := range o.Addrs {
 		s.servers = append(s.servers, newServer(ctx, addr, o))
 	}
@@ -116,12 +127,13 @@ func New(o Options) (*Store, error) {
 // writes those that changed. It writes the counters of an identifier once, however
 // many of the requests are about it.
 //
-// Decide returns at once when ctx or the store's timeout ends. It cannot take back
+// Decide returns at once when ctx or the store's timeout ends, or a little before the
+// deadline of ctx. It cannot take back
 // what it has sent to a server by then. The connection stays busy until the answer
 // comes, at most for the timeout, or for twice the timeout if it was not open yet. A
 // write that is under way may still happen.
 func (s *Store) Decide(ctx context.Context, requests []store.Request, results []store.Result) {
-	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	ctx, cancel := context.WithDeadline(ctx, store.Deadline(ctx, s.timeout))
 	defer cancel()
 
 	var edits []*edit
@@ -152,9 +164,21 @@ func (s *Store) Decide(ctx context.Context, requests []store.Request, results []
 	}
 	s.run(ctx, edits)
 	for _, e := range edits {
-		for _, i := range e.requests {
-			results[i].All(&requests[i], func(_ *store.Request, res *store.Result) { res.Err = e.err })
+		err := e.result()
+		if errors.Is(err, errCorrupt) {
+			s.noteCorrupt(err)
 		}
+		for _, i := range e.requests {
+			results[i].All(&requests[i], func(_ *store.Request, res *store.Result) { res.Err = err })
+		}
+	}
+}
+
+// noteCorrupt counts and logs a corrupt item.
+func (s *Store) noteCorrupt(err error) {
+	s.corrupt.Add(1)
+	if n := s.values.Pass(time.Now()); n > 0 {
+		s.log.Error("memcached: an item holds what this program did not write; find out who did, or give this program its own memcached", "error", err, "times", n)
 	}
 }
 
@@ -179,6 +203,9 @@ func (s *Store) Reset(ctx context.Context, r *store.Request) error {
 		return changed
 	}
 	s.run(ctx, []*edit{e})
+	if errors.Is(e.err, errCorrupt) { // it is removed, as it should be
+		return nil
+	}
 	return e.err
 }
 

@@ -252,8 +252,17 @@ func TestForeignValues(t *testing.T) {
 		if err := s.Reset(t.Context(), &r); err != nil {
 			t.Errorf("Reset over %q: %v", value, err)
 		}
-		if res := decide(t.Context(), s, r); res.Err != nil || res.Statuses[0].Remaining != 4 {
-			t.Errorf("over %q: %+v, want a counter that starts afresh", value, res)
+		if err := s.servers[0].client.Set(&memcache.Item{Key: "rl:test:alice", Value: []byte(value)}); err != nil {
+			t.Fatal(err)
+		}
+		empty := value == "" || value == "\x02"
+		if res := decide(t.Context(), s, r); errors.Is(res.Err, errCorrupt) == empty || empty && res.Statuses[0].Remaining != 4 {
+			t.Errorf("over %q: %+v", value, res)
+		}
+		if !empty {
+			if res := decide(t.Context(), s, r); res.Err != nil || res.Statuses[0].Remaining != 4 {
+				t.Errorf("after %q: %+v, want a counter that starts again", value, res)
+			}
 		}
 		if n := left(t, s, r); n != 4 {
 			t.Errorf("over %q: the counter is not kept: %d left", value, n)
@@ -555,7 +564,7 @@ func TestOneServerDown(t *testing.T) {
 func TestBreakerWithOneServerDown(t *testing.T) {
 	servers := []*memcachedtest.Server{memcachedtest.Start(t), memcachedtest.Start(t), memcachedtest.Start(t)}
 	s := open(t, Options{}, servers...)
-	b := breaker.New(s)
+	b := breaker.New(s, s.timeout)
 	requests, results := make([]store.Request, 60), make([]store.Result, 60)
 	for i := range requests {
 		requests[i] = request(t, strategy.Spec{Rate: "1000000/366d"})

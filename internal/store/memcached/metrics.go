@@ -19,6 +19,8 @@ var (
 		"Counters dropped before their time, because their identifier has more than fit into one item.", nil, nil)
 	fullDesc = prometheus.NewDesc("ratelimitd_memcached_full_items_total",
 		"Requests denied because the counters of their identifier fill its item, and none may be dropped.", nil, nil)
+	corruptDesc = prometheus.NewDesc("ratelimitd_memcached_corrupt_items_total",
+		"Items that hold what this program did not write. Their requests failed, and their counters started again.", nil, nil)
 )
 
 // Collector returns what collects the metrics of s.
@@ -30,6 +32,7 @@ func (Collector) Describe(ch chan<- *prometheus.Desc) {
 	ch <- exhaustedDesc
 	ch <- evictedDesc
 	ch <- fullDesc
+	ch <- corruptDesc
 }
 
 // Collect implements prometheus.Collector.
@@ -38,4 +41,5 @@ func (c Collector) Collect(ch chan<- prometheus.Metric) {
 	ch <- prometheus.MustNewConstMetric(exhaustedDesc, prometheus.CounterValue, float64(c.store.exhausted.Load()))
 	ch <- prometheus.MustNewConstMetric(evictedDesc, prometheus.CounterValue, float64(c.store.evicted.Load()))
 	ch <- prometheus.MustNewConstMetric(fullDesc, prometheus.CounterValue, float64(c.store.full.Load()))
+	ch <- prometheus.MustNewConstMetric(corruptDesc, prometheus.CounterValue, float64(c.store.corrupt.Load()))
 }

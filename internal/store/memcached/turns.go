@@ -74,7 +74,7 @@ func (s *Store) carryOnce(key string, on *server, waiting []*edit) (err error) {
 	}}}
 	s.read(ctx, all)
 	s.finish(ctx, s.apply(all))
-	return all[0].err
+	return all[0].result()
 }
 
 // changeCarried calls change, unless the caller has stopped waiting.
@@ -98,6 +98,7 @@ func (e *edit) answer(err error) {
 // does not touch what belongs to the caller any more. Then nobody knows whether e
 // was made.
 func (e *edit) await(ctx context.Context) {
+	e.corrupt = false // the other goroutine reads the item again
 	select {
 	case <-e.carried:
 		return

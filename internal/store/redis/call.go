@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -21,7 +22,10 @@ import (
 // way through Redis.
 type call struct {
 	question
+	request *store.Request
+	result  *store.Result
 	pending bool // whether it is to be sent
+	windows int  // how often it was asked with a window of the calendar that is not the store's
 
 	shipment *shipment // which it goes with
 	index    int       // which question of that it is
@@ -32,10 +36,11 @@ type call struct {
 // A question is what a call asks Redis: nothing, if it has no keys. Nothing
 // that it refers to is written to again.
 type question struct {
-	keys []any  // strings
-	run  string // the request, and its With, as the script reads it
-	size int    // how many bytes the script replies
-	load bool   // whether the server may not know the script
+	keys     []any  // strings
+	run      string // the request, and its With, as the script reads it
+	size     int    // how many bytes the script replies
+	load     bool   // whether the server may not know the script
+	together bool   // whether it has a With of other identifiers
 }
 
 // A reply is that to a question.
@@ -45,9 +50,24 @@ type reply struct {
 	err    error
 }
 
-// newCall returns the call of a request.
-func newCall(r *store.Request) call {
-	var c call
+// newCalls appends to calls those of a request: one, or one for each request of its With
+// if these are decided apart.
+func newCalls(calls []call, r *store.Request, res *store.Result, apart bool) []call {
+	if !apart || r.Alone() {
+		return append(calls, newCall(r, res))
+	}
+	res.All(r, func(r *store.Request, res *store.Result) {
+		alone := *r
+		alone.With = nil
+		calls = append(calls, newCall(&alone, res))
+	})
+	return calls
+}
+
+// newCall returns the call of a request, to set res.
+func newCall(r *store.Request, res *store.Result) call {
+	c := call{request: r, result: res}
+	c.together = !r.Alone()
 	keys := 0
 	c.size = sizeOfConsumed
 	eachLimit(r, func(r *store.Request, l *strategy.Limit) {
@@ -60,9 +80,7 @@ func newCall(r *store.Request) call {
 	c.pending = true
 	// The request and then the keys are parts of one text.
 	text, ends := make([]byte, 0, 256), make([]int, 0, 4) // room for most
-	text = binary.BigEndian.AppendUint32(text, uint32(keys))
-	consume := consumes(r)
-	eachLimit(r, func(r *store.Request, l *strategy.Limit) { text = appendLimit(text, r, l, consume) })
+	text = appendRun(text, r, keys, func(int) strategy.Instant { return strategy.InstantOf(time.Now()) })
 	start := len(text)
 	eachLimit(r, func(r *store.Request, l *strategy.Limit) {
 		text = appendCounterKey(text, r.Namespace, r.Identifier, l)
@@ -77,13 +95,37 @@ func newCall(r *store.Request) call {
 	return c
 }
 
-// appendLimit appends l, a limit of r, as the script reads it.
+// appendRun appends r, which has so many keys, as the script reads it. at is asked for an
+// instant in the window of each key whose limit follows the calendar.
+func appendRun(b []byte, r *store.Request, keys int, at func(key int) strategy.Instant) []byte {
+	b = binary.BigEndian.AppendUint32(b, uint32(keys))
+	consume := consumes(r)
+	key := 0
+	eachLimit(r, func(r *store.Request, l *strategy.Limit) {
+		b = appendLimit(b, r, l, consume)
+		if l.OnCalendar() {
+			start, end := l.Window(at(key))
+			b = appendDouble(appendDouble(b, float64(start)), float64(end))
+		}
+		key++
+	})
+	return b
+}
+
+// onCalendar is the number that the script knows a fixed window of the calendar by.
+const onCalendar = 7
+
+// appendLimit appends l, a limit of r, as the script reads it, but for its window.
 func appendLimit(b []byte, r *store.Request, l *strategy.Limit, consume byte) []byte {
 	shadow := byte(0)
 	if l.Shadow {
 		shadow = 1
 	}
-	b = append(b, byte(l.Strategy), shadow, consume|byte(r.Mode)<<1)
+	algorithm := byte(l.Strategy)
+	if l.OnCalendar() {
+		algorithm = onCalendar
+	}
+	b = append(b, algorithm, shadow, consume|byte(r.Mode)<<1)
 	most := uint64(rate.MaxCount + 1)
 	if r.Mode != strategy.Take {
 		most = strategy.MaxUnits
@@ -91,13 +133,16 @@ func appendLimit(b []byte, r *store.Request, l *strategy.Limit, consume byte) []
 	for _, n := range [...]float64{
 		float64(min(r.Cost, most)), float64(l.Rate.Count), float64(l.Rate.Period / time.Microsecond), float64(l.Capacity),
 	} {
-		b = binary.BigEndian.AppendUint64(b, math.Float64bits(n))
+		b = appendDouble(b, n)
 	}
 	if r.Mode != strategy.Take {
-		b = binary.BigEndian.AppendUint64(b, math.Float64bits(float64(l.Ceiling())))
-		b = binary.BigEndian.AppendUint64(b, math.Float64bits(float64(r.ConsumedAt)))
+		b = appendDouble(appendDouble(b, float64(l.Ceiling())), float64(r.ConsumedAt))
 	}
 	return b
+}
+
+func appendDouble(b []byte, n float64) []byte {
+	return binary.BigEndian.AppendUint64(b, math.Float64bits(n))
 }
 
 // eachLimit calls f for each limit of a request and its With that has a
@@ -127,15 +172,22 @@ func consumes(r *store.Request) (consume byte) {
 func (c *call) key() string { return c.keys[0].(string) }
 
 // command returns what asks questions, with the script's source if a server may
-// not know it.
-func (s script) command(ctx context.Context, questions []question) *redis.StringCmd {
-	keys, size, load := 0, 0, false
+// not know it. With routed, the questions are about one identifier, and the first key is
+// the same for whatever is asked about it: a proxy that sends a command to the server of
+// its first key, whatever it makes of the braces in keys, finds all counters of the
+// identifier on one server.
+func (s script) command(ctx context.Context, questions []question, load, routed bool) *redis.StringCmd {
+	keys, size := 0, 0
 	for i := range questions {
 		keys += len(questions[i].keys)
 		size += len(questions[i].run)
 		load = load || questions[i].load
 	}
-	args := make([]any, 3, 4+keys)
+	args := make([]any, 3, 6+keys)
+	if routed {
+		args = append(args, routeOf(questions[0].keys[0].(string)))
+		keys++
+	}
 	args[0], args[1], args[2] = "evalsha", s.hash, keys
 	if load {
 		args[0], args[1] = "eval", s.source
@@ -145,7 +197,11 @@ func (s script) command(ctx context.Context, questions []question) *redis.String
 		args = append(args, questions[i].keys...)
 		runs = append(runs, questions[i].run...)
 	}
-	cmd := redis.NewStringCmd(ctx, append(args, runs)...)
+	args = append(args, runs)
+	if routed {
+		args = append(args, "routed")
+	}
+	cmd := redis.NewStringCmd(ctx, args...)
 	cmd.SetFirstKeyPos(3)
 	return cmd
 }
@@ -184,23 +240,67 @@ func replies(cmd *redis.StringCmd, failed error, questions []question, replies [
 // on the other node; READONLY, if the server has become a replica, which was
 // said of the first write, and so before anything was consumed.
 func (c *call) again() (wait bool) {
-	if c.reply == nil || c.reply.err == nil {
+	if c.reply == nil {
 		return false
 	}
 	switch err := c.reply.err; {
-	case redis.HasErrorPrefix(err, "NOSCRIPT"):
+	case err == nil:
+		if c.reply.packed[0] == elsewhere && c.windows < maxWindows {
+			c.moveWindows()
+		}
+	case redis.HasErrorPrefix(err, "NOSCRIPT"), refusesHash(err):
 		c.pending, c.load = true, true
-	case redis.IsTryAgainError(err), redis.IsReadOnlyError(err):
+	case errors.Is(err, errApart):
+		c.pending = true
+	case errors.Is(err, errAgain), redis.IsTryAgainError(err), redis.IsReadOnlyError(err):
 		c.pending = true
 		return true
 	}
 	return false
 }
 
-// decide sets res to the answer to r that the reply implies.
-func (c *call) decide(r *store.Request, res *store.Result) {
-	err := c.answer(r, res)
-	res.All(r, func(_ *store.Request, res *store.Result) { res.Err = err })
+// maxWindows is how often a call is asked again because of its windows. The second time
+// it has those of the store's clock, and the third is for a clock that then enters the
+// next ones.
+const maxWindows = 3
+
+// moveWindows makes c pending again, with the windows that its reply shows to be those of
+// the store's clock. The script has changed nothing.
+func (c *call) moveWindows() {
+	at, packed := make([]strategy.Instant, 0, len(c.keys)), c.reply.packed[sizeOfConsumed:]
+	eachLimit(c.request, func(r *store.Request, l *strategy.Limit) {
+		size := sizeOf(r, l)
+		state := parseState(packed[:size])
+		packed = packed[size:]
+		state.Settle(l, c.reply.now, 0)
+		at = append(at, max(c.reply.now, state.Last))
+	})
+	c.run = string(appendRun(nil, c.request, len(c.keys), func(key int) strategy.Instant { return at[key] }))
+	c.windows++
+	c.pending = true
+}
+
+// isApart reports whether a server has refused a script because it does not have all of
+// its keys. It has not run it. Proxies have words of their own for it.
+func isApart(err error) bool {
+	return isReply(err) && (redis.HasErrorPrefix(err, "CROSSSLOT") || strings.Contains(err.Error(), "same slot"))
+}
+
+// refusesHash reports whether a server has refused EVALSHA as a command, and so has not
+// run it.
+func refusesHash(err error) bool {
+	return isReply(err) && (redis.IsPermissionError(err) || strings.Contains(err.Error(), "unknown command")) &&
+		strings.Contains(strings.ToLower(err.Error()), "evalsha")
+}
+
+// decide sets the result of c to the answer that the reply implies.
+func (c *call) decide() {
+	with := c.result.With
+	err := c.answer(c.request, c.result)
+	c.result.All(c.request, func(_ *store.Request, res *store.Result) { res.Err = err })
+	if len(c.request.With) == 0 { // it may be of a request whose With is decided apart
+		c.result.With = with
+	}
 }
 
 func (c *call) answer(r *store.Request, res *store.Result) error {
@@ -218,8 +318,13 @@ func (c *call) answer(r *store.Request, res *store.Result) error {
 		} else if err != nil {
 			return fmt.Errorf("redis: %w", quote.Error(err))
 		}
-		if c.reply.packed[0] == foreign {
-			return fmt.Errorf("redis: %w: WRONGTYPE: one of the %d keys from %s on holds what is not ratelimitd's", store.ErrCounters, len(c.keys), quote.Cut(c.key()))
+		switch c.reply.packed[0] {
+		case foreign:
+			return fmt.Errorf("redis: %w: %w: one of the %d keys from %s on holds what is not ratelimitd's", store.ErrCounters, errForeign, len(c.keys), quote.Cut(c.key()))
+		case damaged:
+			return fmt.Errorf("redis: %w: %w: one of the %d keys from %s on, which starts again", store.ErrCounters, errDamaged, len(c.keys), quote.Cut(c.key()))
+		case elsewhere:
+			return fmt.Errorf("redis: %w: the clock of the server leaves one window of the calendar after the other", store.ErrCounters)
 		}
 		now, consumed, states = c.reply.now, strategy.Consumed(c.reply.packed[0]), c.reply.packed[sizeOfConsumed:]
 	}
@@ -275,12 +380,21 @@ func sizeOf(r *store.Request, l *strategy.Limit) int {
 	return sizeOfState
 }
 
-// foreign is what decide.lua packs instead of a strategy.Consumed if a key holds
-// what is no string.
-const foreign = 3
+// What decide.lua packs instead of a strategy.Consumed, and the errors of it.
+const (
+	foreign = 3 // a key holds what is no string
+	damaged = 4 // a key held what is no counter, and is deleted
+	// elsewhere: the window of a limit that follows the calendar is not that of the server's
+	// clock, and nothing was changed.
+	elsewhere = 5
+)
 
-// parseState reads a state as decide.lua packs it. What is none is that of a
-// counter wholly unused, to the script too.
+var (
+	errForeign = errors.New("WRONGTYPE")
+	errDamaged = errors.New("a value that was corrupt")
+)
+
+// parseState reads a state as decide.lua packs it, which has found it to be one.
 func parseState(packed string) strategy.State {
 	if len(packed) != sizeOfState && len(packed) != sizeOfView {
 		return strategy.State{}

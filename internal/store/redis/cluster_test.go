@@ -290,7 +290,7 @@ func testBreakerOutlivesMaster(t *testing.T, c *redistest.Cluster) {
 	}
 	coverage("no")
 	s := openWith(t, Options{URLs: c.URLs()})
-	b := breaker.New(s)
+	b := breaker.New(s, s.timeout)
 	load := startLoad(t, b, 12)
 	load.await(t, "decisions are made", func() error { return load.allEvery(100) })
 	victim, _ := c.MasterAndReplica(t, c.Nodes[0], load.keys[0])

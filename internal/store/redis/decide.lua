@@ -9,13 +9,18 @@
 --           the same for the whole run, plus twice the mode (0 take, 1 charge, 2
 --           refund, 3 overdraw); cost (at most 1e9 + 1, or 1e13 if it is not a take);
 --           count; period in microseconds; capacity. If it is not a take: the most
---           units that a charge may fill it with; and consumed_at, or 0
+--           units that a charge may fill it with; and consumed_at, or 0. If the number
+--           of the strategy is 7, a fixed window that follows the calendar: its first
+--           instant, and that of the next one
+-- ARGV[2]   if given, the first key is no counter: it only says which server to ask
 -- variables now, in microseconds since the Unix epoch; slack, in milliseconds: how
 --           long keys are kept after they are unused. The lines that set them are
 --           before this file: see script.go
 -- returns   packed: now. For each run: from which limits it consumed (0 none, 1
 --           those that are not in shadow mode, 2 all, 3 none, because a key has a
---           value that is not a string); and the states before that, in order. The
+--           value that is not a string, 4 none, because a value was corrupt and is
+--           deleted now, 5 none, because the window is not that of now); and the states
+--           before that, in order. The
 --           state of a sliding window log has a fourth double if it is not a take
 --
 -- A state is three doubles: last, used, part. A sliding window log is a string of
@@ -66,10 +71,21 @@ local function check_type(failure)
   if not string.find(failure.err, 'WRONGTYPE', 1, true) then error(failure.err, 0) end
 end
 
+-- set_aside deletes a key whose value is corrupt, so that the counter starts again. The
+-- run at hand fails: it does not know what was used. What fails the script instead would
+-- fail runs that have nothing to do with it, some of which have consumed by then.
+local damaged = false
+local function set_aside(key)
+  damaged = true
+  redis.pcall('DEL', key)
+end
+
 -- log_functions returns the functions for sliding window logs.
 local function log_functions()
   local function entry(key, i)
-    return struct.unpack('>dd', redis.call('GETRANGE', key, i * 16, i * 16 + 15))
+    local bytes = redis.call('GETRANGE', key, i * 16, i * 16 + 15)
+    if #bytes < 16 then return 0 / 0, 0 / 0 end -- there is none, as search finds in a log that is corrupt
+    return struct.unpack('>dd', bytes)
   end
 
   -- search returns the first of the entries 1 to n-1 for which found(at,
@@ -90,7 +106,11 @@ local function log_functions()
     local n = redis.pcall('STRLEN', key)
     if type(n) == 'table' then return check_type(n) end
     n = n / 16
-    if n < 2 or n % 1 ~= 0 then return 0, 0, 0, 0, 0 end -- empty, or not a log
+    if n == 0 then return 0, 0, 0, 0, 0 end
+    if n < 2 or n % 1 ~= 0 or n > 4194304 then -- torn, or longer than any log
+      set_aside(key)
+      return 0, 0, 0, 0, 0
+    end
     local last, total = entry(key, n - 1)
     local oldest = math.max(now, last) - period
     local first = search(key, n, function(at) return at > oldest end)
@@ -103,6 +123,12 @@ local function log_functions()
     if used + cost > capacity and cost <= capacity then
       local enough = search(key, n, function(_, t) return total - t <= capacity - cost end)
       free = entry(key, enough) + period
+    end
+    if not (last >= 0 and last < 9007199254740992 and last % 1 == 0 and before >= 0 and before % 1 == 0 and
+        total >= before and total < 9007199254740992 and total % 1 == 0 and
+        free >= 0 and free < 2 * 9007199254740992 and free % 1 == 0) then
+      set_aside(key)
+      return 0, 0, 0, 0, 0
     end
     return last, used, free, n, first
   end
@@ -204,11 +230,11 @@ end
 local function change_function()
   -- It returns the next state, or nil if that is the same; for how many microseconds to
   -- keep it; and whether the limit lets the run consume.
-  return function(mode, strategy, last, used, part, cost, count, period, capacity, ceiling, consumed_at)
+  return function(mode, strategy, last, used, part, cost, count, period, capacity, ceiling, consumed_at, from, to)
     if capacity == 0 then return nil, nil, mode ~= 3 or cost == 0 end
     local at, weight, start = math.max(now, last), 0
     if strategy < 3 then -- the windows
-      start = at - at % period
+      start = from or at - at % period
       if strategy == 1 then
         if last < start then used = 0 end
         part = 0
@@ -256,7 +282,7 @@ local function change_function()
       if used + cost > ceiling then used, part = ceiling, 0 else used = used + cost end
     end
     local matters
-    if strategy < 3 then matters = start + strategy * period - now else matters = used * period / count + at - now end
+    if strategy < 3 then matters = (to or start + strategy * period) - now else matters = used * period / count + at - now end
     return struct.pack('>ddd', at, used, part), matters, true
   end
 end
@@ -267,13 +293,14 @@ local reply = {struct.pack('>d', now)}
 local values, matters = {}, {} -- for each limit: its next state, and for how many microseconds to keep it
 local shadows, view, add, charge, refund, acts, change -- most decisions need none of these
 
-local last_key = 0
+local last_key = ARGV[2] and 1 or 0
 while last_key < #KEYS do
   local first_key = last_key + 1
   local limits
   limits, position = struct.unpack('>I4', runs, position)
   last_key = last_key + limits
-  local states, all, consume, foreign = '', true, true, false
+  local states, all, consume, foreign, elsewhere = '', true, true, false, false
+  damaged = false
 
   for i = first_key, last_key do
     local key = KEYS[i]
@@ -285,6 +312,11 @@ while last_key < #KEYS do
       ceiling, consumed_at, position = struct.unpack('>dd', runs, position)
     else
       mode = 0
+    end
+    local from, to -- the window of the calendar
+    if strategy == 7 then
+      strategy = 1
+      from, to, position = struct.unpack('>dd', runs, position)
     end
     if shadow == 1 then
       shadows = shadows or {}
@@ -326,34 +358,43 @@ while last_key < #KEYS do
       if type(state) == 'table' then
         check_type(state)
         states, foreign = states .. unused, true
-      elseif state and #state == 24 then
-        last, used, part = struct.unpack('>ddd', state)
-        if not (last + used + part < 2 ^ 55) then last, used, part = 0, 0, 0 end -- not a state: no state is so great
-        states = states .. state
-        if last - now > period then -- a clock was wrong: it counts as if consumed now
-          last = now
-          if used + part > 0 then
-            local rest = 2 * period
-            if strategy > 3 then rest = used * period / math.max(count, 1) end
-            redis.call('SET', key, struct.pack('>ddd', last, used, part), 'PX', expiry(rest))
+      elseif state then
+        if #state == 24 then last, used, part = struct.unpack('>ddd', state) end
+        if #state == 24 and last >= 0 and last < 9007199254740992 and last % 1 == 0 and
+            used >= 0 and used < 17592186044416 and used % 1 == 0 and
+            part >= 0 and part < 35184372088832 and part % 1 == 0 then
+          states = states .. state
+          if last - now > period then -- a clock was wrong: it counts as if consumed now
+            last = now
+            if used + part > 0 then
+              local rest = 2 * period
+              if strategy > 3 then rest = used * period / math.max(count, 1) end
+              redis.call('SET', key, struct.pack('>ddd', last, used, part), 'PX', expiry(rest))
+            end
           end
+        else -- of another length, or with numbers that no state has
+          last, used, part = 0, 0, 0
+          states = states .. unused
+          set_aside(key)
         end
       else
         states = states .. unused
       end
-      if mode > 0 then
+      if from and consume and (math.max(now, last) < from or math.max(now, last) >= to) then
+        elsewhere = true
+      elseif mode > 0 then
         if consume and (cost > 0 or mode == 3) then
           change = change or change_function()
-          values[i], matters[i], allowed = change(mode, strategy, last, used, part, cost, count, period, capacity, ceiling, consumed_at)
+          values[i], matters[i], allowed = change(mode, strategy, last, used, part, cost, count, period, capacity, ceiling, consumed_at, from, to)
           if cost == 0 then values[i] = nil end
         end
       elseif consume and cost > 0 then
         local at, level = now
         if last > now then at = last end
         if strategy == 1 then -- fixed_window
-          local elapsed = at % period
-          if last < at - elapsed then used = 0 end
-          used, part, matters[i] = used + cost, 0, period - elapsed
+          local start = from or at - at % period
+          if last < start then used = 0 end
+          used, part, matters[i] = used + cost, 0, (to or start + period) - at
           level = used
         elseif strategy == 2 then -- sliding_window_counter
           local elapsed = at % period
@@ -392,6 +433,10 @@ while last_key < #KEYS do
   local consumed = 0
   if foreign then
     consumed = 3
+  elseif damaged then
+    consumed = 4
+  elseif elsewhere then
+    consumed = 5
   elseif consume then
     consumed = all and 2 or 1
     for i = first_key, last_key do

@@ -179,7 +179,7 @@ func TestHalfOpenConnection(t *testing.T) {
 func TestBlackHole(t *testing.T) {
 	f := startFaulty(t)
 	const timeout = 200 * time.Millisecond
-	b := breaker.New(openWith(t, Options{URLs: []string{f.url()}, Timeout: timeout}))
+	b := breaker.New(openWith(t, Options{URLs: []string{f.url()}, Timeout: timeout}), timeout)
 	r := store.Request{Namespace: "test", Identifier: "alice", Limits: limits(t, strategy.Spec{Rate: "100000000/366d"}), Cost: 1}
 	redistest.Eventually(t, "a decision", func() error { return decide(t.Context(), b, r).Err })
 	f.do(t, "timeout", "downstream", `"timeout": 0`)

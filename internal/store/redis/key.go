@@ -1,6 +1,8 @@
 package redis
 
 import (
+	"strings"
+
 	"github.com/ratelimitd/ratelimitd/internal/store"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 )
@@ -37,3 +39,7 @@ func appendTag(b []byte, namespace, identifier string) []byte {
 	b = store.AppendEscaped(append(b, ':'), identifier, "{}") // the first colon ended the namespace
 	return append(b, '}')
 }
+
+// routeOf returns the part of a counter's key that is the same for all counters of its
+// identifier: up to the brace, of which there is only one.
+func routeOf(key string) string { return key[:strings.IndexByte(key, '}')+1] }

@@ -18,6 +18,10 @@ var (
 		"Connections to Redis, by whether they are in use or idle.", []string{"state"}, nil)
 	poolTimeoutsDesc = prometheus.NewDesc("ratelimitd_redis_pool_timeouts_total",
 		"Round trips that got no connection in time, because all were in use.", nil, nil)
+	valuesDesc = prometheus.NewDesc("ratelimitd_redis_bad_values_total",
+		"Requests that failed because a key holds no counter: foreign, a value of another type, which stays; or corrupt, a value that was deleted.", []string{"kind"}, nil)
+	sharedDesc = prometheus.NewDesc("ratelimitd_redis_shared_scripts",
+		"1 if requests of several identifiers share scripts, because one server owns all keys; otherwise 0.", nil, nil)
 )
 
 // Collector returns what collects the metrics of s.
@@ -38,4 +42,11 @@ func (c Collector) Collect(metrics chan<- prometheus.Metric) {
 	emit(connectionsDesc, prometheus.GaugeValue, float64(pool.IdleConns), "idle")
 	emit(connectionsDesc, prometheus.GaugeValue, float64(pool.TotalConns-min(pool.IdleConns, pool.TotalConns)), "used")
 	emit(poolTimeoutsDesc, prometheus.CounterValue, float64(pool.Timeouts))
+	emit(valuesDesc, prometheus.CounterValue, float64(c.store.foreign.Load()), "foreign")
+	emit(valuesDesc, prometheus.CounterValue, float64(c.store.damaged.Load()), "corrupt")
+	shared := 0.0
+	if p.shares() {
+		shared = 1
+	}
+	emit(sharedDesc, prometheus.GaugeValue, shared)
 }

@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/url"
 	"os"
@@ -41,6 +42,9 @@ type Options struct {
 	// Cluster says that the server is a node of a cluster even if there is only one
 	// URL.
 	Cluster bool
+	// SharedScripts says whether one script may decide for several identifiers. ""
+	// means ShareAuto. A cluster never shares scripts.
+	SharedScripts Sharing
 
 	// MasterName says that the URLs are sentinels, and names the group of servers
 	// whose master to use. The user, password and database in a URL are for these
@@ -69,6 +73,8 @@ type Options struct {
 	// Panics notes the panics of goroutines, which end their calls alone. It may be
 	// nil.
 	Panics *crash.Log
+	// Logger logs what an operator should know of the servers. nil: nobody reads it.
+	Logger *slog.Logger
 }
 
 // withDefaults returns o with the defaults filled in, or an error that says which
@@ -85,6 +91,12 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.PoolSize == 0 {
 		o.PoolSize = DefaultPoolSize
+	}
+	if o.SharedScripts == "" {
+		o.SharedScripts = ShareAuto
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	var err error
 	switch {
@@ -127,6 +139,8 @@ func (o Options) universal() (*redis.UniversalOptions, error) {
 		return nil, fmt.Errorf("user %q: give a password too", server.user)
 	case server.database < 0:
 		return nil, fmt.Errorf("database %d: must be a number from 0", server.database)
+	case cluster && o.SharedScripts == ShareAlways:
+		return nil, fmt.Errorf("shared scripts %q: a script in a cluster has the keys of one slot; use %q", o.SharedScripts, ShareAuto)
 	case cluster && server.database != 0:
 		return nil, fmt.Errorf("database %d: a cluster has only database 0", server.database)
 	}
@@ -149,6 +163,7 @@ func (o Options) universal() (*redis.UniversalOptions, error) {
 		TLSConfig:        secure,
 		Dialer:           o.dialer(secure),
 		ClientName:       "ratelimitd",
+		DisableIdentity:  true, // CLIENT SETINFO, which some servers refuse and nobody needs
 		PoolSize:         o.PoolSize,
 		MinIdleConns:     o.MinIdle,
 		PipelinePoolSize: -1, // one pool, so that its size bounds all connections

@@ -30,13 +30,18 @@ const (
 	maxTogether = 16
 )
 
-var errClosed = errors.New("the store is closed")
+var (
+	errClosed = errors.New("the store is closed")
+	// errApart is the error of a command that the server did not run, because it does
+	// not have all of its keys.
+	errApart = errors.New("the keys are on several servers")
+)
 
 // A pipeliner lets concurrent callers share round trips. What arrives while a
 // pipeline is under way is sent together in the next one. It does not wait to
 // collect more: what arrives while no pipeline is under way is sent at once.
-// Questions also share commands, except in a cluster, where all keys of a command
-// must be in one slot.
+// Questions also share commands, if one server is known to own all keys. Otherwise all
+// keys of a command are of one identifier.
 //
 // It sends a command only once. If the connection fails, nobody knows whether the
 // command ran, and the caller gets an error.
@@ -44,9 +49,12 @@ type pipeliner struct {
 	client  redis.UniversalClient
 	cluster *redis.ClusterClient // the client, if the server is a cluster; otherwise nil
 	script  script
+	owner   *ownership
 	timeout time.Duration
 	panics  *crash.Log  // may be nil
 	mapped  atomic.Bool // whether the nodes of the cluster are known
+
+	whole atomic.Bool // whether to send the whole script always: the server refuses EVALSHA
 
 	pipelines, questions atomic.Uint64 // how many were sent; for the metrics
 
@@ -97,8 +105,8 @@ func (s *shipment) turn() ([]question, []reply) {
 	return s.questions[s.sent:s.turnEnd], s.replies[s.sent:s.turnEnd]
 }
 
-func newPipeliner(client redis.UniversalClient, script script, timeout time.Duration) *pipeliner {
-	p := &pipeliner{client: client, script: script, timeout: timeout, lanes: map[string]*lane{}}
+func newPipeliner(client redis.UniversalClient, script script, owner *ownership, timeout time.Duration) *pipeliner {
+	p := &pipeliner{client: client, script: script, owner: owner, timeout: timeout, lanes: map[string]*lane{}}
 	p.cluster, _ = client.(*redis.ClusterClient)
 	return p
 }
@@ -257,16 +265,21 @@ func (p *pipeliner) ask(ctx context.Context, questions []question) ([]reply, err
 	}
 	pipe := p.client.Pipeline()
 	var parts []part
+	shares, whole := p.shares(), p.whole.Load()
 	for start := 0; start < len(questions); {
 		end := start + 1
-		for keys := len(questions[start].keys); p.cluster == nil && end < len(questions); end++ {
+		for keys := len(questions[start].keys); shares && end < len(questions); end++ {
 			if keys += len(questions[end].keys); keys > maxTogether {
 				break
 			}
 		}
-		command := p.script.command(ctx, questions[start:end])
+		command := p.script.command(ctx, questions[start:end], whole, !shares && p.cluster == nil)
 		parts = append(parts, part{command, end})
-		_ = pipe.Process(ctx, once{command}) // only queues it
+		if questions[start].together && !shares { // since it was asked, the server has changed
+			command.SetErr(errApart)
+		} else {
+			_ = pipe.Process(ctx, once{command}) // only queues it
+		}
 		start = end
 	}
 	p.pipelines.Add(1)
@@ -276,10 +289,28 @@ func (p *pipeliner) ask(ctx context.Context, questions []question) ([]reply, err
 
 	all, start := make([]reply, len(questions)), 0
 	for _, part := range parts {
+		if failed := part.command.Err(); failed != nil {
+			p.note(failed, part.command, shares)
+		}
 		replies(part.command, err, questions[start:part.end], all[start:part.end])
 		start = part.end
 	}
 	return all, err
+}
+
+// shares reports whether a script may have the keys of several identifiers.
+func (p *pipeliner) shares() bool { return p.cluster == nil && p.owner.all.Load() }
+
+// note notes what the failure of a command says of the server. It makes that of a command
+// with too many keys one after which its questions are asked again.
+func (p *pipeliner) note(failed error, command *redis.StringCmd, shared bool) {
+	switch {
+	case shared && isApart(failed):
+		p.owner.refused(failed)
+		command.SetErr(errApart)
+	case refusesHash(failed):
+		p.whole.Store(true)
+	}
 }
 
 // learn makes the client of a cluster ask again which node has which keys, if a

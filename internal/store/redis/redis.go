@@ -7,15 +7,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/logging"
 
 	"github.com/ratelimitd/ratelimitd/internal/crash"
+	"github.com/ratelimitd/ratelimitd/internal/lograte"
 	"github.com/ratelimitd/ratelimitd/internal/quote"
 	"github.com/ratelimitd/ratelimitd/internal/store"
 )
@@ -32,8 +35,13 @@ const perLimit = 20 * time.Microsecond
 type Store struct {
 	client  redis.UniversalClient
 	pipes   *pipeliner
+	owner   *ownership
 	timeout time.Duration
 	panics  *crash.Log
+
+	log              *slog.Logger
+	foreign, damaged atomic.Uint64 // values of keys that are no counters; for the metrics
+	values           lograte.Gate  // of what is logged of them
 
 	close    sync.Once
 	closeErr error
@@ -56,24 +64,44 @@ func New(o Options) (*Store, error) {
 	// is in the errors it returns.
 	logging.Disable()
 	client := redis.NewUniversalClient(options)
-	pipes := newPipeliner(client, newScript(serverClock), o.Timeout+o.DialTimeout)
-	pipes.panics = o.Panics
-	return &Store{client: client, pipes: pipes, timeout: o.Timeout, panics: o.Panics}, nil
+	s := &Store{client: client, timeout: o.Timeout, panics: o.Panics, log: o.Logger}
+	s.owner = newOwnership(o.SharedScripts, o.Logger, s.sample)
+	s.greet()
+	s.pipes = newPipeliner(client, newScript(serverClock), s.owner, o.Timeout+o.DialTimeout)
+	s.pipes.panics = o.Panics
+	return s, nil
+}
+
+// sample is what the ownership looks for.
+func (s *Store) sample(ctx context.Context) (found int, err error) {
+	defer s.panics.Recover("a look for keys in Redis", func(e error) { err = e })
+	ctx, cancel := context.WithTimeout(ctx, s.pipes.timeout)
+	defer cancel()
+	return sample(ctx, s.client)
+}
+
+// greet makes the client tell what the servers say when a connection begins.
+func (s *Store) greet() {
+	switch client := s.client.(type) {
+	case *redis.ClusterClient:
+		client.OnNewNode(func(node *redis.Client) { node.AddHook(&handshake{}) })
+	case *redis.Client:
+		client.AddHook(&handshake{met: s.owner.met})
+	}
 }
 
 // Decide sends all requests together, and along with those of other callers.
 func (s *Store) Decide(ctx context.Context, requests []store.Request, results []store.Result) {
-	deadline := time.Now().Add(s.budget(requests))
-	if d, ok := ctx.Deadline(); ok && d.Before(deadline) {
-		deadline = d
-	}
+	deadline := store.Deadline(ctx, s.budget(requests))
 	var few [2]call
 	calls := slices.Grow(few[:0], len(requests))
+	apart := !s.pipes.shares()
 	for i := range requests {
-		calls = append(calls, newCall(&requests[i]))
+		calls = newCalls(calls, &requests[i], &results[i], apart)
 	}
 	for pause := firstPause; ; {
 		s.ask(ctx, deadline, calls)
+		calls = parted(calls)
 		again, wait := false, false
 		for i := range calls {
 			wait = calls[i].again() || wait
@@ -90,13 +118,45 @@ func (s *Store) Decide(ctx context.Context, requests []store.Request, results []
 		}
 	}
 	for i := range calls {
-		calls[i].decide(&requests[i], &results[i])
+		calls[i].decide()
+		if err := calls[i].result.Err; err != nil {
+			s.noteValue(err)
+		}
 	}
 }
 
-// DecidesTogether reports whether all counters of r are on one server: in a cluster,
-// those of several identifiers are in several slots.
-func (s *Store) DecidesTogether(r *store.Request) bool { return s.pipes.cluster == nil || r.Alone() }
+// noteValue counts and logs err if it is about the value of a key.
+func (s *Store) noteValue(err error) {
+	switch {
+	case errors.Is(err, errForeign):
+		s.foreign.Add(1)
+	case errors.Is(err, errDamaged):
+		s.damaged.Add(1)
+	default:
+		return
+	}
+	if n := s.values.Pass(time.Now()); n > 0 {
+		s.log.Error("redis: a key holds what this program did not write; find out who did, or give this program its own Redis", "error", err, "times", n)
+	}
+}
+
+// parted returns calls, of which those that the server refuses to decide together are
+// decided apart.
+func parted(calls []call) []call {
+	for i := range calls {
+		if c := &calls[i]; c.together && c.reply != nil && errors.Is(c.reply.err, errApart) {
+			more := newCalls(nil, c.request, c.result, true)
+			calls[i] = more[0]
+			calls = append(calls, more[1:]...)
+		}
+	}
+	return calls
+}
+
+// DecidesTogether reports whether r is of one identifier, or one server is known to own
+// all keys. Otherwise the counters of several identifiers may be on several servers, or
+// in several slots.
+func (s *Store) DecidesTogether(r *store.Request) bool { return r.Alone() || s.pipes.shares() }
 
 // budget returns how long requests may take together.
 func (s *Store) budget(requests []store.Request) time.Duration {
@@ -187,10 +247,21 @@ func (s *Store) Reset(ctx context.Context, r *store.Request) error {
 	if len(keys) == 0 {
 		return nil
 	}
-	if err := s.client.Del(ctx, keys...).Err(); err != nil {
+	if err := s.delete(ctx, keys); err != nil {
 		return fmt.Errorf("redis: %w", quote.Error(err))
 	}
 	return nil
+}
+
+// deleteRouted deletes keys where a script finds them: see script.command.
+const deleteRouted = `return redis.call('DEL', unpack(KEYS, 2))`
+
+// delete deletes keys, which are of one identifier.
+func (s *Store) delete(ctx context.Context, keys []string) error {
+	if s.pipes.cluster != nil || s.pipes.shares() {
+		return s.client.Del(ctx, keys...).Err()
+	}
+	return s.client.Eval(ctx, deleteRouted, append([]string{routeOf(keys[0])}, keys...)).Err()
 }
 
 // ServerOf returns the address of the cluster's node that has the counters of
@@ -258,6 +329,7 @@ func (s *Store) clusterHealth(ctx context.Context, cluster *redis.ClusterClient)
 func (s *Store) Close() error {
 	s.close.Do(func() {
 		s.pipes.close()
+		s.owner.close()
 		s.closeErr = s.client.Close()
 	})
 	return s.closeErr

@@ -36,7 +36,25 @@ const patient = 10 * time.Second
 // open returns a store on server that uses the clock of that server.
 func open(tb testing.TB, server *redistest.Server) *Store {
 	tb.Helper()
-	return openWith(tb, Options{URLs: []string{server.URL}})
+	s := openWith(tb, Options{URLs: []string{server.URL}})
+	settle(tb, s)
+	return s
+}
+
+// settle has s connect, and waits until it knows that one server owns all keys.
+func settle(tb testing.TB, s *Store) {
+	tb.Helper()
+	redistest.Eventually(tb, "the server is found to own all keys", func() error {
+		if err := s.Health(tb.Context()); err != nil {
+			return err
+		}
+		s.owner.mu.Lock()
+		defer s.owner.mu.Unlock()
+		if s.owner.looks || !s.pipes.shares() {
+			return errors.New(s.owner.said)
+		}
+		return nil
+	})
 }
 
 // openWith returns a store with options. If they have no timeout, it is patient.
@@ -49,6 +67,7 @@ func openWith(tb testing.TB, o Options) *Store {
 	if err != nil {
 		tb.Fatal(err)
 	}
+	s.owner.every = time.Millisecond
 	tb.Cleanup(func() { _ = s.Close() })
 	return s
 }
@@ -266,6 +285,9 @@ func commandCalls(t *testing.T, client *goredis.Client) map[string]int {
 func TestScriptIsLoadedAgain(t *testing.T) {
 	server := redistest.Start(t)
 	s, client := open(t, server), server.Client(t)
+	if err := client.ConfigResetStat(t.Context()).Err(); err != nil {
+		t.Fatal(err)
+	}
 	r := store.Request{Namespace: "test", Identifier: "alice", Limits: limits(t, strategy.Spec{Rate: "100/h"}), Cost: 1}
 	for i := range 5 {
 		if err := client.ScriptFlush(t.Context()).Err(); err != nil {
@@ -373,8 +395,11 @@ func TestForeignValues(t *testing.T) {
 
 	for _, foreign := range []string{"not a state", "", "as long as a state: 24 B.", "123456789012345678901234", strings.Repeat("\xff", 24)} {
 		client.Set(t.Context(), key, foreign, 0)
+		if res := decide(t.Context(), s, r); !errors.Is(res.Err, store.ErrCounters) || !errors.Is(res.Err, errDamaged) {
+			t.Errorf("over %q: %+v, want an error that says so, and of the counters alone", foreign, res)
+		}
 		if res := decide(t.Context(), s, r); res.Err != nil || res.Statuses[0].Remaining != 4 {
-			t.Errorf("over %q: %+v, want a counter that starts afresh", foreign, res)
+			t.Errorf("after %q: %+v, want a counter that starts again", foreign, res)
 		}
 	}
 	client.Del(t.Context(), key)

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -50,6 +51,20 @@ func Start(tb testing.TB) *Server {
 func (s *Server) Stop() {
 	_ = s.process.Kill()
 	<-s.exited
+}
+
+// Pause stops the process where it is. Connections stay open, and the system accepts more
+// of them, but there are no answers.
+func (s *Server) Pause(tb testing.TB) { tb.Helper(); s.signal(tb, syscall.SIGSTOP) }
+
+// Resume makes a paused server go on.
+func (s *Server) Resume(tb testing.TB) { tb.Helper(); s.signal(tb, syscall.SIGCONT) }
+
+func (s *Server) signal(tb testing.TB, signal syscall.Signal) {
+	tb.Helper()
+	if err := s.process.Signal(signal); err != nil {
+		tb.Fatalf("send %v to memcached at %s: %v", signal, s.Addr, err)
+	}
 }
 
 // Restart stops the server if it runs, and starts it again at the same address.

@@ -37,11 +37,12 @@ type Server struct {
 }
 
 // Start starts a redis-server on a free port of the loopback interface, and stops it
-// when the test ends. If the program is not installed, the test fails.
-func Start(tb testing.TB) *Server {
+// when the test ends. It has the given arguments too. If the program is not installed,
+// the test fails.
+func Start(tb testing.TB, args ...string) *Server {
 	tb.Helper()
 	return start(tb, &redis.Options{}, func(port string) []string {
-		return []string{"--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", tb.TempDir()}
+		return append([]string{"--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", tb.TempDir()}, args...)
 	})
 }
 

@@ -1,0 +1,32 @@
+package store
+
+import (
+	"context"
+	"time"
+)
+
+// margin is how long before its caller's deadline a store gives up, so that the failure
+// policy's answer still reaches the caller. The caller's clock began before ours: the
+// margin covers the way of the request, and that of the answer. For a caller whose
+// deadline is short it is a part of what is left, as a store that is well answers most
+// of them within a part of a millisecond.
+const (
+	margin     = 5 * time.Millisecond
+	marginPart = 4
+)
+
+// Deadline returns when a store that is asked now gives up: after timeout, or in time
+// for the caller of ctx to be answered in the store's place.
+func Deadline(ctx context.Context, timeout time.Duration) time.Time {
+	now := time.Now()
+	deadline := now.Add(timeout)
+	callers, ok := ctx.Deadline()
+	if !ok {
+		return deadline
+	}
+	left := callers.Sub(now)
+	if early := callers.Add(-max(0, min(margin, left/marginPart))); early.Before(deadline) {
+		return early
+	}
+	return deadline
+}

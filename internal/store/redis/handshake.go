@@ -1,0 +1,110 @@
+package redis
+
+import (
+	"context"
+	"errors"
+	"io"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+const (
+	// mute is how long connections begin without HELLO after a server has closed some
+	// because of it. Then one tries again: it may be another server by now.
+	mute = time.Minute
+	// closedTwice tells a server that refuses HELLO from one that has just ended, which
+	// closes one connection and then accepts no other.
+	closedTwice = 2
+)
+
+// errAgain is the error of a connection that was given up before anything was asked on
+// it, because of what its server said. The next one begins in another way.
+var errAgain = errors.New("the server is not what it was; ask it again")
+
+// A handshake sees what is said when a connection begins. It learns from the reply to
+// HELLO what the server is, and leaves out what some servers refuse and nobody needs. It
+// is a hook of the client, and safe for concurrent use.
+type handshake struct {
+	met    func(mode string, refused error) error // see ownership.met; nil for a cluster
+	closed atomic.Int64                           // how many connections in a row were closed after HELLO
+	muted  atomic.Int64                           // since when that is because of HELLO, in nanoseconds since the Unix epoch
+}
+
+var _ redis.Hook = (*handshake)(nil)
+
+// A refusal is an error reply that no server has sent.
+type refusal string
+
+func (r refusal) Error() string { return string(r) }
+
+// RedisError implements redis.Error.
+func (refusal) RedisError() {}
+
+// DialHook implements redis.Hook.
+func (h *handshake) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+// ProcessHook implements redis.Hook.
+func (h *handshake) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		if cmd.Name() != "hello" {
+			return next(ctx, cmd)
+		}
+		err := h.hello(ctx, next, cmd)
+		cmd.SetErr(err)
+		return err
+	}
+}
+
+// ProcessPipelineHook implements redis.Hook. The name of the connection is in HELLO, so
+// CLIENT SETNAME is not sent: some servers refuse it.
+func (h *handshake) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		if last := len(cmds) - 1; cmds[last].Name() == "client" {
+			if cmds = cmds[:last]; last == 0 {
+				return nil
+			}
+		}
+		return next(ctx, cmds)
+	}
+}
+
+// hello says HELLO. A server that closes the connection instead of an answer, as
+// twemproxy does, is not greeted again for a while; the client then uses RESP2.
+func (h *handshake) hello(ctx context.Context, next redis.ProcessHook, cmd redis.Cmder) error {
+	if time.Now().UnixNano()-h.muted.Load() < int64(mute) {
+		err := error(refusal("ERR HELLO is not sent: the server has closed a connection because of it"))
+		if told := h.tell("", err); told != nil {
+			return told
+		}
+		return err
+	}
+	err := next(ctx, cmd)
+	switch {
+	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+		if h.closed.Add(1) >= closedTwice {
+			h.muted.Store(time.Now().UnixNano())
+		}
+		return errAgain
+	case err != nil && !isReply(err), redis.IsAuthError(err):
+		return err // which says nothing of what the server is
+	}
+	h.closed.Store(0)
+	mode := ""
+	if reply, ok := cmd.(*redis.MapStringInterfaceCmd); ok && err == nil {
+		mode, _ = reply.Val()["mode"].(string)
+	}
+	if told := h.tell(mode, err); told != nil {
+		return told
+	}
+	return err
+}
+
+func (h *handshake) tell(mode string, refused error) error {
+	if h.met == nil {
+		return nil
+	}
+	return h.met(mode, refused)
+}
