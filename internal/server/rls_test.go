@@ -380,9 +380,9 @@ func TestEnvoyOnError(t *testing.T) {
 		answer string
 		code   int
 	}{
-		policy.FailAllow: {"OK; OK 0 of 3/DAY; OK 0 of 1/DAY; OK 0", http.StatusOK},
-		policy.FailDeny:  {"OVER_LIMIT; OVER_LIMIT 0 of 3/DAY; OK 0 of 1/DAY; OK 0", http.StatusTooManyRequests},
-		policy.FailLocal: {"OK; OK 2 of 3/DAY; OK 0 of 1/DAY; OK 0", http.StatusOK},
+		policy.FailAllow: {"OK; OK 0 of 3/DAY; OK 0 of 1/DAY; OK 0; OK 4294967295", http.StatusOK},
+		policy.FailDeny:  {"OVER_LIMIT; OVER_LIMIT 0 of 3/DAY; OK 0 of 1/DAY; OK 0; OK 4294967295", http.StatusTooManyRequests},
+		policy.FailLocal: {"OK; OK 2 of 3/DAY; OK 0 of 1/DAY; OK 0; OK 4294967295", http.StatusOK},
 		policy.FailError: {"Unavailable", http.StatusServiceUnavailable},
 	} {
 		t.Run(string(onError), func(t *testing.T) {
@@ -391,7 +391,7 @@ func TestEnvoyOnError(t *testing.T) {
 				t.Fatal(err)
 			}
 			d := start(t, Options{Store: noRedis(t), StoreName: "redis", OnError: onError, Fallback: local, Config: envoyConfig(t, edge)})
-			in := envoyAsk(0, "user=alice", "user=tried", "nobody=knows")
+			in := envoyAsk(0, "user=alice", "user=tried", "nobody=knows", "user=free")
 			out, err := rlsv3.NewRateLimitServiceClient(d.conn).ShouldRateLimit(t.Context(), in)
 			got := shown(out)
 			if err != nil {

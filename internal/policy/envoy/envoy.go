@@ -83,12 +83,11 @@ func unitNames() string {
 
 // A Limit is the limit of a descriptor.
 type Limit struct {
-	strategy.Limit // the zero Limit if Unlimited
+	strategy.Limit // of an unlimited one, its Rate.IsUnlimited
 
 	RequestsPerUnit uint32
 	Unit            Unit
 	Multiplier      uint32         // of the unit; at least 1
-	Unlimited       bool           // allows everything, and counts in metrics
 	ShadowMode      bool           // the answer is OK even over the limit
 	QuotaMode       bool           // the same, unless all limits of the request in quota mode are over
 	RuleName        string         // the name that Replaces of another limit can have
@@ -346,7 +345,7 @@ func (n *node) list(lines *[]string) {
 		if l := d.limit; l != nil {
 			unit := strings.ToUpper(cmp.Or(units[l.Unit].name, "unknown"))
 			line := fmt.Sprintf("%s: unit=%s requests_per_unit=%d, shadow_mode: %t", l.metric, unit, l.RequestsPerUnit, l.ShadowMode)
-			if l.Unlimited {
+			if l.Rate.IsUnlimited() {
 				line += ", unlimited: true"
 			} else if l.Strategy != strategy.FixedWindow || l.Multiplier > 1 {
 				line += fmt.Sprintf(", strategy: %s, rate: %s, burst: %d", l.Strategy, l.Rate, l.Capacity)

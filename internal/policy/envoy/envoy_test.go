@@ -121,7 +121,7 @@ func TestMatch(t *testing.T) {
 		rate := ""
 		if m.Limit != nil {
 			rate = m.Rate.String()
-			if m.Unlimited {
+			if m.Rate.IsUnlimited() {
 				rate = "unlimited"
 			}
 		}
@@ -347,7 +347,7 @@ func FuzzRead(f *testing.F) {
 		}
 		for _, e := range []string{"remote_address=1.2.3.4", "path=/v1/a", "message_type=marketing,to_number=+1,carrier=x", data} {
 			m := r.Config.Match("edge", entries(e))
-			if m.Limit != nil && !m.Unlimited && (m.Identifier == "" || m.Metric == "" || m.Rate.Period == 0) {
+			if m.Limit != nil && !m.Rate.IsUnlimited() && (m.Identifier == "" || m.Metric == "" || m.Rate.Period == 0) {
 				t.Errorf("%q: %+v", e, m)
 			}
 		}

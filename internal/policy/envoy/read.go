@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/ratelimitd/ratelimitd/internal/quote"
+	"github.com/ratelimitd/ratelimitd/internal/rate"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 	"github.com/ratelimitd/ratelimitd/internal/yamlfile"
 )
@@ -229,7 +230,8 @@ func (r *Reader) limit(name string, n yamlfile.Node) *Limit {
 		if number != 0 {
 			unit.Problem("unlimited and a unit of %s are both given; leave one of them out", quote.Cut(unit.Text()))
 		}
-		return &Limit{Unlimited: true, RuleName: ruleName, Replaces: replaces, Multiplier: 1}
+		everything := strategy.Limit{Strategy: strategy.FixedWindow, Rate: rate.Rate{Count: rate.Unlimited}}
+		return &Limit{Limit: everything, RuleName: ruleName, Replaces: replaces, Multiplier: 1}
 	}
 	if number == 0 {
 		at := unit

@@ -23,7 +23,6 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/decide"
 	"github.com/ratelimitd/ratelimitd/internal/histogram"
 	"github.com/ratelimitd/ratelimitd/internal/policy/envoy"
-	"github.com/ratelimitd/ratelimitd/internal/rate"
 	"github.com/ratelimitd/ratelimitd/internal/server/fault"
 	"github.com/ratelimitd/ratelimitd/internal/server/grpcapi/codec"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
@@ -225,9 +224,6 @@ func (a *API) gather(e *exchange, in *request) {
 				continue
 			}
 			e.limits[i] = m.Limit.Limit
-			if m.Unlimited {
-				e.limits[i] = unlimited
-			}
 			e.limits[i].Shadow = m.ShadowMode || m.QuotaMode || a.o.ShadowMode
 			e.places[i] = len(e.batch.Requests)
 			e.batch.Requests = append(e.batch.Requests, decide.Request{
@@ -240,16 +236,13 @@ func (a *API) gather(e *exchange, in *request) {
 	}
 }
 
-// unlimited is the limit of a descriptor that is held to nothing, and known.
-var unlimited = strategy.Limit{Strategy: strategy.FixedWindow, Rate: rate.Rate{Count: rate.Unlimited}}
-
 // describe sets status to what the core said of a descriptor, but for its code,
 // and reports whether it is over its limit.
 func (a *API) describe(m *envoy.Match, r *decide.Request, answer *decide.Answer, status *rlsv3.RateLimitResponse_DescriptorStatus) (over bool, err error) {
 	if answer.Err != nil {
 		return false, fault.Error(answer.Err)
 	}
-	if answer.Outcome == decide.Exempt || answer.Outcome == decide.Unlimited {
+	if answer.Outcome == decide.Exempt || m.Rate.IsUnlimited() {
 		status.LimitRemaining = math.MaxUint32
 		return false, nil
 	}
