@@ -175,7 +175,7 @@ func TestShouldRateLimit(t *testing.T) {
 				{envoyAsk(0, "model=big", "model=small"), "OVER_LIMIT; OVER_LIMIT 0 of 1/WEEK; OVER_LIMIT 0 of 2/WEEK"},
 				{envoyAsk(4, "token=t"), "OK; OK 0 of 10/HOUR*2"},
 				{envoyAsk(5, "token=u"), "OVER_LIMIT; OVER_LIMIT 4 of 10/HOUR*2"},
-				{envoyAsk(1, "much=x"), "OK; OK 999999999 of 4294967295/YEAR"},
+				{envoyAsk(1, "much=x"), "OK; OK 4294967294 of 4294967295/YEAR"},
 				{override(1, typev3.RateLimitUnit_MONTH, nil, "any=x,thing=y"), "OK; OK 0 of 1/MONTH"},
 				{override(1, typev3.RateLimitUnit_MONTH, nil, "any=x,thing=y"), "OVER_LIMIT; OVER_LIMIT 0 of 1/MONTH"},
 				{override(2, typev3.RateLimitUnit_MONTH, nil, "any=x,thing=y"), "OK; OK 0 of 2/MONTH"}, // the counter outlives its rate
@@ -231,8 +231,8 @@ func request(t *testing.T, method string, d *daemon, path, body string) (code in
 	return response.StatusCode, string(text)
 }
 
-// TestEnvoyReset checks the time until a window ends: to the microsecond, and of
-// what was never used too.
+// TestEnvoyReset checks the whole seconds until a window ends, also of what was never
+// used; and until a denied request can pass, or else a bucket is full.
 func TestEnvoyReset(t *testing.T) {
 	now := strategy.Instant(1_767_225_600_000_000 + 250_001) // a quarter of a second after midnight
 	s, err := memory.New(memory.Options{Now: func() strategy.Instant { return now }})
@@ -240,15 +240,79 @@ func TestEnvoyReset(t *testing.T) {
 		t.Fatal(err)
 	}
 	d := start(t, Options{Store: s, Config: envoyConfig(t, edge)})
-	out, err := rlsv3.NewRateLimitServiceClient(d.conn).ShouldRateLimit(t.Context(), envoyAsk(0, "user=alice", "user=banned"))
-	if err != nil {
+	for _, step := range []struct {
+		hits uint32
+		text string
+		want time.Duration
+	}{
+		{1, "user=alice", 24 * time.Hour},    // a quarter of a second less, rounded up
+		{3, "user=alice", 24 * time.Hour},    // denied
+		{9, "user=alice", 24 * time.Hour},    // which can never pass
+		{1, "user=banned", time.Second},      // of a limit of 0 in a second
+		{4, "token=t", 4 * 12 * time.Minute}, // 10 in 2 hours: until the bucket is full
+		{1, "token=t", 12 * time.Minute},     // until one may pass
+		{3, "token=t", 36 * time.Minute},
+		{5, "token=t", 48 * time.Minute}, // never: until it is full
+	} {
+		out, err := rlsv3.NewRateLimitServiceClient(d.conn).ShouldRateLimit(t.Context(), envoyAsk(step.hits, step.text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := out.GetStatuses()[0].GetDurationUntilReset().AsDuration(); got != step.want {
+			t.Errorf("%d hits of %s: got %v, want %v", step.hits, step.text, got, step.want)
+		}
+	}
+}
+
+// TestEnvoyUnlimitedIsNotReplaced has a limit replace an unlimited one, which stays
+// what it is, and is no quota either.
+func TestEnvoyUnlimitedIsNotReplaced(t *testing.T) {
+	d := start(t, Options{Config: envoyConfig(t, `
+domain: edge
+descriptors:
+  - {key: free, quota_mode: true, metadata: {m: free}, rate_limit: {unlimited: true, name: free}}
+  - {key: site, rate_limit: {unit: day, requests_per_unit: 9, replaces: [{name: free}]}}
+  - {key: model, quota_mode: true, metadata: {n: model}, rate_limit: {unit: day, requests_per_unit: 0}}
+`), Envoy: envoyapi.Settings{DynamicMetadata: true}})
+	for _, step := range []struct {
+		in   *rlsv3.RateLimitRequest
+		want string
+	}{
+		{envoyAsk(0, "free=x", "site=s"), "OK; OK 4294967295; OK 8 of 9/DAY"},
+		{envoyAsk(0, "free=x", "model=m"), "OVER_LIMIT; OK 4294967295; OVER_LIMIT 0 of 0/DAY"},
+	} {
+		out, err := rlsv3.NewRateLimitServiceClient(d.conn).ShouldRateLimit(t.Context(), step.in)
+		if err != nil || shown(out) != step.want {
+			t.Errorf("got %s, %v, want %s", shown(out), err, step.want)
+		}
+		if meta := out.GetDynamicMetadata().GetFields()["metadata"]; meta != nil {
+			t.Errorf("metadata %v, want none", meta)
+		}
+	}
+}
+
+// TestEnvoyHeadersOfTheLongest has two limits over at once, one of which the client
+// waits longer for.
+func TestEnvoyHeadersOfTheLongest(t *testing.T) {
+	d := start(t, Options{Config: envoyConfig(t, edge), Envoy: envoyapi.Settings{
+		ResponseHeaders: true, LimitHeader: "L", RemainingHeader: "M", ResetHeader: "R",
+	}})
+	client := rlsv3.NewRateLimitServiceClient(d.conn)
+	if _, err := client.ShouldRateLimit(t.Context(), envoyAsk(1, "user=alice")); err != nil {
 		t.Fatal(err)
 	}
-	if got, want := out.GetStatuses()[0].GetDurationUntilReset().AsDuration(), 24*time.Hour-250_001*time.Microsecond; got != want {
-		t.Errorf("got %v, want %v", got, want)
-	}
-	if got := out.GetStatuses()[1].GetDurationUntilReset().AsDuration(); got <= 0 || got > time.Second {
-		t.Errorf("of a limit of 0 in a second: %v", got)
+	for _, in := range []*rlsv3.RateLimitRequest{envoyAsk(9, "user=alice", "user=banned"), envoyAsk(9, "user=banned", "user=alice")} {
+		out, err := client.ShouldRateLimit(t.Context(), in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := ""
+		for _, h := range out.GetResponseHeadersToAdd() {
+			got += h.GetKey() + "=" + h.GetValue() + " "
+		}
+		if want := "L=3 M=2 R=86400 "; got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
 	}
 }
 
@@ -279,6 +343,14 @@ func TestEnvoyOptions(t *testing.T) {
 		if got := headers(step.in); got != step.want {
 			t.Errorf("%v: got %q, want %q", step.in, got, step.want)
 		}
+	}
+
+	override := envoyAsk(0, "user=alice")
+	override.Descriptors[0].Limit = &commonv3.RateLimitDescriptor_RateLimitOverride{RequestsPerUnit: 7, Unit: typev3.RateLimitUnit_HOUR, UnitMultiplier: wrapperspb.UInt32(2)}
+	if out, err := client.ShouldRateLimit(t.Context(), override); err != nil {
+		t.Error(err)
+	} else if got := fmt.Sprint(out.GetDynamicMetadata().AsMap()["descriptors"]); got != "[map[entries:[user=alice] limit:requests_per_unit:7 unit:HOUR unit_multiplier:{value:2}]]" {
+		t.Errorf("descriptors %v: the limit is missing", got)
 	}
 
 	in := envoyAsk(1, "model=big", "model=small")
@@ -380,8 +452,8 @@ func TestEnvoyOnError(t *testing.T) {
 		answer string
 		code   int
 	}{
-		policy.FailAllow: {"OK; OK 0 of 3/DAY; OK 0 of 1/DAY; OK 0; OK 4294967295", http.StatusOK},
-		policy.FailDeny:  {"OVER_LIMIT; OVER_LIMIT 0 of 3/DAY; OK 0 of 1/DAY; OK 0; OK 4294967295", http.StatusTooManyRequests},
+		policy.FailAllow: {"OK; OK 4294967295; OK 4294967295; OK 0; OK 4294967295", http.StatusOK},
+		policy.FailDeny:  {"OVER_LIMIT; OVER_LIMIT 0 of 3/DAY; OK 4294967295; OK 0; OK 4294967295", http.StatusTooManyRequests},
 		policy.FailLocal: {"OK; OK 2 of 3/DAY; OK 0 of 1/DAY; OK 0; OK 4294967295", http.StatusOK},
 		policy.FailError: {"Unavailable", http.StatusServiceUnavailable},
 	} {

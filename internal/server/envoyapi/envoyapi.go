@@ -126,7 +126,7 @@ func (a *API) shouldRateLimit(ctx context.Context, in *request) (*rlsv3.RateLimi
 		if err != nil {
 			return nil, err
 		}
-		if m.QuotaMode {
+		if m.QuotaMode && !m.Rate.IsUnlimited() {
 			quotas++
 		}
 		switch {
@@ -176,8 +176,8 @@ func (a *API) match(e *exchange, in *request) error {
 	}
 	if replaced := envoy.Replaced(e.matches); replaced != nil {
 		for i := range e.matches {
-			if e.matches[i].Limit != nil && slices.Contains(replaced, e.matches[i].RuleName) {
-				e.matches[i] = envoy.Match{}
+			if m := &e.matches[i]; m.Limit != nil && !m.Rate.IsUnlimited() && slices.Contains(replaced, m.RuleName) {
+				*m = envoy.Match{}
 			}
 		}
 	}
@@ -242,7 +242,8 @@ func (a *API) describe(m *envoy.Match, r *decide.Request, answer *decide.Answer,
 	if answer.Err != nil {
 		return false, fault.Error(answer.Err)
 	}
-	if answer.Outcome == decide.Exempt || m.Rate.IsUnlimited() {
+	// Nobody knows what is left of a limit while the store fails: it is not said to be nothing.
+	if answer.Outcome == decide.Exempt || answer.Outcome == decide.FailedOpen || m.Rate.IsUnlimited() {
 		status.LimitRemaining = math.MaxUint32
 		return false, nil
 	}
@@ -256,7 +257,7 @@ func (a *API) describe(m *envoy.Match, r *decide.Request, answer *decide.Answer,
 		return !answer.Decision.Allowed, nil
 	}
 	st := &answer.Decision.Statuses[0]
-	status.LimitRemaining = uint32(min(st.Remaining, math.MaxUint32))
+	status.LimitRemaining = uint32(min(remaining(m.Limit, st), math.MaxUint32))
 	status.DurationUntilReset = durationpb.New(untilReset(m.Limit, st))
 	// A request for nothing wants to know whether there is anything left.
 	over = !st.Allowed || r.Cost == 0 && st.Remaining == 0
@@ -264,13 +265,32 @@ func (a *API) describe(m *envoy.Match, r *decide.Request, answer *decide.Answer,
 	return over, nil
 }
 
-// untilReset returns how long until the counter of l is as if never used: of a
-// window that nothing was taken from, until that window ends.
-func untilReset(l *envoy.Limit, st *strategy.Status) time.Duration {
-	if st.ResetAfter > 0 || l.Strategy != strategy.FixedWindow {
-		return st.ResetAfter
+// remaining returns what is left of the number that l has, which may be above what is
+// counted to.
+func remaining(l *envoy.Limit, st *strategy.Status) uint64 {
+	if uncounted := int64(l.RequestsPerUnit) - l.Rate.Count; st.Remaining > 0 && uncounted > 0 && l.Capacity == l.Rate.Count {
+		return st.Remaining + uint64(uncounted)
 	}
-	return l.Rate.Period - time.Duration(time.Now().UnixMicro()%l.Rate.Period.Microseconds())*time.Microsecond
+	return st.Remaining
+}
+
+// untilReset returns how long until a request that was denied can pass; or else how
+// long until the counter of l is as if never used, and of a window that nothing was
+// taken from, until that window ends. It is in whole seconds, as Envoy drops what is
+// below, and rounded up.
+func untilReset(l *envoy.Limit, st *strategy.Status) time.Duration {
+	wait := st.ResetAfter
+	switch {
+	case !st.Allowed && st.RetryAfter != strategy.Never:
+		wait = st.RetryAfter
+	case wait == 0 && l.Strategy == strategy.FixedWindow:
+		wait = l.Rate.Period - time.Duration(time.Now().UnixMicro()%l.Rate.Period.Microseconds())*time.Microsecond
+	}
+	whole := wait.Truncate(time.Second)
+	if whole < wait {
+		whole += time.Second
+	}
+	return whole
 }
 
 // ShowConfig returns what answers GET /rlconfig: the configuration in force.
