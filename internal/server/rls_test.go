@@ -531,6 +531,122 @@ func TestEnvoyMetrics(t *testing.T) {
 	}
 }
 
+// TestMetricsOfEnvoysService asks what envoyproxy/ratelimit was asked, and shows what it
+// shows by the same names; but that a denied request takes nothing of what is left.
+func TestMetricsOfEnvoysService(t *testing.T) {
+	d := start(t, Options{
+		Metrics: MetricsOptions{Addr: "127.0.0.1:0", Path: "/m", Envoy: true}, Envoy: envoyapi.Settings{NearLimitRatio: 0.8},
+		Config: envoyConfig(t, `
+domain: edge
+descriptors:
+  - {key: user, rate_limit: {unit: day, requests_per_unit: 10}}
+  - {key: user, value: tried, shadow_mode: true, rate_limit: {unit: day, requests_per_unit: 1}}
+  - {key: ip, value: 10.0.0.7, rate_limit: {unit: day, requests_per_unit: 10}}
+  - {key: path, detailed_metric: true, rate_limit: {unit: day, requests_per_unit: 5}}
+  - key: a
+    descriptors:
+      - key: b
+        rate_limit: {unit: day, requests_per_unit: 5}
+        descriptors: [{key: c, rate_limit: {unit: day, requests_per_unit: 5}}]
+`),
+	})
+	client := rlsv3.NewRateLimitServiceClient(d.conn)
+	for _, in := range []*rlsv3.RateLimitRequest{
+		envoyAsk(0, "user=alice"), envoyAsk(7, "user=alice"), envoyAsk(1, "user=alice"), envoyAsk(1, "user=alice"), envoyAsk(1, "user=alice"), envoyAsk(3, "user=alice"),
+		envoyAsk(0, "user=tried"), envoyAsk(2, "user=tried"), envoyAsk(0, "ip=10.0.0.7"), envoyAsk(1, "a=x,b=y"), envoyAsk(5, "a=x,b=y"), envoyAsk(1, "a=x,b=y,c=z"),
+		envoyAsk(1, "path=/x.y"), envoyAsk(1, "nobody=knows"), {}, {Domain: "edge"},
+	} {
+		_, _ = client.ShouldRateLimit(t.Context(), in)
+	}
+	if code, _ := postJSON(t, d, &rlsv3.RateLimitRequest{}); code != http.StatusBadRequest {
+		t.Errorf("as JSON: %d", code)
+	}
+	d.RefuseConfig()
+	reply, err := http.Get("http://" + d.MetricsAddr() + "/m") //nolint:noctx // on loopback
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = reply.Body.Close() }()
+	page, err := io.ReadAll(reply.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range []string{
+		`rate_limit_total_hits{domain="edge",key1="user",key2=""} 14`, `rate_limit_within_limit{domain="edge",key1="user",key2=""} 10`,
+		`rate_limit_over_limit{domain="edge",key1="user",key2=""} 4`, `rate_limit_near_limit{domain="edge",key1="user",key2=""} 2`,
+		`rate_limit_total_hits{domain="edge",key1="user_tried",key2=""} 3`, `rate_limit_over_limit{domain="edge",key1="user_tried",key2=""} 2`,
+		`rate_limit_shadow_mode{domain="edge",key1="user_tried",key2=""} 2`, `rate_limit_near_limit{domain="edge",key1="user_tried",key2=""} 1`,
+		`rate_limit_within_limit{domain="edge",key1="ip_10_0_0_7",key2=""} 1`, `rate_limit_total_hits{domain="edge",key1="path_/x",key2="y"} 1`,
+		`rate_limit_total_hits{domain="edge",key1="a",key2="b"} 7`, `rate_limit_over_limit{domain="edge",key1="a",key2="b"} 5`, // there 1 over and 1 near
+		`should_rate_limit_error{err_type="service_error"} 3`, `should_rate_limit_error{err_type="redis_error"} 0`,
+		`total_requests{grpc_method="ShouldRateLimit"} 16`, `response_time_seconds_count{grpc_method="ShouldRateLimit"} 17`,
+		`config_load_success 1`, `config_load_error 1`,
+	} {
+		if !strings.Contains(string(page), "\nratelimit_service_"+line+"\n") {
+			t.Errorf("no line ratelimit_service_%s", line)
+		}
+	}
+	if t.Failed() {
+		for line := range strings.Lines(string(page)) {
+			if strings.HasPrefix(line, "ratelimit_service") && !strings.Contains(line, "bucket") {
+				t.Log(line)
+			}
+		}
+	}
+	if code, _ := d.get(t, "/m"); code != http.StatusNotFound {
+		t.Errorf("the HTTP port has /m: %d", code)
+	}
+}
+
+// TestEnvoyQuotaMode has every limit be a quota: a request passes while one of its
+// descriptors is not over, or has no limit.
+func TestEnvoyQuotaMode(t *testing.T) {
+	d := start(t, Options{Config: envoyConfig(t, edge), Envoy: envoyapi.Settings{QuotaMode: true}})
+	client := rlsv3.NewRateLimitServiceClient(d.conn)
+	for i, step := range []struct {
+		in   *rlsv3.RateLimitRequest
+		want string
+	}{
+		{envoyAsk(0, "user=banned", "user=alice"), "OK; OVER_LIMIT 0 of 0/SECOND; OK 2 of 3/DAY"},
+		{envoyAsk(0, "user=banned", "nobody=knows"), "OK; OVER_LIMIT 0 of 0/SECOND; OK 0"},
+		{envoyAsk(0, "user=banned", "user=free"), "OVER_LIMIT; OVER_LIMIT 0 of 0/SECOND; OK 4294967295"}, // as there
+		{envoyAsk(0, "user=banned"), "OVER_LIMIT; OVER_LIMIT 0 of 0/SECOND"},
+	} {
+		if out, err := client.ShouldRateLimit(t.Context(), step.in); err != nil || shown(out) != step.want {
+			t.Errorf("step %d: got %s, %v, want %s", i, shown(out), err, step.want)
+		}
+	}
+}
+
+// TestEnvoyRequireDomains has a daemon wait for its first domain.
+func TestEnvoyRequireDomains(t *testing.T) {
+	d := start(t, Options{RequireDomains: true})
+	for _, step := range []struct {
+		config *Config
+		code   int
+		status healthpb.HealthCheckResponse_ServingStatus
+	}{
+		{nil, http.StatusInternalServerError, healthpb.HealthCheckResponse_NOT_SERVING},
+		{envoyConfig(t, edge), http.StatusOK, healthpb.HealthCheckResponse_SERVING},
+		{&Config{}, http.StatusInternalServerError, healthpb.HealthCheckResponse_NOT_SERVING},
+	} {
+		if step.config != nil {
+			d.SetConfig(step.config)
+		}
+		if code, body := d.get(t, "/healthcheck"); code != step.code {
+			t.Errorf("/healthcheck: %d %s, want %d", code, body, step.code)
+		}
+		if code, body := d.get(t, "/readyz"); (code == http.StatusOK) != (step.code == http.StatusOK) {
+			t.Errorf("/readyz: %d %s", code, body)
+		}
+		for _, name := range []string{"", "ratelimit"} {
+			if reply, err := healthpb.NewHealthClient(d.conn).Check(t.Context(), &healthpb.HealthCheckRequest{Service: name}); err != nil || reply.GetStatus() != step.status {
+				t.Errorf("health of %q: %v, %v, want %v", name, reply, err, step.status)
+			}
+		}
+	}
+}
+
 // TestEnvoyAllOrNone has requests charged to all of their descriptors or to
 // none, but for those that deny nothing.
 func TestEnvoyAllOrNone(t *testing.T) {

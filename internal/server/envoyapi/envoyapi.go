@@ -45,6 +45,8 @@ type Options struct {
 type API struct {
 	o         Options
 	config    atomic.Pointer[envoy.Config]
+	calls     calls
+	loads     loads
 	exchanges sync.Pool // of *exchange
 }
 
@@ -54,7 +56,10 @@ func New(o Options) *API {
 }
 
 // SetConfig puts c in force, nil for none, for each request from now on.
-func (a *API) SetConfig(c *envoy.Config) { a.config.Store(c) }
+func (a *API) SetConfig(c *envoy.Config) {
+	a.config.Store(c)
+	a.loads.applied.Add(1)
+}
 
 // Register has s serve the API.
 func (a *API) Register(s *grpc.Server) {
@@ -68,9 +73,13 @@ func (a *API) Register(s *grpc.Server) {
 			return nil, err
 		}
 		if in.err != nil {
+			a.calls.invalid.Add(1)
 			return nil, a.o.Faults.Undecodable(ctx, info.FullMethod, in.err)
 		}
-		return intercept(ctx, in, info, answer)
+		a.calls.begun.Add(1)
+		out, err := intercept(ctx, in, info, answer)
+		a.calls.failed(err)
+		return out, err
 	}
 	s.RegisterService(&d, nil) // a is not of the generated interface, whose messages are the generated ones
 }
@@ -118,20 +127,21 @@ func (a *API) shouldRateLimit(ctx context.Context, in *request) (*rlsv3.RateLimi
 	for i := range e.matches {
 		status := &rlsv3.RateLimitResponse_DescriptorStatus{Code: rlsv3.RateLimitResponse_OK}
 		out.Statuses[i] = status
+		m := &e.matches[i]
+		quota := a.o.isQuota(m)
+		if quota {
+			quotas++
+		}
 		if e.places[i] < 0 {
 			continue
 		}
-		m := &e.matches[i]
 		over, err := a.describe(m, &e.batch.Requests[e.places[i]], &e.batch.Answers[e.places[i]], status)
 		if err != nil {
 			return nil, err
 		}
-		if m.QuotaMode && !m.Rate.IsUnlimited() {
-			quotas++
-		}
 		switch {
 		case !over || m.ShadowMode:
-		case m.QuotaMode:
+		case quota:
 			status.Code = rlsv3.RateLimitResponse_OVER_LIMIT
 			overQuota = append(overQuota, i)
 		default:
@@ -148,7 +158,7 @@ func (a *API) shouldRateLimit(ctx context.Context, in *request) (*rlsv3.RateLimi
 		out.OverallCode = rlsv3.RateLimitResponse_OK
 	}
 	if a.o.DynamicMetadata {
-		out.DynamicMetadata = metadata(in, e.matches, out.Statuses, overQuota)
+		out.DynamicMetadata = a.o.metadata(in, e.matches, out.Statuses, overQuota)
 	}
 	return out, nil
 }
@@ -215,7 +225,7 @@ func (a *API) gather(e *exchange, in *request) {
 		e.places[i] = -1
 	}
 	together := func(m *envoy.Match) bool {
-		return a.o.AllOrNone && !m.ShadowMode && !m.QuotaMode && !a.o.ShadowMode
+		return a.o.AllOrNone && !a.enforcesNothing(m)
 	}
 	for _, first := range []bool{true, false} {
 		for i := range e.matches {
@@ -224,7 +234,7 @@ func (a *API) gather(e *exchange, in *request) {
 				continue
 			}
 			e.limits[i] = m.Limit.Limit
-			e.limits[i].Shadow = m.ShadowMode || m.QuotaMode || a.o.ShadowMode
+			e.limits[i].Shadow = a.enforcesNothing(m)
 			e.places[i] = len(e.batch.Requests)
 			e.batch.Requests = append(e.batch.Requests, decide.Request{
 				Namespace: in.domain, Identifier: m.Identifier, Limits: e.limits[i : i+1 : i+1], Cost: in.hitsOf(&in.descriptors[i]),
@@ -234,6 +244,11 @@ func (a *API) gather(e *exchange, in *request) {
 			e.batch.Together = len(e.batch.Requests)
 		}
 	}
+}
+
+// enforcesNothing reports whether the limit of m alone never denies a request.
+func (a *API) enforcesNothing(m *envoy.Match) bool {
+	return m.ShadowMode || a.o.ShadowMode || a.o.isQuota(m)
 }
 
 // describe sets status to what the core said of a descriptor, but for its code,
@@ -261,7 +276,7 @@ func (a *API) describe(m *envoy.Match, r *decide.Request, answer *decide.Answer,
 	status.DurationUntilReset = durationpb.New(untilReset(m.Limit, st))
 	// A request for nothing wants to know whether there is anything left.
 	over = !st.Allowed || r.Cost == 0 && st.Remaining == 0
-	a.o.Book.Hits(m.Metric, r.Cost, over, m.ShadowMode || a.o.ShadowMode)
+	a.o.Book.Hit(m.Metric, account.Hits{N: r.Cost, Near: a.o.near(st, r.Cost), Over: over, Shadow: m.ShadowMode || a.o.ShadowMode})
 	return over, nil
 }
 

@@ -15,13 +15,25 @@ import (
 // envoyproxy/ratelimit.
 type Settings struct {
 	ShadowMode      bool // the overall answer is always OK
+	QuotaMode       bool // every limit is a quota
 	AllOrNone       bool // where the store can, a request consumes of all its descriptors or of none
 	DynamicMetadata bool // the answer has the request, and what its limits have for Envoy
+
+	NearLimitRatio float64 // how much of a limit is near it, in metrics
 
 	ResponseHeaders bool // the answer has headers for Envoy's client, with these names
 	LimitHeader     string
 	RemainingHeader string
 	ResetHeader     string
+}
+
+// isQuota reports whether a descriptor with what m has can be over its limit and the
+// request within it. With QuotaMode that is one without a limit too.
+func (s *Settings) isQuota(m *envoy.Match) bool {
+	if m.Limit == nil {
+		return s.QuotaMode
+	}
+	return (s.QuotaMode || m.QuotaMode) && !m.Rate.IsUnlimited()
 }
 
 // headers returns the headers that tell a client of the limit it is over, of the one
@@ -60,8 +72,8 @@ func tellsMore(st, other *rlsv3.RateLimitResponse_DescriptorStatus) bool {
 
 // metadata returns the request, which of its quotas it is over, and what the
 // limits that it is within have for Envoy to pass on.
-func metadata(in *request, matches []envoy.Match, statuses []*rlsv3.RateLimitResponse_DescriptorStatus, overQuota []int) *structpb.Struct {
-	quota := slices.ContainsFunc(matches, func(m envoy.Match) bool { return m.Limit != nil && m.QuotaMode })
+func (s *Settings) metadata(in *request, matches []envoy.Match, statuses []*rlsv3.RateLimitResponse_DescriptorStatus, overQuota []int) *structpb.Struct {
+	quota := slices.ContainsFunc(matches, func(m envoy.Match) bool { return s.isQuota(&m) })
 	fields := map[string]*structpb.Value{
 		"domain":           structpb.NewStringValue(text(in.domain)),
 		"descriptors":      listOf(in.descriptors, in.descriptorValue),
