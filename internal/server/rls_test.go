@@ -531,6 +531,53 @@ func TestEnvoyMetrics(t *testing.T) {
 	}
 }
 
+// TestSeveralLimitsOnOneDescriptor holds a descriptor to several limits at once: what one
+// of them denies takes nothing from the others. Each store does the same.
+func TestSeveralLimitsOnOneDescriptor(t *testing.T) {
+	server := redistest.Start(t)
+	remote, err := redis.New(redis.Options{URLs: []string{server.URL}, Timeout: patient})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, o := range map[string]Options{"memory": {}, "redis": {Store: remote, StoreName: "redis"}} {
+		t.Run(name, func(t *testing.T) {
+			o.Config = envoyConfig(t, `
+domain: edge
+descriptors:
+  - key: user
+    rate_limit: {unit: year, requests_per_unit: 3, name: first}
+    rate_limits:
+      - {unit: day, requests_per_unit: 5}
+      - {unit: day, unit_multiplier: 2, requests_per_unit: 2, strategy: token_bucket}
+  - key: tried
+    shadow_mode: true
+    rate_limits: [{unit: week, requests_per_unit: 9}, {unit: year, requests_per_unit: 1}]
+`)
+			d := start(t, o)
+			client := rlsv3.NewRateLimitServiceClient(d.conn)
+			for i, step := range []struct {
+				in   *rlsv3.RateLimitRequest
+				want string
+			}{
+				{envoyAsk(1, "user=a"), "OK; OK 1 of 2/DAY*2"},                 // the least that is left
+				{envoyAsk(4, "user=b"), "OVER_LIMIT; OVER_LIMIT 3 of 3/YEAR"},  // never
+				{envoyAsk(1, "user=a"), "OK; OK 0 of 2/DAY*2"},                 // of 3 one is left
+				{envoyAsk(1, "user=a"), "OVER_LIMIT; OVER_LIMIT 0 of 2/DAY*2"}, //
+				{envoyAsk(2, "user=a"), "OVER_LIMIT; OVER_LIMIT 1 of 3/YEAR"},  // which lasts longer, and has lost nothing
+				{envoyAsk(2, "tried=a"), "OK; OK 1 of 1/YEAR"},                 // denied, but for the shadow mode
+				{envoyAsk(1, "tried=a", "user=c"), "OK; OK 0 of 1/YEAR; OK 1 of 2/DAY*2"},
+			} {
+				if out, err := client.ShouldRateLimit(t.Context(), step.in); err != nil || shown(out) != step.want {
+					t.Errorf("step %d: got %s, %v, want %s", i, shown(out), err, step.want)
+				}
+			}
+			if _, body := d.get(t, "/rlconfig"); strings.Count(body, "edge.user: unit=") != 3 {
+				t.Errorf("/rlconfig: %s, want a line for each limit", body)
+			}
+		})
+	}
+}
+
 // TestMetricsOfEnvoysService asks what envoyproxy/ratelimit was asked, and shows what it
 // shows by the same names; but that a denied request takes nothing of what is left.
 func TestMetricsOfEnvoysService(t *testing.T) {

@@ -94,7 +94,7 @@ var (
 type exchange struct {
 	batch   decide.Batch
 	matches []envoy.Match    // of each descriptor
-	limits  []strategy.Limit // of each match
+	limits  []strategy.Limit // of all matches
 	places  []int            // of each match, its place in the batch; -1: none
 }
 
@@ -186,7 +186,7 @@ func (a *API) match(e *exchange, in *request) error {
 	}
 	if replaced := envoy.Replaced(e.matches); replaced != nil {
 		for i := range e.matches {
-			if m := &e.matches[i]; m.Limit != nil && !m.Rate.IsUnlimited() && slices.Contains(replaced, m.RuleName) {
+			if m := &e.matches[i]; m.Limit != nil && !m.Unlimited() && slices.Contains(replaced, m.RuleName) {
 				*m = envoy.Match{}
 			}
 		}
@@ -220,10 +220,15 @@ func (a *API) matchOne(config *envoy.Config, in *request, i int) envoy.Match {
 // deny come first, if they are to be held all or none.
 func (a *API) gather(e *exchange, in *request) {
 	e.places = decide.Resized(e.places, len(e.matches))
-	e.limits = decide.Resized(e.limits, len(e.matches))
+	parts := 0
 	for i := range e.places {
 		e.places[i] = -1
+		if e.matches[i].Limit != nil {
+			parts += len(e.matches[i].Parts)
+		}
 	}
+	e.limits = decide.Resized(e.limits, parts)
+	free := e.limits
 	together := func(m *envoy.Match) bool {
 		return a.o.AllOrNone && !a.enforcesNothing(m)
 	}
@@ -233,11 +238,16 @@ func (a *API) gather(e *exchange, in *request) {
 			if m.Limit == nil || together(m) != first {
 				continue
 			}
-			e.limits[i] = m.Limit.Limit
-			e.limits[i].Shadow = a.enforcesNothing(m)
+			n := len(m.Parts)
+			limits := free[:n:n]
+			free = free[n:]
+			for j := range m.Parts {
+				limits[j] = m.Parts[j].Limit
+				limits[j].Shadow = a.enforcesNothing(m)
+			}
 			e.places[i] = len(e.batch.Requests)
 			e.batch.Requests = append(e.batch.Requests, decide.Request{
-				Namespace: in.domain, Identifier: m.Identifier, Limits: e.limits[i : i+1 : i+1], Cost: in.hitsOf(&in.descriptors[i]),
+				Namespace: in.domain, Identifier: m.Identifier, Limits: limits, Cost: in.hitsOf(&in.descriptors[i]),
 			})
 		}
 		if first {
@@ -258,48 +268,72 @@ func (a *API) describe(m *envoy.Match, r *decide.Request, answer *decide.Answer,
 		return false, fault.Error(answer.Err)
 	}
 	// Nobody knows what is left of a limit while the store fails: it is not said to be nothing.
-	if answer.Outcome == decide.Exempt || answer.Outcome == decide.FailedOpen || m.Rate.IsUnlimited() {
+	if answer.Outcome == decide.Exempt || answer.Outcome == decide.FailedOpen || m.Unlimited() {
 		status.LimitRemaining = math.MaxUint32
 		return false, nil
 	}
+	told := tellingPart(answer.Decision.Statuses)
+	part := &m.Parts[told]
 	status.CurrentLimit = &rlsv3.RateLimitResponse_RateLimit{
-		Name: m.RuleName, RequestsPerUnit: m.RequestsPerUnit, Unit: rlsv3.RateLimitResponse_RateLimit_Unit(m.Unit),
+		Name: m.RuleName, RequestsPerUnit: part.RequestsPerUnit, Unit: rlsv3.RateLimitResponse_RateLimit_Unit(part.Unit),
 	}
-	if m.Multiplier > 1 {
-		status.CurrentLimit.UnitMultiplier = wrapperspb.UInt32(m.Multiplier)
+	if part.Multiplier > 1 {
+		status.CurrentLimit.UnitMultiplier = wrapperspb.UInt32(part.Multiplier)
 	}
 	if len(answer.Decision.Statuses) == 0 { // the failure policy answered
 		return !answer.Decision.Allowed, nil
 	}
-	st := &answer.Decision.Statuses[0]
-	status.LimitRemaining = uint32(min(remaining(m.Limit, st), math.MaxUint32))
-	status.DurationUntilReset = durationpb.New(untilReset(m.Limit, st))
+	st := &answer.Decision.Statuses[told]
+	status.LimitRemaining = uint32(min(remaining(part, st), math.MaxUint32))
+	status.DurationUntilReset = durationpb.New(untilReset(part, st))
 	// A request for nothing wants to know whether there is anything left.
 	over = !st.Allowed || r.Cost == 0 && st.Remaining == 0
 	a.o.Book.Hit(m.Metric, account.Hits{N: r.Cost, Near: a.o.near(st, r.Cost), Over: over, Shadow: m.ShadowMode || a.o.ShadowMode})
 	return over, nil
 }
 
-// remaining returns what is left of the number that l has, which may be above what is
+// tellingPart returns which part of a limit the answer is about, by what the store said
+// of each: of those that deny the one that does for longest, or else the one that least
+// is left of.
+func tellingPart(statuses []strategy.Status) (told int) {
+	for i := range statuses {
+		st, best := &statuses[i], &statuses[told]
+		switch {
+		case st.Allowed != best.Allowed:
+			if !st.Allowed {
+				told = i
+			}
+		case !st.Allowed:
+			if best.RetryAfter != strategy.Never && (st.RetryAfter == strategy.Never || st.RetryAfter > best.RetryAfter) {
+				told = i
+			}
+		case st.Remaining < best.Remaining:
+			told = i
+		}
+	}
+	return told
+}
+
+// remaining returns what is left of the number that p has, which may be above what is
 // counted to.
-func remaining(l *envoy.Limit, st *strategy.Status) uint64 {
-	if uncounted := int64(l.RequestsPerUnit) - l.Rate.Count; st.Remaining > 0 && uncounted > 0 && l.Capacity == l.Rate.Count {
+func remaining(p *envoy.Part, st *strategy.Status) uint64 {
+	if uncounted := int64(p.RequestsPerUnit) - p.Rate.Count; st.Remaining > 0 && uncounted > 0 && p.Capacity == p.Rate.Count {
 		return st.Remaining + uint64(uncounted)
 	}
 	return st.Remaining
 }
 
 // untilReset returns how long until a request that was denied can pass; or else how
-// long until the counter of l is as if never used, and of a window that nothing was
+// long until the counter of p is as if never used, and of a window that nothing was
 // taken from, until that window ends. It is in whole seconds, as Envoy drops what is
 // below, and rounded up.
-func untilReset(l *envoy.Limit, st *strategy.Status) time.Duration {
+func untilReset(p *envoy.Part, st *strategy.Status) time.Duration {
 	wait := st.ResetAfter
 	switch {
 	case !st.Allowed && st.RetryAfter != strategy.Never:
 		wait = st.RetryAfter
-	case wait == 0 && l.Strategy == strategy.FixedWindow:
-		wait = l.Rate.Period - time.Duration(time.Now().UnixMicro()%l.Rate.Period.Microseconds())*time.Microsecond
+	case wait == 0 && p.Strategy == strategy.FixedWindow:
+		wait = p.Rate.Period - time.Duration(time.Now().UnixMicro()%p.Rate.Period.Microseconds())*time.Microsecond
 	}
 	whole := wait.Truncate(time.Second)
 	if whole < wait {

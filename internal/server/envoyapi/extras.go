@@ -33,7 +33,7 @@ func (s *Settings) isQuota(m *envoy.Match) bool {
 	if m.Limit == nil {
 		return s.QuotaMode
 	}
-	return (s.QuotaMode || m.QuotaMode) && !m.Rate.IsUnlimited()
+	return (s.QuotaMode || m.QuotaMode) && !m.Unlimited()
 }
 
 // headers returns the headers that tell a client of the limit it is over, of the one
@@ -84,7 +84,7 @@ func (s *Settings) metadata(in *request, matches []envoy.Match, statuses []*rlsv
 	}
 	within := &structpb.Struct{Fields: map[string]*structpb.Value{}}
 	for i, m := range matches {
-		if m.Limit != nil && !m.Rate.IsUnlimited() && statuses[i].GetCode() == rlsv3.RateLimitResponse_OK {
+		if m.Limit != nil && !m.Unlimited() && statuses[i].GetCode() == rlsv3.RateLimitResponse_OK {
 			if own, err := structpb.NewStruct(m.Metadata); err == nil { // it has been read from a file, as UTF-8
 				merge(within, own)
 			}
