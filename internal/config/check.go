@@ -42,6 +42,9 @@ type check struct {
 func (c *Config) check() []error {
 	k := &check{c: c}
 	k.addresses()
+	if path := k.c.MetricsPath; !strings.HasPrefix(path, "/") || strings.ContainsAny(path, " {}?#") {
+		k.problem("metrics-path", " %s: write a path, such as /metrics", flags.Quote(path))
+	}
 	k.trust()
 	k.stores()
 	k.memory()
@@ -94,6 +97,9 @@ func (c *Config) listeners() []listener {
 	all := []listener{{"grpc-addr", c.GRPCAddr, "127.0.0.1:8081"}, {"http-addr", c.HTTPAddr, "127.0.0.1:8080"}}
 	if c.AdminAddr != AdminOff {
 		all = append(all, listener{"admin-addr", c.AdminAddr, "127.0.0.1:6070, or off"})
+	}
+	if c.MetricsAddr != "" {
+		all = append(all, listener{"metrics-addr", c.MetricsAddr, "127.0.0.1:9090"})
 	}
 	return all
 }
@@ -305,6 +311,7 @@ func (k *check) envoy() {
 			k.problem(h.flag, " %s: is not the name of a header, such as RateLimit-Limit", flags.Quote(h.name))
 		}
 	}
+	k.must(e.NearLimitRatio > 0 && e.NearLimitRatio <= 1, "envoy-near-limit-ratio", e.NearLimitRatio, "above 0 and at most 1, such as 0.8")
 	if e.ConfigDir == "" {
 		return
 	}

@@ -49,8 +49,8 @@ func readSettings(line flags.Source, lookup func(string) (string, bool)) (*Confi
 			c.sources.file, fromFile = f, f.flags
 		}
 	}
-	if root, _ := lookup("RUNTIME_ROOT"); root != "" { // a PORT or a LOG_LEVEL alone may be somebody else's
-		c.sources.envoy = readEnvoyVariables(lookup)
+	if isOfEnvoy(lookup) {
+		c.sources.envoy = readEnvoyVariables(lookup, line, environment, fromFile)
 		fromEnvoy = c.sources.envoy.flags
 		wrong = append(wrong, c.sources.envoy.wrong...)
 	}

@@ -94,7 +94,7 @@ func Run(ctx context.Context, c *config.Config, policies *config.Policies, versi
 		w := reload.New(reload.Options{
 			Dirs: dirs, Writing: func() string { return reload.Writing(c.PolicyFiles()...) },
 			Load: loader(c, policies, logger, func(p *config.Policies) { favour(p); s.SetConfig(server.ConfigOf(p)) }), Version: policies.Version,
-			Logger: logger, Registry: options.Registry,
+			Refused: s.RefuseConfig, Logger: logger, Registry: options.Registry,
 		})
 		told, stop := hangups()
 		defer stop()

@@ -29,7 +29,7 @@ const (
 	lookEvery = 10 * time.Second
 )
 
-// Options say how to make a Watcher. All are required, but for Writing.
+// Options say how to make a Watcher. All are required, but for Writing and Refused.
 type Options struct {
 	// Dirs are the directories to watch. They may be removed and made again.
 	Dirs []string
@@ -40,6 +40,8 @@ type Options struct {
 	// cannot be used, the error says why. Then the version may be ""; otherwise the
 	// same version is reported only once.
 	Load func(seen string) (version string, apply func(), err error)
+	// Refused is called when a configuration is refused.
+	Refused func()
 	// Version is the version of the configuration in force.
 	Version string
 
@@ -180,6 +182,9 @@ func (w *Watcher) refuse(version string, err error, told bool) {
 	}
 	w.refused = version
 	w.refusals.Inc()
+	if w.o.Refused != nil {
+		w.o.Refused()
+	}
 	w.successful.Set(0)
 	w.o.Logger.Error("the configuration is refused and the old one stays in force; correct the files, and they are read again", "error", err)
 }

@@ -7,11 +7,13 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
 
 	"github.com/ratelimitd/ratelimitd/internal/server/envoyapi/envoytest"
+	"github.com/ratelimitd/ratelimitd/internal/store/memory"
 )
 
 // throughEnvoy starts a real Envoy with the configuration that operators copy, in
@@ -62,6 +64,46 @@ func send(t *testing.T, e *envoytest.Envoy, path, key string) {
 	if _, err := io.ReadAll(conn); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// TestRetryAfterThroughEnvoy has a client of a real Envoy empty a bucket: it is told
+// to come back when a request can pass, and not when the bucket is full again.
+func TestRetryAfterThroughEnvoy(t *testing.T) {
+	s, err := memory.New(memory.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := start(t, Options{Store: s, StoreName: "memory", Config: envoyConfig(t, `
+domain: edge
+descriptors: [{key: api_key, rate_limit: {unit: minute, requests_per_unit: 6, strategy: token_bucket, burst: 3}}]
+`)})
+	e, _ := throughEnvoy(t, d)
+	var passed int
+	for range 10 {
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, e.URL, http.NoBody)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("X-Api-Key", "alice")
+		reply, err := http.DefaultClient.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = reply.Body.Close()
+		if reply.StatusCode == http.StatusOK {
+			passed++
+			continue
+		}
+		wait, err := strconv.Atoi(reply.Header.Get("Retry-After"))
+		if reply.StatusCode != http.StatusTooManyRequests || err != nil || wait < 1 || wait > 10 || passed < 3 {
+			t.Errorf("after %d: status %d, Retry-After %q; want 429 after 3, with 1 to 10 s", passed, reply.StatusCode, reply.Header.Get("Retry-After"))
+		}
+		if got := reply.Header.Get("X-Ratelimit-Reset"); got != reply.Header.Get("Retry-After") {
+			t.Errorf("X-RateLimit-Reset %q, Retry-After %q, want them the same", got, reply.Header.Get("Retry-After"))
+		}
+		return
+	}
+	t.Errorf("%d requests passed, want one denied", passed)
 }
 
 // TestLoginThroughEnvoy has clients of a real Envoy look for a way around the

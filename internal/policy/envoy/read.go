@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/ratelimitd/ratelimitd/internal/quote"
+	"github.com/ratelimitd/ratelimitd/internal/rate"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 	"github.com/ratelimitd/ratelimitd/internal/yamlfile"
 )
@@ -53,7 +54,7 @@ const (
 // every place, so a key in the wrong place is only a warning.
 var (
 	rootKeys       = []string{"domain", "descriptors"}
-	descriptorKeys = []string{"key", "value", "rate_limit", "descriptors", "shadow_mode", "detailed_metric", "value_to_metric", "share_threshold", "quota_mode", "metadata"}
+	descriptorKeys = []string{"key", "value", "rate_limit", "rate_limits", "descriptors", "shadow_mode", "detailed_metric", "value_to_metric", "share_threshold", "quota_mode", "metadata"}
 	limitKeys      = []string{"unit", "requests_per_unit", "unlimited", "name", "replaces", "unit_multiplier", "strategy", "burst"}
 	elsewhere      = slices.Concat(rootKeys, descriptorKeys, limitKeys)
 )
@@ -128,13 +129,14 @@ func (r *Reader) descriptors(name string, n yamlfile.Node, tree *node, path stri
 
 func (r *Reader) descriptor(name string, n yamlfile.Node, tree *node, path string, depth int) {
 	d := &descriptor{}
-	var key, limit, below, share, meta yamlfile.Node
+	var key, limit, more, below, share, meta yamlfile.Node
 	var shadow, quota, detailed bool
 	var metadata map[string]any
 	r.mapping(name, n, map[string]func(yamlfile.Node){
 		"key":             func(v yamlfile.Node) { key, d.Key = v, v.Text() },
 		"value":           func(v yamlfile.Node) { d.Value = v.Text() },
 		"rate_limit":      func(v yamlfile.Node) { limit = v },
+		"rate_limits":     func(v yamlfile.Node) { more = v },
 		"descriptors":     func(v yamlfile.Node) { below = v },
 		"shadow_mode":     func(v yamlfile.Node) { shadow = v.Bool() },
 		"quota_mode":      func(v yamlfile.Node) { quota = v.Bool() },
@@ -172,8 +174,8 @@ func (r *Reader) descriptor(name string, n yamlfile.Node, tree *node, path strin
 	if tree.children[d.Entry] != nil {
 		key.Problem("descriptor %s is already in this list; leave one of them out", quote.Cut(path))
 	}
-	if !limit.IsNull() {
-		if d.limit = r.limit(name, limit); d.limit != nil {
+	if !limit.IsNull() || !more.IsNull() {
+		if d.limit = r.limits(name, limit, more); d.limit != nil {
 			d.limit.metric, d.limit.detailed, d.limit.ShadowMode, d.limit.QuotaMode = path, detailed, shadow, quota
 			d.limit.Metadata = metadata
 		}
@@ -204,62 +206,118 @@ func (d *descriptor) cut() {
 	}
 }
 
-func (r *Reader) limit(name string, n yamlfile.Node) *Limit {
-	var unit, unlimited, multiplier, algorithm, burst yamlfile.Node
-	var requests uint64
-	var ruleName string
-	var replaces []string
-	r.mapping(name, n, map[string]func(yamlfile.Node){
-		"unit":              func(v yamlfile.Node) { unit = v },
-		"requests_per_unit": func(v yamlfile.Node) { requests = v.Uint(1<<32 - 1) },
-		"unlimited":         func(v yamlfile.Node) { unlimited = v },
-		"name":              func(v yamlfile.Node) { ruleName = v.Text() },
-		"replaces": func(v yamlfile.Node) {
-			v.Items(func(item yamlfile.Node) { replaces = append(replaces, r.replaced(name, item)) })
-		},
-		"unit_multiplier": func(v yamlfile.Node) { multiplier = v },
-		"strategy":        func(v yamlfile.Node) { algorithm = v },
-		"burst":           func(v yamlfile.Node) { burst = v },
-	})
-	if slices.Contains(replaces, ruleName) && ruleName != "" {
-		n.Problem("%s replaces itself; name another in replaces", quote.Cut(ruleName))
+// limits returns the limit with the part in one, and those in the list more. Either may
+// be left out. It is nil if something is wrong with it.
+func (r *Reader) limits(name string, one, more yamlfile.Node) *Limit {
+	l := &Limit{}
+	right := true
+	if !one.IsNull() {
+		right = r.limit(name, one, l)
 	}
-	number := unitCalled(unit.Text())
-	if unlimited.Given() && unlimited.Bool() {
-		if number != 0 {
-			unit.Problem("unlimited and a unit of %s are both given; leave one of them out", quote.Cut(unit.Text()))
+	more.Items(func(item yamlfile.Node) {
+		switch {
+		case len(l.Parts) > 0 && l.Unlimited():
+			item.Problem("the limit is unlimited, and no other can be beside it; leave one of them out")
+		case len(l.Parts) == strategy.MaxLimits:
+			item.Problem("more than %d limits on one descriptor; leave some out", strategy.MaxLimits)
+		default:
+			right = r.further(name, item, l) && right
+			return
 		}
-		return &Limit{Unlimited: true, RuleName: ruleName, Replaces: replaces, Multiplier: 1}
+		right = false
+	})
+	if !right || len(l.Parts) == 0 {
+		return nil
 	}
+	r.descriptorsRead += len(l.Parts) - 1 // each further one takes as much memory
+	return l
+}
+
+// limit reads rate_limit into l. It reports whether l can be used.
+func (r *Reader) limit(name string, n yamlfile.Node, l *Limit) bool {
+	var unlimited yamlfile.Node
+	var p partNodes
+	keys := p.keys()
+	keys["unlimited"] = func(v yamlfile.Node) { unlimited = v }
+	keys["name"] = func(v yamlfile.Node) { l.RuleName = v.Text() }
+	keys["replaces"] = func(v yamlfile.Node) {
+		v.Items(func(item yamlfile.Node) { l.Replaces = append(l.Replaces, r.replaced(name, item)) })
+	}
+	r.mapping(name, n, keys)
+	if slices.Contains(l.Replaces, l.RuleName) && l.RuleName != "" {
+		n.Problem("%s replaces itself; name another in replaces", quote.Cut(l.RuleName))
+	}
+	if unlimited.Given() && unlimited.Bool() {
+		if unit := p.unit.Text(); unitCalled(unit) != 0 {
+			p.unit.Problem("unlimited and a unit of %s are both given; leave one of them out", quote.Cut(unit))
+		}
+		everything := strategy.Limit{Strategy: strategy.FixedWindow, Rate: rate.Rate{Count: rate.Unlimited}}
+		l.Parts = append(l.Parts, Part{Limit: everything, Multiplier: 1})
+		return true
+	}
+	return r.part(n, &p, l)
+}
+
+// further reads an item of rate_limits into l. It reports whether l can be used.
+func (r *Reader) further(name string, n yamlfile.Node, l *Limit) bool {
+	var p partNodes
+	r.mapping(name, n, p.keys())
+	return r.part(n, &p, l)
+}
+
+// partNodes are what a file says of a part of a limit.
+type partNodes struct {
+	unit, multiplier, algorithm, burst yamlfile.Node
+	requests                           uint64
+}
+
+// keys returns what reads each key of it.
+func (p *partNodes) keys() map[string]func(yamlfile.Node) {
+	return map[string]func(yamlfile.Node){
+		"unit":              func(v yamlfile.Node) { p.unit = v },
+		"requests_per_unit": func(v yamlfile.Node) { p.requests = v.Uint(1<<32 - 1) },
+		"unit_multiplier":   func(v yamlfile.Node) { p.multiplier = v },
+		"strategy":          func(v yamlfile.Node) { p.algorithm = v },
+		"burst":             func(v yamlfile.Node) { p.burst = v },
+	}
+}
+
+// part adds to l the part that p, which is in n, says. It reports whether it could.
+func (r *Reader) part(n yamlfile.Node, p *partNodes, l *Limit) bool {
+	number := unitCalled(p.unit.Text())
 	if number == 0 {
-		at := unit
+		at := p.unit
 		if !at.Given() {
 			at = n
 		}
-		at.Problem("unit %s is not known; use %s", quote.Cut(unit.Text()), unitNames())
-		return nil
+		at.Problem("unit %s is not known; use %s", quote.Cut(p.unit.Text()), unitNames())
+		return false
 	}
-	s := spec{requests: uint32(requests), unit: number, multiplier: 1, strategy: strategy.FixedWindow}
-	if !multiplier.IsNull() {
-		s.multiplier = uint32(multiplier.Uint(1<<32 - 1))
+	s := spec{requests: uint32(p.requests), unit: number, multiplier: 1, strategy: strategy.FixedWindow}
+	if !p.multiplier.IsNull() {
+		s.multiplier = uint32(p.multiplier.Uint(1<<32 - 1))
 	}
-	if !algorithm.IsNull() {
+	if !p.algorithm.IsNull() {
 		var err error
-		if s.strategy, err = strategy.Parse(algorithm.Text()); err != nil {
-			algorithm.Problem("%v", err)
-			return nil
+		if s.strategy, err = strategy.Parse(p.algorithm.Text()); err != nil {
+			p.algorithm.Problem("%v", err)
+			return false
 		}
 	}
-	if !burst.IsNull() {
-		s.burst = burst.Uint(strategy.MaxBurst)
+	if !p.burst.IsNull() {
+		s.burst = p.burst.Uint(strategy.MaxBurst)
 	}
-	l, err := s.limit(r.o.MaxLogCount)
+	part, err := s.part(r.o.MaxLogCount)
 	if err != nil {
 		n.Problem("%v", err)
-		return nil
+		return false
 	}
-	l.RuleName, l.Replaces = ruleName, replaces
-	return l
+	if slices.ContainsFunc(l.Parts, func(other Part) bool { return other.SameCounter(&part.Limit) }) {
+		n.Problem("another limit of this descriptor has the unit %s and the same strategy; give one of them another unit or unit_multiplier", quote.Cut(p.unit.Text()))
+		return false
+	}
+	l.Parts = append(l.Parts, part)
+	return true
 }
 
 // replaced returns the name in an item of replaces.
