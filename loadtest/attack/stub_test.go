@@ -1,4 +1,0 @@
-package attack
-
-func trustAttacks() []attack { return nil }
-func storeAttacks() []attack { return nil }
