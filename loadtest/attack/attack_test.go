@@ -7,7 +7,6 @@ import (
 	"os"
 	"runtime"
 	"strconv"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -86,13 +85,11 @@ func TestMain(m *testing.M) {
 // TestAttacks runs each attack against a daemon of its own.
 func TestAttacks(t *testing.T) {
 	const line = "%-30s %7s %8s %13s %6s  %s\n"
-	var table strings.Builder
-	fmt.Fprintf(&table, line, "attack", "took", "peak MB", "innocent p99", "exact", "daemon")
-	t.Cleanup(func() { fmt.Print(table.String()) })
+	fmt.Printf(line, "attack", "took", "peak MB", "innocent p99", "exact", "daemon")
 	for _, a := range attacks() {
 		t.Run(a.name, func(t *testing.T) {
 			o := a.run(t)
-			fmt.Fprintf(&table, line, a.name, o.took.Round(100*time.Millisecond), strconv.FormatInt(o.peak>>20, 10), o.P99.Round(100*time.Microsecond), strconv.FormatBool(o.exact), o.fate)
+			fmt.Printf(line, a.name, o.took.Round(100*time.Millisecond), strconv.FormatInt(o.peak>>20, 10), o.P99.Round(100*time.Microsecond), strconv.FormatBool(o.exact), o.fate)
 		})
 	}
 }
