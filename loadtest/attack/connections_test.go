@@ -38,7 +38,7 @@ func connectionAttacks() []attack {
 		{name: "slow headers", do: slow([]string{"POST /v1/should-allow HTTP/1.1\r\nHost: a\r\nX: ", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"})},
 		{name: "slow bodies", do: slow([]string{"POST /v1/should-allow HTTP/1.1\r\nHost: a\r\nContent-Length: 60000\r\n\r\n", "POST /json HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n"})},
 		{name: "slow messages", do: slowMessages},
-		{name: "idle connections", do: idle(size(400, 14_000), "127.0.0.1")},
+		{name: "idle connections", do: idle(size(400, 8000), "127.0.0.1")},
 		{name: "more connections than allowed", prepare: few, do: idle(size(400, 6000), "127.0.0.1")},
 		{name: "connections of one address", prepare: func(*testing.T) setup {
 			return setup{flags: []string{"--max-connections=1000", "--max-connections-per-address=50"}}

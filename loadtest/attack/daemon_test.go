@@ -33,6 +33,20 @@ const (
 	patience = 30 * time.Second
 )
 
+// TestMemoryOfTheManifest compares the memory here with that of the manifest.
+func TestMemoryOfTheManifest(t *testing.T) {
+	text, err := os.ReadFile("../../deploy/kubernetes/deployment.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := fmt.Sprintf("limits: {memory: %dMi}", memoryMB); !strings.Contains(string(text), want) {
+		t.Errorf("the manifest does not have %q", want)
+	}
+	if want := fmt.Sprintf("%dMiB", memoryMB*9/10); goMemory != want {
+		t.Errorf("the daemon makes %s of it, and here it is %s", want, goMemory)
+	}
+}
+
 // program is the daemon, built as it is shipped.
 var program string
 

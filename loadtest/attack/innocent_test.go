@@ -49,6 +49,9 @@ const (
 	// askEvery and probeEvery are how often it asks, and how often it asks for the
 	// daemon's health.
 	askEvery, probeEvery = 10 * time.Millisecond, 100 * time.Millisecond
+	// probes is how many probes have to fail, one after the other, for the daemon to
+	// count as ill: what Kubernetes has by default.
+	probes = 3
 	// beyond is how often it asks at least after its limit is used up.
 	beyond = 50
 )
@@ -130,9 +133,12 @@ func (r *runner) run(ctx context.Context) {
 	var probing sync.WaitGroup
 	var sick error
 	probing.Go(func() {
-		for ctx.Err() == nil && sick == nil {
-			sick = r.probe()
-			time.Sleep(probeEvery)
+		for failures := 0; ctx.Err() == nil && failures < probes; time.Sleep(probeEvery) {
+			if err := r.probe(); err == nil {
+				failures = 0
+			} else if failures++; failures == probes {
+				sick = err
+			}
 		}
 	})
 	r.took = nil

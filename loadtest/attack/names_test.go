@@ -61,8 +61,8 @@ func nameAttacks() []attack {
 			cost := uint64(1 + i%3)
 			return &ratelimitv1.ShouldAllowRequest{Namespace: "mail", Identifier: fmt.Sprint(i % size(10, 500)), Cost: &cost, Limits: []*ratelimitv1.Limit{limit("10000/30d", ratelimitv1.Strategy_SLIDING_WINDOW_LOG)}}
 		})},
-		{name: "identifiers on Redis", prepare: onRedis, do: floods(size(10_000, 500_000), identifiers)},
-		{name: "denied identifiers on Redis", prepare: onRedis, do: floods(size(10_000, 500_000), denied)},
+		{name: "identifiers on Redis", prepare: onRedis, do: floods(size(10_000, 200_000), identifiers)},
+		{name: "denied identifiers on Redis", prepare: onRedis, do: floods(size(10_000, 200_000), denied)},
 		{name: "scrapes and junk namespaces", do: scrapes},
 		{name: "descriptors of bytes", do: descriptors},
 	}

@@ -18,11 +18,11 @@ func operatorAttacks() []attack {
 	return []attack{
 		{name: "a log that nobody reads", prepare: func(*testing.T) setup { return setup{log: leavesLog} }, do: func(ctx context.Context, t *testing.T, d *daemon) {
 			nonsense(ctx, t, d)
-			logLevels(ctx, t, d, size(2000, 100_000))
+			logLevels(ctx, t, d, size(2000, 30_000))
 		}},
 		{name: "a log that is closed", prepare: func(*testing.T) setup { return setup{log: closesLog} }, do: func(ctx context.Context, t *testing.T, d *daemon) {
 			nonsense(ctx, t, d)
-			logLevels(ctx, t, d, size(2000, 100_000))
+			logLevels(ctx, t, d, size(2000, 30_000))
 		}},
 		{name: "configuration files", do: configurations},
 	}
