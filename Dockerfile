@@ -9,7 +9,7 @@ COPY . .
 ARG TARGETOS TARGETARCH VERSION=unknown
 RUN --mount=type=cache,target=/go/pkg/mod --mount=type=cache,target=/root/.cache/go-build \
     CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH \
-    go build -trimpath -tags grpcnotrace -ldflags "-s -w -X main.version=$VERSION" -o /ratelimitd ./cmd/ratelimitd
+    go build -trimpath -buildvcs=false -tags grpcnotrace -ldflags "-s -w -X main.version=$VERSION" -o /ratelimitd ./cmd/ratelimitd
 
 FROM scratch
 # The certificates verify a Redis that the daemon reaches over TLS.

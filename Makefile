@@ -9,20 +9,26 @@ SHELL := bash
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 # How the daemon is built, here and in the Dockerfile. With gRPC's page of traces, which
 # grpcnotrace leaves out, the binary is a third larger: see deadcode-check.
-BUILDFLAGS := -trimpath -tags grpcnotrace
+# Neither the folder nor the state of git is in the binary: see reproducible.
+BUILDFLAGS := -trimpath -buildvcs=false -tags grpcnotrace
+LDFLAGS := -s -w -X main.version=$(VERSION)
 # How long each fuzz target runs.
 FUZZTIME ?= 10s
 
-# The linter, at the version that tools/go.mod pins.
-LINT := go tool -modfile=$(CURDIR)/tools/go.mod golangci-lint run --config=$(CURDIR)/.golangci.yml
+# How long each of them runs in fuzz-long.
+LONGFUZZTIME ?= 10m
+
+# Tools, at the versions that tools/go.mod pins.
+TOOL := go tool -modfile=$(CURDIR)/tools/go.mod
+LINT := $(TOOL) golangci-lint run --config=$(CURDIR)/.golangci.yml
 
 .PHONY: help
 help: ## list the targets
-	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 16
+	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 18
 
 .PHONY: build
 build: ## build bin/ratelimitd
-	CGO_ENABLED=0 go build $(BUILDFLAGS) -ldflags "-s -w -X main.version=$(VERSION)" -o bin/ratelimitd ./cmd/ratelimitd
+	CGO_ENABLED=0 go build $(BUILDFLAGS) -ldflags "$(LDFLAGS)" -o bin/ratelimitd ./cmd/ratelimitd
 
 .PHONY: run
 run: ## run the daemon from source
@@ -30,7 +36,7 @@ run: ## run the daemon from source
 
 .PHONY: test
 test: FUZZTIME = 2s
-test: deps generate-check lint manifests deadcode-check unit fuzz ## install what the checks need, and run all checks
+test: deps generate-check lint manifests deadcode-check licenses vulncheck-tests unit fuzz ## install what the checks need, and run all checks
 
 .PHONY: deps
 deps:
@@ -43,10 +49,20 @@ deadcode-check: ## fail if the linker cannot drop unused methods
 .PHONY: unit
 unit: ## run the tests
 	go test -race -shuffle=on ./...
+	cd tools && go test ./...
 
 .PHONY: fuzz
 fuzz: ## run each fuzz target for FUZZTIME
 	./scripts/fuzz.sh $(FUZZTIME)
+
+.PHONY: fuzz-long
+fuzz-long: ## run each fuzz target for LONGFUZZTIME, 10m by default
+	./scripts/fuzz.sh $(LONGFUZZTIME)
+
+# In the folder of the package, so that Go prints each line as it comes.
+.PHONY: attack
+attack: ## attack a daemon in all ways, in a large form; about 20 minutes
+	cd loadtest/attack && go test -count=1 -timeout=2h -run '^TestAttacks$$' . -args -large
 
 .PHONY: bench
 bench: ## compare the daemon with the null server; add BENCHFLAGS=--repeat=1 for a short run
@@ -59,6 +75,26 @@ microbench: ## run the benchmarks of all packages on two processors
 .PHONY: manifests
 manifests: ## check the files in deploy/ for Compose and Kubernetes
 	cd tools/manifests && go run . ../../deploy
+
+.PHONY: vulncheck
+vulncheck: ## look for known vulnerabilities in all dependencies
+	./scripts/vulncheck.sh
+
+.PHONY: vulncheck-tests
+vulncheck-tests:
+	./scripts/vulncheck.sh --tests
+
+.PHONY: sbom
+sbom: build ## write bin/sbom.json: what is in bin/ratelimitd, as CycloneDX
+	$(TOOL) cyclonedx-gomod bin -json -licenses -noserial -version $(VERSION) -output bin/sbom.json bin/ratelimitd
+
+.PHONY: licenses
+licenses: sbom ## fail if a dependency has a license that is not permitted
+	cd tools && go run ./licenses ../bin/sbom.json
+
+.PHONY: reproducible
+reproducible: ## fail if two builds in two folders differ
+	./scripts/reproducible.sh $(BUILDFLAGS) -ldflags "$(LDFLAGS)"
 
 .PHONY: lint
 lint: ## run go vet, golangci-lint and go mod tidy in all modules

@@ -174,3 +174,24 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+// FuzzFind shows any authorization header. Only that of the one token is known.
+func FuzzFind(f *testing.F) {
+	const token = "a token"
+	d, err := Parse("clients.yaml", []byte("clients: [{name: a, tokens: ['"+HashLine(token)+"'], namespaces: [a]}]"))
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, seed := range []string{"", "Bearer " + token, "bearer  " + token, "Basic x", "Bearer", "BEARER \xff"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, authorization string) {
+		caller, err := d.Find(authorization, nil)
+		if (caller == nil) == (err == nil) {
+			t.Fatalf("%q: %v, %v", authorization, caller, err)
+		}
+		if caller != nil && !strings.HasSuffix(strings.TrimSpace(authorization), token) {
+			t.Errorf("%q is known", authorization)
+		}
+	})
+}

@@ -113,7 +113,7 @@ func (p *Program) unknown(name string) error {
 	case name == "":
 		return fmt.Errorf("no command; use %s", known)
 	case strings.HasPrefix(name, "-"):
-		return fmt.Errorf("the command comes first, before flag %.64s; use %s", strings.SplitN(name, "=", 2)[0], known)
+		return fmt.Errorf("the command comes first, before flag %s; use %s", flags.Quote(strings.SplitN(name, "=", 2)[0]), known)
 	case ok:
 		return fmt.Errorf("unknown command %s; did you mean %s?", flags.Quote(name), meant)
 	default:

@@ -32,11 +32,11 @@ func TestRun(t *testing.T) {
 		"":                        "no command; use read or serve",
 		"reed a":                  `unknown command "reed"; did you mean read?`,
 		"banana":                  `unknown command "banana"; use read or serve`,
-		"--password=hunter2":      "the command comes first, before flag --password; use read or serve",
+		"--password=hunter2":      `the command comes first, before flag "--password"; use read or serve`,
 		"read":                    "read: expected FILE ...; see prog read --help",
 		"serve now":               `serve: unexpected argument "now"; see prog serve --help`,
 		"serve --password= hunt":  "serve: unexpected argument; see prog serve --help",
-		"serve --pasword=hunter2": "serve: unknown flag --pasword (did you mean --password?); see prog serve --help",
+		"serve --pasword=hunter2": `serve: unknown flag "--pasword" (did you mean --password?); see prog serve --help`,
 	} {
 		var call command.Call
 		err := program(&call).Run(t.Context(), strings.Fields(args), nil, nil)

@@ -54,7 +54,7 @@ var passed = func() (all [strategy.MaxLimits + 1]*strategy.Decision) {
 	}
 	for n := range all {
 		all[n] = new(strategy.Decision)
-		all[n].Decide(limits[:n], make([]strategy.State, n), 1, 0, true)
+		all[n].Decide(limits[:n], make([]strategy.State, n), strategy.Ask{Cost: 1, DryRun: true})
 	}
 	return all
 }()

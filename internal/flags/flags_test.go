@@ -54,10 +54,10 @@ func TestParse(t *testing.T) {
 		t.Errorf("--version: %v", err)
 	}
 	for args, want := range map[string]string{
-		"--tex=b":   "unknown flag --tex (did you mean --text?)",
-		"--lsit":    "unknown flag --lsit (did you mean --list?)",
-		"--nothing": "unknown flag --nothing",
-		"-z":        "unknown flag -z",
+		"--tex=b":   `unknown flag "--tex" (did you mean --text?)`,
+		"--lsit":    `unknown flag "--lsit" (did you mean --list?)`,
+		"--nothing": `unknown flag "--nothing"`,
+		"-z":        `unknown flag "-z"`,
 		"--wait":    "--wait has no value; write one, as in --wait=1s",
 		"--secret":  "--secret has no value; write one, as in --secret=PASSWORD",
 		"--=x":      "bad flag syntax: --=x",

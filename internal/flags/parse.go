@@ -3,6 +3,7 @@ package flags
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/pflag"
 
@@ -47,7 +48,8 @@ func (s *Set) Parse(args []string) (Source, []string, error) {
 // unknown says that no flag has that name, and which may be meant.
 func (s *Set) unknown(err *pflag.NotExistError) error {
 	if letters := err.GetSpecifiedShortnames(); letters != "" {
-		return fmt.Errorf("unknown flag -%.16s", letters)
+		letters, _, _ = strings.Cut(letters, "=") // what follows may be a password
+		return fmt.Errorf("unknown flag %s", Quote("-"+letters))
 	}
 	name := err.GetSpecifiedName()
 	names := []string{"help", "version"}
@@ -55,9 +57,9 @@ func (s *Set) unknown(err *pflag.NotExistError) error {
 		names = append(names, f.Name)
 	}
 	if meant, ok := spelling.Closest(name, names); ok {
-		return fmt.Errorf("unknown flag --%.64s (did you mean --%s?)", name, meant)
+		return fmt.Errorf("unknown flag %s (did you mean --%s?)", Quote("--"+name), meant)
 	}
-	return fmt.Errorf("unknown flag --%.64s", name)
+	return fmt.Errorf("unknown flag %s", Quote("--"+name))
 }
 
 // An argument adds what the command line sets a flag to to a source. It accepts

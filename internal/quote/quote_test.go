@@ -2,8 +2,10 @@ package quote_test
 
 import (
 	"errors"
+	"strconv"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/ratelimitd/ratelimitd/internal/quote"
 )
@@ -45,4 +47,22 @@ func TestError(t *testing.T) {
 			t.Errorf("%.50q: got %q, want %q", text, got, want)
 		}
 	}
+}
+
+// FuzzQuote quotes anything: what comes out is short, printable text on one line.
+func FuzzQuote(f *testing.F) {
+	f.Add("alice")
+	f.Add(strings.Repeat("é", 100) + "\xff\x1b[31m\n")
+	f.Fuzz(func(t *testing.T, text string) {
+		for what, got := range map[string]string{"a value": quote.Cut(text), "an error": quote.Error(errors.New(text)).Error()} {
+			if len(got) > 2*quote.MaxErrorBytes || !utf8.ValidString(got) || strings.ContainsFunc(got, func(r rune) bool { return !strconv.IsPrint(r) && r != '\ufffd' && r != ' ' }) {
+				t.Errorf("%s %q is shown as %q", what, text, got)
+			}
+		}
+		if len(text) <= quote.MaxBytes {
+			if back, err := strconv.Unquote(quote.Cut(text)); err != nil || back != text {
+				t.Errorf("%q is quoted as %s", text, quote.Cut(text))
+			}
+		}
+	})
 }

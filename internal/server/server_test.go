@@ -90,7 +90,7 @@ const patient = 20 * time.Second
 
 // start runs a daemon until the test ends. Without a store it has one in
 // memory, at midnight UTC forever.
-func start(t *testing.T, o Options) *daemon {
+func start(t testing.TB, o Options) *daemon {
 	t.Helper()
 	if o.Store == nil {
 		s, err := memory.New(memory.Options{Now: func() strategy.Instant { return 1_767_225_600_000_000 }})

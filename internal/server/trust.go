@@ -18,6 +18,7 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/auth"
 	"github.com/ratelimitd/ratelimitd/internal/auth/keypair"
 	"github.com/ratelimitd/ratelimitd/internal/lograte"
+	"github.com/ratelimitd/ratelimitd/internal/quote"
 	"github.com/ratelimitd/ratelimitd/internal/server/fault"
 	"github.com/ratelimitd/ratelimitd/internal/server/web"
 )
@@ -222,7 +223,7 @@ func (s *Server) refuseForeign(w http.ResponseWriter, reason auth.Reason, code i
 func (s *Server) guardAdmin(names hosts, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !names.has(r.Host) {
-			s.refuseForeign(w, auth.ForeignHost, http.StatusMisdirectedRequest, "host: %.64q is not a name of this admin port; ask for 127.0.0.1, or start the daemon with --admin-host", r.Host)
+			s.refuseForeign(w, auth.ForeignHost, http.StatusMisdirectedRequest, "host: %s is not a name of this admin port; ask for 127.0.0.1, or start the daemon with --admin-host", quote.Cut(r.Host))
 			return
 		}
 		if site := r.Header.Get("Sec-Fetch-Site"); site != "" && site != "same-origin" && site != "none" || s.pages.Check(r) != nil {

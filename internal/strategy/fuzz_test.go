@@ -134,3 +134,33 @@ func (s *script) cost(size uint64, c *counters, now strategy.Instant) uint64 {
 		return remaining(c.peek(now, 0)) + s.read(1)%3 - 1
 	}
 }
+
+// FuzzParseLog reads logs that a store holds. One that is read is written in a form that
+// reads the same, and using it does not panic.
+func FuzzParseLog(f *testing.F) {
+	l := &strategy.Limit{Strategy: strategy.SlidingWindowLog, Rate: rate.Rate{Count: 10, Period: time.Second}, Capacity: 10}
+	var g strategy.Log
+	for i := range 5 {
+		f.Add(g.Append(nil))
+		g.Add(l, 1, strategy.Instant(i*100_000))
+	}
+	f.Add([]byte{5, 1, 0x80})
+	f.Fuzz(func(t *testing.T, data []byte) {
+		var g, again strategy.Log
+		if g.Parse(data) != nil {
+			return
+		}
+		written := g.Append(nil)
+		if err := again.Parse(written); err != nil {
+			t.Fatalf("%x is written as %x: %v", data, written, err)
+		}
+		for _, now := range []strategy.Instant{0, 1_767_225_600_000_000} {
+			ask := strategy.Ask{Cost: 10, Now: now}
+			if a, b := g.View(l, ask), again.View(l, ask); a != b {
+				t.Fatalf("%x is %+v, and read again %+v", data, a, b)
+			}
+			g.Add(l, 1, now)
+			again.Add(l, 1, now)
+		}
+	})
+}

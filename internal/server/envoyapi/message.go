@@ -28,6 +28,10 @@ const (
 	// maxEntries is how many entries a descriptor may have. A configuration is
 	// not nested deeper.
 	maxEntries = 100
+	// maxFields is how many fields a request may have, with those of the messages in it:
+	// more than the largest one has. Each takes two bytes on the wire, and much longer
+	// to decode than to send.
+	maxFields = 400_000
 )
 
 // A request is a RateLimitRequest.
@@ -37,6 +41,7 @@ type request struct {
 	hits        uint32
 
 	entries []envoy.Entry // those of all descriptors
+	fields  int           // decoded so far
 	err     error         // why it cannot be decoded, or nil
 	tooMany string        // what it has too many of: the rest was dropped
 }
@@ -76,7 +81,7 @@ func (r *request) Undecodable(err error) { r.err = err }
 
 // DecodeWire implements codec.WireMessage. The texts of r are parts of data.
 func (r *request) DecodeWire(data []byte) error {
-	err := eachField(data, func(f field) error {
+	err := r.eachField(data, func(f field) error {
 		switch {
 		case f.is(1, protowire.BytesType):
 			r.domain = f.text()
@@ -99,7 +104,7 @@ func (r *request) decodeDescriptor(data []byte) error {
 		return nil
 	}
 	d := descriptor{first: len(r.entries)}
-	err := eachField(data, func(f field) error {
+	err := r.eachField(data, func(f field) error {
 		switch {
 		case f.is(1, protowire.BytesType):
 			return r.decodeEntry(&d, f.bytes)
@@ -107,12 +112,12 @@ func (r *request) decodeDescriptor(data []byte) error {
 			if d.limit == nil {
 				d.limit = new(override)
 			}
-			return d.limit.decode(f.bytes)
+			return d.limit.decode(r, f.bytes)
 		case f.is(3, protowire.BytesType):
 			if d.hits == nil {
 				d.hits = new(uint64)
 			}
-			return decodeWrapped(f.bytes, d.hits)
+			return decodeWrapped(r, f.bytes, d.hits)
 		case f.is(4, protowire.VarintType):
 			d.negative = f.varint != 0
 		}
@@ -129,7 +134,7 @@ func (r *request) decodeEntry(d *descriptor, data []byte) error {
 		return nil
 	}
 	var e envoy.Entry
-	err := eachField(data, func(f field) error {
+	err := r.eachField(data, func(f field) error {
 		switch {
 		case f.is(1, protowire.BytesType):
 			e.Key = f.text()
@@ -142,8 +147,8 @@ func (r *request) decodeEntry(d *descriptor, data []byte) error {
 	return err
 }
 
-func (o *override) decode(data []byte) error {
-	return eachField(data, func(f field) error {
+func (o *override) decode(r *request, data []byte) error {
+	return r.eachField(data, func(f field) error {
 		switch {
 		case f.is(1, protowire.VarintType):
 			o.requests = uint32(f.varint)
@@ -153,15 +158,15 @@ func (o *override) decode(data []byte) error {
 			if o.multiplier == nil {
 				o.multiplier = new(uint32)
 			}
-			return decodeWrapped(f.bytes, o.multiplier)
+			return decodeWrapped(r, f.bytes, o.multiplier)
 		}
 		return nil
 	})
 }
 
 // decodeWrapped sets value to what a UInt32Value or UInt64Value holds, if it holds any.
-func decodeWrapped[T uint32 | uint64](data []byte, value *T) error {
-	return eachField(data, func(f field) error {
+func decodeWrapped[T uint32 | uint64](r *request, data []byte, value *T) error {
+	return r.eachField(data, func(f field) error {
 		if f.is(1, protowire.VarintType) {
 			*value = T(f.varint)
 		}
@@ -187,9 +192,12 @@ func (f *field) is(number protowire.Number, kind protowire.Type) bool {
 	return f.number == number && f.kind == kind
 }
 
-// eachField calls do for each field of a message, in order.
-func eachField(data []byte, do func(field) error) error {
+// eachField calls do for each field of a message in r, in order.
+func (r *request) eachField(data []byte, do func(field) error) error {
 	for len(data) > 0 {
+		if r.fields++; r.fields > maxFields {
+			return errTooManyFields
+		}
 		number, kind, n := protowire.ConsumeTag(data)
 		if n < 0 {
 			return protowire.ParseError(n)
@@ -214,6 +222,8 @@ func eachField(data []byte, do func(field) error) error {
 	}
 	return nil
 }
+
+var errTooManyFields = fmt.Errorf("it has more than %d fields; send at most %d descriptors, each with at most %d entries", maxFields, maxDescriptors, maxEntries)
 
 // What a request is told that has too many of something.
 const (

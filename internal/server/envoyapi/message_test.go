@@ -1,9 +1,11 @@
 package envoyapi
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -11,6 +13,7 @@ import (
 	commonv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/common/ratelimit/v3"
 	rlsv3 "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
@@ -60,10 +63,31 @@ func FuzzDecodeWire(f *testing.F) {
 			t.Fatalf("%v, of what is valid: %v", gotErr, &message)
 		}
 		want.fromMessage(&message)
+		got.fields = 0 // of the wire alone
 		if got.tooMany == "" && !reflect.DeepEqual(got, want) {
-			t.Fatalf("got %+v\nwant %+v", got, want)
+			t.Fatalf("got %s\nwant %s", shownRequest(&got), shownRequest(&want))
 		}
 	})
+}
+
+// shownRequest returns r with what its pointers point to.
+func shownRequest(r *request) string {
+	var text strings.Builder
+	fmt.Fprintf(&text, "domain %q, hits %d, too many %q", r.domain, r.hits, r.tooMany)
+	for i := range r.descriptors {
+		d := &r.descriptors[i]
+		fmt.Fprintf(&text, "\n  entries %q, negative %t", r.entriesOf(d), d.negative)
+		if d.hits != nil {
+			fmt.Fprintf(&text, ", hits %d", *d.hits)
+		}
+		if d.limit != nil {
+			fmt.Fprintf(&text, ", limit of %d, unit %d", d.limit.requests, d.limit.unit)
+			if d.limit.multiplier != nil {
+				fmt.Fprintf(&text, ", multiplier %d", *d.limit.multiplier)
+			}
+		}
+	}
+	return text.String()
 }
 
 // TestBytesInTexts has texts that are not UTF-8: they are kept apart, and shown
@@ -93,11 +117,41 @@ func TestBytesInTexts(t *testing.T) {
 	}
 }
 
+// TestTooManyFields has messages of many fields, in each message that a message has, and
+// the largest one that is valid.
+func TestTooManyFields(t *testing.T) {
+	unknown := strings.Repeat("\xf8\x07\x01", maxFields+1)
+	inside := func(tag byte, text string) string {
+		return string(protowire.AppendString([]byte{tag}, text))
+	}
+	for what, data := range map[string]string{
+		"a request":        unknown,
+		"a descriptor":     inside(0x12, unknown),
+		"an entry":         inside(0x12, inside(0x0a, unknown)),
+		"an override":      inside(0x12, inside(0x12, unknown)),
+		"hits":             inside(0x12, inside(0x1a, unknown)),
+		"all together":     strings.Repeat(inside(0x12, strings.Repeat("\xf8\x07\x01", 1000)), 401),
+		"many descriptors": strings.Repeat("\x12\x00", maxFields+1),
+	} {
+		var r request
+		if err := r.DecodeWire([]byte(data)); !errors.Is(err, errTooManyFields) {
+			t.Errorf("%s: %v, want it refused", what, err)
+		}
+	}
+	entry := &commonv3.RateLimitDescriptor_Entry{Key: "user", Value: "alice"}
+	descriptor := &commonv3.RateLimitDescriptor{Entries: slices.Repeat([]*commonv3.RateLimitDescriptor_Entry{entry}, maxEntries), HitsAddend: wrapperspb.UInt64(2)}
+	largest := encoded(t, &rlsv3.RateLimitRequest{Domain: "edge", Descriptors: slices.Repeat([]*commonv3.RateLimitDescriptor{descriptor}, maxDescriptors)})
+	var r request
+	if err := r.DecodeWire(largest); err != nil || r.tooMany != "" {
+		t.Errorf("the largest request: %v, %s", err, r.tooMany)
+	}
+}
+
 // TestTooManyElements has messages that would take many times their size.
 func TestTooManyElements(t *testing.T) {
 	for what, data := range map[string][]byte{
-		"descriptors": []byte(strings.Repeat("\x12\x00", 1<<20)),
-		"entries":     append([]byte("\x12\x80\x80\x80\x01"), strings.Repeat("\x0a\x00", 1<<20)...),
+		"descriptors": []byte(strings.Repeat("\x12\x00", 1<<18)),
+		"entries":     append([]byte("\x12\x80\x80\x20"), strings.Repeat("\x0a\x00", 1<<18)...),
 	} {
 		var r request
 		if err := r.DecodeWire(data); err != nil || r.tooMany == "" || len(r.descriptors) > maxDescriptors || len(r.entries) > maxEntries {

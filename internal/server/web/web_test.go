@@ -1,7 +1,10 @@
 package web
 
 import (
+	"bytes"
+	"encoding/json"
 	"errors"
+	"io"
 	"strings"
 	"testing"
 	"unicode/utf16"
@@ -40,4 +43,32 @@ func TestUndecodable(t *testing.T) {
 			t.Errorf("%q", got)
 		}
 	}
+}
+
+// FuzzObjects compares how many objects are counted with how many a decoder sees.
+func FuzzObjects(f *testing.F) {
+	for _, seed := range []string{"{}", `{"a":[{},{"b":"{"}]}`, `["\\\"{", {}]`, `"{"`, "{{{"} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		n, d := 0, json.NewDecoder(bytes.NewReader(text))
+		for {
+			token, err := d.Token()
+			if err == io.EOF {
+				break
+			}
+			if err != nil {
+				return
+			}
+			if token == json.Delim('{') {
+				n++
+			}
+		}
+		if got := Objects(text); got != n {
+			t.Errorf("%q: %d objects, want %d", text, got, n)
+		}
+		if err := CheckUTF8(text); err != nil && utf8.Valid(text) && !bytes.HasPrefix(text, []byte("\ufeff")) {
+			t.Errorf("%q: %v", text, err)
+		}
+	})
 }

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"net"
 	"strconv"
+
+	"github.com/ratelimitd/ratelimitd/internal/quote"
 )
 
 // Check returns which option is wrong, if New would refuse one.
@@ -14,7 +16,7 @@ func (o Options) Check() error {
 	for _, addr := range o.Addrs {
 		host, port, err := net.SplitHostPort(addr)
 		if n, portErr := strconv.ParseUint(port, 10, 16); err != nil || portErr != nil || n == 0 || host == "" {
-			return fmt.Errorf("address %.64q: write it as host:port, such as %q", addr, DefaultAddr)
+			return fmt.Errorf("address %s: write it as host:port, such as %q", quote.Cut(addr), DefaultAddr)
 		}
 	}
 	return nil

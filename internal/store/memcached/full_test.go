@@ -1,7 +1,6 @@
 package memcached
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -167,36 +166,12 @@ func (c *smallServer) Read(p []byte) (int, error) {
 	return c.Conn.Read(p)
 }
 
-// hostileServer answers each command with one reply.
-func hostileServer(t *testing.T, reply func(write func(string) bool)) (addr string) {
-	t.Helper()
-	return storetest.Serve(t, func(c net.Conn) {
-		for lines := bufio.NewScanner(c); lines.Scan(); {
-			reply(func(text string) bool { _, err := c.Write([]byte(text)); return err == nil })
-		}
-	})
-}
-
 // TestHostileServer has servers that reply with more than fits in memory, or in a log
 // line.
 func TestHostileServer(t *testing.T) {
-	long := strings.Repeat("x", 10_000)
-	for name, reply := range map[string]func(write func(string) bool){
-		"a value of 4 GB": func(write func(string) bool) { write("VALUE rl:test:alice 0 4294967295 1\r\nx") },
-		"endless values": func(write func(string) bool) {
-			for write("VALUE k 0 1000000 1\r\n" + strings.Repeat(long, 100) + "\r\n") {
-			}
-		},
-		"an endless line": func(write func(string) bool) {
-			for write("\x1b[31m" + long) {
-			}
-		},
-		"a long error":      func(write func(string) bool) { write("SERVER_ERROR \x1b[31m" + long[:1500] + "\r\n") },
-		"no size":           func(write func(string) bool) { write("VALUE k\r\n") },
-		"what is no number": func(write func(string) bool) { write("VALUE k 0 -1 1\r\n") },
-	} {
+	for name, reply := range memcachedtest.HostileReplies() {
 		t.Run(name, func(t *testing.T) {
-			s := open(t, Options{Addrs: []string{hostileServer(t, reply)}, Timeout: 2 * time.Second})
+			s := open(t, Options{Addrs: []string{memcachedtest.Hostile(t, reply)}, Timeout: 2 * time.Second})
 			var before, after runtime.MemStats
 			runtime.ReadMemStats(&before)
 			res := decide(t.Context(), s, request(t, oneOfEach...))

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"net"
 	"runtime"
 	"strings"
 	"testing"
@@ -14,7 +13,6 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/quote"
 	"github.com/ratelimitd/ratelimitd/internal/store"
 	"github.com/ratelimitd/ratelimitd/internal/store/redis/redistest"
-	"github.com/ratelimitd/ratelimitd/internal/store/storetest"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 )
 
@@ -69,60 +67,12 @@ func TestTTL(t *testing.T) {
 	}
 }
 
-// A hostileServer answers what the client says when it connects, and everything
-// else with one reply.
-func hostileServer(t *testing.T, reply func(write func(string) bool)) (url string) {
-	t.Helper()
-	return "redis://" + storetest.Serve(t, func(c net.Conn) {
-		write := func(text string) bool { _, err := c.Write([]byte(text)); return err == nil }
-		buffer := make([]byte, 64<<10)
-		for {
-			n, err := c.Read(buffer)
-			if err != nil {
-				return
-			}
-			switch said := strings.ToLower(string(buffer[:n])); {
-			case strings.Contains(said, "hello"):
-				if !write("-ERR unknown command\r\n") {
-					return
-				}
-				for range strings.Count(said, "client") {
-					write("+OK\r\n")
-				}
-			case strings.Contains(said, "client"):
-				for range strings.Count(said, "*") {
-					write("+OK\r\n")
-				}
-			default:
-				reply(write)
-			}
-		}
-	})
-}
-
 // TestHostileServer has servers that reply with more than fits in memory, or in a
 // log line.
 func TestHostileServer(t *testing.T) {
-	long := strings.Repeat("x", 10_000)
-	for name, reply := range map[string]func(write func(string) bool){
-		"a text of 512 MB": func(write func(string) bool) { write("$536870912\r\nx") },
-		"a list of a billion": func(write func(string) bool) {
-			write("*1000000000\r\n")
-		},
-		"lists of lists": func(write func(string) bool) { write(strings.Repeat("*100000\r\n", 1000)) },
-		"an endless error": func(write func(string) bool) {
-			for write("-ERR"); write(long); {
-			}
-		},
-		"a long error":           func(write func(string) bool) { write("-ERR \x1b[31m" + long + "\r\n") },
-		"a long text":            func(write func(string) bool) { write("$1000000\r\n" + strings.Repeat("\xff", 1_000_000) + "\r\n") },
-		"a length that is none":  func(write func(string) bool) { write("$" + long + "\r\n") },
-		"a negative length":      func(write func(string) bool) { write("*-9223372036854775808\r\n") },
-		"what is no reply":       func(write func(string) bool) { write(long + "\r\n") },
-		"a map of maps of texts": func(write func(string) bool) { write(strings.Repeat("%2\r\n$5\r\nhello\r\n", 100_000)) },
-	} {
+	for name, reply := range redistest.HostileReplies() {
 		t.Run(name, func(t *testing.T) {
-			s, err := New(Options{URLs: []string{hostileServer(t, reply)}, Timeout: 5 * time.Second})
+			s, err := New(Options{URLs: []string{redistest.Hostile(t, reply)}, Timeout: 5 * time.Second})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -8,6 +8,10 @@ import (
 	"time"
 )
 
+// A Reply is what a hostile server says to a command. write reports whether the client
+// still listens.
+type Reply = func(write func(string) bool)
+
 // Serve starts a server that has talk speak with each client, until the test ends,
 // and returns its address. No connection lives for more than 20 seconds.
 func Serve(t *testing.T, talk func(c net.Conn)) (addr string) {

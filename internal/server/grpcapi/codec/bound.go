@@ -1,11 +1,22 @@
 package codec
 
 import (
+	"fmt"
+
 	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/ratelimitd/ratelimitd/internal/server/apiv1"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 	ratelimitv1 "github.com/ratelimitd/ratelimitd/proto/ratelimit/v1"
+)
+
+const (
+	// maxFields is how many fields a message may have, with those of the messages in
+	// it: more than the largest batch has. A field takes two bytes on the wire, and
+	// much longer to decode than to send.
+	maxFields = 200_000
+	// fewBytes hold so few fields that they need not be counted.
+	fewBytes = 64 << 10
 )
 
 // An element takes two bytes on the wire and a hundred in memory, so that a
@@ -27,8 +38,9 @@ var (
 )
 
 // bounded returns data, which is to be decoded into v, without the elements that
-// are too many. Data that is malformed it leaves to the decoder.
-func bounded(data []byte, v any) []byte {
+// are too many. Data that is malformed it leaves to the decoder. The error says that
+// it has too many fields.
+func bounded(data []byte, v any) ([]byte, error) {
 	var b *bound
 	switch v.(type) {
 	case *ratelimitv1.ShouldAllowRequest, *ratelimitv1.ResetRequest:
@@ -36,12 +48,33 @@ func bounded(data []byte, v any) []byte {
 	case *ratelimitv1.ShouldAllowBatchRequest:
 		b = batchBound
 	default:
-		return data
+		return data, nil
+	}
+	if len(data) > fewBytes && b.count(data, maxFields) < 0 {
+		return nil, fmt.Errorf("the message has more than %d fields; send at most %d requests of at most %d limits each, and nothing else", maxFields, apiv1.MaxBatch, strategy.MaxLimits)
 	}
 	if b.holds(data) {
-		return data
+		return data, nil
 	}
-	return b.trim(nil, data)
+	return b.trim(nil, data), nil
+}
+
+// count counts down from left for each field of a message and of its elements, and
+// returns what is left then. It stops below 0. A nil bound is that of a message
+// without elements.
+func (b *bound) count(data []byte, left int) int {
+	for len(data) > 0 && left >= 0 {
+		number, element, n := consumeElement(data)
+		if n < 0 {
+			return left // the decoder stops here too
+		}
+		data = data[n:]
+		left--
+		if b != nil && number == b.field && element != nil {
+			left = b.below.count(element, left)
+		}
+	}
+	return left
 }
 
 // holds reports whether a message is within b.

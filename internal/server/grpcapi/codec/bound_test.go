@@ -1,7 +1,9 @@
 package codec
 
 import (
+	"bytes"
 	"runtime"
+	"strings"
 	"testing"
 
 	"google.golang.org/grpc/mem"
@@ -25,7 +27,7 @@ func elements(field protowire.Number, n int, value []byte) (data []byte) {
 // TestTooManyElements decodes messages that would take hundreds of times their
 // size: one element too many is left of each, and all else that they hold.
 func TestTooManyElements(t *testing.T) {
-	const many = 1 << 20
+	const many = 100_000
 	name := protowire.AppendString(protowire.AppendTag(nil, 1, protowire.BytesType), "checkout")
 	limits := append(elements(3, many, nil), name...) // a field after them
 	for what, c := range map[string]struct {
@@ -67,6 +69,43 @@ func TestTooManyElements(t *testing.T) {
 	}
 }
 
+// TestTooManyFields has messages of many fields, in each message that a message has.
+func TestTooManyFields(t *testing.T) {
+	unknown := bytes.Repeat([]byte("\xf8\x07\x01"), maxFields+1)
+	for what, c := range map[string]struct {
+		data []byte
+		m    generated
+	}{
+		"a request":            {unknown, &ratelimitv1.ShouldAllowRequest{}},
+		"a limit":              {elements(3, 1, unknown), &ratelimitv1.ShouldAllowRequest{}},
+		"a reset":              {elements(3, 1, unknown), &ratelimitv1.ResetRequest{}},
+		"a batch":              {unknown, &ratelimitv1.ShouldAllowBatchRequest{}},
+		"a request in a batch": {elements(1, 1, unknown), &ratelimitv1.ShouldAllowBatchRequest{}},
+		"limits in a batch":    {elements(1, 10, elements(3, 10, unknown[:len(unknown)/300*3])), &ratelimitv1.ShouldAllowBatchRequest{}},
+		"empty requests":       {elements(1, maxFields+1, nil), &ratelimitv1.ShouldAllowBatchRequest{}},
+	} {
+		if err := New().Unmarshal(mem.BufferSlice{mem.SliceBuffer(c.data)}, c.m); err == nil || !strings.Contains(err.Error(), "more than 200000 fields") {
+			t.Errorf("%s: %v, want it refused", what, err)
+		}
+	}
+	largest := &ratelimitv1.ShouldAllowBatchRequest{}
+	text := strings.Repeat("x", 128)
+	for range apiv1.MaxBatch {
+		r := &ratelimitv1.ShouldAllowRequest{Namespace: text, Identifier: text, Cost: new(uint64), DryRun: true}
+		for range strategy.MaxLimits {
+			r.Limits = append(r.Limits, &ratelimitv1.Limit{Rate: "1_000_000_000 per 366 days", Strategy: ratelimitv1.Strategy_GCRA, Burst: strategy.MaxBurst, Name: text})
+		}
+		largest.Requests = append(largest.Requests, r)
+	}
+	data, err := New().Marshal(largest)
+	if err == nil {
+		err = New().Unmarshal(data, &ratelimitv1.ShouldAllowBatchRequest{})
+	}
+	if err != nil {
+		t.Errorf("the largest batch: %v", err)
+	}
+}
+
 func batchCase(data []byte, left func(*ratelimitv1.ShouldAllowBatchRequest) int, want int) (c struct {
 	data []byte
 	m    generated
@@ -87,7 +126,10 @@ func FuzzBounded(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		var whole, trimmed ratelimitv1.ShouldAllowBatchRequest
 		wholeErr := proto.Unmarshal(data, &whole)
-		trimmedErr := proto.Unmarshal(bounded(data, &trimmed), &trimmed)
+		text, trimmedErr := bounded(data, &trimmed)
+		if trimmedErr == nil {
+			trimmedErr = proto.Unmarshal(text, &trimmed)
+		}
 		if wholeErr == nil && trimmedErr != nil {
 			t.Fatalf("the whole is valid, and with the bound: %v", trimmedErr)
 		}

@@ -118,7 +118,11 @@ func (c Codec) decode(data mem.BufferSlice, v any) error {
 	}
 	// The texts of v are parts of this, which is used for nothing else and so is
 	// never changed: one allocation for all of them.
-	if err := m.UnmarshalVTUnsafe(bounded(data.Materialize(), v)); err != nil {
+	text, err := bounded(data.Materialize(), v)
+	if err == nil {
+		err = m.UnmarshalVTUnsafe(text)
+	}
+	if err != nil {
 		return fmt.Errorf("unmarshal: %w", err)
 	}
 	if err := check(v); err != nil {

@@ -1,0 +1,128 @@
+package server
+
+import (
+	"bytes"
+	"context"
+	"net/http"
+	"strings"
+	"testing"
+
+	rlsv3 "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/ratelimitd/ratelimitd/internal/server/httpapi"
+	ratelimitv1 "github.com/ratelimitd/ratelimitd/proto/ratelimit/v1"
+)
+
+// fuzzed are the ways to ask: methods of gRPC, and paths of HTTP.
+var fuzzed = []string{
+	ratelimitv1.RateLimitService_ShouldAllow_FullMethodName, ratelimitv1.RateLimitService_ShouldAllowBatch_FullMethodName,
+	ratelimitv1.RateLimitService_ShouldAllowStream_FullMethodName, ratelimitv1.RateLimitService_Reset_FullMethodName,
+	rlsv3.RateLimitService_ShouldRateLimit_FullMethodName, "/grpc.health.v1.Health/Check", "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+	httpapi.PathShouldAllow, "/json", httpapi.PathAuthorize, "/",
+}
+
+// FuzzCall sends bytes to a whole server, in each way. It always answers, nothing
+// panics, and the counter of somebody else stays as it is.
+func FuzzCall(f *testing.F) {
+	c := policyConfig(f, "checkout: {policies: {gold: {limits: [{name: a, rate: 5/s, strategy: token_bucket}]}}}")
+	c.Envoy = envoyConfig(f, edge).Envoy
+	d := start(f, Options{Config: c})
+	seed := func(m proto.Message) {
+		data, err := proto.Marshal(m)
+		if err != nil {
+			f.Fatal(err)
+		}
+		text, err := protojson.Marshal(m)
+		if err != nil {
+			f.Fatal(err)
+		}
+		for way := range fuzzed {
+			f.Add(byte(way), data)
+			f.Add(byte(way), text)
+		}
+	}
+	one := ask("alice", limit("5/s"), &ratelimitv1.Limit{Rate: "2 per 5 seconds", Strategy: ratelimitv1.Strategy_GCRA, Burst: 3, Name: "a"})
+	seed(one)
+	seed(&ratelimitv1.ShouldAllowBatchRequest{Requests: []*ratelimitv1.ShouldAllowRequest{one, askPolicy("bob", "gold"), {}}})
+	seed(&ratelimitv1.ResetRequest{Namespace: "checkout", Identifier: "alice", Policy: "gold"})
+	seed(envoyAsk(1, "user=alice", "plan=gold"))
+	f.Add(byte(len(fuzzed)-2), []byte("namespace=checkout&identifier=alice&rate=5/s&cost=2&identifier_from=client_ip"))
+	f.Add(byte(len(fuzzed)-1), []byte("metrics"))
+
+	innocent := ask("innocent, and with a name that nobody guesses: 6f1a0a0c", &ratelimitv1.Limit{Rate: "7/366d", Name: "own"})
+	before, err := d.client.ShouldAllow(context.Background(), innocent)
+	if err != nil {
+		f.Fatal(err)
+	}
+	innocent.Cost = new(uint64) // from now on it only looks
+	f.Fuzz(func(t *testing.T, way byte, data []byte) {
+		how := fuzzed[int(way)%len(fuzzed)]
+		switch {
+		case how == "/" || how == httpapi.PathAuthorize || how == httpapi.PathShouldAllow || how == "/json":
+			fuzzHTTP(t, d, how, data)
+		default:
+			fuzzGRPC(t, d, how, data)
+		}
+		if n := d.book.Panics.Load(); n > 0 {
+			t.Fatalf("%s panics", how)
+		}
+		after, err := d.client.ShouldAllow(t.Context(), innocent)
+		if err != nil || after.GetStatuses()[0].GetRemaining() != before.GetStatuses()[0].GetRemaining() {
+			t.Fatalf("the counter of somebody else is %v, %v; want %v", after, err, before)
+		}
+	})
+}
+
+func fuzzGRPC(t *testing.T, d *daemon, method string, data []byte) {
+	t.Helper()
+	stream, err := d.conn.NewStream(t.Context(), &grpc.StreamDesc{ClientStreams: true, ServerStreams: true}, method, grpc.ForceCodec(rawCodec{}))
+	if err == nil {
+		err = stream.SendMsg(data)
+	}
+	if err == nil {
+		err = stream.CloseSend()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for err == nil {
+		var reply []byte
+		err = stream.RecvMsg(&reply)
+	}
+	if code := status.Code(err); code == codes.Internal || code == codes.Unavailable || err.Error() != "EOF" && code == codes.Unknown {
+		t.Errorf("%s answers %v", method, err)
+	}
+}
+
+func fuzzHTTP(t *testing.T, d *daemon, path string, data []byte) {
+	t.Helper()
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+d.HTTPAddr()+path, bytes.NewReader(data))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if path == "/" || path == httpapi.PathAuthorize { // the bytes are in the URL
+		r.Method, r.Body, r.ContentLength = http.MethodGet, http.NoBody, 0
+		text := strings.Map(func(c rune) rune {
+			if c <= ' ' || c > '~' {
+				return -1
+			}
+			return c
+		}, string(data))
+		if r.URL.RawQuery = text; path == "/" {
+			r.URL.RawQuery, r.URL.Opaque = "", "//"+d.HTTPAddr()+"/"+text
+		}
+	}
+	answer, err := http.DefaultTransport.RoundTrip(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = answer.Body.Close()
+	if answer.StatusCode < 200 || answer.StatusCode > 499 {
+		t.Errorf("%s answers %d", path, answer.StatusCode)
+	}
+}

@@ -1,0 +1,16 @@
+// Package attack attacks a daemon from outside, as somebody on its network could, and
+// looks at what an innocent caller notices of it.
+//
+// It has tests alone. Each attack is one of them, against a daemon of its own: a process
+// that is built as the shipped one is, on the loopback interface, in the memory that
+// deploy/kubernetes gives it. While the attack goes on, an innocent caller asks about a
+// counter of its own, and a probe asks for the health of the daemon. A daemon has
+// fallen if it ends, takes more memory than it has, does not answer a probe, lets the
+// innocent caller do more or less than its limit says, or does not stop when it is told
+// to.
+//
+// The attacks have two sizes. "go test" runs the small ones, in less than a minute, and
+// prints how long the innocent caller has waited. "make attack" runs the large ones, and
+// then a long wait is a failure too. Both are bounded in count and time, and end what
+// they started.
+package attack
