@@ -231,12 +231,14 @@ func (g *Log) refund(l *Limit, a *Ask) {
 	if g.length == 0 || l.Capacity == 0 {
 		return
 	}
-	g.forget(g.firstYounger(l, max(a.Now, g.entry(g.length-1).at)))
-	if g.length == 0 {
+	young := g.firstYounger(l, max(a.Now, g.entry(g.length-1).at))
+	from := g.refundedFrom(a, young)
+	units := uint64(min(g.units(from), a.units()))
+	if units == 0 {
 		return
 	}
-	from := g.refundedFrom(a, 0)
-	units := uint64(min(g.units(from), a.units()))
+	g.forget(young)
+	from -= young
 	if a.ConsumedAt == 0 { // the youngest first, so that the others keep their totals
 		for ; units > 0; g.length-- {
 			youngest := g.entry(g.length - 1)

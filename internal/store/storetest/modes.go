@@ -115,7 +115,7 @@ func testModes(t *testing.T, s Subject) {
 			for i, step := range tt.steps {
 				s.Set(at(step.at))
 				r := request(l)
-				r.Cost, r.Mode = step.cost, step.mode
+				r.Identifier, r.Cost, r.Mode = tt.name, step.cost, step.mode
 				if step.consumedAt != 0 {
 					r.ConsumedAt = at(step.consumedAt)
 				}
