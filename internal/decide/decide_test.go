@@ -87,7 +87,7 @@ func (failingStore) Decide(_ context.Context, _ []store.Request, results []store
 }
 func (failingStore) Reset(context.Context, *store.Request) error { return errFails }
 func (failingStore) Health(context.Context) error                { return errFails }
-func (failingStore) DecidesTogether(*store.Request) bool                       { return false }
+func (failingStore) DecidesTogether(*store.Request) bool         { return false }
 
 // TestFailurePolicy has the store fail for a namespace of each policy, and for
 // limits that are in shadow mode.

@@ -140,7 +140,7 @@ func TestProblems(t *testing.T) {
 		limits("[{rate: 1/s}, {rate: 1/sec}]"):                                         "1:42: the same limit as another of this list",
 		limits("[{name: x, rate: 1/s}, {name: x, rate: 2/s}]"):                         "the same limit as another of this list",
 		limits("[" + strings.Repeat("{rate: 1/s}, ", 17) + "]"):                        "1:28: 17 limits; give at most 16",
-		limits("[{rate: 1/s, cost: 1}]"):                                               `unknown key "cost"; known here: burst, name, rate, shadow, strategy`,
+		limits("[{rate: 1/s, cost: 1}]"):                                               `unknown key "cost"; known here: burst, max_debt, name, rate, shadow, strategy`,
 		limits("[{rate: 1/s}], overrides: [{}]"):                                       "an override needs identifiers and limits",
 		limits("[{rate: 1/s}], overrides: [{identifiers: [], limits: [{rate: 1/s}]}]"): `no identifiers; give some, as in ["alice", "partner-*", "10.0.0.0/8"]`,
 		limits("[{rate: 1/s}], overrides: [{identifiers: [x], limits: [{rate: 1/s}]}, {identifiers: [y, x], limits: [{rate: 2/s}]}]"): `"x" is already on line 1`,

@@ -152,7 +152,12 @@ func (r reader) limit(n yamlfile.Node, shadow bool) (l strategy.Limit, ok bool) 
 				ok = false
 			}
 		},
-		"burst":  func(v yamlfile.Node) { burst, spec.Burst = v, v.Uint(strategy.MaxBurst) },
+		"burst": func(v yamlfile.Node) { burst, spec.Burst = v, v.Uint(strategy.MaxBurst) },
+		"max_debt": func(v yamlfile.Node) {
+			if !v.IsNull() {
+				spec.MaxDebt = strategy.AtMost(v.Uint(strategy.MaxUnits))
+			}
+		},
 		"shadow": func(v yamlfile.Node) { shadow = v.Bool() },
 	})
 	if !rate.Given() {

@@ -51,7 +51,7 @@ func (a *API) ShouldAllow(w http.ResponseWriter, r *http.Request) {
 	}
 	defer a.Latency.Of(PathShouldAllow).Since(histogram.Start())
 	in := new(ratelimitv1.ShouldAllowRequest)
-	if err := protojson.Unmarshal(upperStrategies(body), in); err != nil {
+	if err := protojson.Unmarshal(upperNames(body), in); err != nil {
 		a.refuse(w, http.StatusBadRequest, "body", "%s", web.Undecodable(err)+`; send such as {"namespace": "checkout", "identifier": "user:42", "limits": [{"rate": "100/min"}]}`)
 		return
 	}
@@ -81,15 +81,15 @@ func (a *API) decide(w http.ResponseWriter, r *http.Request, batch *decide.Batch
 	}
 }
 
-// strategyField matches a limit's strategy as configuration writes it. A text
-// that holds these very characters has backslashes before its quotes, and so is
-// not matched.
-var strategyField = regexp.MustCompile(`"strategy"\s*:\s*"[a-z_]+"`)
+// nameField matches a limit's strategy, and a mode, as configuration and the command
+// line write it. A text that holds these very characters has backslashes before its
+// quotes, and so is not matched.
+var nameField = regexp.MustCompile(`"(strategy|mode)"\s*:\s*"[a-z_]+"`)
 
-// upperStrategies returns a JSON text with the names of strategies in upper case,
+// upperNames returns a JSON text with the names of strategies and modes in upper case,
 // as the API has them: configuration files and the command line take either.
-func upperStrategies(body []byte) []byte {
-	return strategyField.ReplaceAllFunc(body, func(field []byte) []byte {
+func upperNames(body []byte) []byte {
+	return nameField.ReplaceAllFunc(body, func(field []byte) []byte {
 		colon := bytes.IndexByte(field, ':')
 		return append(field[:colon:colon], bytes.ToUpper(field[colon:])...)
 	})
