@@ -8,11 +8,14 @@ import (
 	"os"
 	"time"
 
+	"google.golang.org/protobuf/types/known/timestamppb"
+
 	"github.com/ratelimitd/ratelimitd/internal/check"
 	"github.com/ratelimitd/ratelimitd/internal/command"
 	"github.com/ratelimitd/ratelimitd/internal/config"
 	"github.com/ratelimitd/ratelimitd/internal/connect"
 	"github.com/ratelimitd/ratelimitd/internal/flags"
+	"github.com/ratelimitd/ratelimitd/internal/quote"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 	ratelimitv1 "github.com/ratelimitd/ratelimitd/proto/ratelimit/v1"
 )
@@ -20,7 +23,8 @@ import (
 func checkCommand() *command.Command {
 	in := &ratelimitv1.ShouldAllowRequest{Cost: new(uint64(1))}
 	limit, anchor := &ratelimitv1.Limit{}, uint64(0)
-	algorithm, addr, wait, json := strategy.FixedWindow.String(), "127.0.0.1:8081", 2*time.Second, false
+	algorithm, mode, consumedAt := strategy.FixedWindow.String(), strategy.Take.String(), ""
+	addr, wait, json := "127.0.0.1:8081", 2*time.Second, false
 	var how connect.Options
 	set := &flags.Set{EnvPrefix: config.EnvPrefix, Flags: append([]flags.Flag{
 		{Name: "namespace", Value: flags.Text(&in.Namespace), Hint: "NAME", Required: true, Help: "Who owns the counters, such as checkout."},
@@ -33,7 +37,9 @@ func checkCommand() *command.Command {
 		{Name: "time-zone", Value: flags.Text(&limit.TimeZone), Hint: "ZONE", Help: "With --rate: where days, weeks, months and years of a fixed_window begin at midnight, such as Europe/Berlin."},
 		{Name: "anchor-day", Value: flags.Number(&anchor), Hint: "DAY", Help: "With --rate: the day on which months and years begin, 1 to 28."},
 		{Name: "cost", Value: flags.Number(in.Cost), Help: "How many units to ask for; 0 only looks."},
-		{Name: "dry-run", Value: flags.Bool(&in.DryRun), Help: "Decide, and consume nothing."},
+		{Name: "mode", Value: flags.OneOf(&mode, strategy.Modes[:]...), Help: "What to do with the cost: take it if the limits allow it, charge it whatever is left, or refund it."},
+		{Name: "consumed-at", Value: flags.Text(&consumedAt), Hint: "TIME", Help: "With --mode=refund: the decided_at of what is given back, such as 2026-01-31T12:00:00.5Z."},
+		{Name: "dry-run", Value: flags.Bool(&in.DryRun), Help: "Decide, and change nothing."},
 		{Name: "addr", Value: flags.Address(&addr, "8081"), Help: "The service's gRPC address. Without a port: port 8081."},
 		{Name: "wait", Value: flags.Duration(&wait), Help: "The longest to wait for the answer."},
 		{Name: "json", Value: flags.Bool(&json), Help: "Print the answer as JSON."},
@@ -45,6 +51,7 @@ func checkCommand() *command.Command {
   ratelimitd check --namespace checkout --identifier alice --rate 5/s
   ratelimitd check --namespace checkout --identifier alice --rate 100/min --strategy token_bucket --burst 20 --cost 3
   ratelimitd check --namespace checkout --identifier alice --policy default
+  ratelimitd check --namespace checkout --identifier alice --policy default --mode charge --cost 1200
   ratelimitd check --namespace deploys --identifier prod --rate 1/h && ./deploy
   ratelimitd check --addr limits.example.org --tls --token-file token --namespace checkout --identifier alice --rate 5/s`,
 		Flags: set,
@@ -54,6 +61,18 @@ func checkCommand() *command.Command {
 			s, err := strategy.Parse(algorithm)
 			if err != nil {
 				wrong = append(wrong, set.Problem("strategy", ": "+err.Error()))
+			}
+			m, err := strategy.ParseMode(mode)
+			if err != nil {
+				wrong = append(wrong, set.Problem("mode", ": "+err.Error()))
+			}
+			in.Mode = ratelimitv1.Mode(m) + ratelimitv1.Mode_TAKE
+			if consumedAt != "" {
+				at, err := time.Parse(time.RFC3339Nano, consumedAt)
+				if err != nil || m != strategy.Refund {
+					wrong = append(wrong, set.Problem("consumed-at", fmt.Sprintf(" %s: goes with --mode=refund, and is a time such as 2026-01-31T12:00:00.5Z", quote.Cut(consumedAt))))
+				}
+				in.ConsumedAt = timestamppb.New(at)
 			}
 			if wait <= 0 {
 				wrong = append(wrong, set.Problem("wait", fmt.Sprintf(" %v: must be above 0, such as 2s", wait)))

@@ -19,13 +19,13 @@ func (b *Book) Collector(store string) prometheus.Collector { return collector{b
 
 var (
 	decisionsDesc = prometheus.NewDesc("ratelimitd_decisions_total",
-		"Requests decided, by namespace and outcome. shadow: a limit in shadow mode would have denied it. exempt: it was held to no limit. failed_open and failed_closed: the store had failed, and the failure policy allowed or denied it. local_allowed and local_denied: the store had failed, and this process counted it. error: it got no decision.",
+		"Requests decided, by namespace and outcome. charged and overcharged: it reported a cost that was within its limits, or not, and that was consumed. refunded: it gave a cost back. shadow: a limit in shadow mode would have denied it. exempt: it was held to no limit. failed_open and failed_closed: the store had failed, and the failure policy allowed or denied it. local_allowed and local_denied: the store had failed, and this process counted it. error: it got no decision.",
 		[]string{"namespace", "outcome"}, nil)
 	checksDesc = prometheus.NewDesc("ratelimitd_limit_checks_total",
-		"Limits that requests were held to, by strategy and whether that limit alone allowed it.",
+		"Limits that requests were held to (not charges and refunds), by strategy and whether that limit alone allowed it.",
 		[]string{"strategy", "outcome"}, nil)
 	limitsDesc = prometheus.NewDesc("ratelimitd_limit_decisions_total",
-		"Limits that requests were held to, by namespace, policy and limit of the configuration, and whether that limit alone allowed it. Limits that requests bring along have neither policy nor limit.",
+		"Limits that requests were held to (not charges and refunds), by namespace, policy and limit of the configuration, and whether that limit alone allowed it. Limits that requests bring along have neither policy nor limit.",
 		[]string{"namespace", "policy", "limit", "outcome"}, nil)
 	envoyDesc = prometheus.NewDesc("ratelimitd_envoy_limit_hits_total",
 		"Hits asked of the limits of Envoy's configuration, by whether they were within the limit, over it, or over it in shadow mode.",

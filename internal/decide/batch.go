@@ -11,7 +11,7 @@ import (
 )
 
 // A Request asks whether an identifier may consume Cost units from each of
-// some limits. Exactly one of Policy, Specs and Limits says which.
+// some limits, or says that it has, or gives them back. Exactly one of Policy, Specs and Limits says which.
 type Request struct {
 	Namespace  string
 	Identifier string
@@ -19,8 +19,10 @@ type Request struct {
 	Specs      []strategy.Spec  // limits as the caller wrote them, not checked yet
 	Limits     []strategy.Limit // limits of a front's own configuration, which has checked them and the names
 	Cost       uint64
+	Mode       strategy.Mode
 	DryRun     bool
-	Wrong      []Violation // what its front has found wrong with it: it is refused
+	ConsumedAt strategy.Instant // of a Refund: see strategy.Ask
+	Wrong      []Violation      // what its front has found wrong with it: it is refused
 }
 
 // An Answer says how a Request was decided.
@@ -89,6 +91,9 @@ type Outcome uint8
 const (
 	Allowed      Outcome = iota // within its limits
 	Denied                      // over one of them
+	Charged                     // a Charge, within its limits
+	Overcharged                 // a Charge, over one of them: it was consumed all the same
+	Refunded                    // a Refund
 	Unlimited                   // allowed, and all its limits are unlimited
 	Shadowed                    // allowed, though over a limit that is in shadow mode
 	Exempt                      // allowed, and held to no limit
@@ -100,7 +105,7 @@ const (
 )
 
 // Outcomes are the names of the outcomes, as metrics have them.
-var Outcomes = []string{"allowed", "denied", "unlimited", "shadow", "exempt", "failed_open", "failed_closed", "local_allowed", "local_denied", "error"}
+var Outcomes = []string{"allowed", "denied", "charged", "overcharged", "refunded", "unlimited", "shadow", "exempt", "failed_open", "failed_closed", "local_allowed", "local_denied", "error"}
 
 // String returns the name that metrics have.
 func (o Outcome) String() string { return Outcomes[o] }
@@ -108,15 +113,24 @@ func (o Outcome) String() string { return Outcomes[o] }
 // StoreFailed reports whether the failure policy decided.
 func (o Outcome) StoreFailed() bool { return o >= FailedOpen && o <= LocalDenied }
 
-// outcomeOf returns the outcome of what the store decided.
-func outcomeOf(a *Answer) Outcome {
+// outcomeOf returns the outcome of what the store decided about a request of mode.
+func outcomeOf(a *Answer, mode strategy.Mode) Outcome {
 	if !a.Decision.Allowed {
+		if mode == strategy.Charge {
+			return Overcharged
+		}
 		return Denied
 	}
 	for i := range a.Decision.Statuses {
 		if a.Limits[i].Shadow && !a.Decision.Statuses[i].Allowed {
 			return Shadowed
 		}
+	}
+	switch mode {
+	case strategy.Charge:
+		return Charged
+	case strategy.Refund:
+		return Refunded
 	}
 	return Allowed
 }

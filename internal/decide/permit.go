@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	"github.com/ratelimitd/ratelimitd/internal/auth"
+	"github.com/ratelimitd/ratelimitd/internal/strategy"
 )
 
 // permits say who may ask what.
@@ -47,4 +48,13 @@ func (p *permits) check(caller *auth.Caller, o auth.Operation, namespace, policy
 }
 
 // operationOf returns what r is, in terms of permissions.
-func operationOf(*Request) auth.Operation { return auth.Decide }
+func operationOf(r *Request) auth.Operation {
+	switch r.Mode {
+	case strategy.Charge:
+		return auth.Charge
+	case strategy.Refund:
+		return auth.Refund
+	default: // Take, Overdraw
+		return auth.Decide
+	}
+}

@@ -63,3 +63,18 @@ func TestForbiddenRequestFailsAlone(t *testing.T) {
 		t.Errorf("Permit: %v", err)
 	}
 }
+
+// TestModesArePermitted has callers who may do one of the operations each: a mode takes its own.
+func TestModesArePermitted(t *testing.T) {
+	c := newCore(t, Options{Authenticated: true}, "{}")
+	modes := map[auth.Operation]strategy.Mode{auth.Decide: strategy.Take, auth.Charge: strategy.Charge, auth.Refund: strategy.Refund}
+	for may := range modes {
+		ctx := auth.NewContext(t.Context(), auth.Anonymous(may))
+		for needs, mode := range modes {
+			r := Request{Namespace: "checkout", Identifier: "alice", Specs: []strategy.Spec{{Rate: "9/day"}}, Cost: 1, Mode: mode}
+			if err := c.decideAll(ctx, 0, r)[0].Err; (err == nil) != (may == needs) || err != nil && !errors.Is(err, auth.ErrForbidden) {
+				t.Errorf("who may %s asks for a %s: %v", may, mode, err)
+			}
+		}
+	}
+}

@@ -53,7 +53,10 @@ func (c *resolver) resolveLimits(ns *policy.Namespace, b *Batch, r *Request, a *
 		}
 	}
 	a.fate = toAsk
-	b.asked = append(b.asked, store.Request{Namespace: r.Namespace, Identifier: r.Identifier, Limits: limits, Cost: r.Cost, DryRun: r.DryRun})
+	b.asked = append(b.asked, store.Request{
+		Namespace: r.Namespace, Identifier: r.Identifier, Limits: limits,
+		Cost: r.Cost, Mode: r.Mode, DryRun: r.DryRun, ConsumedAt: r.ConsumedAt,
+	})
 }
 
 // limitsOf returns the limits of r: those of the policy that it names, or those

@@ -141,7 +141,7 @@ func TestProblems(t *testing.T) {
 		limits("[{rate: 1/s}, {rate: 1/sec}]"):                                         "1:42: the same limit as another of this list",
 		limits("[{name: x, rate: 1/s}, {name: x, rate: 2/s}]"):                         "the same limit as another of this list",
 		limits("[" + strings.Repeat("{rate: 1/s}, ", 17) + "]"):                        "1:28: 17 limits; give at most 16",
-		limits("[{rate: 1/s, cost: 1}]"):                                               `unknown key "cost"; known here: anchor_day, burst, name, rate, shadow, strategy, time_zone`,
+		limits("[{rate: 1/s, cost: 1}]"):                                               `unknown key "cost"; known here: anchor_day, burst, max_debt, name, rate, shadow, strategy, time_zone`,
 		limits("[{rate: 1/day, time_zone: Europe/Berlim}]"):                            `1:54: time_zone "Europe/Berlim" is not known; write a name of the IANA database, such as "Europe/Berlin"`,
 		limits("[{rate: 1/h, time_zone: UTC}]"):                                        `1:52: time_zone "UTC": windows of "1/h" are the same in all zones`,
 		limits("[{rate: 1/month, anchor_day: 31}]"):                                    "1:57: anchor_day 31: not every month has this day; write 1 to 28",

@@ -164,7 +164,12 @@ func (r reader) limit(n yamlfile.Node, shadow bool) (l strategy.Limit, ok bool) 
 			zone = v
 		},
 		"anchor_day": func(v yamlfile.Node) { anchor, spec.AnchorDay = v, uint32(v.Uint(math.MaxUint32)) },
-		"shadow":     func(v yamlfile.Node) { shadow = v.Bool() },
+		"max_debt": func(v yamlfile.Node) {
+			if !v.IsNull() {
+				spec.MaxDebt = strategy.AtMost(v.Uint(strategy.MaxUnits))
+			}
+		},
+		"shadow": func(v yamlfile.Node) { shadow = v.Bool() },
 	})
 	if !rate.Given() {
 		n.Problem(`a limit needs a rate, as in {rate: 100/min}; this one has none`)

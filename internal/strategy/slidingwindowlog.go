@@ -17,8 +17,8 @@ import (
 // Part is how many units it gives back, and PartAfter what Last becomes.
 //
 // A charge counts until it is a period old. A Refund gives back what was consumed at
-// ConsumedAt and after, the oldest first, while that still counts; or without
-// ConsumedAt, the youngest first.
+// ConsumedAt and after, the oldest first, and nothing once ConsumedAt is a period old;
+// or without ConsumedAt, the youngest first.
 //
 // Charges could make any number of entries. So a charge that finds nothing left joins
 // the youngest entry, if both are in the same of N slots of the period: at most 2 x N + 1
@@ -82,7 +82,7 @@ func (g *Log) View(l *Limit, a Ask) State {
 	used := g.units(young)
 	s := State{Last: youngest.at, Used: used}
 	if a.Mode == Refund {
-		s.Part, s.PartAfter = g.refunded(&a, young)
+		s.Part, s.PartAfter = g.refunded(&a, g.refundedFrom(l, &a, young), young)
 		return s
 	}
 	if a.Cost > uint64(l.Capacity) || l.Capacity == 0 {
@@ -138,10 +138,10 @@ func (g *Log) joined(l *Limit, used int64, now Instant) int {
 	return 0
 }
 
-// refunded returns how many units the refund a gives back, of the entries from young
-// on, and the instant of the youngest entry after that.
-func (g *Log) refunded(a *Ask, young int) (units, last int64) {
-	from := g.refundedFrom(a, young)
+// refunded returns how many units the refund a gives back, of the entries from the
+// index from on, and the instant of the youngest entry after that. young is the index of
+// the first that counts.
+func (g *Log) refunded(a *Ask, from, young int) (units, last int64) {
 	units = min(g.units(from), a.units())
 	switch {
 	case units > 0 && units == g.units(young): // all that counts
@@ -156,9 +156,12 @@ func (g *Log) refunded(a *Ask, young int) (units, last int64) {
 
 // refundedFrom returns the index of the oldest entry that a may give back of, of those
 // from young on.
-func (g *Log) refundedFrom(a *Ask, young int) int {
-	if a.ConsumedAt == 0 {
+func (g *Log) refundedFrom(l *Limit, a *Ask, young int) int {
+	switch {
+	case a.ConsumedAt == 0:
 		return young
+	case int64(a.ConsumedAt) <= int64(max(a.Now, g.entry(g.length-1).at))-period(l.Rate):
+		return g.length // what was consumed then is too old to count
 	}
 	return max(young, sort.Search(g.length, func(i int) bool { return g.entry(i).at >= a.ConsumedAt }))
 }
@@ -231,12 +234,14 @@ func (g *Log) refund(l *Limit, a *Ask) {
 	if g.length == 0 || l.Capacity == 0 {
 		return
 	}
-	g.forget(g.firstYounger(l, max(a.Now, g.entry(g.length-1).at)))
-	if g.length == 0 {
+	young := g.firstYounger(l, max(a.Now, g.entry(g.length-1).at))
+	from := g.refundedFrom(l, a, young)
+	units := uint64(min(g.units(from), a.units()))
+	if units == 0 {
 		return
 	}
-	from := g.refundedFrom(a, 0)
-	units := uint64(min(g.units(from), a.units()))
+	g.forget(young)
+	from -= young
 	if a.ConsumedAt == 0 { // the youngest first, so that the others keep their totals
 		for ; units > 0; g.length-- {
 			youngest := g.entry(g.length - 1)

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/ratelimitd/ratelimitd/internal/decide"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
@@ -27,11 +28,45 @@ func (d *Decoder) Request(r *decide.Request, in *ratelimitv1.ShouldAllowRequest)
 		Namespace: in.GetNamespace(), Identifier: in.GetIdentifier(), Policy: in.GetPolicy(),
 		Cost: 1, DryRun: in.GetDryRun(),
 	}
+	if in.GetMode() > ratelimitv1.Mode_TAKE || in.GetMode() < 0 || in.GetConsumedAt() != nil {
+		mode(r, in)
+	}
 	d.limits(r, in.GetLimits())
 	if in != nil && in.Cost != nil {
 		r.Cost = *in.Cost
 	}
 }
+
+// mode sets the mode of r, which is not the usual one or has a consumed_at.
+func mode(r *decide.Request, in *ratelimitv1.ShouldAllowRequest) {
+	refuse := func(field, format string, args ...any) {
+		r.Wrong = append(r.Wrong, decide.Violation{Field: field, Problem: fmt.Sprintf(format, args...)})
+	}
+	switch in.GetMode() {
+	case ratelimitv1.Mode_MODE_UNSPECIFIED, ratelimitv1.Mode_TAKE:
+	case ratelimitv1.Mode_CHARGE:
+		r.Mode = strategy.Charge
+	case ratelimitv1.Mode_REFUND:
+		r.Mode = strategy.Refund
+	default:
+		refuse("mode", "unknown mode %d; use 1 (TAKE), 2 (CHARGE) or 3 (REFUND)", in.GetMode())
+		return
+	}
+	at := in.GetConsumedAt()
+	switch {
+	case at == nil:
+	case r.Mode != strategy.Refund:
+		refuse("consumed_at", "only a REFUND has one; leave it out, or send the mode REFUND")
+	case at.CheckValid() != nil || at.GetSeconds() >= lastSecond:
+		refuse("consumed_at", "%d s and %d ns since 1970 is no time at which anything was consumed; send the decided_at of that response, or leave it out",
+			at.GetSeconds(), at.GetNanos())
+	default: // to whole microseconds; and all that is long ago is alike, but for 0, which stands for none
+		r.ConsumedAt = max(1, strategy.InstantOf(at.AsTime()))
+	}
+}
+
+// lastSecond is in the year 2255. No store's clock counts so far, however wrong it is.
+const lastSecond = 9_000_000_000
 
 // Reset sets r to what in asks to be forgotten.
 func (d *Decoder) Reset(r *decide.Request, in *ratelimitv1.ResetRequest) {
@@ -51,13 +86,17 @@ func (d *Decoder) limits(r *decide.Request, in []*ratelimitv1.Limit) {
 			})
 			algorithm = noStrategy
 		}
+		var debt strategy.Bound
+		if l != nil && l.MaxDebt != nil {
+			debt = strategy.AtMost(*l.MaxDebt)
+		}
 		zone, err := timezone.Load(l.GetTimeZone())
 		if err != nil {
 			r.Wrong = append(r.Wrong, decide.Violation{Field: fmt.Sprintf("limits[%d].time_zone", i), Problem: err.Error()})
 		}
 		d.specs = append(d.specs, strategy.Spec{
 			Name: l.GetName(), Rate: l.GetRate(), Strategy: strategy.Strategy(algorithm), Burst: l.GetBurst(), //nolint:gosec // it is one of the few that there are
-			Zone: zone, AnchorDay: l.GetAnchorDay(),
+			MaxDebt: debt, Zone: zone, AnchorDay: l.GetAnchorDay(),
 		})
 	}
 	r.Specs = d.specs[start:len(d.specs):len(d.specs)]
@@ -85,12 +124,13 @@ type Encoder struct {
 	statuses  []ratelimitv1.LimitStatus
 	pointers  []*ratelimitv1.LimitStatus
 	durations []durationpb.Duration
+	times     []timestamppb.Timestamp
 
 	used used
 }
 
 // used is how much of each an Encoder has given out.
-type used struct{ responses, statuses, durations int }
+type used struct{ responses, statuses, durations int } // as many times as responses
 
 // Begin makes room for the answers of b. The messages made before are good no
 // more.
@@ -104,6 +144,7 @@ func (e *Encoder) Begin(b *decide.Batch) {
 	e.statuses = decide.Resized(e.statuses, limits)
 	e.pointers = decide.Resized(e.pointers, limits)
 	e.durations = decide.Resized(e.durations, 2*n+2*limits)
+	e.times = decide.Resized(e.times, n)
 	e.used = used{}
 }
 
@@ -115,9 +156,13 @@ func (e *Encoder) Clear() {
 
 // Response returns the message that says a, whose Err is nil.
 func (e *Encoder) Response(a *decide.Answer) *ratelimitv1.ShouldAllowResponse {
-	response := &e.responses[e.used.responses]
+	response, at := &e.responses[e.used.responses], &e.times[e.used.responses]
 	e.used.responses++
 	d := a.Decision
+	if d.At != 0 {
+		at.Seconds, at.Nanos = int64(d.At/perSecond), int32(d.At%perSecond)*1000
+		response.DecidedAt = at
+	}
 	response.Allowed = d.Allowed
 	response.Reason = reasons[a.Outcome]
 	if n := len(d.Statuses); n > 0 {
@@ -137,10 +182,16 @@ func (e *Encoder) Response(a *decide.Answer) *ratelimitv1.ShouldAllowResponse {
 	return response
 }
 
+// perSecond is a second, in the unit of Instants.
+const perSecond = strategy.Instant(time.Second / time.Microsecond)
+
 // reasons are what callers are told of each outcome.
 var reasons = [...]ratelimitv1.Reason{
 	decide.Allowed:      ratelimitv1.Reason_WITHIN_LIMIT,
 	decide.Denied:       ratelimitv1.Reason_OVER_LIMIT,
+	decide.Charged:      ratelimitv1.Reason_WITHIN_LIMIT,
+	decide.Overcharged:  ratelimitv1.Reason_OVER_LIMIT,
+	decide.Refunded:     ratelimitv1.Reason_WITHIN_LIMIT,
 	decide.Unlimited:    ratelimitv1.Reason_UNLIMITED,
 	decide.Shadowed:     ratelimitv1.Reason_SHADOW,
 	decide.Exempt:       ratelimitv1.Reason_EXEMPT,

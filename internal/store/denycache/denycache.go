@@ -20,7 +20,7 @@ import (
 )
 
 const (
-	// DefaultTTL is how long a Reset by another process may go unnoticed.
+	// DefaultTTL is how long a Reset or a Refund by another process may go unnoticed.
 	DefaultTTL = time.Second
 	// DefaultMaxKeys is how many callers are usually over their limit at a time, and
 	// far more.
@@ -54,6 +54,9 @@ type Options struct {
 // dry run. When the denial is older than the TTL, one request is passed on to
 // ask again while others are still answered; should the store fail to answer
 // it, the denial stands.
+//
+// A Charge and a Refund always go to the store. They end the denial of their
+// identifier: a Charge has moved its instant, and a Refund may free it.
 //
 // What a cached answer says to be left is as of when the store was last asked. When
 // this process consumes some of it, the denial is dropped. What another process
@@ -101,6 +104,7 @@ type denial struct {
 	bytes    int // of memory that it takes
 	limits   []strategy.Limit
 	cost     uint64
+	mode     strategy.Mode // Take or Overdraw
 	decision strategy.Decision
 	asked    time.Duration // when the store was asked: the denial is no older than that
 	until    time.Duration // when a limit that denied may allow
@@ -124,7 +128,11 @@ func (c *Cache) Decide(ctx context.Context, requests []store.Request, results []
 	for i := range requests {
 		results[i].Repeated = false
 		known, seen := false, uint64(unknown)
-		if r := &requests[i]; len(r.With) == 0 { // the store decides all that are decided together
+		r := &requests[i]
+		if r.Mode != strategy.Take || len(r.With) > 0 {
+			r.All(c.beforeRefund)
+		}
+		if len(r.With) == 0 { // the store decides all that are decided together
 			known, seen = c.answer(r, &results[i], now)
 		}
 		if !known {
@@ -134,6 +142,14 @@ func (c *Cache) Decide(ctx context.Context, requests []store.Request, results []
 	store.DecideSome(ctx, c.Store, requests, results, open)
 	for j, i := range open {
 		results[i].All(&requests[i], func(r *store.Request, res *store.Result) { c.learn(ctx, r, res, now, resets[j]) })
+	}
+}
+
+// beforeRefund forgets the denial of r's identifier, if r may give something back to
+// it. What is asked until the store has done so is not remembered.
+func (c *Cache) beforeRefund(r *store.Request) {
+	if r.Mode == strategy.Refund && r.Changes() {
+		c.forget(r)
 	}
 }
 
@@ -166,6 +182,11 @@ func (c *Cache) learn(ctx context.Context, r *store.Request, res *store.Result, 
 	defer sh.mu.Unlock()
 	id := identity{r.Namespace, r.Identifier}
 	switch {
+	case r.Mode == strategy.Refund || r.Mode == strategy.Charge:
+		if r.Changes() { // also if it failed: it may have been done
+			sh.resets++
+			sh.drop(id)
+		}
 	case res.Err != nil:
 		if d, now := sh.denials[id], c.now(); d.answers(r, now) {
 			if d.asked < asked && store.CallerGone(ctx) != nil {
@@ -174,15 +195,15 @@ func (c *Cache) learn(ctx context.Context, r *store.Request, res *store.Result, 
 			sh.hits++
 			d.repeat(res, now)
 		}
-	case res.Allowed:
+	case res.Allowed || r.Mode == strategy.Overdraw && !res.Refused:
 		// It may have left less, and less to repeat; or have moved the instant until
 		// which the denial stands.
-		if d := sh.denials[id]; d != nil && r.Cost > 0 && (d.sameAs(r) || !r.DryRun && d.sharesCounter(r)) {
+		if d := sh.denials[id]; d != nil && r.Cost > 0 && (d.sameAs(r) || !r.DryRun && (r.Mode == strategy.Overdraw || d.sharesCounter(r))) {
 			sh.drop(id)
 		}
 	case resets == sh.resets:
 		sh.drop(id)
-		if d := newDenial(r, res, asked, c.ttl); d.bytes <= c.room {
+		if d := newDenial(r, res, asked, c.ttl); d.bytes <= c.room && d.until > asked {
 			for now := c.now(); len(sh.denials) >= c.share || sh.bytes > c.room-d.bytes; {
 				sh.evict(now)
 			}
@@ -196,17 +217,33 @@ func (c *Cache) learn(ctx context.Context, r *store.Request, res *store.Result, 
 }
 
 func newDenial(r *store.Request, res *store.Result, asked, ttl time.Duration) *denial {
-	d := &denial{limits: slices.Clone(r.Limits), cost: r.Cost, decision: res.Decision, asked: asked, until: forever, askAgain: asked + ttl}
+	d := &denial{limits: slices.Clone(r.Limits), cost: r.Cost, mode: r.Mode, decision: res.Decision, asked: asked, until: forever, askAgain: asked + ttl}
 	d.decision.Statuses = slices.Clone(res.Statuses)
 	d.bytes = d.keepNames(r) + fixedBytes +
 		cap(d.limits)*int(unsafe.Sizeof(strategy.Limit{})) + cap(d.decision.Statuses)*int(unsafe.Sizeof(strategy.Status{}))
-	for _, st := range res.Statuses {
-		if !st.Allowed && st.RetryAfter != strategy.Never {
-			// The store's clock may have been a part of a microsecond further.
-			d.until = min(d.until, asked+min(st.RetryAfter, forever-asked)-time.Microsecond)
+	for i := range res.Statuses {
+		// The store's clock may have been a part of a microsecond further.
+		if wait := d.stands(i); wait != strategy.Never {
+			d.until = min(d.until, asked+min(wait, forever-asked)-time.Microsecond)
 		}
 	}
 	return d
+}
+
+// stands returns for how long the answer of the i-th limit stays the same, or Never if
+// it does not end. That of a limit that allowed may not count, as another denied.
+func (d *denial) stands(i int) time.Duration {
+	l, st := &d.limits[i], &d.decision.Statuses[i]
+	switch {
+	case st.Allowed:
+		return strategy.Never
+	case d.mode == strategy.Take || d.cost <= 1 || l.Capacity == 0:
+		return st.RetryAfter
+	case l.Strategy == strategy.FixedWindow:
+		return st.ResetAfter
+	default: // an Overdraw is answered otherwise from the first unit on that is left
+		return 0
+	}
 }
 
 // keepNames gives d the names of r, in memory of their own, and returns how much that
@@ -267,7 +304,7 @@ func (d *denial) answers(r *store.Request, now time.Duration) bool {
 
 // sameAs reports whether d is of the limits and the cost of r.
 func (d *denial) sameAs(r *store.Request) bool {
-	return d.cost == r.Cost && slices.Equal(d.limits, r.Limits)
+	return d.cost == r.Cost && d.mode == r.Mode && slices.Equal(d.limits, r.Limits)
 }
 
 // sharesCounter reports whether r has one of d's counters.
@@ -281,7 +318,7 @@ func (d *denial) sharesCounter(r *store.Request) bool {
 func (d *denial) repeat(res *store.Result, now time.Duration) {
 	age := (now - d.asked).Truncate(time.Microsecond)
 	res.Err, res.Repeated = nil, true
-	res.Decision = strategy.Decision{RetryAfter: older(d.decision.RetryAfter, age), Statuses: append(res.Statuses[:0], d.decision.Statuses...)}
+	res.Decision = strategy.Decision{Refused: true, RetryAfter: older(d.decision.RetryAfter, age), Statuses: append(res.Statuses[:0], d.decision.Statuses...)}
 	for i := range res.Statuses {
 		st := &res.Statuses[i]
 		st.ResetAfter = max(0, st.ResetAfter-age)

@@ -78,6 +78,14 @@ func TestVerdictsAreExact(t *testing.T) {
 		set(now)
 		setAlone(now)
 		r := store.Request{Namespace: "test", Identifier: fmt.Sprint(random.IntN(3)), Limits: limits[2*random.IntN(3):], Cost: uint64(1 + random.IntN(10)/9), DryRun: random.IntN(10) == 0}
+		switch random.IntN(40) {
+		case 0:
+			r.Mode = strategy.Charge
+		case 1:
+			r.Mode = strategy.Refund
+		case 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13:
+			r.Mode = strategy.Overdraw
+		}
 		if random.IntN(200) == 0 {
 			if err := errors.Join(c.Reset(t.Context(), &r), alone.Store.Reset(t.Context(), &r)); err != nil {
 				t.Fatal(err)
@@ -87,11 +95,11 @@ func TestVerdictsAreExact(t *testing.T) {
 		got, want := make([]store.Result, 1), make([]store.Result, 1)
 		c.Decide(t.Context(), []store.Request{r}, got)
 		alone.Store.Decide(t.Context(), []store.Request{r}, want)
-		if got[0].Err != nil || got[0].Allowed != want[0].Allowed {
+		if got[0].Err != nil || got[0].Allowed != want[0].Allowed || got[0].Refused != want[0].Refused {
 			t.Fatalf("step %d at %v, %+v:\n got %+v\nwant %+v", step, now, r, got[0], want[0])
 		}
 	}
-	if hits := asked - int(counting.asked.Load()); hits < 5000 {
+	if hits := asked - int(counting.asked.Load()); hits < 4000 {
 		t.Errorf("only %d of %d requests were answered from memory", hits, asked)
 	}
 }
@@ -104,6 +112,117 @@ func ask(t *testing.T, s store.Store, identifier string, cost uint64, limits ...
 		t.Fatal(results[0].Err)
 	}
 	return results[0].Decision
+}
+
+// TestModesReachTheStore has a denial that is known met by each mode.
+func TestModesReachTheStore(t *testing.T) {
+	c, counting, set := newCache(t, Options{TTL: time.Minute})
+	l := storetest.Limit(t, strategy.Spec{Rate: "2/10s"})
+	at := time.Second
+	decide := func(mode strategy.Mode, cost uint64, dryRun bool) (d strategy.Decision, asked int64) {
+		before := counting.asked.Load()
+		results := make([]store.Result, 1)
+		c.Decide(t.Context(), []store.Request{{Namespace: "test", Identifier: "alice", Limits: []strategy.Limit{l}, Cost: cost, Mode: mode, DryRun: dryRun}}, results)
+		return results[0].Decision, counting.asked.Load() - before
+	}
+	const take, charge, refund, overdraw = strategy.Take, strategy.Charge, strategy.Refund, strategy.Overdraw
+	for i, step := range []struct {
+		mode    strategy.Mode
+		cost    uint64
+		dryRun  bool
+		asked   int64
+		allowed bool
+	}{
+		{take, 2, false, 1, true},
+		{take, 1, false, 1, false},
+		{take, 1, false, 0, false},
+		{charge, 3, true, 1, false},
+		{refund, 3, true, 1, true},
+		{take, 1, false, 0, false}, // dry runs have changed nothing
+		{charge, 1, false, 1, false},
+		{take, 1, false, 1, false}, // whose wait may be longer now
+		{take, 1, false, 0, false},
+		{overdraw, 1, false, 1, false},
+		{overdraw, 1, false, 0, false}, // which consumes nothing, as there is nothing left
+		{refund, 2, false, 1, true},
+		{overdraw, 5, false, 1, false}, // which consumes
+		{overdraw, 5, false, 1, false},
+		{overdraw, 5, false, 0, false},
+		{take, 0, false, 1, true},
+		{overdraw, 0, false, 1, false}, // in debt
+		{overdraw, 0, false, 0, false},
+		{refund, 4, false, 1, true},
+		{overdraw, 0, false, 1, true},
+		{take, 1, false, 1, false},
+		{refund, 1, false, 1, true},
+		{take, 1, false, 1, true}, // at once
+	} {
+		set(at)
+		d, asked := decide(step.mode, step.cost, step.dryRun)
+		if d.Allowed != step.allowed || asked != step.asked {
+			t.Errorf("step %d, %s of %d: %+v, asked %d times; want %+v", i, step.mode, step.cost, d, asked, step)
+		}
+		if cached := asked == 0; cached != (d.At == 0) {
+			t.Errorf("step %d: decided at %d", i, d.At)
+		}
+	}
+}
+
+// TestDebtIsDeniedUntilItIsPaid has a bucket in debt, which denies from memory until the
+// instant at which the store allows.
+func TestDebtIsDeniedUntilItIsPaid(t *testing.T) {
+	c, counting, set := newCache(t, Options{TTL: time.Hour})
+	l := storetest.Limit(t, strategy.Spec{Rate: "10/s", Strategy: strategy.TokenBucket})
+	results := make([]store.Result, 1)
+	c.Decide(t.Context(), []store.Request{{Namespace: "test", Identifier: "alice", Limits: []strategy.Limit{l}, Cost: 40, Mode: strategy.Charge}}, results)
+	ask(t, c, "alice", 1, l)
+	for _, step := range []struct {
+		at      time.Duration
+		retry   time.Duration
+		asked   int64
+		allowed bool
+	}{
+		{time.Second, 2100 * time.Millisecond, 2, false},
+		{3 * time.Second, 100 * time.Millisecond, 2, false},
+		{3100*time.Millisecond - 2*time.Microsecond, 2 * time.Microsecond, 2, false},
+		{3100 * time.Millisecond, 0, 3, true},
+	} {
+		set(step.at)
+		d := ask(t, c, "alice", 1, l)
+		if d.Allowed != step.allowed || d.RetryAfter != step.retry || counting.asked.Load() != step.asked {
+			t.Errorf("at %v: %+v, asked %d times; want %+v", step.at, d, counting.asked.Load(), step)
+		}
+	}
+}
+
+// TestDenialBesideRefund has a request denied while a refund is under way: the denial is
+// not remembered.
+func TestDenialBesideRefund(t *testing.T) {
+	c, counting, _ := newCache(t, Options{TTL: time.Hour})
+	l := storetest.Limit(t, strategy.Spec{Rate: "1/h"})
+	ask(t, c, "alice", 1, l)
+	refund := store.Request{Namespace: "test", Identifier: "alice", Limits: []strategy.Limit{l}, Cost: 1, Mode: strategy.Refund}
+	c.Store = &besideStore{counting, func() {
+		c.Store = counting
+		if d := ask(t, c, "alice", 1, l); d.Allowed {
+			t.Errorf("before the refund: %+v", d)
+		}
+	}}
+	c.Decide(t.Context(), []store.Request{refund}, make([]store.Result, 1))
+	if d := ask(t, c, "alice", 1, l); !d.Allowed {
+		t.Errorf("after the refund: %+v", d)
+	}
+}
+
+// A besideStore calls a function before it decides.
+type besideStore struct {
+	store.Store
+	before func()
+}
+
+func (s *besideStore) Decide(ctx context.Context, requests []store.Request, results []store.Result) {
+	s.before()
+	s.Store.Decide(ctx, requests, results)
 }
 
 func TestDenialIsRepeated(t *testing.T) {

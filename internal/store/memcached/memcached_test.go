@@ -65,7 +65,7 @@ func TestConformance(t *testing.T) {
 		now := func() strategy.Instant { return strategy.Instant(clock.Load()) }
 		s := open(t, Options{Now: now}, memcachedtest.Start(t), memcachedtest.Start(t))
 		s.slack = forever
-		return storetest.Subject{Store: s, Set: func(now strategy.Instant) { clock.Store(int64(now)) }}
+		return storetest.Subject{Store: s, Set: func(now strategy.Instant) { clock.Store(int64(now)) }, Skew: maxSkew}
 	})
 }
 

@@ -192,6 +192,7 @@ local function log_functions()
     if used == 0 then return 0, last end
     local from = first
     if consumed_at > 0 then
+      if consumed_at <= math.max(now, last) - period then return 0, last end -- too old to count
       from = math.max(first, search(key, n, function(at) return at >= consumed_at end))
     end
     local _, total = entry(key, n - 1)

@@ -67,15 +67,16 @@ func testModes(t *testing.T, s Subject) {
 		}},
 		{"sliding window log", strategy.Spec{Rate: "10/s", Strategy: strategy.SlidingWindowLog}, []step{
 			{at: 100 * ms, mode: take, cost: 4, allowed: true, remaining: 6, reset: sec},
-			{at: 200 * ms, mode: charge, cost: 9, reset: sec, retry: sec},                                             // a debt of 3; 9 more once those 9 are gone
-			{at: 300 * ms, mode: take, cost: 1, reset: 900 * ms, retry: 800 * ms},                                     // at 1.1 s there are 9
-			{at: 400 * ms, mode: refund, cost: 6, consumedAt: 200 * ms, allowed: true, remaining: 3, reset: 800 * ms}, // 4 and 3
-			{at: 400 * ms, mode: refund, cost: 5, consumedAt: 100 * ms, allowed: true, remaining: 8, reset: 800 * ms}, // 0 and 2
-			{at: 500 * ms, mode: take, cost: 3, allowed: true, remaining: 5, reset: sec},                              // 2 and 3
-			{at: 600 * ms, mode: refund, cost: 4, allowed: true, remaining: 9, reset: 600 * ms},                       // 1 and 0
-			{at: 600 * ms, mode: refund, cost: 4, consumedAt: 201 * ms, allowed: true, remaining: 9, reset: 600 * ms}, // nothing is so young
-			{at: 1200 * ms, mode: take, cost: 5, allowed: true, remaining: 5, reset: sec},                             // that one is too old
-			{at: 1300 * ms, mode: refund, cost: 9, consumedAt: 200 * ms, allowed: true, remaining: 10},                // what came after
+			{at: 200 * ms, mode: charge, cost: 9, reset: sec, retry: sec},                                               // a debt of 3; 9 more once those 9 are gone
+			{at: 300 * ms, mode: take, cost: 1, reset: 900 * ms, retry: 800 * ms},                                       // at 1.1 s there are 9
+			{at: 400 * ms, mode: refund, cost: 6, consumedAt: 200 * ms, allowed: true, remaining: 3, reset: 800 * ms},   // 4 and 3
+			{at: 400 * ms, mode: refund, cost: 5, consumedAt: 100 * ms, allowed: true, remaining: 8, reset: 800 * ms},   // 0 and 2
+			{at: 500 * ms, mode: take, cost: 3, allowed: true, remaining: 5, reset: sec},                                // 2 and 3
+			{at: 600 * ms, mode: refund, cost: 4, allowed: true, remaining: 9, reset: 600 * ms},                         // 1 and 0
+			{at: 600 * ms, mode: refund, cost: 4, consumedAt: 201 * ms, allowed: true, remaining: 9, reset: 600 * ms},   // nothing is so young
+			{at: 1200 * ms, mode: take, cost: 5, allowed: true, remaining: 5, reset: sec},                               // that one is too old
+			{at: 1300 * ms, mode: refund, cost: 9, consumedAt: 300 * ms, allowed: true, remaining: 5, reset: 900 * ms},  // too old as well
+			{at: 1300 * ms, mode: refund, cost: 9, consumedAt: 300*ms + time.Microsecond, allowed: true, remaining: 10}, // what came after
 			{at: 1300 * ms, mode: overdraw, cost: 10, allowed: true, reset: sec},
 			{at: 1300 * ms, mode: overdraw, cost: 1, reset: sec, retry: sec},
 		}},
@@ -115,7 +116,7 @@ func testModes(t *testing.T, s Subject) {
 			for i, step := range tt.steps {
 				s.Set(at(step.at))
 				r := request(l)
-				r.Cost, r.Mode = step.cost, step.mode
+				r.Identifier, r.Cost, r.Mode = tt.name, step.cost, step.mode
 				if step.consumedAt != 0 {
 					r.ConsumedAt = at(step.consumedAt)
 				}
