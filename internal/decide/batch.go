@@ -22,6 +22,7 @@ type Request struct {
 	Mode       strategy.Mode
 	DryRun     bool
 	ConsumedAt strategy.Instant // of a Refund: see strategy.Ask
+	once       *strategy.Limit  // of a reservation that it settles; nil: it settles none
 	Wrong      []Violation      // what its front has found wrong with it: it is refused
 }
 
@@ -38,6 +39,7 @@ type Answer struct {
 
 	fate      fate
 	gone      bool // whether the caller left before there was a decision
+	repeated  bool // it settles a reservation that was settled before
 	namespace *policy.Namespace
 }
 
@@ -71,6 +73,16 @@ type exchange struct {
 func (e *exchange) instead(allowed bool) *strategy.Decision {
 	e.result.Decision = strategy.Decision{Allowed: allowed, Statuses: e.result.Statuses[:0]}
 	return &e.result.Decision
+}
+
+// settlement returns the part of e that settles a reservation, and whether that was
+// settled before. The other part is the counter that lets it be settled once.
+func (e exchange) settlement() (settles exchange, repeated bool) {
+	settles = exchange{&e.request.With[0], e.result}
+	if e.result.Err == nil {
+		settles.result = &e.result.With[0]
+	}
+	return settles, e.result.Err == nil && !e.result.Allowed
 }
 
 // A fate is what is to become of a request.

@@ -7,9 +7,11 @@
 package decide
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"sync/atomic"
+	"time"
 
 	"github.com/ratelimitd/ratelimitd/internal/account"
 	"github.com/ratelimitd/ratelimitd/internal/auth"
@@ -28,6 +30,9 @@ type Options struct {
 	Fallback     store.Store
 	PoliciesOnly bool  // in no namespace may callers send limits of their own
 	MaxLogCount  int64 // the greatest count of a SLIDING_WINDOW_LOG; 0: strategy.DefaultMaxLogCount
+	// ReservationLife is how long a reservation can be settled, at most
+	// MaxReservationLife. 0: DefaultReservationLife.
+	ReservationLife time.Duration
 
 	// Authenticated says that the context of each call has the auth.Caller, and that
 	// one without may do nothing. Without it, every call is Anonymous's.
@@ -45,10 +50,14 @@ type Core struct {
 	store        store.Store
 	storeLatency *histogram.Histogram
 	book         *account.Book
+	keys         *keyring
 	policies     atomic.Pointer[policy.Config]
-	permits      permits
-	resolver     resolver
-	fallback     fallback
+
+	reservationLife time.Duration
+
+	permits  permits
+	resolver resolver
+	fallback fallback
 }
 
 // New returns a Core without policies.
@@ -61,6 +70,7 @@ func New(o Options) *Core {
 	}
 	return &Core{
 		store: o.Store, storeLatency: o.StoreLatency, book: o.Book,
+		keys: newKeyring(o.Store), reservationLife: cmp.Or(o.ReservationLife, DefaultReservationLife),
 		permits:  newPermits(o),
 		resolver: resolver{policiesOnly: o.PoliciesOnly, maxLogCount: o.MaxLogCount},
 		fallback: fallback{onError: o.OnError, local: o.Fallback, book: o.Book, outage: outage{log: o.Logger}},
@@ -98,6 +108,9 @@ func (c *Core) Decide(ctx context.Context, b *Batch) {
 		if a.fate == toAsk {
 			e = exchange{&b.asked[asked], &b.results[asked]}
 			asked++
+			if b.Requests[i].once != nil {
+				e, a.repeated = e.settlement()
+			}
 		}
 		c.conclude(ctx, b, &b.Requests[i], a, e)
 	}
@@ -146,7 +159,7 @@ func (c *Core) conclude(ctx context.Context, b *Batch, r *Request, a *Answer, e 
 	case toAsk:
 		a.Limits = e.request.Limits
 		if e.result.Err != nil {
-			c.fallback.answer(ctx, a, e)
+			c.fallback.answer(ctx, r, a, e)
 		} else {
 			if !e.result.Repeated {
 				c.fallback.outage.over()
@@ -161,6 +174,9 @@ func (c *Core) conclude(ctx context.Context, b *Batch, r *Request, a *Answer, e 
 			entry.Identifier = ""
 		}
 		entry.Denied = a.Err == nil && !a.Decision.Allowed && !reports(r.Mode)
+	}
+	if a.repeated {
+		return // it was accounted for
 	}
 	entry.Outcome = int(a.Outcome)
 	b.tally.Add(c.book, &entry)

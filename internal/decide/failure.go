@@ -44,14 +44,17 @@ type fallback struct {
 
 // answer answers a request that the store could not decide, as the failure policy
 // of its namespace says. If all its limits are in shadow mode, nothing is denied
-// to it. A caller that is gone is told so: that is not a failure of the store.
-func (f *fallback) answer(ctx context.Context, a *Answer, e exchange) {
+// to it. What settles a reservation gets an error. A caller that is gone is told so: that is not a failure of the store.
+func (f *fallback) answer(ctx context.Context, r *Request, a *Answer, e exchange) {
 	if gone := callerGone(ctx); gone != nil {
 		a.Err, a.Outcome, a.gone = gone, Undecided, true
 		return
 	}
 	err := e.result.Err
 	onError := a.namespace.OnError(f.onError)
+	if r.once != nil {
+		onError = policy.FailError // its caller can send it again until it has counted
+	}
 	f.book.StoreErrors.Add(1)
 	f.outage.failed(onError, err, 1)
 	shadow := !slices.ContainsFunc(a.Limits, func(l strategy.Limit) bool { return !l.Shadow })

@@ -49,6 +49,9 @@ func (p *permits) check(caller *auth.Caller, o auth.Operation, namespace, policy
 
 // operationOf returns what r is, in terms of permissions.
 func operationOf(r *Request) auth.Operation {
+	if r.once != nil {
+		return auth.Decide // whoever may reserve may settle
+	}
 	switch r.Mode {
 	case strategy.Charge:
 		return auth.Charge

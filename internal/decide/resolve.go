@@ -53,10 +53,17 @@ func (c *resolver) resolveLimits(ns *policy.Namespace, b *Batch, r *Request, a *
 		}
 	}
 	a.fate = toAsk
-	b.asked = append(b.asked, store.Request{
+	asked := store.Request{
 		Namespace: r.Namespace, Identifier: r.Identifier, Limits: limits,
 		Cost: r.Cost, Mode: r.Mode, DryRun: r.DryRun, ConsumedAt: r.ConsumedAt,
-	})
+	}
+	if r.once != nil {
+		asked = store.Request{
+			Namespace: r.Namespace, Identifier: r.Identifier, Limits: []strategy.Limit{*r.once}, Cost: 1,
+			With: []store.Request{asked},
+		}
+	}
+	b.asked = append(b.asked, asked)
 }
 
 // limitsOf returns the limits of r: those of the policy that it names, or those

@@ -47,6 +47,9 @@ func newCallCounters(reg prometheus.Registerer) *callCounters {
 		ratelimitv1.RateLimitService_ShouldAllow_FullMethodName,
 		ratelimitv1.RateLimitService_ShouldAllowBatch_FullMethodName,
 		ratelimitv1.RateLimitService_Reset_FullMethodName,
+		ratelimitv1.RateLimitService_Reserve_FullMethodName,
+		ratelimitv1.RateLimitService_Commit_FullMethodName,
+		ratelimitv1.RateLimitService_Cancel_FullMethodName,
 		rlsv3.RateLimitService_ShouldRateLimit_FullMethodName,
 	} {
 		c.known[method] = c.of(method, typeUnary)

@@ -37,6 +37,7 @@ func Status(err error) *status.Status {
 		{decide.ErrUnknownPolicy, codes.NotFound},
 		{auth.ErrUnauthenticated, codes.Unauthenticated},
 		{auth.ErrForbidden, codes.PermissionDenied},
+		{decide.ErrExpired, codes.FailedPrecondition},
 		{decide.ErrStore, codes.Unavailable},
 		{decide.ErrDeadline, codes.DeadlineExceeded},
 		{decide.ErrCancelled, codes.Canceled},
@@ -93,6 +94,8 @@ func HTTPCode(code codes.Code) int {
 		return http.StatusForbidden
 	case codes.NotFound:
 		return http.StatusNotFound
+	case codes.FailedPrecondition: // what a reservation is that has expired
+		return http.StatusGone
 	case codes.Unavailable:
 		return http.StatusServiceUnavailable
 	case codes.DeadlineExceeded:

@@ -39,7 +39,7 @@ func (a *API) Register(s *grpc.Server) {
 			m.Handler = a.handler(ratelimitv1.RateLimitService_ShouldAllow_FullMethodName, true)
 		case MethodBatch:
 			m.Handler = a.handler(ratelimitv1.RateLimitService_ShouldAllowBatch_FullMethodName, false)
-		default: // Reset
+		default: // those that are called seldom
 			m.Handler = codec.Refusal(a.o.Faults.Undecodable).Handler("/"+d.ServiceName+"/"+m.MethodName, m.Handler)
 		}
 	}
@@ -69,5 +69,23 @@ func (a *API) handler(fullMethod string, single bool) grpc.MethodHandler {
 // Reset implements ratelimitv1.RateLimitServiceServer.
 func (a *API) Reset(ctx context.Context, in *ratelimitv1.ResetRequest) (*ratelimitv1.ResetResponse, error) {
 	out, err := a.service.Reset(ctx, in)
+	return out, fault.Error(err)
+}
+
+// Reserve implements ratelimitv1.RateLimitServiceServer.
+func (a *API) Reserve(ctx context.Context, in *ratelimitv1.ReserveRequest) (*ratelimitv1.ReserveResponse, error) {
+	out, err := a.service.Reserve(ctx, in)
+	return out, fault.Error(err)
+}
+
+// Commit implements ratelimitv1.RateLimitServiceServer.
+func (a *API) Commit(ctx context.Context, in *ratelimitv1.CommitRequest) (*ratelimitv1.CommitResponse, error) {
+	out, err := a.service.Commit(ctx, in)
+	return out, fault.Error(err)
+}
+
+// Cancel implements ratelimitv1.RateLimitServiceServer.
+func (a *API) Cancel(ctx context.Context, in *ratelimitv1.CancelRequest) (*ratelimitv1.CancelResponse, error) {
+	out, err := a.service.Cancel(ctx, in)
 	return out, fault.Error(err)
 }

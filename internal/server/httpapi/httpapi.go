@@ -24,6 +24,9 @@ func (a *API) Handle(mux *http.ServeMux, guard func(http.Handler) http.HandlerFu
 	service := apiv1.Service{Core: a.Core}
 	mux.HandleFunc(PathShouldAllow, guard(http.HandlerFunc(a.ShouldAllow)))
 	mux.HandleFunc("/v1/reset", guard(call(a, service.Reset, exampleRequest)))
+	mux.HandleFunc("/v1/reserve", guard(call(a, service.Reserve, `{"request": `+exampleRequest+`}`)))
+	mux.HandleFunc("/v1/commit", guard(call(a, service.Commit, `{"reservation": "AQ...", "actual": 400}`)))
+	mux.HandleFunc("/v1/cancel", guard(call(a, service.Cancel, `{"reservation": "AQ..."}`)))
 }
 
 // An API answers both paths.

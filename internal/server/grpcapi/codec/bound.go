@@ -45,7 +45,7 @@ func bounded(data []byte, v any) ([]byte, error) {
 	switch v.(type) {
 	case *ratelimitv1.ShouldAllowRequest, *ratelimitv1.ResetRequest:
 		b = requestBound
-	case *ratelimitv1.ShouldAllowBatchRequest:
+	case *ratelimitv1.ShouldAllowBatchRequest, *ratelimitv1.ReserveRequest: // which has one request, in the same field
 		b = batchBound
 	default:
 		return data, nil

@@ -149,6 +149,12 @@ func check(v any) error {
 		return checkUnknown(m)
 	case *ratelimitv1.ResetRequest:
 		return checkSubject(m)
+	case *ratelimitv1.ReserveRequest:
+		return errors.Join(checkUnknown(m), checkSubject(m.GetRequest()))
+	case *ratelimitv1.ReserveResponse:
+		return errors.Join(checkUnknown(m), checkResponse(m.GetResponse()))
+	case *ratelimitv1.CommitResponse:
+		return errors.Join(checkUnknown(m), checkResponse(m.GetResponse()))
 	case *ratelimitv1.ShouldAllowResponse:
 		return checkResponse(m)
 	case *ratelimitv1.ShouldAllowBatchResponse:
@@ -193,6 +199,8 @@ func checkRequestText(v any) error {
 				return err
 			}
 		}
+	case *ratelimitv1.ReserveRequest:
+		return checkSubjectText(m.GetRequest())
 	case subject:
 		return checkSubjectText(m)
 	}
