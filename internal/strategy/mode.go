@@ -149,16 +149,11 @@ func (d *Decision) decideMode(limits []Limit, states []State, a *Ask, next []Sta
 	return consumed
 }
 
-// overdraws reports whether an Overdraw may consume from l, whose counter has state s.
+// overdraws reports whether an Overdraw may consume from l, whose counter has state s:
+// whether it has anything left. One of nothing only needs it not to be in debt.
 func (l *Limit) overdraws(s State, a *Ask) bool {
-	if l.Rate.IsUnlimited() {
-		return true
-	}
-	used := int64(0)
-	if l.Capacity > 0 {
-		used, _ = usedUnits(l, s, max(a.Now, s.Last))
-	}
-	return used < l.Capacity || a.Cost == 0 && used == l.Capacity
+	var ignored State
+	return takeUnits(l, s, min(a.Cost, 1), a.Now, &ignored).allowed
 }
 
 // change returns the state s of the counter of l after a, if nothing stops it. A limit

@@ -257,20 +257,21 @@ func takeUnits(l *Limit, s State, cost uint64, now Instant, next *State) verdict
 		v = takeTokenBucket(l, s, units, at, next)
 	}
 	if at > now {
-		v.standStill(at - now)
+		return v.after(at - now)
 	}
 	return v
 }
 
-// standStill notes that the clock has stepped back: time stands still for so long, and
-// then what v says begins.
-func (v *verdict) standStill(d Instant) {
+// after returns v if its waits begin after d: the clock has stepped back, and time stands
+// still for so long.
+func (v verdict) after(d Instant) verdict {
 	if v.retryAfter > 0 {
 		v.retryAfter = later(v.retryAfter, d)
 	}
 	if v.delay > 0 {
 		v.delay = later(v.delay, d)
 	}
+	return v
 }
 
 // later returns d after a wait, or the greatest Duration if that is too long.
@@ -293,26 +294,21 @@ func (d *Decision) report(l *Limit, s State, now Instant, st *Status) {
 		return
 	}
 	at := max(now, s.Last)
-	used, reset := usedUnits(l, s, at)
+	var used, reset int64 // units, microseconds
+	switch l.Strategy {
+	case FixedWindow:
+		used, reset = usedFixedWindow(l, s, at)
+	case SlidingWindowCounter:
+		used, reset = usedSlidingWindowCounter(l, s, at)
+	case SlidingWindowLog:
+		used, reset = usedSlidingWindowLog(l, s, at)
+	default: // TokenBucket, LeakyBucket, GCRA
+		used, reset = usedTokenBucket(l, s, at)
+	}
 	st.Remaining = uint64(max(0, l.Capacity-used))
 	st.ResetAfter = micros(reset)
 	if at > now && reset > 0 {
 		st.ResetAfter = later(st.ResetAfter, at-now)
-	}
-}
-
-// usedUnits returns how much of l is used at now, which is not before s.Last, and how
-// many microseconds it takes until nothing is.
-func usedUnits(l *Limit, s State, now Instant) (used, reset int64) {
-	switch l.Strategy {
-	case FixedWindow:
-		return usedFixedWindow(l, s, now)
-	case SlidingWindowCounter:
-		return usedSlidingWindowCounter(l, s, now)
-	case SlidingWindowLog:
-		return usedSlidingWindowLog(l, s, now)
-	default: // TokenBucket, LeakyBucket, GCRA
-		return usedTokenBucket(l, s, now)
 	}
 }
 
