@@ -34,6 +34,7 @@ var sameMeaning = []struct{ variable, flag string }{
 
 // sameMeaningRedis are such variables that count only with Redis.
 var sameMeaningRedis = []struct{ variable, flag string }{
+	{"CACHE_KEY_PREFIX", "redis-key-prefix"},
 	{"REDIS_POOL_SIZE", "redis-pool-size"},
 	{"REDIS_TLS_CACERT", "redis-tls-ca"},
 	{"REDIS_TLS_CLIENT_CERT", "redis-tls-cert"},
@@ -50,7 +51,7 @@ var sameMeaningTLS = []struct{ variable, flag string }{
 
 // withoutCounterpart lists variables that have no effect here.
 var withoutCounterpart = []string{
-	"CACHE_KEY_PREFIX", "EXPIRATION_JITTER_MAX_SECONDS", "EXTRA_TAGS", "FORCE_START_WITHOUT_INITIAL_CONFIG",
+	"EXPIRATION_JITTER_MAX_SECONDS", "EXTRA_TAGS", "FORCE_START_WITHOUT_INITIAL_CONFIG",
 	"GRPC_MAX_CONNECTION_AGE", "GRPC_MAX_CONNECTION_AGE_GRACE", "GRPC_UDS",
 	"HEALTHY_WITH_AT_LEAST_ONE_CONFIG_LOADED", "LIMIT_REQUEST_HEADERS_ENABLED", "MEMCACHE_MAX_IDLE_CONNS", "MEMCACHE_SRV", "MEMCACHE_SRV_REFRESH", "MEMCACHE_TLS",
 	"NEAR_LIMIT_RATIO", "PROMETHEUS_ADDR", "PROMETHEUS_MAPPER_YAML", "PROMETHEUS_PATH", "QUOTA_MODE",
@@ -160,6 +161,7 @@ func (e *envoyVariables) store() {
 	switch {
 	case backend == "memcache":
 		e.set("store", string(Memcached), "BACKEND_TYPE")
+		e.set("memcached-key-prefix", e.text("CACHE_KEY_PREFIX"), "CACHE_KEY_PREFIX")
 		e.set("memcached-addr", strings.ReplaceAll(e.text("MEMCACHE_HOST_PORT"), ",", " "), "MEMCACHE_HOST_PORT")
 	case backend != "" && backend != "redis":
 		e.refuse("BACKEND_TYPE", "use redis or memcache")

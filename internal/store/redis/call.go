@@ -50,20 +50,20 @@ type reply struct {
 
 // newCalls appends to calls those of a request: one, or one for each request of its With
 // if these are decided apart.
-func newCalls(calls []call, r *store.Request, res *store.Result, apart bool) []call {
+func (s *Store) newCalls(calls []call, r *store.Request, res *store.Result, apart bool) []call {
 	if !apart || len(r.With) == 0 {
-		return append(calls, newCall(r, res))
+		return append(calls, newCall(r, res, s.prefix))
 	}
 	res.All(r, func(r *store.Request, res *store.Result) {
 		alone := *r
 		alone.With = nil
-		calls = append(calls, newCall(&alone, res))
+		calls = append(calls, newCall(&alone, res, s.prefix))
 	})
 	return calls
 }
 
-// newCall returns the call of a request, to set res.
-func newCall(r *store.Request, res *store.Result) call {
+// newCall returns the call of a request, to set res. Its keys begin with prefix.
+func newCall(r *store.Request, res *store.Result, prefix string) call {
 	c := call{request: r, result: res}
 	c.together = len(r.With) > 0
 	keys := 0
@@ -79,7 +79,7 @@ func newCall(r *store.Request, res *store.Result) call {
 	eachLimit(r, func(r *store.Request, l *strategy.Limit) { text = appendLimit(text, l, r.Cost, consume) })
 	start := len(text)
 	eachLimit(r, func(r *store.Request, l *strategy.Limit) {
-		text = appendCounterKey(text, r.Namespace, r.Identifier, l)
+		text = appendCounterKey(append(text, prefix...), r.Namespace, r.Identifier, l)
 		ends = append(ends, len(text))
 	})
 	whole := string(text)

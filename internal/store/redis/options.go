@@ -16,6 +16,7 @@ import (
 	"github.com/redis/go-redis/v9/maintnotifications"
 
 	"github.com/ratelimitd/ratelimitd/internal/crash"
+	"github.com/ratelimitd/ratelimitd/internal/store"
 )
 
 const (
@@ -63,6 +64,9 @@ type Options struct {
 	// that is not the host of the URL.
 	CAFile, CertFile, KeyFile, ServerName string
 
+	// KeyPrefix comes before all keys: see store.CheckKeyPrefix.
+	KeyPrefix string
+
 	// PoolSize bounds the connections to each server; 0 means DefaultPoolSize.
 	// MinIdle is how many idle connections to keep ready.
 	PoolSize, MinIdle int
@@ -98,8 +102,9 @@ func (o Options) withDefaults() (Options, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	var err error
+	err := store.CheckKeyPrefix(o.KeyPrefix)
 	switch {
+	case err != nil:
 	case o.Timeout < 0:
 		err = fmt.Errorf("timeout %v: must be above 0, such as %v", o.Timeout, DefaultTimeout)
 	case o.DialTimeout < 0:

@@ -37,6 +37,7 @@ type Store struct {
 	pipes   *pipeliner
 	owner   *ownership
 	timeout time.Duration
+	prefix  string // of all keys
 	panics  *crash.Log
 
 	log              *slog.Logger
@@ -64,7 +65,7 @@ func New(o Options) (*Store, error) {
 	// is in the errors it returns.
 	logging.Disable()
 	client := redis.NewUniversalClient(options)
-	s := &Store{client: client, timeout: o.Timeout, panics: o.Panics, log: o.Logger}
+	s := &Store{client: client, timeout: o.Timeout, prefix: o.KeyPrefix, panics: o.Panics, log: o.Logger}
 	s.owner = newOwnership(o.SharedScripts, o.Logger, s.sample)
 	s.greet()
 	s.pipes = newPipeliner(client, newScript(serverClock), s.owner, o.Timeout+o.DialTimeout)
@@ -77,7 +78,7 @@ func (s *Store) sample(ctx context.Context) (found int, err error) {
 	defer s.panics.Recover("a look for keys in Redis", func(e error) { err = e })
 	ctx, cancel := context.WithTimeout(ctx, s.pipes.timeout)
 	defer cancel()
-	return sample(ctx, s.client)
+	return sample(ctx, s.client, s.prefix)
 }
 
 // greet makes the client tell what the servers say when a connection begins.
@@ -97,11 +98,11 @@ func (s *Store) Decide(ctx context.Context, requests []store.Request, results []
 	calls := slices.Grow(few[:0], len(requests))
 	apart := !s.DecidesTogether()
 	for i := range requests {
-		calls = newCalls(calls, &requests[i], &results[i], apart)
+		calls = s.newCalls(calls, &requests[i], &results[i], apart)
 	}
 	for pause := firstPause; ; {
 		s.ask(ctx, deadline, calls)
-		calls = parted(calls)
+		calls = s.parted(calls)
 		again, wait := false, false
 		for i := range calls {
 			wait = calls[i].again() || wait
@@ -142,10 +143,10 @@ func (s *Store) noteValue(err error) {
 
 // parted returns calls, of which those that the server refuses to decide together are
 // decided apart.
-func parted(calls []call) []call {
+func (s *Store) parted(calls []call) []call {
 	for i := range calls {
 		if c := &calls[i]; c.together && c.reply != nil && errors.Is(c.reply.err, errApart) {
-			more := newCalls(nil, c.request, c.result, true)
+			more := s.newCalls(nil, c.request, c.result, true)
 			calls[i] = more[0]
 			calls = append(calls, more[1:]...)
 		}
@@ -240,7 +241,7 @@ func (s *Store) Reset(ctx context.Context, r *store.Request) error {
 	var keys []string
 	for i := range r.Limits {
 		if l := &r.Limits[i]; !l.Rate.IsUnlimited() {
-			keys = append(keys, counterKey(r.Namespace, r.Identifier, l))
+			keys = append(keys, s.prefix+counterKey(r.Namespace, r.Identifier, l))
 		}
 	}
 	if len(keys) == 0 {
