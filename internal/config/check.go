@@ -261,7 +261,16 @@ func (k *check) redis() {
 	if o.User == "" { // then it is in a URL
 		userFlag = "redis-url"
 	}
-	with(userFlag, func(one *redis.Options) { one.User, one.Password = o.User, o.Password })
+	with(userFlag, func(one *redis.Options) {
+		if one.User = o.User; o.PasswordFile == "" {
+			one.Password = o.Password
+		}
+	})
+	with("redis-password-file", func(one *redis.Options) {
+		if o.PasswordFile != "" {
+			one.Password, one.PasswordFile = o.Password, o.PasswordFile
+		}
+	})
 	if o.Database > 0 {
 		with("redis-database", func(one *redis.Options) { one.Cluster, one.Database = o.Cluster && o.MasterName == "", o.Database })
 	}

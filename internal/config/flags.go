@@ -94,6 +94,7 @@ func (c *Config) redisFlags() []flags.Flag {
 		{Name: "redis-sentinel-password", Value: flags.Text(&r.SentinelPassword), Secret: true, Hint: "PASSWORD", Help: "Its password. Better set by the environment than by the flag."},
 		{Name: "redis-user", Value: flags.Text(&r.User), Hint: "USER", Help: "The user, if not in the URL."},
 		{Name: "redis-password", Value: flags.Text(&r.Password), Secret: true, Hint: "PASSWORD", Help: "The password, if not in the URL. Better set by the environment than by the flag."},
+		{Name: "redis-password-file", Value: flags.Path(&r.PasswordFile), Hint: "FILE", Help: "The file with the password, in place of --redis-password. The daemon reads it again for each new connection."},
 		{Name: "redis-database", Value: flags.Number(&r.Database), Help: "The database, if not in the URL."},
 		{Name: "redis-tls-ca", Value: flags.Path(&r.CAFile), Hint: "FILE", Help: "The certificates to trust, as PEM, in place of the system's."},
 		{Name: "redis-tls-cert", Value: flags.Path(&r.CertFile), Hint: "FILE", Help: "The certificate to show the servers, as PEM."},

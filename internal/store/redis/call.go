@@ -255,7 +255,7 @@ func (c *call) answer(r *store.Request, res *store.Result) error {
 		} else if err != nil && redis.IsTryAgainError(err) {
 			return fmt.Errorf("redis: %w: %w", store.ErrCounters, quote.Error(err))
 		} else if err != nil {
-			return fmt.Errorf("redis: %w", quote.Error(err))
+			return fmt.Errorf("redis: %w%s", quote.Error(err), advice(err))
 		}
 		switch c.reply.packed[0] {
 		case foreign:
@@ -269,6 +269,22 @@ func (c *call) answer(r *store.Request, res *store.Result) error {
 		return fmt.Errorf("redis: %w: script and strategy disagree on the %d keys from %s on, at %d: %s", store.ErrCounters, len(c.keys), quote.Cut(c.key()), now, quote.Cut(states))
 	}
 	return nil
+}
+
+// advice returns what an operator can do about an error reply, or "".
+func advice(err error) string {
+	_, moved := redis.IsMovedError(err)
+	switch {
+	case !isReply(err):
+		return ""
+	case redis.IsAuthError(err):
+		return " (check --redis-user and --redis-password)"
+	case redis.IsPermissionError(err):
+		return " (give the user of --redis-user the permissions that docs/redis.md lists)"
+	case moved:
+		return " (it is a node of a cluster: set --redis-cluster)"
+	}
+	return ""
 }
 
 // decideByStates decides r, and its With, by the states from before, in order.

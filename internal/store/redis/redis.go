@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"slices"
 	"strconv"
 	"sync"
@@ -20,7 +21,9 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/crash"
 	"github.com/ratelimitd/ratelimitd/internal/lograte"
 	"github.com/ratelimitd/ratelimitd/internal/quote"
+	"github.com/ratelimitd/ratelimitd/internal/rate"
 	"github.com/ratelimitd/ratelimitd/internal/store"
+	"github.com/ratelimitd/ratelimitd/internal/strategy"
 )
 
 // firstPause is how long a decision waits before it asks again, the first time
@@ -85,7 +88,10 @@ func (s *Store) sample(ctx context.Context) (found int, err error) {
 func (s *Store) greet() {
 	switch client := s.client.(type) {
 	case *redis.ClusterClient:
-		client.OnNewNode(func(node *redis.Client) { node.AddHook(&handshake{}) })
+		client.OnNewNode(func(node *redis.Client) {
+			host, _, _ := net.SplitHostPort(node.Options().Addr)
+			node.AddHook(&handshake{host: host})
+		})
 	case *redis.Client:
 		client.AddHook(&handshake{met: s.owner.met})
 	}
@@ -274,52 +280,32 @@ func (s *Store) ServerOf(ctx context.Context, r *store.Request) string {
 	return s.pipes.laneOf(ctx, string(appendTag(room[:0], r.Namespace, r.Identifier)))
 }
 
-// Health reports whether the server answers; of a cluster, whether the
-// masters of at least half of the keys do.
-func (s *Store) Health(ctx context.Context) error {
-	ctx, cancel := s.own(ctx)
-	defer cancel()
-	if cluster := s.pipes.cluster; cluster != nil {
-		return s.clusterHealth(ctx, cluster)
-	}
-	if err := s.client.Ping(ctx).Err(); err != nil {
-		return fmt.Errorf("redis: %w", quote.Error(err))
-	}
-	return nil
-}
+// healthSample is how many identifiers Health looks at: they are on all servers of most
+// clusters, and of what is behind most proxies.
+const healthSample = 64
 
-// clusterHealth asks the masters of sample keys: they are known, where asking
-// for all masters would wait for a node that may hang.
-func (s *Store) clusterHealth(ctx context.Context, cluster *redis.ClusterClient) error {
-	const sample = 64
-	keys := map[*redis.Client]int{} // how many each master has
-	for i := range sample {
-		master, err := cluster.MasterForKey(ctx, strconv.Itoa(i))
-		if err != nil {
-			return fmt.Errorf("redis: %w", quote.Error(err))
-		}
-		keys[master]++
+// Health reports whether decisions work, for at least half of the identifiers: it looks
+// at the counters of some, which need not be there.
+func (s *Store) Health(ctx context.Context) error {
+	limit := strategy.Limit{Rate: rate.Rate{Count: 1, Period: time.Second}, Capacity: 1, Strategy: strategy.FixedWindow}
+	requests, results := make([]store.Request, healthSample), make([]store.Result, healthSample)
+	for i := range requests {
+		requests[i] = store.Request{Namespace: "ratelimitd", Identifier: "health " + strconv.Itoa(i), Limits: []strategy.Limit{limit}}
 	}
-	var asking sync.WaitGroup
-	var mu sync.Mutex // protects the following
-	var errs []error
+	s.Decide(context.WithoutCancel(ctx), requests, results)
 	lost := 0
-	for master, n := range keys {
-		asking.Go(func() {
-			fail := func(err error) {
-				mu.Lock()
-				defer mu.Unlock()
-				lost += n
-				errs = append(errs, fmt.Errorf("redis %s: %w", master.Options().Addr, quote.Error(err)))
-			}
-			defer s.panics.Recover("health of a Redis cluster", fail)
-			if err := master.Ping(ctx).Err(); err != nil {
-				fail(err)
-			}
-		})
+	var errs []error // of which each is there once
+	for i := range results {
+		err := results[i].Err
+		if err == nil {
+			continue
+		}
+		lost++
+		if !slices.ContainsFunc(errs, func(e error) bool { return e.Error() == err.Error() }) {
+			errs = append(errs, err)
+		}
 	}
-	asking.Wait()
-	if 2*lost > sample {
+	if 2*lost > healthSample {
 		return errors.Join(errs...)
 	}
 	return nil

@@ -570,7 +570,7 @@ ratelimitd_redis_waiting 0
 `), "ratelimitd_redis_pool_timeouts_total", "ratelimitd_redis_waiting"); err != nil {
 		t.Error(err)
 	}
-	if n := testutil.CollectAndCount(s.Collector()); n != 6 {
+	if n := testutil.CollectAndCount(s.Collector()); n != 9 {
 		t.Errorf("%d metrics", n)
 	}
 }
