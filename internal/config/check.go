@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/ratelimitd/ratelimitd/internal/flags"
+	"github.com/ratelimitd/ratelimitd/internal/store"
 	"github.com/ratelimitd/ratelimitd/internal/store/memcached"
 	"github.com/ratelimitd/ratelimitd/internal/store/memory"
 	"github.com/ratelimitd/ratelimitd/internal/store/redis"
@@ -258,6 +259,7 @@ func (k *check) redis() {
 	with("redis-shared-scripts", func(one *redis.Options) {
 		one.Cluster, one.SharedScripts = o.Cluster && o.MasterName == "", o.SharedScripts
 	})
+	with("redis-key-prefix", func(one *redis.Options) { one.KeyPrefix = o.KeyPrefix })
 	if o.MasterName != "" {
 		with("redis-sentinel-master", func(one *redis.Options) { one.Cluster = o.Cluster })
 	}
@@ -265,7 +267,16 @@ func (k *check) redis() {
 	if o.User == "" { // then it is in a URL
 		userFlag = "redis-url"
 	}
-	with(userFlag, func(one *redis.Options) { one.User, one.Password = o.User, o.Password })
+	with(userFlag, func(one *redis.Options) {
+		if one.User = o.User; o.PasswordFile == "" {
+			one.Password = o.Password
+		}
+	})
+	with("redis-password-file", func(one *redis.Options) {
+		if o.PasswordFile != "" {
+			one.Password, one.PasswordFile = o.Password, o.PasswordFile
+		}
+	})
 	if o.Database > 0 {
 		with("redis-database", func(one *redis.Options) { one.Cluster, one.Database = o.Cluster && o.MasterName == "", o.Database })
 	}
@@ -292,6 +303,7 @@ func (k *check) memcached() {
 		k.problem("memcached-addr", ": is empty; write one or several addresses, such as %s", memcached.DefaultAddr)
 		return
 	}
+	k.option("memcached-key-prefix", store.CheckKeyPrefix(o.KeyPrefix))
 	for i, addr := range o.Addrs {
 		one := memcached.Options{Addrs: []string{addr}}
 		if one.Check() != nil { // whose error quotes the address as it is

@@ -88,9 +88,6 @@ func readEnvoyVariables(lookup func(string) (string, bool), above ...flags.Sourc
 	if e.text("LOCAL_CACHE_SIZE_IN_BYTES") == "0" {
 		e.set("deny-cache-ttl", "0s", "LOCAL_CACHE_SIZE_IN_BYTES")
 	}
-	if e.text("CACHE_KEY_PREFIX") != "" {
-		e.refuse("CACHE_KEY_PREFIX", "counters have no prefix, so that services which share a Redis would share them; leave it out, and give each a database of its own (--redis-database)")
-	}
 	e.metrics()
 	if e.on("TRACING_ENABLED") {
 		e.set("tracing", "true", "TRACING_ENABLED")
@@ -310,6 +307,7 @@ func (e *envoyVariables) store() {
 func (e *envoyVariables) memcached() {
 	e.set("store", string(Memcached), "BACKEND_TYPE")
 	e.set("memcached-addr", strings.ReplaceAll(e.text("MEMCACHE_HOST_PORT"), ",", " "), "MEMCACHE_HOST_PORT")
+	e.set("memcached-key-prefix", e.text("CACHE_KEY_PREFIX"), "CACHE_KEY_PREFIX")
 	if e.text("MEMCACHE_SRV") != "" {
 		e.refuse("MEMCACHE_SRV", "servers are not looked up by SRV records; leave it out, and set MEMCACHE_HOST_PORT to their addresses")
 	}
@@ -330,6 +328,7 @@ func (e *envoyVariables) redis() {
 	e.set("store", string(Redis), "REDIS_URL")
 	e.redisServers(strings.Split(url, ","))
 	e.password("redis", "REDIS_AUTH")
+	e.set("redis-key-prefix", e.text("CACHE_KEY_PREFIX"), "CACHE_KEY_PREFIX")
 	e.set("redis-pool-size", e.text("REDIS_POOL_SIZE"), "REDIS_POOL_SIZE")
 	e.set("store-timeout", e.text("REDIS_TIMEOUT"), "REDIS_TIMEOUT")
 	e.set("redis-dial-timeout", e.text("REDIS_TIMEOUT"), "REDIS_TIMEOUT")

@@ -44,7 +44,7 @@ var serviceVariables = []variable{
 	{"SHADOW_MODE", boolean, heeded}, {"QUOTA_MODE", boolean, heeded}, {"RESPONSE_DYNAMIC_METADATA", boolean, heeded},
 	{"LIMIT_RESPONSE_HEADERS_ENABLED", boolean, heeded}, {"LIMIT_LIMIT_HEADER", text, heeded}, {"LIMIT_REMAINING_HEADER", text, heeded}, {"LIMIT_RESET_HEADER", text, heeded},
 	{"STOP_CACHE_KEY_INCREMENT_WHEN_OVERLIMIT", boolean, heeded}, {"LOCAL_CACHE_SIZE_IN_BYTES", integer, heeded},
-	{"CACHE_KEY_PREFIX", text, refused}, {"EXPIRATION_JITTER_MAX_SECONDS", integer, ignored},
+	{"CACHE_KEY_PREFIX", text, heeded}, {"EXPIRATION_JITTER_MAX_SECONDS", integer, ignored},
 
 	{"CONFIG_TYPE", text, refused},
 	{"CONFIG_GRPC_XDS_NODE_ID", text, ignored}, {"CONFIG_GRPC_XDS_NODE_METADATA", text, ignored}, {"CONFIG_GRPC_XDS_SERVER_URL", text, ignored},

@@ -94,11 +94,13 @@ func (c *Config) redisFlags() []flags.Flag {
 		{Name: "redis-url", Value: flags.List(&r.URLs), Help: "The server, as redis://[user:password@]host:port[/database], or rediss:// for TLS. Repeat it, or separate several by spaces, for the nodes of a cluster or for sentinels."},
 		{Name: "redis-cluster", Value: flags.Bool(&r.Cluster), Help: "The one URL is a node of a cluster. Several always are."},
 		{Name: "redis-shared-scripts", Value: flags.OneOf(&r.SharedScripts, redis.Sharings...), Help: "Whether one script may decide for several identifiers, which is faster: if the server is found to own all keys (auto), always, or never. Behind a proxy that spreads keys over several servers it would be wrong."},
+		{Name: "redis-key-prefix", Value: flags.Text(&r.KeyPrefix), Hint: "TEXT", Help: "What all keys begin with, such as staging: for one of several services on one server. Without it they begin with rl:."},
 		{Name: "redis-sentinel-master", Value: flags.Text(&r.MasterName), Hint: "NAME", Help: "The URLs are those of sentinels, which know the master of this name."},
 		{Name: "redis-sentinel-user", Value: flags.Text(&r.SentinelUser), Hint: "USER", Help: "The user that the sentinels know this daemon by."},
 		{Name: "redis-sentinel-password", Value: flags.Text(&r.SentinelPassword), Secret: true, Hint: "PASSWORD", Help: "Its password. Better set by the environment than by the flag."},
 		{Name: "redis-user", Value: flags.Text(&r.User), Hint: "USER", Help: "The user, if not in the URL."},
 		{Name: "redis-password", Value: flags.Text(&r.Password), Secret: true, Hint: "PASSWORD", Help: "The password, if not in the URL. Better set by the environment than by the flag."},
+		{Name: "redis-password-file", Value: flags.Path(&r.PasswordFile), Hint: "FILE", Help: "The file with the password, in place of --redis-password. The daemon reads it again for each new connection."},
 		{Name: "redis-database", Value: flags.Number(&r.Database), Help: "The database, if not in the URL."},
 		{Name: "redis-tls-ca", Value: flags.Path(&r.CAFile), Hint: "FILE", Help: "The certificates to trust, as PEM, in place of the system's."},
 		{Name: "redis-tls-cert", Value: flags.Path(&r.CertFile), Hint: "FILE", Help: "The certificate to show the servers, as PEM."},
@@ -113,6 +115,7 @@ func (c *Config) redisFlags() []flags.Flag {
 func (c *Config) memcachedFlags() []flags.Flag {
 	return inGroup(memcachedGroup, []flags.Flag{
 		{Name: "memcached-addr", Value: flags.List(&c.memcached.Addrs), Help: "The server, as host:port. Repeat it, or separate several by spaces, for several that share the identifiers: the same for all daemons."},
+		{Name: "memcached-key-prefix", Value: flags.Text(&c.memcached.KeyPrefix), Hint: "TEXT", Help: "What all keys begin with, such as staging: for one of several services on one server. Without it they begin with rl:."},
 		{Name: "memcached-max-conns", Value: flags.Number(&c.memcached.MaxConns), Help: "The most connections to each server."},
 	})
 }

@@ -9,12 +9,12 @@ import (
 	"github.com/bradfitz/gomemcache/memcache"
 )
 
-// Agree keeps the value in the item rl:<name>, which is no identifier's: those have two
+// Agree keeps the value in the item <prefix>rl:<name>, which is no identifier's: those have two
 // colons.
 func (s *Store) Agree(ctx context.Context, name string, value []byte) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
-	key := "rl:" + name
+	key := s.prefix + "rl:" + name
 	server := pick(s.servers, key)
 	agreed := make(chan []byte, 1) // a call that nobody waits for any more may still set it
 	err := s.send(ctx, []call{{server, func() error {

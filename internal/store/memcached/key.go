@@ -20,12 +20,18 @@ const (
 // in namespace:
 //
 //	rl:<namespace>:<identifier>
+//	<prefix>%rl:<namespace>:<identifier>    with a prefix
 //
+// A prefix has no percent sign, and no other key has one that an r follows, so that
+// keys with different prefixes, or none, differ.
 // No two identifiers share a key, because AppendEscaped writes as %XX each byte that
 // has a meaning in the key. If the key is longer than memcached allows, its end is
 // replaced by a hash of the whole key.
-func appendKey(b []byte, namespace, identifier string) []byte {
+func appendKey(b []byte, prefix, namespace, identifier string) []byte {
 	start := len(b)
+	if prefix != "" {
+		b = append(append(b, prefix...), '%')
+	}
 	b = append(b, "rl:"...)
 	b = store.AppendEscaped(b, namespace, ":")
 	b = append(b, ':')

@@ -21,7 +21,7 @@ func TestKeys(t *testing.T) {
 		{"a", x[:246], "rl:a:" + x[:173] + "%sha256:ce9c090775241b7b7575a800bde54f45f6e24f0ae16b31dc02c767588b82d58d"},
 		{"a", x[:247], "rl:a:" + x[:173] + "%sha256:"},
 	} {
-		got := string(appendKey([]byte("before "), tt.namespace, tt.identifier))
+		got := string(appendKey([]byte("before "), "", tt.namespace, tt.identifier))
 		got, _ = strings.CutPrefix(got, "before ")
 		if !strings.HasPrefix(got, tt.want) || len(got) > 250 || len(got) > len(tt.want) && len(tt.identifier) != 247 {
 			t.Errorf("the key of %q, %q has %d bytes: %s, want %s", tt.namespace, tt.identifier, len(got), got, tt.want)
@@ -39,7 +39,7 @@ func TestKeysAreApart(t *testing.T) {
 		namespace := strings.Join(rapid.SliceOfN(word, 1, 3).Draw(rt, "namespace"), "")
 		identifier := strings.Join(rapid.SliceOfN(word, 1, 4).Draw(rt, "identifier"), "")
 		for range 2 {
-			key, name := string(appendKey(nil, namespace, identifier)), fmt.Sprintf("%q, %q", namespace, identifier)
+			key, name := string(appendKey(nil, "", namespace, identifier)), fmt.Sprintf("%q, %q", namespace, identifier)
 			if other, taken := names[key]; taken && other != name {
 				rt.Fatalf("%s and %s have the key %s", name, other, key)
 			}
@@ -85,6 +85,23 @@ func TestNames(t *testing.T) {
 		l := storetest.Limit(t, tt.spec)
 		if got := string(appendName(nil, &l)); got != tt.want {
 			t.Errorf("%+v: got %q, want %q", tt.spec, got, tt.want)
+		}
+	}
+}
+
+// TestKeyPrefix has prefixes that could be taken for a part of another key.
+func TestKeyPrefix(t *testing.T) {
+	seen := map[string]string{}
+	for _, prefix := range []string{"", "rl:", "rl:a:", "a:", "rl", "staging:"} {
+		for _, namespace := range []string{"a", "rl", "b"} {
+			for _, identifier := range []string{"b:c", "c", "%rl:b:c", "rl:b:c", strings.Repeat("x", 300)} {
+				name := fmt.Sprintf("%q, %q, %q", prefix, namespace, identifier)
+				key := string(appendKey(nil, prefix, namespace, identifier))
+				if other := seen[key]; other != "" || len(key) > maxKeyBytes || !strings.HasPrefix(key, prefix) {
+					t.Errorf("%s has the key %q of %s", name, key, other)
+				}
+				seen[key] = name
+			}
 		}
 	}
 }

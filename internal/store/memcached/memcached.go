@@ -51,6 +51,8 @@ type Options struct {
 	// consistent hashing of the addresses as they are written here. So all daemons
 	// should have the same addresses, in any order. An empty list means DefaultAddr.
 	Addrs []string
+	// KeyPrefix comes before all keys: see store.CheckKeyPrefix.
+	KeyPrefix string
 	// Timeout bounds each call. 0 means DefaultTimeout.
 	Timeout time.Duration
 	// MaxConns bounds the connections to each server, which stay open. A caller that
@@ -72,6 +74,7 @@ type Options struct {
 type Store struct {
 	servers     []*server
 	timeout     time.Duration
+	prefix      string // of all keys
 	maxAttempts int
 	now         func() strategy.Instant
 	panics      *crash.Log
@@ -116,7 +119,7 @@ func New(o Options) (*Store, error) {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	ctx, closing := context.WithCancel(context.Background())
-	s := &Store{timeout: o.Timeout, maxAttempts: o.MaxAttempts, now: o.Now, panics: o.Panics, log: o.Logger, turns: turns{waiting: map[string][]*edit{}}, closing: closing}
+	s := &Store{timeout: o.Timeout, prefix: o.KeyPrefix, maxAttempts: o.MaxAttempts, now: o.Now, panics: o.Panics, log: o.Logger, turns: turns{waiting: map[string][]*edit{}}, closing: closing}
 	for _, addr := range o.Addrs {
 		s.servers = append(s.servers, newServer(ctx, addr, o))
 	}
@@ -211,7 +214,7 @@ func (s *Store) Reset(ctx context.Context, r *store.Request) error {
 
 // edit returns an edit of the item with the counters of r.
 func (s *Store) edit(r *store.Request) *edit {
-	key := string(appendKey(nil, r.Namespace, r.Identifier))
+	key := string(appendKey(nil, s.prefix, r.Namespace, r.Identifier))
 	return &edit{key: key, server: pick(s.servers, key)}
 }
 

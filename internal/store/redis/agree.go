@@ -9,11 +9,11 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/quote"
 )
 
-// Agree keeps the value in the key rl:<name>, which is no counter's: those have braces.
+// Agree keeps the value in the key <prefix>rl:<name>, which is no counter's: those have braces.
 func (s *Store) Agree(ctx context.Context, name string, value []byte) ([]byte, error) {
 	ctx, cancel := s.own(ctx)
 	defer cancel()
-	key := "rl:" + name
+	key := s.prefix + "rl:" + name
 	var get *redis.StringCmd
 	_, err := s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
 		p.SetNX(ctx, key, value, 0)

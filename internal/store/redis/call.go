@@ -52,20 +52,20 @@ type reply struct {
 
 // newCalls appends to calls those of a request: one, or one for each request of its With
 // if these are decided apart.
-func newCalls(calls []call, r *store.Request, res *store.Result, apart bool) []call {
+func (s *Store) newCalls(calls []call, r *store.Request, res *store.Result, apart bool) []call {
 	if !apart || r.Alone() {
-		return append(calls, newCall(r, res))
+		return append(calls, newCall(r, res, s.prefix))
 	}
 	res.All(r, func(r *store.Request, res *store.Result) {
 		alone := *r
 		alone.With = nil
-		calls = append(calls, newCall(&alone, res))
+		calls = append(calls, newCall(&alone, res, s.prefix))
 	})
 	return calls
 }
 
-// newCall returns the call of a request, to set res.
-func newCall(r *store.Request, res *store.Result) call {
+// newCall returns the call of a request, to set res. Its keys begin with prefix.
+func newCall(r *store.Request, res *store.Result, prefix string) call {
 	c := call{request: r, result: res}
 	c.together = !r.Alone()
 	keys := 0
@@ -83,7 +83,7 @@ func newCall(r *store.Request, res *store.Result) call {
 	text = appendRun(text, r, keys, func(int) strategy.Instant { return strategy.InstantOf(time.Now()) })
 	start := len(text)
 	eachLimit(r, func(r *store.Request, l *strategy.Limit) {
-		text = appendCounterKey(text, r.Namespace, r.Identifier, l)
+		text = appendCounterKey(append(text, prefix...), r.Namespace, r.Identifier, l)
 		ends = append(ends, len(text))
 	})
 	whole := string(text)
@@ -316,7 +316,7 @@ func (c *call) answer(r *store.Request, res *store.Result) error {
 		} else if err != nil && redis.IsTryAgainError(err) {
 			return fmt.Errorf("redis: %w: %w", store.ErrCounters, quote.Error(err))
 		} else if err != nil {
-			return fmt.Errorf("redis: %w", quote.Error(err))
+			return fmt.Errorf("redis: %w%s", quote.Error(err), advice(err))
 		}
 		switch c.reply.packed[0] {
 		case foreign:
@@ -332,6 +332,22 @@ func (c *call) answer(r *store.Request, res *store.Result) error {
 		return fmt.Errorf("redis: %w: script and strategy disagree on the %d keys from %s on, at %d: %s", store.ErrCounters, len(c.keys), quote.Cut(c.key()), now, quote.Cut(states))
 	}
 	return nil
+}
+
+// advice returns what an operator can do about an error reply, or "".
+func advice(err error) string {
+	_, moved := redis.IsMovedError(err)
+	switch {
+	case !isReply(err):
+		return ""
+	case redis.IsAuthError(err):
+		return " (check --redis-user and --redis-password)"
+	case redis.IsPermissionError(err):
+		return " (give the user of --redis-user the permissions that docs/redis.md lists)"
+	case moved:
+		return " (it is a node of a cluster: set --redis-cluster)"
+	}
+	return ""
 }
 
 // decideByStates decides r, and its With, by the states from before, in order.

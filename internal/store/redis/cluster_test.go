@@ -31,6 +31,7 @@ func TestCluster(t *testing.T) {
 		{"Conformance", testClusterConformance},
 		{"OneCommandPerDecision", testClusterOneCommandPerDecision},
 		{"ACL", testClusterACL},
+		{"UnknownEndpoint", testUnknownEndpoint},
 		{"Migration", testMigration},
 		{"PausedMaster", testPausedMaster},
 		{"KilledMaster", testKilledMaster},
@@ -111,6 +112,31 @@ func testClusterOneCommandPerDecision(t *testing.T, c *redistest.Cluster) {
 	}
 	if total["evalsha"] != 60 || total["eval"] != 0 || total["del"] != 60 {
 		t.Errorf("60 decisions and as many resets cost these commands: %v", total)
+	}
+}
+
+// testUnknownEndpoint has the nodes say that they do not know their hosts, as managed
+// clusters behind one name do.
+func testUnknownEndpoint(t *testing.T, c *redistest.Cluster) {
+	prefer := func(kind string) {
+		t.Helper()
+		for _, node := range c.Nodes {
+			if err := node.Client(t).ConfigSet(t.Context(), "cluster-preferred-endpoint-type", kind).Err(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	prefer("unknown-endpoint")
+	defer prefer("ip")
+	s := openWith(t, Options{URLs: c.URLs()[:1], Cluster: true})
+	for i := range 20 {
+		r := store.Request{Namespace: "test", Identifier: fmt.Sprint("unknown ", i), Limits: limits(t, strategy.Spec{Rate: "1/h"}), Cost: 1}
+		if first, second := decide(t.Context(), s, r), decide(t.Context(), s, r); !first.Allowed || second.Allowed || second.Err != nil {
+			t.Errorf("%+v, %+v", first, second)
+		}
+	}
+	if err := s.Health(t.Context()); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -33,7 +34,9 @@ const (
 var errReply = errors.New("the server sends what is no reply of a Redis server")
 
 // dialer returns what opens connections, with TLS unless secure is nil.
-func (o Options) dialer(secure *tls.Config) func(ctx context.Context, network, addr string) (net.Conn, error) {
+// An address without a host, as in the redirects of a cluster that does not know its
+// hosts, is one of host.
+func (o Options) dialer(secure *tls.Config, host string) func(ctx context.Context, network, addr string) (net.Conn, error) {
 	plain := &net.Dialer{
 		Timeout: o.DialTimeout,
 		// Find a server that is gone for good well before an idle connection to it is
@@ -45,6 +48,9 @@ func (o Options) dialer(secure *tls.Config) func(ctx context.Context, network, a
 		dial = (&tls.Dialer{NetDialer: plain, Config: secure}).DialContext
 	}
 	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		if strings.HasPrefix(addr, ":") {
+			addr = net.JoinHostPort(host, addr[1:])
+		}
 		ctx, cancel := context.WithTimeout(ctx, o.DialTimeout) // of the handshake too
 		defer cancel()
 		c, err := dial(ctx, network, addr)

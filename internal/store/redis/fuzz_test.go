@@ -33,7 +33,7 @@ func FuzzReply(f *testing.F) {
 			packed = append(packed, make([]byte, size-len(packed))...)
 		}
 		var res store.Result
-		c := newCall(&r, &res)
+		c := newCall(&r, &res, "")
 		cmd := redis.NewStringCmd(context.Background())
 		cmd.SetVal(string(packed))
 		answers := make([]reply, 1)

@@ -3,12 +3,16 @@ package redis
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"net"
 	"sync/atomic"
 	"syscall"
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/ratelimitd/ratelimitd/internal/quote"
 )
 
 const (
@@ -29,6 +33,7 @@ var errAgain = errors.New("the server is not what it was; ask it again")
 // is a hook of the client, and safe for concurrent use.
 type handshake struct {
 	met    func(mode string, refused error) error // see ownership.met; nil for a cluster
+	host   string                                 // of the server
 	closed atomic.Int64                           // how many connections in a row were closed after HELLO
 	muted  atomic.Int64                           // since when that is because of HELLO, in nanoseconds since the Unix epoch
 }
@@ -49,6 +54,9 @@ func (h *handshake) DialHook(next redis.DialHook) redis.DialHook { return next }
 // ProcessHook implements redis.Hook.
 func (h *handshake) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	return func(ctx context.Context, cmd redis.Cmder) error {
+		if slots, ok := cmd.(*redis.ClusterSlotsCmd); ok {
+			return h.slots(ctx, next, slots)
+		}
 		if cmd.Name() != "hello" {
 			return next(ctx, cmd)
 		}
@@ -100,6 +108,52 @@ func (h *handshake) hello(ctx context.Context, next redis.ProcessHook, cmd redis
 		return told
 	}
 	return err
+}
+
+// slots asks a node which nodes have which slots. A cluster may say that it does not know
+// the host of a node (cluster-preferred-endpoint-type unknown-endpoint): it is that by
+// which this one is reached. The client would fail.
+func (h *handshake) slots(ctx context.Context, next redis.ProcessHook, cmd *redis.ClusterSlotsCmd) error {
+	raw := redis.NewSliceCmd(ctx, cmd.Args()...)
+	if err := next(ctx, raw); err != nil {
+		cmd.SetErr(err)
+		return err
+	}
+	slots, err := parseSlots(raw.Val(), h.host)
+	cmd.SetVal(slots)
+	cmd.SetErr(err)
+	return err
+}
+
+// parseSlots reads a reply to CLUSTER SLOTS, with host for each that it does not know.
+func parseSlots(reply []any, host string) ([]redis.ClusterSlot, error) {
+	slots := make([]redis.ClusterSlot, 0, len(reply))
+	for _, element := range reply {
+		fields, _ := element.([]any)
+		if len(fields) < 2 {
+			return nil, fmt.Errorf("%w: CLUSTER SLOTS has %s", errReply, quote.Cut(fmt.Sprint(element)))
+		}
+		start, okStart := fields[0].(int64)
+		end, okEnd := fields[1].(int64)
+		slot := redis.ClusterSlot{Start: int(start), End: int(end)}
+		for _, field := range fields[2:] {
+			node, _ := field.([]any) // host, port, and what is of no use here
+			if len(node) < 2 {
+				okStart = false
+				break
+			}
+			at, _ := node[0].(string)
+			if at == "" || at == "?" {
+				at = host
+			}
+			slot.Nodes = append(slot.Nodes, redis.ClusterNode{Addr: net.JoinHostPort(at, fmt.Sprint(node[1]))})
+		}
+		if !okStart || !okEnd {
+			return nil, fmt.Errorf("%w: CLUSTER SLOTS has %s", errReply, quote.Cut(fmt.Sprint(element)))
+		}
+		slots = append(slots, slot)
+	}
+	return slots, nil
 }
 
 func (h *handshake) tell(mode string, refused error) error {

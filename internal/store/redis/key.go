@@ -13,7 +13,8 @@ import (
 //	rl:{<namespace>:<identifier>}:<name>:<strategy>             a named limit
 //	rl:{<namespace>:<identifier>}:<strategy>:<rate>[:<burst>]   an unnamed one
 //
-// The braces make Redis Cluster keep all counters of an identifier in one slot.
+// Before that comes the prefix that the options have for all keys. It has no brace, so
+// that the first one tells where it ends. The braces make Redis Cluster keep all counters of an identifier in one slot.
 // No two counters share a key, because AppendEscaped writes as %XX each byte that
 // has a meaning in the key. A named and an unnamed limit differ in the second
 // part: only a rate has a slash.

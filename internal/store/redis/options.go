@@ -1,9 +1,11 @@
 package redis
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/url"
@@ -16,6 +18,7 @@ import (
 	"github.com/redis/go-redis/v9/maintnotifications"
 
 	"github.com/ratelimitd/ratelimitd/internal/crash"
+	"github.com/ratelimitd/ratelimitd/internal/store"
 )
 
 const (
@@ -56,12 +59,19 @@ type Options struct {
 	// or 0. So a password need not be on a command line.
 	User, Password string
 	Database       int
+	// PasswordFile has the password, in place of Password and that of a URL. It is read
+	// for each new connection. So a password that changes there, or one that a server
+	// refuses, is read again without a restart.
+	PasswordFile string
 
 	// These are for TLS, with rediss:// URLs. CAFile has the certificates to trust,
 	// in PEM, instead of the system's. CertFile and KeyFile have this client's
 	// certificate and key. ServerName is the name in the servers' certificates, if
 	// that is not the host of the URL.
 	CAFile, CertFile, KeyFile, ServerName string
+
+	// KeyPrefix comes before all keys: see store.CheckKeyPrefix.
+	KeyPrefix string
 
 	// PoolSize bounds the connections to each server; 0 means DefaultPoolSize.
 	// MinIdle is how many idle connections to keep ready.
@@ -98,8 +108,9 @@ func (o Options) withDefaults() (Options, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	var err error
+	err := store.CheckKeyPrefix(o.KeyPrefix)
 	switch {
+	case err != nil:
 	case o.Timeout < 0:
 		err = fmt.Errorf("timeout %v: must be above 0, such as %v", o.Timeout, DefaultTimeout)
 	case o.DialTimeout < 0:
@@ -133,6 +144,14 @@ func (o Options) universal() (*redis.UniversalOptions, error) {
 	if o.Database != 0 {
 		server.database = o.Database
 	}
+	if o.PasswordFile != "" {
+		if server.password != "" {
+			return nil, fmt.Errorf("password file %q: there is a password too; give one of the two", o.PasswordFile)
+		}
+		if server.password, err = readPassword(o.PasswordFile); err != nil {
+			return nil, err
+		}
+	}
 	cluster := o.MasterName == "" && (o.Cluster || len(addrs) > 1)
 	switch {
 	case server.user != "" && server.password == "":
@@ -151,7 +170,17 @@ func (o Options) universal() (*redis.UniversalOptions, error) {
 	// Some requests have no caller with a deadline: the client asks on its own for
 	// the nodes of a cluster, for example.
 	own := max(o.Timeout, o.DialTimeout)
+	host, _, _ := net.SplitHostPort(addrs[0])
+	var credentials func(context.Context) (user, password string, err error)
+	if o.PasswordFile != "" {
+		credentials = func(context.Context) (user, password string, err error) {
+			password, err = readPassword(o.PasswordFile)
+			return server.user, password, err
+		}
+	}
 	return &redis.UniversalOptions{
+		CredentialsProviderContext: credentials,
+
 		Addrs:            addrs,
 		IsClusterMode:    cluster,
 		MasterName:       o.MasterName,
@@ -161,7 +190,7 @@ func (o Options) universal() (*redis.UniversalOptions, error) {
 		Password:         server.password,
 		DB:               server.database,
 		TLSConfig:        secure,
-		Dialer:           o.dialer(secure),
+		Dialer:           o.dialer(secure, host),
 		ClientName:       "ratelimitd",
 		DisableIdentity:  true, // CLIENT SETINFO, which some servers refuse and nobody needs
 		PoolSize:         o.PoolSize,
@@ -183,6 +212,27 @@ func (o Options) universal() (*redis.UniversalOptions, error) {
 		// maintenance.
 		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
 	}, nil
+}
+
+// maxPasswordBytes is more than a password, or a token in its place, has.
+const maxPasswordBytes = 16 << 10
+
+// readPassword returns the password in a file: its text without the end of the line.
+func readPassword(file string) (string, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return "", fmt.Errorf("password file %q: %w", file, err)
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, maxPasswordBytes+1))
+	password := strings.TrimRight(string(text), "\r\n")
+	switch {
+	case err != nil:
+		return "", fmt.Errorf("password file %q: %w", file, err)
+	case password == "", len(text) > maxPasswordBytes, strings.ContainsAny(password, "\r\n"):
+		return "", fmt.Errorf("password file %q: must have the password on one line, of at most %d bytes", file, maxPasswordBytes)
+	}
+	return password, nil
 }
 
 // A server has what URLs say about the servers, besides their addresses.

@@ -219,12 +219,12 @@ func (o *ownership) close() {
 
 // sample writes sampleKeys keys, and returns how many of them a script finds. No counter
 // has such a key: there, two digits of a hexadecimal number follow a percent sign.
-func sample(ctx context.Context, client redis.UniversalClient) (found int, err error) {
+func sample(ctx context.Context, client redis.UniversalClient, prefix string) (found int, err error) {
 	value := rand.Text()
 	keys := make([]string, sampleKeys)
 	pipe := client.Pipeline()
 	for i := range keys {
-		keys[i] = "rl:{%sample:" + value + ":" + strconv.Itoa(i) + "}"
+		keys[i] = prefix + "rl:{%sample:" + value + ":" + strconv.Itoa(i) + "}"
 		pipe.Set(ctx, keys[i], value, sampleLife)
 	}
 	if _, err := pipe.Exec(ctx); err != nil {

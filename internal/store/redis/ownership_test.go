@@ -86,6 +86,8 @@ func TestArrangements(t *testing.T) {
 		{"one server", one, ShareAuto, true, "one server owns all keys"},
 		{"one server, never", one, ShareNever, false, ""},
 		{"one server, always", one, ShareAlways, true, ""},
+		{"one server without CLIENT", startWithout("CLIENT"), ShareAuto, true, "one server owns all keys"},
+		{"one server without EVALSHA", startWithout("EVALSHA"), ShareAuto, true, "one server owns all keys"},
 		{"one server without HELLO", startWithout("HELLO"), ShareAuto, false, "unknown command"},
 		{"Envoy", func(t *testing.T) string { return startEnvoy(t, true, two(t)...) }, ShareAuto, false, "NOPROTO"},
 		{"Envoy without hash tags", func(t *testing.T) string { return startEnvoy(t, false, two(t)...) }, ShareAuto, false, "NOPROTO"},
@@ -246,5 +248,24 @@ func TestServerChanges(t *testing.T) {
 			}
 			holds(t, s)
 		})
+	}
+}
+
+// TestHealthBehindProxy has the servers behind an Envoy hang. It still answers PING by
+// itself, but no decision works.
+func TestHealthBehindProxy(t *testing.T) {
+	t.Parallel()
+	a, b := redistest.Start(t), redistest.Start(t)
+	s := openWith(t, Options{URLs: []string{"redis://" + startEnvoy(t, true, a, b)}, Timeout: time.Second})
+	redistest.Eventually(t, "all is well", func() error { return s.Health(t.Context()) })
+	a.Pause(t)
+	b.Pause(t)
+	defer b.Resume(t)
+	defer a.Resume(t)
+	if err := s.client.Ping(t.Context()).Err(); err != nil {
+		t.Errorf("PING: %v", err)
+	}
+	if err := s.Health(t.Context()); err == nil {
+		t.Error("no decision works, and the store says that it is well")
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"slices"
 	"strconv"
 	"sync"
@@ -20,7 +21,9 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/crash"
 	"github.com/ratelimitd/ratelimitd/internal/lograte"
 	"github.com/ratelimitd/ratelimitd/internal/quote"
+	"github.com/ratelimitd/ratelimitd/internal/rate"
 	"github.com/ratelimitd/ratelimitd/internal/store"
+	"github.com/ratelimitd/ratelimitd/internal/strategy"
 )
 
 // firstPause is how long a decision waits before it asks again, the first time
@@ -37,6 +40,7 @@ type Store struct {
 	pipes   *pipeliner
 	owner   *ownership
 	timeout time.Duration
+	prefix  string // of all keys
 	panics  *crash.Log
 
 	log              *slog.Logger
@@ -64,7 +68,7 @@ func New(o Options) (*Store, error) {
 	// is in the errors it returns.
 	logging.Disable()
 	client := redis.NewUniversalClient(options)
-	s := &Store{client: client, timeout: o.Timeout, panics: o.Panics, log: o.Logger}
+	s := &Store{client: client, timeout: o.Timeout, prefix: o.KeyPrefix, panics: o.Panics, log: o.Logger}
 	s.owner = newOwnership(o.SharedScripts, o.Logger, s.sample)
 	s.greet()
 	s.pipes = newPipeliner(client, newScript(serverClock), s.owner, o.Timeout+o.DialTimeout)
@@ -77,14 +81,17 @@ func (s *Store) sample(ctx context.Context) (found int, err error) {
 	defer s.panics.Recover("a look for keys in Redis", func(e error) { err = e })
 	ctx, cancel := context.WithTimeout(ctx, s.pipes.timeout)
 	defer cancel()
-	return sample(ctx, s.client)
+	return sample(ctx, s.client, s.prefix)
 }
 
 // greet makes the client tell what the servers say when a connection begins.
 func (s *Store) greet() {
 	switch client := s.client.(type) {
 	case *redis.ClusterClient:
-		client.OnNewNode(func(node *redis.Client) { node.AddHook(&handshake{}) })
+		client.OnNewNode(func(node *redis.Client) {
+			host, _, _ := net.SplitHostPort(node.Options().Addr)
+			node.AddHook(&handshake{host: host})
+		})
 	case *redis.Client:
 		client.AddHook(&handshake{met: s.owner.met})
 	}
@@ -97,11 +104,11 @@ func (s *Store) Decide(ctx context.Context, requests []store.Request, results []
 	calls := slices.Grow(few[:0], len(requests))
 	apart := !s.pipes.shares()
 	for i := range requests {
-		calls = newCalls(calls, &requests[i], &results[i], apart)
+		calls = s.newCalls(calls, &requests[i], &results[i], apart)
 	}
 	for pause := firstPause; ; {
 		s.ask(ctx, deadline, calls)
-		calls = parted(calls)
+		calls = s.parted(calls)
 		again, wait := false, false
 		for i := range calls {
 			wait = calls[i].again() || wait
@@ -142,10 +149,10 @@ func (s *Store) noteValue(err error) {
 
 // parted returns calls, of which those that the server refuses to decide together are
 // decided apart.
-func parted(calls []call) []call {
+func (s *Store) parted(calls []call) []call {
 	for i := range calls {
 		if c := &calls[i]; c.together && c.reply != nil && errors.Is(c.reply.err, errApart) {
-			more := newCalls(nil, c.request, c.result, true)
+			more := s.newCalls(nil, c.request, c.result, true)
 			calls[i] = more[0]
 			calls = append(calls, more[1:]...)
 		}
@@ -241,7 +248,7 @@ func (s *Store) Reset(ctx context.Context, r *store.Request) error {
 	var keys []string
 	for i := range r.Limits {
 		if l := &r.Limits[i]; !l.Rate.IsUnlimited() {
-			keys = append(keys, counterKey(r.Namespace, r.Identifier, l))
+			keys = append(keys, s.prefix+counterKey(r.Namespace, r.Identifier, l))
 		}
 	}
 	if len(keys) == 0 {
@@ -274,52 +281,32 @@ func (s *Store) ServerOf(ctx context.Context, r *store.Request) string {
 	return s.pipes.laneOf(ctx, string(appendTag(room[:0], r.Namespace, r.Identifier)))
 }
 
-// Health reports whether the server answers; of a cluster, whether the
-// masters of at least half of the keys do.
-func (s *Store) Health(ctx context.Context) error {
-	ctx, cancel := s.own(ctx)
-	defer cancel()
-	if cluster := s.pipes.cluster; cluster != nil {
-		return s.clusterHealth(ctx, cluster)
-	}
-	if err := s.client.Ping(ctx).Err(); err != nil {
-		return fmt.Errorf("redis: %w", quote.Error(err))
-	}
-	return nil
-}
+// healthSample is how many identifiers Health looks at: they are on all servers of most
+// clusters, and of what is behind most proxies.
+const healthSample = 64
 
-// clusterHealth asks the masters of sample keys: they are known, where asking
-// for all masters would wait for a node that may hang.
-func (s *Store) clusterHealth(ctx context.Context, cluster *redis.ClusterClient) error {
-	const sample = 64
-	keys := map[*redis.Client]int{} // how many each master has
-	for i := range sample {
-		master, err := cluster.MasterForKey(ctx, strconv.Itoa(i))
-		if err != nil {
-			return fmt.Errorf("redis: %w", quote.Error(err))
-		}
-		keys[master]++
+// Health reports whether decisions work, for at least half of the identifiers: it looks
+// at the counters of some, which need not be there.
+func (s *Store) Health(ctx context.Context) error {
+	limit := strategy.Limit{Rate: rate.Rate{Count: 1, Period: time.Second}, Capacity: 1, Strategy: strategy.FixedWindow}
+	requests, results := make([]store.Request, healthSample), make([]store.Result, healthSample)
+	for i := range requests {
+		requests[i] = store.Request{Namespace: "ratelimitd", Identifier: "health " + strconv.Itoa(i), Limits: []strategy.Limit{limit}}
 	}
-	var asking sync.WaitGroup
-	var mu sync.Mutex // protects the following
-	var errs []error
+	s.Decide(context.WithoutCancel(ctx), requests, results)
 	lost := 0
-	for master, n := range keys {
-		asking.Go(func() {
-			fail := func(err error) {
-				mu.Lock()
-				defer mu.Unlock()
-				lost += n
-				errs = append(errs, fmt.Errorf("redis %s: %w", master.Options().Addr, quote.Error(err)))
-			}
-			defer s.panics.Recover("health of a Redis cluster", fail)
-			if err := master.Ping(ctx).Err(); err != nil {
-				fail(err)
-			}
-		})
+	var errs []error // of which each is there once
+	for i := range results {
+		err := results[i].Err
+		if err == nil {
+			continue
+		}
+		lost++
+		if !slices.ContainsFunc(errs, func(e error) bool { return e.Error() == err.Error() }) {
+			errs = append(errs, err)
+		}
 	}
-	asking.Wait()
-	if 2*lost > sample {
+	if 2*lost > healthSample {
 		return errors.Join(errs...)
 	}
 	return nil

@@ -206,6 +206,38 @@ func TestKeys(t *testing.T) {
 	}
 }
 
+// TestKeyPrefix has two services on one server, of which one has a prefix.
+func TestKeyPrefix(t *testing.T) {
+	server := redistest.Start(t)
+	client := server.Client(t)
+	r := store.Request{Namespace: "n", Identifier: "i", Limits: limits(t, strategy.Spec{Rate: "1/h"}), Cost: 1}
+	for _, prefix := range []string{"", "staging:", "rl:"} {
+		s := openWith(t, Options{URLs: []string{server.URL}, KeyPrefix: prefix})
+		settle(t, s)
+		if first, second := decide(t.Context(), s, r), decide(t.Context(), s, r); !first.Allowed || second.Allowed {
+			t.Errorf("%q: %+v, %+v", prefix, first, second)
+		}
+		if n := client.Exists(t.Context(), prefix+"rl:{n:i}:fixed_window:1/1h").Val(); n != 1 {
+			t.Errorf("%q: the key is not there", prefix)
+		}
+		if err := s.Reset(t.Context(), &r); err != nil {
+			t.Error(err)
+		}
+		if n := client.DBSize(t.Context()).Val(); n != 0 {
+			t.Errorf("%q: after a reset there are %d keys", prefix, n)
+		}
+		if res := decide(t.Context(), s, r); !res.Allowed {
+			t.Errorf("%q: after a reset: %+v", prefix, res)
+		}
+		client.FlushAll(t.Context())
+	}
+	for _, prefix := range []string{"a{", "}", "a b", "a%", "\n", "é", strings.Repeat("a", 65)} {
+		if err := (Options{KeyPrefix: prefix}).Check(); err == nil || !strings.Contains(err.Error(), "staging:") {
+			t.Errorf("%q: %v", prefix, err)
+		}
+	}
+}
+
 // TestCounterKeys checks the keys of counters. If they change, the counters in running servers
 // are lost.
 func TestCounterKeys(t *testing.T) {
@@ -538,7 +570,7 @@ ratelimitd_redis_waiting 0
 `), "ratelimitd_redis_pool_timeouts_total", "ratelimitd_redis_waiting"); err != nil {
 		t.Error(err)
 	}
-	if n := testutil.CollectAndCount(s.Collector()); n != 6 {
+	if n := testutil.CollectAndCount(s.Collector()); n != 9 {
 		t.Errorf("%d metrics", n)
 	}
 }
