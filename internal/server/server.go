@@ -195,7 +195,7 @@ func New(o Options) (*Server, error) {
 		Core: s.core, Faults: faults, Latency: latency, Streams: &s.streams, Draining: s.draining, StreamAge: connectionAge,
 	}))
 	metrics := metricsHandler(o.Registry, o.Logger)
-	s.http = s.newHTTP(&o.Trust, &httpapi.API{Core: s.core, Latency: latency}, metrics)
+	s.http = s.newHTTP(&o.Trust, &httpapi.API{Core: s.core, Faults: faults, Latency: latency}, metrics)
 	s.admin = s.newAdmin(o, metrics)
 	if s.metricsListener != nil {
 		s.metrics = s.newMetrics(o, metrics)

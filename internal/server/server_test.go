@@ -172,6 +172,13 @@ func (b *lockedBuffer) lines(text string) (n int) {
 	return n
 }
 
+// has reports whether text is in it.
+func (b *lockedBuffer) has(text string) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return bytes.Contains(b.buf.Bytes(), []byte(text))
+}
+
 func ask(identifier string, limits ...*ratelimitv1.Limit) *ratelimitv1.ShouldAllowRequest {
 	return &ratelimitv1.ShouldAllowRequest{Namespace: "checkout", Identifier: identifier, Limits: limits}
 }
