@@ -25,10 +25,11 @@ func checkCommand() *command.Command {
 	limit, anchor := &ratelimitv1.Limit{}, uint64(0)
 	algorithm, mode, consumedAt := strategy.FixedWindow.String(), strategy.Take.String(), ""
 	addr, wait, json := "127.0.0.1:8081", 2*time.Second, false
+	var descriptor check.Descriptor
 	var how connect.Options
 	set := &flags.Set{EnvPrefix: config.EnvPrefix, Flags: append([]flags.Flag{
-		{Name: "namespace", Value: flags.Text(&in.Namespace), Hint: "NAME", Required: true, Help: "Who owns the counters, such as checkout."},
-		{Name: "identifier", Value: flags.Text(&in.Identifier), Hint: "NAME", Required: true, Help: "Who is being limited, such as user:42."},
+		{Name: "namespace", Value: flags.Text(&in.Namespace), Hint: "NAME", Help: "Who owns the counters, such as checkout. Required, but with --envoy-domain."},
+		{Name: "identifier", Value: flags.Text(&in.Identifier), Hint: "NAME", Help: "Who is being limited, such as user:42. Likewise."},
 		{Name: "rate", Value: flags.Text(&limit.Rate), Hint: "RATE", Help: "The rate to hold it to, such as 100/min, 5/s or 10/30s. This or --policy is required."},
 		{Name: "policy", Value: flags.Text(&in.Policy), Hint: "NAME", Help: "Or the policy of the server's configuration."},
 		{Name: "strategy", Value: flags.Text(&algorithm), Help: "With --rate: one of " + check.Strategies() + "."},
@@ -36,6 +37,8 @@ func checkCommand() *command.Command {
 		{Name: "burst", Value: flags.Number(&limit.Burst), Hint: "N", Help: "With --rate: the capacity of token_bucket, leaky_bucket and gcra; 0 for the strategy's default."},
 		{Name: "time-zone", Value: flags.Text(&limit.TimeZone), Hint: "ZONE", Help: "With --rate: where days, weeks, months and years of a fixed_window begin at midnight, such as Europe/Berlin."},
 		{Name: "anchor-day", Value: flags.Number(&anchor), Hint: "DAY", Help: "With --rate: the day on which months and years begin, 1 to 28."},
+		{Name: "envoy-domain", Value: flags.Text(&descriptor.Domain), Hint: "NAME", Help: "Ask as Envoy does, for a descriptor of this domain. Needs --entry."},
+		{Name: "entry", Value: flags.Lines(&descriptor.Entries), Hint: "KEY=VALUE", Help: "With --envoy-domain: an entry of the descriptor. Repeat it for several, in their order."},
 		{Name: "cost", Value: flags.Number(in.Cost), Help: "How many units to ask for; 0 only looks."},
 		{Name: "mode", Value: flags.OneOf(&mode, strategy.Modes[:]...), Help: "What to do with the cost: take it if the limits allow it, charge it whatever is left, or refund it."},
 		{Name: "consumed-at", Value: flags.Text(&consumedAt), Hint: "TIME", Help: "With --mode=refund: the decided_at of what is given back, such as 2026-01-31T12:00:00.5Z."},
@@ -53,11 +56,17 @@ func checkCommand() *command.Command {
   ratelimitd check --namespace checkout --identifier alice --policy default
   ratelimitd check --namespace checkout --identifier alice --policy default --mode charge --cost 1200
   ratelimitd check --namespace deploys --identifier prod --rate 1/h && ./deploy
+  ratelimitd check --envoy-domain edge --entry api_key=alice --entry path=/login --cost 0
   ratelimitd check --addr limits.example.org --tls --token-file token --namespace checkout --identifier alice --rate 5/s`,
 		Flags: set,
 		Run: func(ctx context.Context, call command.Call) error {
 			wrong := set.Apply(call.Line, set.Environment(os.LookupEnv))
-			wrong = append(wrong, set.OneOf("rate", "policy"), set.Without("policy", "strategy", "name", "burst", "time-zone", "anchor-day"))
+			asEnvoy := descriptor.Domain != ""
+			if asEnvoy {
+				wrong = append(wrong, set.Without("envoy-domain", "namespace", "identifier", "rate", "policy", "strategy", "name", "burst", "time-zone", "anchor-day", "mode", "consumed-at", "dry-run"), descriptor.Check())
+			} else {
+				wrong = append(wrong, set.Need("namespace", "identifier"), set.OneOf("rate", "policy"), set.Without("policy", "strategy", "name", "burst", "time-zone", "anchor-day"))
+			}
 			s, err := strategy.Parse(algorithm)
 			if err != nil {
 				wrong = append(wrong, set.Problem("strategy", ": "+err.Error()))
@@ -73,6 +82,9 @@ func checkCommand() *command.Command {
 					wrong = append(wrong, set.Problem("consumed-at", fmt.Sprintf(" %s: goes with --mode=refund, and is a time such as 2026-01-31T12:00:00.5Z", quote.Cut(consumedAt))))
 				}
 				in.ConsumedAt = timestamppb.New(at)
+			}
+			if !asEnvoy && descriptor.Entries != nil {
+				wrong = append(wrong, set.Problem("entry", ": give --envoy-domain too"))
 			}
 			if wait <= 0 {
 				wrong = append(wrong, set.Problem("wait", fmt.Sprintf(" %v: must be above 0, such as 2s", wait)))
@@ -91,16 +103,22 @@ func checkCommand() *command.Command {
 			}
 			ctx, cancel := context.WithTimeout(ctx, wait)
 			defer cancel()
-			answer, err := check.Ask(ctx, addr, link, in)
+			var answer check.Answer
+			if asEnvoy {
+				descriptor.Hits = in.GetCost()
+				answer, err = check.AskEnvoy(ctx, addr, link, &descriptor)
+			} else {
+				answer, err = check.Ask(ctx, addr, link, in)
+			}
 			switch {
 			case err != nil:
 				return err
 			case json:
-				err = check.PrintJSON(call.Stdout, answer)
+				err = answer.PrintJSON(call.Stdout)
 			default:
-				check.Print(call.Stdout, answer)
+				answer.Print(call.Stdout)
 			}
-			if err == nil && !answer.GetAllowed() {
+			if err == nil && !answer.Allowed() {
 				return errNo
 			}
 			return err

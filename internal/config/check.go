@@ -58,6 +58,7 @@ func (c *Config) check() []error {
 	}
 	k.envoy()
 	k.duration("drain-timeout", c.DrainTimeout, "10s")
+	k.must(c.ShutdownDelay >= 0, "shutdown-delay", c.ShutdownDelay, "0 or above, such as 5s")
 	for flag, n := range map[string]int{"max-connections": c.MaxConnections, "max-connections-per-address": c.MaxConnectionsPerAddress} {
 		k.must(n >= 0 && n <= maxMaxConnections, flag, n, fmt.Sprintf("0 to %d, such as 10000; 0 is the default", maxMaxConnections))
 	}

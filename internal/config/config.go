@@ -44,7 +44,8 @@ type Config struct {
 	Trust Trust
 	Log   Log
 
-	DrainTimeout time.Duration // bounds a shutdown
+	ShutdownDelay time.Duration // how long to answer on while reported as not serving
+	DrainTimeout  time.Duration // bounds what comes after it
 
 	MaxConnections           int // on all ports together; 0: what netlimit chooses
 	MaxConnectionsPerAddress int // 0: half of all

@@ -35,6 +35,7 @@ func (c *Config) Flags() *flags.Set {
 
 		{Name: "max-connections", Value: flags.Number(&c.MaxConnections), Help: "The most connections to all ports together. Further ones are closed after 2 s, which is enough for a probe. 0 means three quarters of the files that the process may open, and at most 20000."},
 		{Name: "max-connections-per-address", Value: flags.Number(&c.MaxConnectionsPerAddress), Help: "The most connections from one IPv4 address, or one IPv6 network of 64 bits. Further ones are closed at once. 0 means half of --max-connections, and no bound for loopback addresses."},
+		{Name: "shutdown-delay", Value: flags.Duration(&c.ShutdownDelay), Help: "How long a shutdown answers on as before, while it reports the daemon as not serving: as long as whatever sends requests here takes to see that."},
 		{Name: "drain-timeout", Value: flags.Duration(&c.DrainTimeout), Help: "The longest that a shutdown waits for calls under way."},
 		{Name: "tracing", Value: flags.Bool(&c.Tracing), Help: "Export a span for each gRPC call and what it asks the store, by OTLP over gRPC, to where the standard OTEL_... variables say."},
 		{Name: "log-level", Value: flags.OneOf(&c.Log.Level, "debug", "info", "warn", "error"), Help: "Log what is of this level or above: debug, info, warn or error."},

@@ -94,8 +94,12 @@ func (s *Server) limitsInForce() http.Handler {
 // newAdmin returns the server of the admin port. On loopback it asks nobody who he is;
 // elsewhere it answers only those who may administer the daemon.
 func (s *Server) newAdmin(o Options, metrics http.Handler) *http.Server {
+	// Whoever gets as far as this may administer the daemon.
+	operator := auth.Anonymous(auth.Decide, auth.Reset)
 	handler := adminapi.New(adminapi.Options{
-		Book: s.book, Metrics: metrics, Limits: s.limitsInForce(), LogLevel: o.LogLevel, Logger: s.logger,
+		Counter:      asCaller(operator, http.HandlerFunc(s.envoy.ShowCounter)),
+		ResetCounter: asCaller(operator, http.HandlerFunc(s.envoy.ResetCounter)),
+		Book:         s.book, Metrics: metrics, Limits: s.limitsInForce(), LogLevel: o.LogLevel, Logger: s.logger,
 		Configuration: func() adminapi.Configuration {
 			c := s.config.Load()
 			return adminapi.Configuration{Flags: o.Flags, Version: c.Version, Policies: c.Text}

@@ -28,6 +28,7 @@ func OptionsOf(c *config.Config, p *config.Policies) Options {
 		PoliciesOnly:   c.PoliciesOnly,
 		RequireDomains: c.Envoy.RequireDomains,
 		MaxLogCount:    c.Store.MaxLogCount,
+		ShutdownDelay:  c.ShutdownDelay,
 		DrainTimeout:   c.DrainTimeout,
 		Connections:    netlimit.Options{Max: c.MaxConnections, PerAddress: c.MaxConnectionsPerAddress},
 		Trust: Trust{

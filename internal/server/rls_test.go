@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log/slog"
 	"math"
 	"net/http"
 	"slices"
@@ -575,6 +576,56 @@ descriptors:
 				t.Errorf("/rlconfig: %s, want a line for each limit", body)
 			}
 		})
+	}
+}
+
+// TestOperateByDescriptor looks at a counter on the admin port, and resets it, by what Envoy
+// asks about.
+func TestOperateByDescriptor(t *testing.T) {
+	d := start(t, Options{Config: envoyConfig(t, edge), AdminAddr: "127.0.0.1:0", LogLevel: new(slog.LevelVar)})
+	client := rlsv3.NewRateLimitServiceClient(d.conn)
+	admin := func(method, path string) (int, string) {
+		r, err := http.NewRequestWithContext(t.Context(), method, "http://"+d.AdminAddr()+path, http.NoBody)
+		if err != nil {
+			t.Fatal(err)
+		}
+		reply, err := http.DefaultClient.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = reply.Body.Close() }()
+		body, err := io.ReadAll(reply.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return reply.StatusCode, string(body)
+	}
+	if _, err := client.ShouldRateLimit(t.Context(), envoyAsk(3, "user=alice", "plan=gold-1")); err != nil {
+		t.Fatal(err)
+	}
+	for _, step := range []struct {
+		method, path string
+		code         int
+		want         string
+	}{
+		{http.MethodGet, "/envoy?domain=edge&entry=user=alice", http.StatusOK, `"remaining":0`},
+		{http.MethodGet, "/envoy?domain=edge&entry=user=alice", http.StatusOK, `"identifier":"user=alice"`}, // looking takes nothing
+		{http.MethodGet, "/envoy/reset?domain=edge&entry=user=alice", http.StatusMethodNotAllowed, ""},
+		{http.MethodPost, "/envoy/reset?domain=edge&entry=user=alice", http.StatusOK, `"reset":"user=alice"`},
+		{http.MethodGet, "/envoy?domain=edge&entry=user=alice", http.StatusOK, `"remaining":3`},
+		{http.MethodGet, "/envoy?domain=edge&entry=plan=gold-7", http.StatusOK, `"identifier":"plan=gold*"`}, // whose values share it
+		{http.MethodGet, "/envoy?domain=edge&entry=user=free", http.StatusOK, `"rate":"unlimited"`},
+		{http.MethodGet, "/envoy?domain=edge&entry=nobody=knows", http.StatusBadRequest, "no limit applies"},
+		{http.MethodGet, "/envoy?domain=other&entry=user=alice", http.StatusBadRequest, "not configured"},
+		{http.MethodGet, "/envoy?domain=edge", http.StatusBadRequest, "no entries"},
+		{http.MethodGet, "/envoy?domain=edge&entry=user", http.StatusBadRequest, "key=value"},
+		{http.MethodPost, "/envoy/reset?domain=edge&user=alice", http.StatusBadRequest, "unknown parameter"},
+	} {
+		code, body := admin(step.method, step.path)
+		tight := strings.NewReplacer(" ", "", "\n", "").Replace(body)
+		if code != step.code || !strings.Contains(tight, strings.ReplaceAll(step.want, " ", "")) {
+			t.Errorf("%s %s: %d %s, want %d with %s", step.method, step.path, code, body, step.code, step.want)
+		}
 	}
 }
 

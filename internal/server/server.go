@@ -97,8 +97,11 @@ type Options struct {
 
 	// MaxLogCount caps the count of SLIDING_WINDOW_LOG limits. 0 is
 	// strategy.DefaultMaxLogCount.
-	MaxLogCount  int64
-	DrainTimeout time.Duration // bounds how long Serve waits for calls under way when it is told to stop
+	MaxLogCount int64
+	// ShutdownDelay is how long Serve answers on when it is told to stop, while it
+	// reports the server as not serving.
+	ShutdownDelay time.Duration
+	DrainTimeout  time.Duration // bounds how long Serve then waits for calls under way
 	// Panics notes the panics of the stores' goroutines. The server counts them with
 	// its own. It may be nil.
 	Panics *crash.Log
@@ -113,6 +116,7 @@ type Options struct {
 type Server struct {
 	store    store.Store
 	fallback store.Store
+	delay    time.Duration
 	drain    time.Duration
 	logger   *slog.Logger
 	config   atomic.Pointer[Config]
@@ -149,6 +153,7 @@ func New(o Options) (*Server, error) {
 	s := &Server{
 		store:    o.Store,
 		fallback: o.Fallback,
+		delay:    o.ShutdownDelay,
 		drain:    o.DrainTimeout,
 		logger:   o.Logger,
 		book:     account.New(decide.Outcomes, time.Now),
@@ -190,7 +195,7 @@ func New(o Options) (*Server, error) {
 		Core: s.core, Faults: faults, Latency: latency, Streams: &s.streams, Draining: s.draining, StreamAge: connectionAge,
 	}))
 	metrics := metricsHandler(o.Registry, o.Logger)
-	s.http = s.newHTTP(&o.Trust, &httpapi.API{Core: s.core, Latency: latency}, metrics)
+	s.http = s.newHTTP(&o.Trust, &httpapi.API{Core: s.core, Faults: faults, Latency: latency}, metrics)
 	s.admin = s.newAdmin(o, metrics)
 	if s.metricsListener != nil {
 		s.metrics = s.newMetrics(o, metrics)
@@ -395,9 +400,9 @@ func (s *Server) MetricsAddr() string {
 }
 
 // Serve serves until ctx ends, or until a listener fails, which is an error.
-// Then it reports itself as not serving, takes no new calls, waits for those
-// under way up to the drain timeout, ends those that are left, and closes the
-// store.
+// Then it reports itself as not serving, answers on for the shutdown delay, takes no
+// new calls, waits for those under way up to the drain timeout, ends those that are
+// left, and closes the store.
 func (s *Server) Serve(ctx context.Context) error {
 	failed := make(chan error, 4)
 	go func() { failed <- s.grpc.Serve(s.grpcListener) }()
@@ -417,6 +422,9 @@ func (s *Server) Serve(ctx context.Context) error {
 	var err error
 	select {
 	case <-ctx.Done():
+		if err = s.farewell(failed); err != nil {
+			running--
+		}
 		s.logger.Info("stopping: no new calls; waiting for those under way", "at_most", s.drain.String())
 	case err = <-failed:
 		running--
@@ -443,6 +451,24 @@ func (s *Server) closeStores() error {
 		return fmt.Errorf("close the store: %w", err)
 	}
 	return nil
+}
+
+// farewell reports the server as not serving, and has it answer on for the shutdown
+// delay. The error is that of a listener which failed meanwhile.
+func (s *Server) farewell(failed <-chan error) error {
+	if s.delay <= 0 {
+		return nil
+	}
+	s.health.Shutdown()
+	s.logger.Info("stopping: reported as not serving, and still answering", "for", s.delay.String())
+	timer := time.NewTimer(s.delay)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case err := <-failed:
+		return err
+	}
 }
 
 // stop stops both servers, gracefully as long as the drain timeout allows.

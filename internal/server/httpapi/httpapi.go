@@ -9,6 +9,7 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/decide"
 	"github.com/ratelimitd/ratelimitd/internal/histogram"
 	"github.com/ratelimitd/ratelimitd/internal/server/apiv1"
+	"github.com/ratelimitd/ratelimitd/internal/server/fault"
 	"github.com/ratelimitd/ratelimitd/internal/server/web"
 )
 
@@ -32,6 +33,7 @@ func (a *API) Handle(mux *http.ServeMux, guard func(http.Handler) http.HandlerFu
 // An API answers both paths.
 type API struct {
 	Core    *decide.Core
+	Faults  *fault.Log
 	Latency *histogram.Vec // by path
 }
 
