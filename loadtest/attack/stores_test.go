@@ -68,7 +68,7 @@ func heavy(ctx context.Context, t *testing.T, d *daemon) {
 		in.Requests = append(in.Requests, r)
 	}
 	streams := size(2, 20)
-	together(streams, streams, func(int) {
+	together(ctx, streams, streams, func(int) {
 		stream, err := ratelimitv1.NewRateLimitServiceClient(d.dial(t)).ShouldAllowStream(ctx, grpc.WaitForReady(true))
 		for i := 0; i < size(2, 20) && err == nil; i++ {
 			if err = stream.Send(in); err == nil {
