@@ -26,7 +26,7 @@ if [[ -z ${GOVULNDB:-} ]]; then
 fi
 status=0
 found=$(go tool -modfile=tools/go.mod govulncheck -db "$GOVULNDB" -tags grpcnotrace ./...) || status=$?
-echo "$found"
+grep -vE '^ +#([2-9]|[1-9][0-9]+):' <<<"$found" || true # one example of each is enough
 readonly vulnerable=3 # the exit status of govulncheck
 if [[ ${1:-} == --tests && $status == "$vulnerable" ]] && ! grep 'Found in:' <<<"$found" | grep -qv '@go[0-9]'; then
     echo 'all of them are in the standard library: build releases with a newer Go' >&2

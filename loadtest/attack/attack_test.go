@@ -37,7 +37,7 @@ type attack struct {
 
 const (
 	// longest is how long one attack may go on.
-	longest = 90 * time.Second
+	longest = 3 * time.Minute
 	// tooLong is a wait that no attack may cause to an innocent caller.
 	tooLong = 100 * time.Millisecond
 )
@@ -144,8 +144,8 @@ func (a *attack) run(t *testing.T) (o outcome) {
 	return o
 }
 
-// together runs do so often, in so many goroutines.
-func together(workers, times int, do func(i int)) {
+// together runs do so often, in so many goroutines, or until the context ends.
+func together(ctx context.Context, workers, times int, do func(i int)) {
 	var running sync.WaitGroup
 	next := make(chan int)
 	for range workers {
@@ -155,7 +155,7 @@ func together(workers, times int, do func(i int)) {
 			}
 		})
 	}
-	for i := range times {
+	for i := 0; i < times && ctx.Err() == nil; i++ {
 		next <- i
 	}
 	close(next)

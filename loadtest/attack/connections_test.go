@@ -94,7 +94,7 @@ func (w *wire) begin(method string, more ...hpack.HeaderField) (id uint32, err e
 // untilRefused runs step so often, or until the daemon ends the connection, on several
 // connections.
 func untilRefused(ctx context.Context, t *testing.T, d *daemon, connections, times int, step func(w *wire) error) {
-	together(connections, connections, func(int) {
+	together(ctx, connections, connections, func(int) {
 		w, err := connectWire(ctx, d)
 		if err != nil {
 			t.Error(err)
@@ -304,7 +304,7 @@ func withTLS(t *testing.T) setup {
 
 // halfHandshakes begins handshakes and does not end them, and makes others that fail.
 func halfHandshakes(ctx context.Context, t *testing.T, d *daemon) {
-	together(8, size(100, 3000), func(i int) {
+	together(ctx, 8, size(100, 3000), func(i int) {
 		c, err := (&net.Dialer{Timeout: patience}).DialContext(ctx, "tcp", []string{d.GRPC, d.HTTP}[i%2])
 		if err != nil {
 			return

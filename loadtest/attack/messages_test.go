@@ -84,7 +84,7 @@ func sends(method string, message func() []byte, options ...grpc.CallOption) fun
 		for i := range conns {
 			conns[i] = d.dial(t)
 		}
-		together(callers, size(6, 200), func(i int) {
+		together(ctx, callers, size(6, 200), func(i int) {
 			var reply []byte
 			err := conns[i%callers].Invoke(ctx, method, text, &reply, append(options, grpc.ForceCodec(raw{}), grpc.WaitForReady(true))...)
 			if code := status.Code(err); code == codes.OK || code == codes.Unavailable {
@@ -98,7 +98,7 @@ func sends(method string, message func() []byte, options ...grpc.CallOption) fun
 func posts(path string, body func() string) func(context.Context, *testing.T, *daemon) {
 	return func(ctx context.Context, t *testing.T, d *daemon) {
 		text := body()
-		together(size(10, 50), size(50, 2000), func(int) {
+		together(ctx, size(10, 50), size(50, 2000), func(int) {
 			code, _, err := ask(ctx, d, http.MethodPost, path, text)
 			if err != nil || code < 400 || code > 499 {
 				t.Errorf("the answer is %d, %v, want the body refused", code, err)
@@ -138,7 +138,7 @@ func nonsense(ctx context.Context, t *testing.T, d *daemon) {
 		[]byte("GET /v1/authorize?namespace=%ff%00&identifier=%zz HTTP/1.1\r\nHost: a\r\n" + strings.Repeat("X: y\r\n", 20_000) + "\r\n"),
 	}
 	ports := []string{d.GRPC, d.HTTP, d.Admin}
-	together(size(8, 32), size(1, 20)*len(all)*len(ports), func(i int) {
+	together(ctx, size(8, 32), size(1, 20)*len(all)*len(ports), func(i int) {
 		c, err := (&net.Dialer{Timeout: patience}).DialContext(ctx, "tcp", ports[i%len(ports)])
 		if err != nil {
 			t.Error(err)
@@ -150,7 +150,7 @@ func nonsense(ctx context.Context, t *testing.T, d *daemon) {
 		_, _ = io.Copy(io.Discard, c)
 	})
 	conn := d.dial(t)
-	together(size(4, 16), size(200, 20_000), func(i int) {
+	together(ctx, size(4, 16), size(200, 20_000), func(i int) {
 		from := i % (len(random) - 600)
 		var reply []byte
 		method := []string{unary, batch, reset, envoy}[i%4]

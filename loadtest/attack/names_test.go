@@ -73,7 +73,7 @@ func floods(requests int, request func(i int) *ratelimitv1.ShouldAllowRequest) f
 	return func(ctx context.Context, t *testing.T, d *daemon) {
 		const inBatch = 100
 		client := ratelimitv1.NewRateLimitServiceClient(d.dial(t))
-		together(4, requests/inBatch, func(b int) {
+		together(ctx, 4, requests/inBatch, func(b int) {
 			in := &ratelimitv1.ShouldAllowBatchRequest{}
 			for i := range inBatch {
 				in.Requests = append(in.Requests, request(b*inBatch+i))
@@ -123,7 +123,7 @@ func scrapes(ctx context.Context, t *testing.T, d *daemon) {
 			Limits: []*ratelimitv1.Limit{{Rate: fmt.Sprint(1+i%1000, "/h"), Name: strings.Repeat("\\", 120)}},
 		}
 	})(ctx, t, d)
-	together(size(10, 50), size(50, 2000), func(i int) {
+	together(ctx, size(10, 50), size(50, 2000), func(i int) {
 		if i%2 == 0 {
 			c, err := (&net.Dialer{Timeout: patience}).DialContext(ctx, "tcp", d.HTTP)
 			if err != nil {
@@ -154,7 +154,7 @@ func descriptors(ctx context.Context, t *testing.T, d *daemon) {
 			text = append(text, byte(n)|0x80)
 		}
 	}
-	together(4, size(500, 20_000), func(i int) {
+	together(ctx, 4, size(500, 20_000), func(i int) {
 		value := bytes.Repeat([]byte{byte(i), 0xff, byte(i >> 8)}, 1+i%size(1000, 10_000))
 		entry := field(0x0a, append(field(0x0a, []byte("user\xfe")), field(0x12, value)...))
 		var reply []byte

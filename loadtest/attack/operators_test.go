@@ -30,7 +30,7 @@ func operatorAttacks() []attack {
 
 // logLevels makes lines of the log.
 func logLevels(ctx context.Context, t *testing.T, d *daemon, lines int) {
-	together(4, lines, func(int) {
+	together(ctx, 4, lines, func(int) {
 		r, err := http.NewRequestWithContext(ctx, http.MethodPut, "http://"+d.Admin+"/loglevel", strings.NewReader("info"))
 		if err != nil {
 			t.Error(err)

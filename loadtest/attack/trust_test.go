@@ -80,7 +80,7 @@ func (n *tenant) attack(ctx context.Context, t *testing.T, d *daemon) {
 		}
 	}
 	mixed := &ratelimitv1.ShouldAllowBatchRequest{Requests: append(append(alike[:len(alike):len(alike)], foreign...), alike...)}
-	together(4, size(50, 3000), func(i int) {
+	together(ctx, 4, size(50, 3000), func(i int) {
 		for j, r := range foreign {
 			_, err := client.ShouldAllow(ctx, r)
 			forbidden(fmt.Sprint("request ", j), err)
@@ -212,7 +212,7 @@ func (s *strangers) attack(ctx context.Context, t *testing.T, d *daemon) {
 			return err
 		},
 	}
-	together(8, size(400, 40_000), func(i int) {
+	together(ctx, 8, size(400, 40_000), func(i int) {
 		ctx, cancel := context.WithTimeout(ctx, patience)
 		defer cancel()
 		if token := tokens[i/5%len(tokens)]; token != "" {
@@ -225,7 +225,7 @@ func (s *strangers) attack(ctx context.Context, t *testing.T, d *daemon) {
 	})
 	transport := &http.Transport{TLSClientConfig: s.authority.Client(t, &s.other), DisableKeepAlives: true}
 	transport.TLSClientConfig.MinVersion = tls.VersionTLS13
-	together(8, size(100, 3000), func(i int) {
+	together(ctx, 8, size(100, 3000), func(i int) {
 		path := []string{"/v1/authorize?namespace=innocent&identifier=alice&policy=default", "/metrics", "/rlconfig", "/v1/should-allow", "/json"}[i%5]
 		r, err := http.NewRequestWithContext(ctx, []string{http.MethodGet, http.MethodPost}[i%2], "https://"+d.HTTP+path, http.NoBody)
 		if err != nil {
