@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/ratelimitd/ratelimitd/internal/flags"
+	"github.com/ratelimitd/ratelimitd/internal/store/admission"
 	"github.com/ratelimitd/ratelimitd/internal/store/memcached"
 	"github.com/ratelimitd/ratelimitd/internal/store/memory"
 	"github.com/ratelimitd/ratelimitd/internal/store/redis"
@@ -25,6 +26,9 @@ const (
 	maxMemoryKeys = 10_000_000_000
 	// maxMaxConnections is more connections than a process can have.
 	maxMaxConnections = 10_000_000
+	// A request has up to 16 counters, so that fewer than minInFlight would be of no use.
+	// maxInFlight is more than any store answers in time.
+	minInFlight, maxInFlight = 16, 1_000_000
 	// maxConns is more connections than a store serves well.
 	maxConns = 10_000
 )
@@ -53,6 +57,7 @@ func (c *Config) check() []error {
 		k.memcached()
 	}
 	k.envoy()
+	k.bounds()
 	k.duration("drain-timeout", c.DrainTimeout, "10s")
 	for flag, n := range map[string]int{"max-connections": c.MaxConnections, "max-connections-per-address": c.MaxConnectionsPerAddress} {
 		k.must(n >= 0 && n <= maxMaxConnections, flag, n, fmt.Sprintf("0 to %d, such as 10000; 0 is the default", maxMaxConnections))
@@ -209,6 +214,7 @@ func (k *check) stores() {
 	k.duration("store-timeout", s.Timeout, "50ms")
 	k.must(s.DenyCacheTTL >= 0, "deny-cache-ttl", s.DenyCacheTTL, "0 or above, such as 1s")
 	k.must(s.MaxLogCount > 0 && s.MaxLogCount <= maxMaxLogCount, "max-log-count", s.MaxLogCount, fmt.Sprintf("1 to %d, such as 10000", maxMaxLogCount))
+	k.must(s.MaxInFlight >= minInFlight && s.MaxInFlight <= maxInFlight, "store-max-in-flight", s.MaxInFlight, fmt.Sprintf("%d to %d, such as %d", minInFlight, maxInFlight, admission.DefaultCapacity))
 	r := &k.c.redis
 	k.must(r.Database >= 0, "redis-database", r.Database, "0 or above, such as 0")
 	k.must(r.PoolSize >= 0 && r.PoolSize <= maxConns, "redis-pool-size", r.PoolSize, fmt.Sprintf("0 to %d, such as 64", maxConns))

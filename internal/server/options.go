@@ -26,6 +26,7 @@ func OptionsOf(c *config.Config, p *config.Policies) Options {
 		PoliciesOnly: c.PoliciesOnly,
 		MaxLogCount:  c.Store.MaxLogCount,
 		DrainTimeout: c.DrainTimeout,
+		Bounds:       c.Bounds,
 		Connections:  netlimit.Options{Max: c.MaxConnections, PerAddress: c.MaxConnectionsPerAddress},
 		Trust: Trust{
 			GRPC:       slices.Contains(c.Trust.Ports, config.PortGRPC),

@@ -4,6 +4,7 @@ package envoyapi
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"net/http"
@@ -26,6 +27,7 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/rate"
 	"github.com/ratelimitd/ratelimitd/internal/server/fault"
 	"github.com/ratelimitd/ratelimitd/internal/server/grpcapi/codec"
+	"github.com/ratelimitd/ratelimitd/internal/store"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 )
 
@@ -36,10 +38,11 @@ const Method = "ShouldRateLimit"
 type Options struct {
 	Settings
 
-	Core    *decide.Core
-	Book    *account.Book
-	Faults  *fault.Log
-	Latency *histogram.Histogram
+	MaxBodyBytes int64 // of POST /json, which has a bound of its own too
+	Core         *decide.Core
+	Book         *account.Book
+	Faults       *fault.Log
+	Latency      *histogram.Histogram
 }
 
 // An API answers envoy.service.ratelimit.v3.RateLimitService. New makes it.
@@ -246,7 +249,8 @@ var unlimited = strategy.Limit{Strategy: strategy.FixedWindow, Rate: rate.Rate{C
 // describe sets status to what the core said of a descriptor, but for its code,
 // and reports whether it is over its limit.
 func (a *API) describe(m *envoy.Match, r *decide.Request, answer *decide.Answer, status *rlsv3.RateLimitResponse_DescriptorStatus) (over bool, err error) {
-	if answer.Err != nil {
+	overload, isOverload := errors.AsType[*store.Overload](answer.Err)
+	if answer.Err != nil && !isOverload {
 		return false, fault.Error(answer.Err)
 	}
 	if answer.Outcome == decide.Exempt || answer.Outcome == decide.Unlimited {
@@ -258,6 +262,12 @@ func (a *API) describe(m *envoy.Match, r *decide.Request, answer *decide.Answer,
 	}
 	if m.Multiplier > 1 {
 		status.CurrentLimit.UnitMultiplier = wrapperspb.UInt32(m.Multiplier)
+	}
+	if isOverload {
+		// An error would be no answer: Envoy lets a request pass that it gets an error
+		// for, unless it is told otherwise. So asking for much would set a limit free.
+		status.DurationUntilReset = durationpb.New(overload.RetryAfter)
+		return true, nil
 	}
 	if len(answer.Decision.Statuses) == 0 { // the failure policy answered
 		return !answer.Decision.Allowed, nil
