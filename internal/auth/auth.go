@@ -56,13 +56,12 @@ var (
 
 // A Caller is a client that asks, and what it may do. It does not change, so it is
 // safe for concurrent use. The nil Caller is nobody, and may do nothing.
-//
-// A share of the daemon's load belongs here too, once there is one to give.
 type Caller struct {
 	name       string // "" without authentication
 	namespaces names
 	policies   names
 	operations set
+	share      int // 0: none of its own
 }
 
 // Anonymous returns the Caller of all calls to a daemon that knows no clients. It
@@ -73,6 +72,10 @@ func Anonymous(operations ...Operation) *Caller {
 
 // Name returns the name of the client. It is "" for the anonymous Caller.
 func (c *Caller) Name() string { return c.name }
+
+// Share returns how many shares the client has of a store that is asked for more than
+// it can do: most clients have one. It is 0 if c is no client by name.
+func (c *Caller) Share() int { return c.share }
 
 // Check reports why c may not do o with a policy of a namespace, or nil. A request
 // that names no policy, because it brings its own limits, has the policy "". What is

@@ -49,7 +49,7 @@ func TestParse(t *testing.T) {
 		{"clients: [{name: a, certificates: ['https://example.org/*'], namespaces: [a]}]", `a * stands only at the end of a SPIFFE ID`},
 		{"clients: [{name: a, certificates: ['spiffe://*'], namespaces: [a]}]", `a * stands only at the end of a SPIFFE ID`},
 		{"clients: [{name: a, certificates: ['spiffe://e/a/*', 'spiffe://e/a/*'], namespaces: [a]}]", `is there twice`},
-		{"clients: [{name: a, share: 3}]", `unknown key "share"`},
+		{"clients: [{name: a, burst: 3}]", `unknown key "burst"`},
 	} {
 		_, err := Parse("clients.yaml", []byte(tt.text))
 		if err == nil || !strings.Contains(err.Error(), tt.says) {

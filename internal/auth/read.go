@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/ratelimitd/ratelimitd/internal/quote"
@@ -29,9 +30,10 @@ const Key = "clients"
 //	    namespaces: [checkout, "checkout-*"]
 //	    policies: ["*"]                              # the default
 //	    operations: [decide]                         # the default
+//	    share: 1                                     # the default
 //
-// (A share of the daemon's load will be a key of a client too.) The error is all
-// that is wrong with the file. It quotes no line, as a line may hold a token.
+// The error is all that is wrong with the file. It quotes no line, as a line may hold
+// a token.
 func Parse(name string, data []byte) (*Directory, error) {
 	parsed, root := yamlfile.Parse(name, data)
 	r := reader{
@@ -64,7 +66,7 @@ type reader struct {
 }
 
 func (r *reader) client(n yamlfile.Node) {
-	c := &Caller{policies: all, operations: setOf(Decide)}
+	c := &Caller{policies: all, operations: setOf(Decide), share: 1}
 	credentials := 0
 	hasNamespaces := false
 	n.Mapping(map[string]func(yamlfile.Node){
@@ -84,6 +86,7 @@ func (r *reader) client(n yamlfile.Node) {
 		},
 		"policies":   func(v yamlfile.Node) { c.policies = readNames(v) },
 		"operations": func(v yamlfile.Node) { c.operations = readOperations(v) },
+		"share":      func(v yamlfile.Node) { c.share = readShare(v) },
 	})
 	switch {
 	case c.name == "":
@@ -176,6 +179,17 @@ func readNames(n yamlfile.Node) (patterns names) {
 		}
 	})
 	return patterns
+}
+
+// maxShare is how many times as much one client can have as another.
+const maxShare = 100
+
+func readShare(n yamlfile.Node) int {
+	share, err := strconv.Atoi(n.Text())
+	if err != nil || share < 1 || share > maxShare {
+		n.Problem("share %s is not a whole number from 1 to %d; write one such as 2, for twice as much as other clients", quote.Cut(n.Text()), maxShare)
+	}
+	return share
 }
 
 func readOperations(n yamlfile.Node) (s set) {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/ratelimitd/ratelimitd/internal/flags"
 	"github.com/ratelimitd/ratelimitd/internal/store"
+	"github.com/ratelimitd/ratelimitd/internal/store/admission"
 	"github.com/ratelimitd/ratelimitd/internal/store/memcached"
 	"github.com/ratelimitd/ratelimitd/internal/store/memory"
 	"github.com/ratelimitd/ratelimitd/internal/store/redis"
@@ -26,6 +27,9 @@ const (
 	maxMemoryKeys = 10_000_000_000
 	// maxMaxConnections is more connections than a process can have.
 	maxMaxConnections = 10_000_000
+	// A request has up to 16 counters, so that fewer than minInFlight would be of no use.
+	// maxInFlight is more than any store answers in time.
+	minInFlight, maxInFlight = 16, 1_000_000
 	// maxConns is more connections than a store serves well.
 	maxConns = 10_000
 )
@@ -57,6 +61,7 @@ func (c *Config) check() []error {
 		k.memcached()
 	}
 	k.envoy()
+	k.bounds()
 	k.duration("drain-timeout", c.DrainTimeout, "10s")
 	k.must(c.ShutdownDelay >= 0, "shutdown-delay", c.ShutdownDelay, "0 or above, such as 5s")
 	for flag, n := range map[string]int{"max-connections": c.MaxConnections, "max-connections-per-address": c.MaxConnectionsPerAddress} {
@@ -217,6 +222,7 @@ func (k *check) stores() {
 	k.duration("store-timeout", s.Timeout, "50ms")
 	k.must(s.DenyCacheTTL >= 0, "deny-cache-ttl", s.DenyCacheTTL, "0 or above, such as 1s")
 	k.must(s.MaxLogCount > 0 && s.MaxLogCount <= maxMaxLogCount, "max-log-count", s.MaxLogCount, fmt.Sprintf("1 to %d, such as 10000", maxMaxLogCount))
+	k.must(s.MaxInFlight >= minInFlight && s.MaxInFlight <= maxInFlight, "store-max-in-flight", s.MaxInFlight, fmt.Sprintf("%d to %d, such as %d", minInFlight, maxInFlight, admission.DefaultCapacity))
 	r := &k.c.redis
 	k.must(r.Database >= 0, "redis-database", r.Database, "0 or above, such as 0")
 	k.must(r.PoolSize >= 0 && r.PoolSize <= maxConns, "redis-pool-size", r.PoolSize, fmt.Sprintf("0 to %d, such as 64", maxConns))

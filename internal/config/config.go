@@ -18,6 +18,7 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/auth/keypair"
 	"github.com/ratelimitd/ratelimitd/internal/flags"
 	"github.com/ratelimitd/ratelimitd/internal/policy"
+	"github.com/ratelimitd/ratelimitd/internal/store/admission"
 	"github.com/ratelimitd/ratelimitd/internal/store/denycache"
 	"github.com/ratelimitd/ratelimitd/internal/store/memcached"
 	"github.com/ratelimitd/ratelimitd/internal/store/memory"
@@ -46,6 +47,8 @@ type Config struct {
 
 	ShutdownDelay time.Duration // how long to answer on while reported as not serving
 	DrainTimeout  time.Duration // bounds what comes after it
+
+	Bounds Bounds
 
 	MaxConnections           int // on all ports together; 0: what netlimit chooses
 	MaxConnectionsPerAddress int // 0: half of all
@@ -82,6 +85,7 @@ type Store struct {
 	Timeout      time.Duration  // the longest that a decision waits for the store
 	DenyCacheTTL time.Duration  // 0: no deny cache
 	MaxLogCount  int64          // caps the count of a sliding_window_log
+	MaxInFlight  int            // how many counters are at a store outside the process at a time
 }
 
 // Envoy says how Envoy's rate limit service is answered.
@@ -168,7 +172,9 @@ func Default() *Config {
 			Timeout:      redis.DefaultTimeout,
 			DenyCacheTTL: denycache.DefaultTTL,
 			MaxLogCount:  strategy.DefaultMaxLogCount,
+			MaxInFlight:  admission.DefaultCapacity,
 		},
+		Bounds:       DefaultBounds(),
 		Trust:        Trust{Ports: slices.Clone(TLSPorts), MinVersion: TLS13},
 		Log:          Log{Level: "info", Format: "text"},
 		DrainTimeout: 10 * time.Second, // well under the 30 s after which Kubernetes kills

@@ -9,6 +9,7 @@ import (
 // The groups of flags in the help.
 const (
 	trustGroup     = "TLS, and who may ask: see docs/security.md"
+	boundsGroup    = "Bounds of what callers may have: see docs/operations.md"
 	envoyGroup     = "Envoy's rate limit service"
 	memoryGroup    = "With --store=memory, or --on-error=local"
 	redisGroup     = "With --store=redis"
@@ -31,6 +32,7 @@ func (c *Config) Flags() *flags.Set {
 		{Name: "on-error", Value: flags.OneOf(&c.Store.OnError, policy.OnErrors...), Help: "What to answer when the store has failed: allow (fail open), deny (fail closed), error (UNAVAILABLE), or local (count in this process until the store is back)."},
 		{Name: "store-timeout", Value: flags.Duration(&c.Store.Timeout), Help: "The longest that a decision waits for the store before the failure policy answers."},
 		{Name: "deny-cache-ttl", Value: flags.Duration(&c.Store.DenyCacheTTL), Help: "With a store outside this process: how long a denial may be repeated without asking the store again, and so how long a Reset by another daemon may go unnoticed. 0s turns that off."},
+		{Name: "store-max-in-flight", Value: flags.Number(&c.Store.MaxInFlight), Help: "With a store outside this process: how many counters it is asked about at a time. What is beyond waits for its turn, for as long as --store-timeout, and each namespace or client has its share. A cluster can do more at a time."},
 		{Name: "max-log-count", Value: flags.Number(&c.Store.MaxLogCount), Help: "The greatest count of a sliding_window_log limit: each unit of it may take 32 bytes."},
 
 		{Name: "max-connections", Value: flags.Number(&c.MaxConnections), Help: "The most connections to all ports together. Further ones are closed after 2 s, which is enough for a probe. 0 means three quarters of the files that the process may open, and at most 20000."},
@@ -41,6 +43,7 @@ func (c *Config) Flags() *flags.Set {
 		{Name: "log-level", Value: flags.OneOf(&c.Log.Level, "debug", "info", "warn", "error"), Help: "Log what is of this level or above: debug, info, warn or error."},
 		{Name: "log-format", Value: flags.OneOf(&c.Log.Format, "text", "json"), Help: "Log lines for people (text) or for machines (json)."},
 	}
+	all = append(all, c.boundFlags()...)
 	all = append(all, c.trustFlags()...)
 	all = append(all, c.envoyFlags()...)
 	all = append(all, c.memoryFlags()...)

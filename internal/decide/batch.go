@@ -28,8 +28,9 @@ type Request struct {
 
 // An Answer says how a Request was decided.
 type Answer struct {
-	// Err is why there is no decision, or nil: an *InvalidError, an *auth.Refusal,
-	// or one that wraps ErrUnknownPolicy, ErrStore, ErrDeadline or ErrCancelled.
+	// Err is why there is no decision, or nil: an *InvalidError, an *auth.Refusal, a
+	// *store.Overload, or one that wraps ErrUnknownPolicy, ErrStore, ErrDeadline or
+	// ErrCancelled.
 	Err error
 	// Limits are those that the request was held to, and Decision has a status for
 	// each of them, or none if they were not asked. Both are for reading alone.
@@ -114,10 +115,11 @@ const (
 	LocalAllowed                // the store failed, and this process counted it
 	LocalDenied
 	Undecided // there is no decision: see the Answer's Err
+	Shed      // likewise, because more was asked of the store than it can decide
 )
 
 // Outcomes are the names of the outcomes, as metrics have them.
-var Outcomes = []string{"allowed", "denied", "charged", "overcharged", "refunded", "unlimited", "shadow", "exempt", "failed_open", "failed_closed", "local_allowed", "local_denied", "error"}
+var Outcomes = []string{"allowed", "denied", "charged", "overcharged", "refunded", "unlimited", "shadow", "exempt", "failed_open", "failed_closed", "local_allowed", "local_denied", "error", "shed"}
 
 // String returns the name that metrics have.
 func (o Outcome) String() string { return Outcomes[o] }

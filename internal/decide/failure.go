@@ -44,13 +44,19 @@ type fallback struct {
 
 // answer answers a request that the store could not decide, as the failure policy
 // of its namespace says. If all its limits are in shadow mode, nothing is denied
-// to it. What settles a reservation gets an error. A caller that is gone is told so: that is not a failure of the store.
+// to it. What settles a reservation gets an error. A caller that is gone is told so: that
+// is not a failure of the store. Neither is an overload.
 func (f *fallback) answer(ctx context.Context, r *Request, a *Answer, e exchange) {
 	if gone := callerGone(ctx); gone != nil {
 		a.Err, a.Outcome, a.gone = gone, Undecided, true
 		return
 	}
 	err := e.result.Err
+	if overload, ok := errors.AsType[*store.Overload](err); ok {
+		// No failure policy: if it allowed, asking for much would set a limit free.
+		a.Err, a.Outcome = overload, Shed
+		return
+	}
 	onError := a.namespace.OnError(f.onError)
 	if r.once != nil {
 		onError = policy.FailError // its caller can send it again until it has counted

@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
+	"github.com/ratelimitd/ratelimitd/internal/config"
 	ratelimitv1 "github.com/ratelimitd/ratelimitd/proto/ratelimit/v1"
 )
 
@@ -94,7 +95,7 @@ func TestConnectionsAreBounded(t *testing.T) {
 	client := ratelimitv1.NewRateLimitServiceClient(greedy)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	for i := range maxStreams {
+	for i := range config.DefaultBounds().Streams {
 		if _, err := client.ShouldAllowStream(ctx); err != nil {
 			t.Fatalf("stream %d: %v", i, err)
 		}

@@ -1,6 +1,8 @@
 package server
 
 import (
+	"sync/atomic"
+
 	rlsv3 "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc/codes"
@@ -16,6 +18,9 @@ type callCounters struct {
 	started *prometheus.CounterVec
 	handled *prometheus.CounterVec
 	known   map[string]*methodCounters // by full method: those that are called often
+
+	underWay atomic.Int64  // unary calls
+	refused  atomic.Uint64 // calls beyond the bound on them
 }
 
 // methodCounters are those of one method.

@@ -3,11 +3,13 @@ package server
 import (
 	"context"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
 	"google.golang.org/grpc"
 
+	"github.com/ratelimitd/ratelimitd/internal/config"
 	"github.com/ratelimitd/ratelimitd/internal/server/fault"
 	"github.com/ratelimitd/ratelimitd/internal/server/grpcapi/codec"
 	"github.com/ratelimitd/ratelimitd/internal/server/web"
@@ -16,7 +18,8 @@ import (
 
 // A chain is what every call passes before and after its front, in this order:
 //
-//  1. It is counted, by method and by the code that it ends with.
+//  1. It is counted, by method and by the code that it ends with. Unary calls beyond
+//     the bound on them end here; most do so in the tap, before their message is read.
 //  2. A panic ends this call alone, and is logged.
 //  3. If the daemon knows its callers: who makes the call is put into its context,
 //     and a call of somebody unknown ends here. What the caller may do, the core
@@ -30,14 +33,20 @@ type chain struct {
 	faults   *fault.Log
 	streams  *sync.WaitGroup // the goroutines that answer streams
 	draining <-chan struct{} // closed when the server begins to stop
+	bounds   config.Bounds
 }
 
 // unary is the chain of unary calls. It is one function, as gRPC makes an
 // allocation a call for each further one.
 func (c *chain) unary(ctx context.Context, in any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (out any, err error) {
 	call := c.calls.start(info.FullMethod, typeUnary)
-	defer func() { call.end(err) }()
+	underWay := c.calls.underWay.Add(1)
+	defer func() { c.calls.underWay.Add(-1); call.end(err) }()
 	defer c.faults.Recover(info.FullMethod, &err)
+	if underWay > int64(c.bounds.Calls) && !strings.HasPrefix(info.FullMethod, healthService) {
+		c.calls.refused.Add(1)
+		return nil, fault.ErrTooManyCalls
+	}
 	if ctx, err = c.gate.admitGRPC(ctx, info.FullMethod); err != nil {
 		return nil, err
 	}

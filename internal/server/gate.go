@@ -58,7 +58,7 @@ func (g *gate) admit(ctx context.Context, p proof) (context.Context, error) {
 // it are often part of the platform, and learn nothing but that. Reflection does need
 // them: strangers are shown nothing that they cannot use.
 func (g *gate) admitGRPC(ctx context.Context, method string) (context.Context, error) {
-	if g == nil || strings.HasPrefix(method, "/grpc.health.v1.Health/") {
+	if g == nil || strings.HasPrefix(method, healthService) {
 		return ctx, nil
 	}
 	var p proof

@@ -31,6 +31,7 @@ func OptionsOf(c *config.Config, p *config.Policies) Options {
 		ShutdownDelay:  c.ShutdownDelay,
 		DrainTimeout:   c.DrainTimeout,
 		Connections:    netlimit.Options{Max: c.MaxConnections, PerAddress: c.MaxConnectionsPerAddress},
+		Bounds:         c.Bounds,
 		Trust: Trust{
 			GRPC:       slices.Contains(c.Trust.Ports, config.PortGRPC),
 			HTTP:       slices.Contains(c.Trust.Ports, config.PortHTTP),

@@ -27,6 +27,7 @@ import (
 
 	"github.com/ratelimitd/ratelimitd/internal/account"
 	"github.com/ratelimitd/ratelimitd/internal/auth"
+	"github.com/ratelimitd/ratelimitd/internal/config"
 	"github.com/ratelimitd/ratelimitd/internal/crash"
 	"github.com/ratelimitd/ratelimitd/internal/decide"
 	"github.com/ratelimitd/ratelimitd/internal/histogram"
@@ -42,27 +43,14 @@ import (
 	ratelimitv1 "github.com/ratelimitd/ratelimitd/proto/ratelimit/v1"
 )
 
-// Bounds of what a gRPC connection may ask for.
-const (
-	// maxMessageBytes fits the largest valid batch: 1,000 requests of 16 limits
-	// with names as long as they may be.
-	maxMessageBytes = 8 << 20
-	// maxStreams is how many calls may be under way on one connection. A call
-	// without a message holds about 13 KB. A client with more waits, or connects
-	// again.
-	maxStreams = 1000
-	// maxHeaderBytes is enough for tracing, and for tokens of any usual size.
-	maxHeaderBytes = 32 << 10
-	// connectionTimeout is how long a connection may take until calls can be made on
-	// it, with its TLS handshake.
-	connectionTimeout = 10 * time.Second
-	// connectionAge is after how long a connection is asked to end, so that
-	// clients find new replicas: within a tenth of it, at random.
-	connectionAge = 10 * time.Minute
-	// connectionGrace is how long the calls on it may then go on. Our own streams
-	// end by themselves at the connection's age.
-	connectionGrace = time.Minute
-)
+// connectionTimeout is how long a gRPC connection may take until calls can be made on it,
+// with its TLS handshake.
+const connectionTimeout = 10 * time.Second
+
+// windowBytes is how much a client may send of a message that nobody has begun to read, on
+// each stream; and how much on a connection before that is acknowledged, which is at
+// once. It is the least that gRPC has, and fixed: by itself gRPC would raise it to 16 MB.
+const windowBytes = 64<<10 - 1
 
 // streamWorkers is how many goroutines are kept to answer calls: a goroutine of
 // its own for each call costs a fifth more of the server's time, most of it for
@@ -105,6 +93,7 @@ type Options struct {
 	// Panics notes the panics of the stores' goroutines. The server counts them with
 	// its own. It may be nil.
 	Panics *crash.Log
+	Bounds config.Bounds // of all else; the zero Bounds are the default
 	// Connections bound those to all ports. The server sets their Logger.
 	Connections netlimit.Options
 
@@ -168,6 +157,9 @@ func New(o Options) (*Server, error) {
 	if o.Config == nil {
 		o.Config = new(Config)
 	}
+	if o.Bounds == (config.Bounds{}) {
+		o.Bounds = config.DefaultBounds()
+	}
 	if err := s.listen(o); err != nil {
 		return nil, errors.Join(err, s.closeStores())
 	}
@@ -184,15 +176,16 @@ func New(o Options) (*Server, error) {
 	})
 	o.Panics.CountIn(&s.book.Panics)
 	faults := fault.NewLog(s.book, o.Logger)
-	s.chain = &chain{calls: newCallCounters(o.Registry), faults: faults, streams: &s.streams, draining: s.draining}
+	s.chain = &chain{calls: newCallCounters(o.Registry), faults: faults, streams: &s.streams, draining: s.draining, bounds: o.Bounds}
+	o.Registry.MustRegister(s.chain)
 	if o.Config.Clients != nil {
 		s.chain.gate = &gate{failures: s.failures, logger: o.Logger}
 		s.chain.gate.directory.Store(o.Config.Clients)
 	}
-	s.envoy = envoyapi.New(envoyapi.Options{Settings: o.Envoy, Core: s.core, Book: s.book, Faults: faults, Latency: latency.Of(envoyapi.Method)})
+	s.envoy = envoyapi.New(envoyapi.Options{Settings: o.Envoy, MaxBodyBytes: int64(o.Bounds.MessageBytes), Core: s.core, Book: s.book, Faults: faults, Latency: latency.Of(envoyapi.Method)})
 	s.showAsEnvoy(o, latency)
 	s.grpc = s.newGRPC(o, grpcapi.New(grpcapi.Options{
-		Core: s.core, Faults: faults, Latency: latency, Streams: &s.streams, Draining: s.draining, StreamAge: connectionAge,
+		Core: s.core, Faults: faults, Latency: latency, Streams: &s.streams, Draining: s.draining, Bounds: o.Bounds,
 	}))
 	metrics := metricsHandler(o.Registry, o.Logger)
 	s.http = s.newHTTP(&o.Trust, &httpapi.API{Core: s.core, Faults: faults, Latency: latency}, metrics)
@@ -224,17 +217,21 @@ func storeLatency(o Options) *histogram.Histogram {
 // reflection. It starts its workers.
 func (s *Server) newGRPC(o Options, api *grpcapi.API) *grpc.Server {
 	options := []grpc.ServerOption{
-		grpc.MaxRecvMsgSize(maxMessageBytes),
-		grpc.MaxConcurrentStreams(maxStreams),
-		grpc.MaxHeaderListSize(maxHeaderBytes),
+		grpc.MaxRecvMsgSize(o.Bounds.MessageBytes),
+		grpc.MaxConcurrentStreams(uint32(o.Bounds.Streams)),  //nolint:gosec // checked by config
+		grpc.MaxHeaderListSize(uint32(o.Bounds.HeaderBytes)), //nolint:gosec // likewise
+		grpc.InitialWindowSize(windowBytes),
+		grpc.InitialConnWindowSize(windowBytes),
+		grpc.InTapHandle(s.chain.tap),
 		grpc.NumStreamWorkers(streamWorkers),
 		grpc.ForceServerCodecV2(codec.New()),
 		grpc.RPCDecompressor(noGzip{}), //nolint:staticcheck // deprecated, and the only way to turn gzip off
 		grpc.ConnectionTimeout(connectionTimeout),
 		grpc.KeepaliveParams(keepalive.ServerParameters{
 			Time:                  time.Minute, // finds clients that vanished
-			MaxConnectionAge:      connectionAge,
-			MaxConnectionAgeGrace: connectionGrace,
+			MaxConnectionAge:      o.Bounds.ConnectionAge,
+			MaxConnectionAgeGrace: o.Bounds.ConnectionGrace,
+			MaxConnectionIdle:     o.Bounds.ConnectionIdle,
 		}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
 		grpc.UnaryInterceptor(s.chain.unary),

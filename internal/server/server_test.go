@@ -31,6 +31,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/ratelimitd/ratelimitd/internal/account"
+	"github.com/ratelimitd/ratelimitd/internal/config"
 	"github.com/ratelimitd/ratelimitd/internal/policy"
 	"github.com/ratelimitd/ratelimitd/internal/store"
 	"github.com/ratelimitd/ratelimitd/internal/store/memory"
@@ -461,7 +462,7 @@ func TestBatchSizes(t *testing.T) {
 			}
 			in.Requests = append(in.Requests, r)
 		}
-		reply, err := d.client.ShouldAllowBatch(t.Context(), in, grpc.MaxCallRecvMsgSize(maxMessageBytes))
+		reply, err := d.client.ShouldAllowBatch(t.Context(), in, grpc.MaxCallRecvMsgSize(config.DefaultBounds().MessageBytes))
 		if status.Code(err) != want || (err == nil && len(reply.GetResults()) != n) {
 			t.Errorf("a batch of %d: %d results, %v; want %v", n, len(reply.GetResults()), err, want)
 		}

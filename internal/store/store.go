@@ -60,6 +60,17 @@ type Store interface {
 // something else is there. The store may be well.
 var ErrCounters = errors.New("these counters cannot be used now")
 
+// An Overload is the error of a request that nobody put to the store, because more is
+// asked of it than it can do. It has consumed nothing. It is no failure of the store.
+type Overload struct {
+	RetryAfter time.Duration // about how long until there is room again
+}
+
+// Error implements error.
+func (o *Overload) Error() string {
+	return "the store is asked for more than it can decide, and this namespace or client for more than its share; ask again in " + o.RetryAfter.Round(time.Millisecond).String()
+}
+
 // CallerGone returns the error with which ctx has ended, or is about to end
 // because its deadline has passed. What failed by then says nothing of the store.
 func CallerGone(ctx context.Context) error {

@@ -3,14 +3,17 @@
 package stores
 
 import (
+	"context"
 	"errors"
 	"log/slog"
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/ratelimitd/ratelimitd/internal/auth"
 	"github.com/ratelimitd/ratelimitd/internal/config"
 	"github.com/ratelimitd/ratelimitd/internal/crash"
 	"github.com/ratelimitd/ratelimitd/internal/store"
+	"github.com/ratelimitd/ratelimitd/internal/store/admission"
 	"github.com/ratelimitd/ratelimitd/internal/store/breaker"
 	"github.com/ratelimitd/ratelimitd/internal/store/denycache"
 	"github.com/ratelimitd/ratelimitd/internal/store/memcached"
@@ -37,10 +40,14 @@ func Open(c *config.Config, registry *prometheus.Registry, logger *slog.Logger, 
 	}
 	guarded := breaker.New(remote, c.Store.Timeout)
 	registry.MustRegister(guarded.Collector())
+	// Before the breaker, which then never sees what the store was not asked.
+	shared := admission.New(guarded, admission.Options{Capacity: c.Store.MaxInFlight, Timeout: c.Store.Timeout, CallerOf: callerOf})
+	registry.MustRegister(shared.Collector())
 	if c.Store.DenyCacheTTL == 0 {
-		return guarded, fallback, nil
+		return shared, fallback, nil
 	}
-	cached := denycache.New(guarded, denycache.Options{TTL: c.Store.DenyCacheTTL})
+	// Before the admission: what is known needs no turn.
+	cached := denycache.New(shared, denycache.Options{TTL: c.Store.DenyCacheTTL})
 	registry.MustRegister(cached.Collector())
 	return cached, fallback, nil
 }
@@ -49,10 +56,21 @@ func Open(c *config.Config, registry *prometheus.Registry, logger *slog.Logger, 
 // shares, and takes that away from all others.
 func Favour(namespaces []string, stores ...store.Store) {
 	for _, s := range stores {
+		if cached, ok := s.(*denycache.Cache); ok {
+			s = cached.Store
+		}
 		if shares, ok := s.(interface{ Favour(namespaces []string) }); ok {
 			shares.Favour(namespaces)
 		}
 	}
+}
+
+// callerOf returns whose share of the store a call takes, if it is a client's.
+func callerOf(ctx context.Context) (name string, shares int) {
+	if c := auth.FromContext(ctx); c != nil && c.Share() > 0 {
+		return c.Name(), c.Share()
+	}
+	return "", 0
 }
 
 func openMemory(c *config.Config, registry *prometheus.Registry, logger *slog.Logger) (store.Store, error) {

@@ -200,6 +200,7 @@ var reasons = [...]ratelimitv1.Reason{
 	decide.LocalAllowed: ratelimitv1.Reason_STORE_FAILURE,
 	decide.LocalDenied:  ratelimitv1.Reason_STORE_FAILURE,
 	decide.Undecided:    ratelimitv1.Reason_REASON_UNSPECIFIED,
+	decide.Shed:         ratelimitv1.Reason_REASON_UNSPECIFIED,
 }
 
 func (e *Encoder) status(to *ratelimitv1.LimitStatus, name string, from *strategy.Status) *ratelimitv1.LimitStatus {

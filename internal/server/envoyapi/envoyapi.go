@@ -4,6 +4,7 @@ package envoyapi
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"net/http"
@@ -25,6 +26,7 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/policy/envoy"
 	"github.com/ratelimitd/ratelimitd/internal/server/fault"
 	"github.com/ratelimitd/ratelimitd/internal/server/grpcapi/codec"
+	"github.com/ratelimitd/ratelimitd/internal/store"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 )
 
@@ -35,10 +37,11 @@ const Method = "ShouldRateLimit"
 type Options struct {
 	Settings
 
-	Core    *decide.Core
-	Book    *account.Book
-	Faults  *fault.Log
-	Latency *histogram.Histogram
+	MaxBodyBytes int64 // of POST /json, which has a bound of its own too
+	Core         *decide.Core
+	Book         *account.Book
+	Faults       *fault.Log
+	Latency      *histogram.Histogram
 }
 
 // An API answers envoy.service.ratelimit.v3.RateLimitService. New makes it.
@@ -264,7 +267,8 @@ func (a *API) enforcesNothing(m *envoy.Match) bool {
 // describe sets status to what the core said of a descriptor, but for its code,
 // and reports whether it is over its limit.
 func (a *API) describe(m *envoy.Match, r *decide.Request, answer *decide.Answer, status *rlsv3.RateLimitResponse_DescriptorStatus) (over bool, err error) {
-	if answer.Err != nil {
+	overload, isOverload := errors.AsType[*store.Overload](answer.Err)
+	if answer.Err != nil && !isOverload {
 		return false, fault.Error(answer.Err)
 	}
 	// Nobody knows what is left of a limit while the store fails: it is not said to be nothing.
@@ -279,6 +283,12 @@ func (a *API) describe(m *envoy.Match, r *decide.Request, answer *decide.Answer,
 	}
 	if part.Multiplier > 1 {
 		status.CurrentLimit.UnitMultiplier = wrapperspb.UInt32(part.Multiplier)
+	}
+	if isOverload {
+		// An error would be no answer: Envoy lets a request pass that it gets an error
+		// for, unless it is told otherwise. So asking for much would set a limit free.
+		status.DurationUntilReset = durationpb.New(overload.RetryAfter)
+		return true, nil
 	}
 	if len(answer.Decision.Statuses) == 0 { // the failure policy answered
 		return !answer.Decision.Allowed, nil

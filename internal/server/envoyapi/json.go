@@ -25,10 +25,10 @@ const (
 // ServeJSON answers POST /json: ShouldRateLimit, with its messages as JSON. The
 // status is 200, or 429 if the request is over a limit.
 func (a *API) ServeJSON(w http.ResponseWriter, r *http.Request) {
-	body, err := web.ReadBody(w, r, maxBodyBytes)
+	body, err := web.ReadBody(w, r, min(maxBodyBytes, a.o.MaxBodyBytes))
 	switch {
 	case errors.Is(err, web.ErrTooLong):
-		http.Error(w, fmt.Sprintf("the body is longer than %d bytes", maxBodyBytes), http.StatusRequestEntityTooLarge)
+		http.Error(w, fmt.Sprintf("the body is longer than %d bytes", min(maxBodyBytes, a.o.MaxBodyBytes)), http.StatusRequestEntityTooLarge)
 		return
 	case err != nil:
 		http.Error(w, "the body cannot be read: "+err.Error(), http.StatusBadRequest)

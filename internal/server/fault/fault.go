@@ -5,13 +5,16 @@ package fault
 import (
 	"errors"
 	"net/http"
+	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/ratelimitd/ratelimitd/internal/auth"
 	"github.com/ratelimitd/ratelimitd/internal/decide"
+	"github.com/ratelimitd/ratelimitd/internal/store"
 )
 
 // Errors of calls, beside those of the core. They are gRPC statuses.
@@ -20,6 +23,10 @@ var (
 	ErrStopping = status.Error(codes.Unavailable, "the server is stopping; connect again")
 	// ErrStreamAge is that of a stream which the server ends because it is old.
 	ErrStreamAge = status.Error(codes.Unavailable, "the stream has reached its age; connect again")
+	// ErrTooManyCalls is that of a call which is one too many.
+	ErrTooManyCalls = exhausted("too many calls are under way; ask again in 1s, or raise --max-calls", time.Second).Err()
+	// ErrNoMessage is that of a stream which has brought no message in time.
+	ErrNoMessage = status.Error(codes.DeadlineExceeded, "no message has arrived in time; send one as soon as the stream is open")
 	// ErrPanicked is that of a call whose handling panicked.
 	ErrPanicked = status.Error(codes.Internal, "internal error: see the server's log")
 )
@@ -29,6 +36,9 @@ var (
 func Status(err error) *status.Status {
 	if invalid, ok := errors.AsType[*decide.InvalidError](err); ok {
 		return invalidArgument(invalid)
+	}
+	if overload, ok := errors.AsType[*store.Overload](err); ok {
+		return exhausted(err.Error(), overload.RetryAfter)
 	}
 	for _, known := range []struct {
 		err  error
@@ -81,6 +91,25 @@ func invalidArgument(invalid *decide.InvalidError) *status.Status {
 	return st
 }
 
+// exhausted returns a status that says when to ask again.
+func exhausted(text string, retryAfter time.Duration) *status.Status {
+	st := status.New(codes.ResourceExhausted, text)
+	if detailed, err := st.WithDetails(&errdetails.RetryInfo{RetryDelay: durationpb.New(retryAfter)}); err == nil {
+		return detailed
+	}
+	return st
+}
+
+// RetryAfter returns when the caller that is told st should ask again, if st says so.
+func RetryAfter(st *status.Status) (after time.Duration, ok bool) {
+	for _, detail := range st.Details() {
+		if retry, ok := detail.(*errdetails.RetryInfo); ok {
+			return retry.GetRetryDelay().AsDuration(), true
+		}
+	}
+	return 0, false
+}
+
 // HTTPCode returns the HTTP status for a gRPC code.
 func HTTPCode(code codes.Code) int {
 	switch code {
@@ -96,7 +125,7 @@ func HTTPCode(code codes.Code) int {
 		return http.StatusNotFound
 	case codes.FailedPrecondition: // what a reservation is that has expired
 		return http.StatusGone
-	case codes.Unavailable:
+	case codes.Unavailable, codes.ResourceExhausted: // not 429, which is what a denial is
 		return http.StatusServiceUnavailable
 	case codes.DeadlineExceeded:
 		return http.StatusGatewayTimeout

@@ -172,10 +172,18 @@ func (e *exchange) decide(ctx context.Context) error {
 	e.ask(ctx)
 	e.response.Results = decide.Resized(e.response.GetResults(), n)
 	e.results, e.answers = decide.Resized(e.results, n), decide.Resized(e.answers, n)
+	var overload *ratelimitv1.ShouldAllowResult
 	for i := range e.batch.Answers {
 		a := &e.batch.Answers[i]
-		if a.Err != nil {
+		switch {
+		case a.Outcome == decide.Shed && overload != nil && a.Err == e.batch.Answers[i-1].Err: //nolint:errorlint // the same one
+			e.response.Results[i] = overload // those of a batch mostly share it
+			continue
+		case a.Err != nil:
 			e.response.Results[i] = failedResult(a.Err)
+			if a.Outcome == decide.Shed {
+				overload = e.response.Results[i]
+			}
 			continue
 		}
 		e.answers[i].Response = e.encoder.Response(a)

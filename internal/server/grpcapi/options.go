@@ -2,8 +2,8 @@ package grpcapi
 
 import (
 	"sync"
-	"time"
 
+	"github.com/ratelimitd/ratelimitd/internal/config"
 	"github.com/ratelimitd/ratelimitd/internal/decide"
 	"github.com/ratelimitd/ratelimitd/internal/histogram"
 	"github.com/ratelimitd/ratelimitd/internal/server/fault"
@@ -16,13 +16,13 @@ const (
 	MethodStream = "ShouldAllowStream"
 )
 
-// Options say how to make an API. All but StreamAge are required.
+// Options say how to make an API. All are required.
 type Options struct {
 	Core    *decide.Core
 	Faults  *fault.Log
 	Latency *histogram.Vec // by method
 
-	Streams   *sync.WaitGroup // counts the goroutines that answer streams
-	Draining  <-chan struct{} // closed when the server begins to stop, which ends streams
-	StreamAge time.Duration   // how old a stream becomes; 0: as old as its client likes
+	Streams  *sync.WaitGroup // counts the goroutines that answer streams
+	Draining <-chan struct{} // closed when the server begins to stop, which ends streams
+	Bounds   config.Bounds
 }

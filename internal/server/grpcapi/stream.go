@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ratelimitd/ratelimitd/internal/histogram"
@@ -21,25 +22,31 @@ func (a *API) ShouldAllowStream(stream ratelimitv1.RateLimitService_ShouldAllowS
 	var end streamEnd
 	done := make(chan error, 1)
 	a.o.Streams.Go(func() { done <- a.answerStream(stream, &end) })
-	var old <-chan time.Time
-	if a.o.StreamAge > 0 {
-		timer := time.NewTimer(a.o.StreamAge)
-		defer timer.Stop()
-		old = timer.C
-	}
-	select {
-	case err := <-done:
-		return err
-	case <-old:
-		return end.with(fault.ErrStreamAge)
-	case <-a.o.Draining:
-		return end.with(fault.ErrStopping)
+	old := time.NewTimer(a.o.Bounds.ConnectionAge)
+	defer old.Stop()
+	late := time.NewTimer(a.o.Bounds.MessageTimeout)
+	defer late.Stop()
+	for {
+		select {
+		case err := <-done:
+			return err
+		case <-old.C:
+			return end.with(fault.ErrStreamAge)
+		case <-a.o.Draining:
+			return end.with(fault.ErrStopping)
+		case <-late.C:
+			if !end.received.Load() {
+				return end.with(fault.ErrNoMessage)
+			}
+		}
 	}
 }
 
 // A streamEnd is why the handler of a stream has returned, after which nothing
 // may be sent.
 type streamEnd struct {
+	received atomic.Bool // whether a message has arrived
+
 	mu  sync.Mutex // held while a message is answered; protects the following
 	err error      // nil: it has not returned
 }
@@ -65,6 +72,7 @@ func (a *API) answerStream(stream ratelimitv1.RateLimitService_ShouldAllowStream
 		if err != nil {
 			return err
 		}
+		end.received.Store(true)
 		if in.err != nil {
 			return a.o.Faults.Undecodable(stream.Context(), ratelimitv1.RateLimitService_ShouldAllowStream_FullMethodName, in.err)
 		}

@@ -8,6 +8,7 @@ package codec
 import (
 	"errors"
 	"fmt"
+	"runtime"
 	"unicode/utf8"
 
 	"google.golang.org/grpc/encoding"
@@ -23,14 +24,32 @@ import (
 // A Codec is an encoding.CodecV2 by the name of proto, for
 // grpc.ForceServerCodecV2 and grpc.ForceCodecV2. Its zero value is not ready:
 // use New. It is safe for concurrent use.
+//
+// Large messages take turns: each takes milliseconds of a processor. With many at a
+// time, whatever takes microseconds would wait for all of them.
 type Codec struct {
 	standard encoding.CodecV2 // for messages without generated code
+	turns    chan struct{}    // has room for the large messages that are encoded or decoded at a time
+}
+
+// largeBytes is what a message has at least to be large: that of some 1,000 requests.
+const largeBytes = 64 << 10
+
+// turn waits for the turn of a message of some bytes, and returns what ends it.
+func (c Codec) turn(bytes int) (end func()) {
+	if bytes < largeBytes {
+		return func() {}
+	}
+	c.turns <- struct{}{}
+	return func() { <-c.turns }
 }
 
 var _ encoding.CodecV2 = Codec{}
 
-// New returns a Codec.
-func New() Codec { return Codec{standard: encoding.GetCodecV2(standard.Name)} }
+// New returns a Codec. Large messages have half of the processors at most.
+func New() Codec {
+	return Codec{standard: encoding.GetCodecV2(standard.Name), turns: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2))}
+}
 
 // generated is a message with code that protoc-gen-go-vtproto generated.
 type generated interface {
@@ -74,6 +93,7 @@ func (c Codec) Marshal(v any) (mem.BufferSlice, error) {
 		}
 	}
 	size := m.SizeVT()
+	defer c.turn(size)()
 	if mem.IsBelowBufferPoolingThreshold(size) {
 		buf := make([]byte, size)
 		if _, err := m.MarshalToSizedBufferVT(buf); err != nil {
@@ -98,6 +118,7 @@ func (c Codec) Marshal(v any) (mem.BufferSlice, error) {
 // caller which field it is. Of a batch, or of limits, that are too many, one is
 // left too many: see bound.go.
 func (c Codec) Unmarshal(data mem.BufferSlice, v any) error {
+	defer c.turn(data.Len())()
 	r, ok := v.(Receiver)
 	if !ok {
 		return c.decode(data, v)

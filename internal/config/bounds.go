@@ -1,0 +1,77 @@
+package config
+
+import (
+	"fmt"
+	"math"
+	"time"
+
+	"github.com/ratelimitd/ratelimitd/internal/flags"
+)
+
+// Bounds bound what callers may have of the daemon, beside connections.
+type Bounds struct {
+	MessageBytes int // of a message, and of a body over HTTP
+	HeaderBytes  int // of the headers of a gRPC call
+	Streams      int // calls under way on one gRPC connection
+	Calls        int // gRPC calls that are no streams, under way in all
+
+	MessageTimeout time.Duration // until a call's message has arrived
+
+	ConnectionAge, ConnectionGrace time.Duration // of a gRPC connection; Grace is for the calls on it
+	ConnectionIdle                 time.Duration // without a call
+}
+
+// DefaultBounds returns the Bounds of a daemon that nobody configures.
+func DefaultBounds() Bounds {
+	return Bounds{
+		// The largest valid batch, 1,000 requests of 16 limits with the longest names, has
+		// 4.5 MB.
+		MessageBytes: 8 << 20,
+		// Enough for tracing, and for tokens of any usual size.
+		HeaderBytes: 32 << 10,
+		// A call without a message holds about 13 KB. A client with more calls waits, or
+		// connects again.
+		Streams: 1000,
+		// Far more than a daemon answers in the time that a caller waits.
+		Calls:          10_000,
+		MessageTimeout: 10 * time.Second,
+		// So that clients find new replicas.
+		ConnectionAge:   10 * time.Minute,
+		ConnectionGrace: time.Minute,
+		ConnectionIdle:  5 * time.Minute,
+	}
+}
+
+// minMessageBytes fits any valid request, as JSON too.
+const minMessageBytes = 64 << 10
+
+func (c *Config) boundFlags() []flags.Flag {
+	b := &c.Bounds
+	return inGroup(boundsGroup, []flags.Flag{
+		{Name: "max-message-bytes", Value: flags.Number(&b.MessageBytes), Help: "The longest message over gRPC, and the longest body over HTTP."},
+		{Name: "max-header-bytes", Value: flags.Number(&b.HeaderBytes), Help: "The longest headers of a gRPC call, as HTTP/2 counts them."},
+		{Name: "max-streams", Value: flags.Number(&b.Streams), Help: "The most calls under way on one gRPC connection. A client waits with further ones."},
+		{Name: "max-calls", Value: flags.Number(&b.Calls), Help: "The most gRPC calls under way in all, without streams and health. Further ones get RESOURCE_EXHAUSTED."},
+		{Name: "message-timeout", Value: flags.Duration(&b.MessageTimeout), Help: "How long a gRPC call may take to bring its message, or a stream its first one."},
+		{Name: "connection-age", Value: flags.Duration(&b.ConnectionAge), Help: "How old a gRPC connection, or a stream, becomes before its client has to connect again."},
+		{Name: "connection-grace", Value: flags.Duration(&b.ConnectionGrace), Help: "How long calls may go on after that."},
+		{Name: "connection-idle", Value: flags.Duration(&b.ConnectionIdle), Help: "How long a gRPC connection may be without a call before its client has to connect again."},
+	})
+}
+
+// bounds checks the Bounds.
+func (k *check) bounds() {
+	b := &k.c.Bounds
+	number := func(flag string, n, least, most, example int) {
+		k.must(n >= least && n <= most, flag, n, fmt.Sprintf("%d to %d, such as %d", least, most, example))
+	}
+	standard := DefaultBounds()
+	number("max-message-bytes", b.MessageBytes, minMessageBytes, math.MaxInt32, standard.MessageBytes)
+	number("max-header-bytes", b.HeaderBytes, 1<<10, 1<<20, standard.HeaderBytes)
+	number("max-streams", b.Streams, 1, 1_000_000, standard.Streams)
+	number("max-calls", b.Calls, 1, 10_000_000, standard.Calls)
+	k.duration("message-timeout", b.MessageTimeout, "10s")
+	k.duration("connection-age", b.ConnectionAge, "10m")
+	k.duration("connection-grace", b.ConnectionGrace, "1m")
+	k.duration("connection-idle", b.ConnectionIdle, "5m")
+}
