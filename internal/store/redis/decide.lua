@@ -66,8 +66,9 @@ local function check_type(failure)
   if not string.find(failure.err, 'WRONGTYPE', 1, true) then error(failure.err, 0) end
 end
 
--- log_functions returns the functions for sliding window logs.
-local function log_functions()
+-- rare_functions returns the functions for sliding window logs, and for modes other than
+-- take.
+local function rare_functions()
   local function entry(key, i)
     return struct.unpack('>dd', redis.call('GETRANGE', key, i * 16, i * 16 + 15))
   end
@@ -197,15 +198,10 @@ local function log_functions()
     return units, after, function() redis.call('SET', key, value(), 'PX', expiry(after + period - now)) end
   end
 
-  return view, add, charge, refund
-end
-
--- change_function returns what changes the state of a window counter or a bucket in
--- another mode than take.
-local function change_function()
-  -- It returns the next state, or nil if that is the same; for how many microseconds to
-  -- keep it; and whether the limit lets the run consume.
-  return function(mode, strategy, last, used, part, cost, count, period, capacity, ceiling, consumed_at)
+  -- change returns the next state of a window counter or a bucket in another mode than
+  -- take, or nil if that is the same; for how many microseconds to keep it; and whether
+  -- the limit lets the run consume.
+  local function change(mode, strategy, last, used, part, cost, count, period, capacity, ceiling, consumed_at)
     if capacity == 0 then return nil, nil, mode ~= 3 or cost == 0 end
     local at, weight, start = math.max(now, last), 0
     if strategy < 3 then -- the windows
@@ -260,6 +256,8 @@ local function change_function()
     if strategy < 3 then matters = start + strategy * period - now else matters = used * period / count + at - now end
     return struct.pack('>ddd', at, used, part), matters, true
   end
+
+  return view, add, charge, refund, change
 end
 
 local unused = '\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0'
@@ -294,7 +292,7 @@ while last_key < #KEYS do
     local allowed = true -- whether the limit lets the run consume
     if strategy == 3 then -- sliding_window_log
       if not view then
-        view, add, charge, refund = log_functions()
+        view, add, charge, refund, change = rare_functions()
         acts = {}
       end
       local last, used, free, n, first = view(key, cost, period, capacity)
@@ -344,7 +342,10 @@ while last_key < #KEYS do
       end
       if mode > 0 then
         if consume and (cost > 0 or mode == 3) then
-          change = change or change_function()
+          if not change then
+            view, add, charge, refund, change = rare_functions()
+            acts = {}
+          end
           values[i], matters[i], allowed = change(mode, strategy, last, used, part, cost, count, period, capacity, ceiling, consumed_at)
           if cost == 0 then values[i] = nil end
         end
