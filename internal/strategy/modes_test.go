@@ -87,16 +87,17 @@ func TestChargeIsExact(t *testing.T) {
 				if st.Allowed != would.Statuses[i].Allowed || st.Remaining != st.Limit-min(st.Limit, is) || st.Allowed != (st.RetryAfter == 0) {
 					t.Fatalf("charge of %d: limit %d: %+v", cost, i, st)
 				}
-				wantWait(t, c, now, cost, st.RetryAfter, func(d strategy.Decision) bool { return d.Statuses[i].Allowed })
+				wantWait(t, c, strategy.Ask{Cost: cost, Now: now}, st.RetryAfter, func(d strategy.Decision) bool { return d.Statuses[i].Allowed })
 			}
-			wantWait(t, c, now, cost, d.RetryAfter, func(d strategy.Decision) bool { return d.Allowed })
+			wantWait(t, c, strategy.Ask{Cost: cost, Now: now}, d.RetryAfter, func(d strategy.Decision) bool { return d.Allowed })
 		})
 	})
 }
 
-// wantWait checks that a take of cost is allowed after wait, and not before.
-func wantWait(t *rapid.T, c *counters, now strategy.Instant, cost uint64, wait time.Duration, allowed func(strategy.Decision) bool) {
-	switch then := after(now, wait); {
+// wantWait checks that a take of the cost of a is allowed after wait, and not before.
+func wantWait(t *rapid.T, c *counters, a strategy.Ask, wait time.Duration, allowed func(strategy.Decision) bool) {
+	cost := a.Cost
+	switch then := after(a.Now, wait); {
 	case wait == 0:
 	case wait == never:
 		if cost <= c.capacity() {

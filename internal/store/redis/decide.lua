@@ -80,8 +80,9 @@ local function set_aside(key)
   redis.pcall('DEL', key)
 end
 
--- log_functions returns the functions for sliding window logs.
-local function log_functions()
+-- rare_functions returns the functions for sliding window logs, and for modes other than
+-- take.
+local function rare_functions()
   local function entry(key, i)
     local bytes = redis.call('GETRANGE', key, i * 16, i * 16 + 15)
     if #bytes < 16 then return 0 / 0, 0 / 0 end -- there is none, as search finds in a log that is corrupt
@@ -223,15 +224,10 @@ local function log_functions()
     return units, after, function() redis.call('SET', key, value(), 'PX', expiry(after + period - now)) end
   end
 
-  return view, add, charge, refund
-end
-
--- change_function returns what changes the state of a window counter or a bucket in
--- another mode than take.
-local function change_function()
-  -- It returns the next state, or nil if that is the same; for how many microseconds to
-  -- keep it; and whether the limit lets the run consume.
-  return function(mode, strategy, last, used, part, cost, count, period, capacity, ceiling, consumed_at, from, to)
+  -- change returns the next state of a window counter or a bucket in another mode than
+  -- take, or nil if that is the same; for how many microseconds to keep it; and whether
+  -- the limit lets the run consume.
+  local function change(mode, strategy, last, used, part, cost, count, period, capacity, ceiling, consumed_at, from, to)
     if capacity == 0 then return nil, nil, mode ~= 3 or cost == 0 end
     local at, weight, start = math.max(now, last), 0
     if strategy < 3 then -- the windows
@@ -286,6 +282,8 @@ local function change_function()
     if strategy < 3 then matters = (to or start + strategy * period) - now else matters = used * period / count + at - now end
     return struct.pack('>ddd', at, used, part), matters, true
   end
+
+  return view, add, charge, refund, change
 end
 
 local unused = '\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0'
@@ -326,7 +324,7 @@ while last_key < #KEYS do
     local allowed = true -- whether the limit lets the run consume
     if strategy == 3 then -- sliding_window_log
       if not view then
-        view, add, charge, refund = log_functions()
+        view, add, charge, refund, change = rare_functions()
         acts = {}
       end
       local last, used, free, n, first = view(key, cost, period, capacity)
@@ -385,7 +383,10 @@ while last_key < #KEYS do
         elsewhere = true
       elseif mode > 0 then
         if consume and (cost > 0 or mode == 3) then
-          change = change or change_function()
+          if not change then
+            view, add, charge, refund, change = rare_functions()
+            acts = {}
+          end
           values[i], matters[i], allowed = change(mode, strategy, last, used, part, cost, count, period, capacity, ceiling, consumed_at, from, to)
           if cost == 0 then values[i] = nil end
         end

@@ -85,7 +85,7 @@ func (f *faultyServer) used(t *testing.T, r store.Request) int64 {
 	if err != nil && !errors.Is(err, goredis.Nil) {
 		t.Fatal(err)
 	}
-	return int64(parseState(value).Used)
+	return parseState(value).Used
 }
 
 // TestFaults harms a connection while a decision is on its way. The caller must get an error

@@ -2,8 +2,10 @@ package redis
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"math/big"
 	"net"
 	"slices"
@@ -572,5 +574,46 @@ ratelimitd_redis_waiting 0
 	}
 	if n := testutil.CollectAndCount(s.Collector()); n != 9 {
 		t.Errorf("%d metrics", n)
+	}
+}
+
+// TestStateFromTheFuture has the server's own clock, and states that one ten years ahead has
+// left, as they do not expire for ten years. A decision that is denied brings them back.
+func TestStateFromTheFuture(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	s, client := open(t, server), server.Client(t)
+	ahead := float64(time.Now().AddDate(10, 0, 0).UnixMicro())
+	pack := func(numbers ...float64) (b []byte) {
+		for _, n := range numbers {
+			b = binary.BigEndian.AppendUint64(b, math.Float64bits(n))
+		}
+		return b
+	}
+	const period = 40 * time.Second // so long that no window ends within this test, but for bad luck
+	for _, spec := range oneOfEach {
+		spec.Rate, spec.Burst = "2/40s", 0
+		if spec.Strategy == strategy.GCRA {
+			spec.Burst = 2
+		}
+		r := store.Request{Namespace: "future", Identifier: spec.Strategy.String(), Limits: limits(t, spec), Cost: 2}
+		key, value := counterKey(r.Namespace, r.Identifier, &r.Limits[0]), pack(ahead, 2, 0)
+		if spec.Strategy == strategy.SlidingWindowLog {
+			value = pack(0, 0, ahead-1, 1, ahead, 2)
+		}
+		if err := client.Set(t.Context(), key, value, 10*366*24*time.Hour).Err(); err != nil {
+			t.Fatal(err)
+		}
+		res := decide(t.Context(), s, r)
+		if res.Err != nil || res.Allowed || res.RetryAfter <= 0 || res.RetryAfter > 2*period {
+			t.Errorf("%s: %+v, want denied for two periods at most", spec.Strategy, res)
+		}
+		if ttl := client.PTTL(t.Context(), key).Val(); ttl <= 0 || ttl > 2*period+time.Second {
+			t.Errorf("%s: the key lives for %v", spec.Strategy, ttl)
+		}
+		time.Sleep(2 * time.Millisecond) // of the server's clock
+		if again := decide(t.Context(), s, r); again.Allowed || again.RetryAfter >= res.RetryAfter {
+			t.Errorf("%s: %+v, and then %+v: time stands still", spec.Strategy, res, again)
+		}
 	}
 }
