@@ -223,7 +223,7 @@ func readPassword(file string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("password file %q: %w", file, err)
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	text, err := io.ReadAll(io.LimitReader(f, maxPasswordBytes+1))
 	password := strings.TrimRight(string(text), "\r\n")
 	switch {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -20,16 +21,17 @@ func StartTwemproxy(tb testing.TB, tags bool, servers ...*Server) (addr string) 
 		tb.Fatal("this test needs the program nutcracker, which is not installed: run scripts/install-test-deps.sh, or apt-get install nutcracker")
 	}
 	addr = net.JoinHostPort("127.0.0.1", freePort(tb))
-	config := fmt.Sprintf("counters:\n  listen: %s\n  redis: true\n  hash: murmur\n  distribution: ketama\n", addr)
+	var config strings.Builder
+	fmt.Fprintf(&config, "counters:\n  listen: %s\n  redis: true\n  hash: murmur\n  distribution: ketama\n", addr)
 	if tags {
-		config += "  hash_tag: \"{}\"\n"
+		config.WriteString("  hash_tag: \"{}\"\n")
 	}
-	config += "  servers:\n"
+	config.WriteString("  servers:\n")
 	for _, s := range servers {
-		config += fmt.Sprintf("   - %s:1\n", s.Addr)
+		fmt.Fprintf(&config, "   - %s:1\n", s.Addr)
 	}
 	file := filepath.Join(tb.TempDir(), "nutcracker.yml")
-	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
+	if err := os.WriteFile(file, []byte(config.String()), 0o600); err != nil {
 		tb.Fatal(err)
 	}
 	var output bytes.Buffer
