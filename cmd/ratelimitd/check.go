@@ -2,39 +2,20 @@ package main
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"os"
-	"time"
 
 	"github.com/ratelimitd/ratelimitd/internal/check"
 	"github.com/ratelimitd/ratelimitd/internal/command"
-	"github.com/ratelimitd/ratelimitd/internal/config"
-	"github.com/ratelimitd/ratelimitd/internal/connect"
 	"github.com/ratelimitd/ratelimitd/internal/flags"
-	"github.com/ratelimitd/ratelimitd/internal/strategy"
 	ratelimitv1 "github.com/ratelimitd/ratelimitd/proto/ratelimit/v1"
 )
 
 func checkCommand() *command.Command {
-	in := &ratelimitv1.ShouldAllowRequest{Cost: new(uint64(1))}
-	limit := &ratelimitv1.Limit{}
-	algorithm, addr, wait, json := strategy.FixedWindow.String(), "127.0.0.1:8081", 2*time.Second, false
-	var how connect.Options
-	set := &flags.Set{EnvPrefix: config.EnvPrefix, Flags: append([]flags.Flag{
-		{Name: "namespace", Value: flags.Text(&in.Namespace), Hint: "NAME", Required: true, Help: "Who owns the counters, such as checkout."},
-		{Name: "identifier", Value: flags.Text(&in.Identifier), Hint: "NAME", Required: true, Help: "Who is being limited, such as user:42."},
-		{Name: "rate", Value: flags.Text(&limit.Rate), Hint: "RATE", Help: "The rate to hold it to, such as 100/min, 5/s or 10/30s. This or --policy is required."},
-		{Name: "policy", Value: flags.Text(&in.Policy), Hint: "NAME", Help: "Or the policy of the server's configuration."},
-		{Name: "strategy", Value: flags.Text(&algorithm), Help: "With --rate: one of " + check.Strategies() + "."},
-		{Name: "name", Value: flags.Text(&limit.Name), Hint: "NAME", Help: "With --rate: names the limit's counter, which then outlives a change of its rate."},
-		{Name: "burst", Value: flags.Number(&limit.Burst), Hint: "N", Help: "With --rate: the capacity of token_bucket, leaky_bucket and gcra; 0 for the strategy's default."},
-		{Name: "cost", Value: flags.Number(in.Cost), Help: "How many units to ask for; 0 only looks."},
-		{Name: "dry-run", Value: flags.Bool(&in.DryRun), Help: "Decide, and consume nothing."},
-		{Name: "addr", Value: flags.Address(&addr, "8081"), Help: "The service's gRPC address. Without a port: port 8081."},
-		{Name: "wait", Value: flags.Duration(&wait), Help: "The longest to wait for the answer."},
-		{Name: "json", Value: flags.Bool(&json), Help: "Print the answer as JSON."},
-	}, how.Flags()...)}
+	cost, dryRun, json := uint64(1), false, false
+	q := newQuestion(
+		flags.Flag{Name: "cost", Value: flags.Number(&cost), Help: "How many units to ask for; 0 only looks."},
+		flags.Flag{Name: "dry-run", Value: flags.Bool(&dryRun), Help: "Decide, and consume nothing."},
+		flags.Flag{Name: "json", Value: flags.Bool(&json), Help: "Print the answer as JSON."},
+	)
 	return &command.Command{
 		Name:    "check",
 		Summary: "Ask a running service whether a request is allowed. Exits with 0 if it is, 1 if it is denied, 2 after an error.",
@@ -44,43 +25,25 @@ func checkCommand() *command.Command {
   ratelimitd check --namespace checkout --identifier alice --policy default
   ratelimitd check --namespace deploys --identifier prod --rate 1/h && ./deploy
   ratelimitd check --addr limits.example.org --tls --token-file token --namespace checkout --identifier alice --rate 5/s`,
-		Flags: set,
+		Flags: q.set,
 		Run: func(ctx context.Context, call command.Call) error {
-			wrong := set.Apply(call.Line, set.Environment(os.LookupEnv))
-			wrong = append(wrong, set.OneOf("rate", "policy"), set.Without("policy", "strategy", "name", "burst"))
-			s, err := strategy.Parse(algorithm)
-			if err != nil {
-				wrong = append(wrong, set.Problem("strategy", ": "+err.Error()))
-			}
-			if wait <= 0 {
-				wrong = append(wrong, set.Problem("wait", fmt.Sprintf(" %v: must be above 0, such as 2s", wait)))
-			}
-			if err := errors.Join(wrong...); err != nil {
+			return q.ask(ctx, call, func(ctx context.Context, daemon *check.Daemon, limits []*ratelimitv1.Limit) error {
+				answer, err := daemon.Ask(ctx, &ratelimitv1.ShouldAllowRequest{
+					Namespace: q.namespace, Identifier: q.identifier, Policy: q.policy, Limits: limits, Cost: &cost, DryRun: dryRun,
+				})
+				switch {
+				case err != nil:
+					return err
+				case json:
+					err = check.PrintJSON(call.Stdout, answer)
+				default:
+					check.Print(call.Stdout, answer)
+				}
+				if err == nil && !answer.GetAllowed() {
+					return errNo
+				}
 				return err
-			}
-			if limit.Rate != "" {
-				limit.Strategy = ratelimitv1.Strategy(s)
-				in.Limits = []*ratelimitv1.Limit{limit}
-			}
-			link, err := how.Open(os.LookupEnv)
-			if err != nil {
-				return err
-			}
-			ctx, cancel := context.WithTimeout(ctx, wait)
-			defer cancel()
-			answer, err := check.Ask(ctx, addr, link, in)
-			switch {
-			case err != nil:
-				return err
-			case json:
-				err = check.PrintJSON(call.Stdout, answer)
-			default:
-				check.Print(call.Stdout, answer)
-			}
-			if err == nil && !answer.GetAllowed() {
-				return errNo
-			}
-			return err
+			})
 		},
 	}
 }

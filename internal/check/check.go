@@ -1,5 +1,5 @@
 // Package check asks a running daemon one question, and prints its answer for a
-// person or as JSON.
+// person or as JSON. It can also have the daemon forget what was consumed.
 package check
 
 import (
@@ -28,19 +28,45 @@ func Strategies() string {
 	return strings.Join(names, ", ")
 }
 
-// Ask asks the daemon at addr over link, and waits for its answer until ctx ends.
-func Ask(ctx context.Context, addr string, link connect.Link, in *ratelimitv1.ShouldAllowRequest) (*ratelimitv1.ShouldAllowResponse, error) {
+// A Daemon is a running one that can be asked.
+type Daemon struct {
+	addr   string
+	conn   *grpc.ClientConn
+	client ratelimitv1.RateLimitServiceClient
+}
+
+// Connect returns the daemon at addr, which is reached over link. It connects with the
+// first question. Close it.
+func Connect(addr string, link connect.Link) (*Daemon, error) {
 	conn, err := grpc.NewClient(addr, link.GRPC()...)
 	if err != nil {
 		return nil, fmt.Errorf("--addr %q: %w", addr, err)
 	}
-	defer func() { _ = conn.Close() }()
-	answer, err := ratelimitv1.NewRateLimitServiceClient(conn).ShouldAllow(ctx, in)
-	if err != nil {
-		st := status.Convert(err)
-		return nil, fmt.Errorf("ask %s: %s: %s", addr, st.Code(), st.Message())
+	return &Daemon{addr: addr, conn: conn, client: ratelimitv1.NewRateLimitServiceClient(conn)}, nil
+}
+
+// Close ends the connection.
+func (d *Daemon) Close() { _ = d.conn.Close() }
+
+// Ask asks whether a request is allowed, and waits for the answer until ctx ends.
+func (d *Daemon) Ask(ctx context.Context, in *ratelimitv1.ShouldAllowRequest) (*ratelimitv1.ShouldAllowResponse, error) {
+	answer, err := d.client.ShouldAllow(ctx, in)
+	return answer, d.failed(err)
+}
+
+// Reset has the daemon forget what an identifier has consumed.
+func (d *Daemon) Reset(ctx context.Context, in *ratelimitv1.ResetRequest) error {
+	_, err := d.client.Reset(ctx, in)
+	return d.failed(err)
+}
+
+// failed says with which status a call failed, if it did.
+func (d *Daemon) failed(err error) error {
+	if err == nil {
+		return nil
 	}
-	return answer, nil
+	st := status.Convert(err)
+	return fmt.Errorf("ask %s: %s: %s", d.addr, st.Code(), st.Message())
 }
 
 // PrintJSON prints answer as JSON on one line.
