@@ -7,11 +7,15 @@ SHELL := bash
 
 # The version that the binary reports.
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
-# How the daemon is built, here and in the Dockerfile. With gRPC's page of traces, which
+# How the daemon is built. With gRPC's page of traces, which
 # grpcnotrace leaves out, the binary is a third larger: see deadcode-check.
 # Neither the folder nor the state of git is in the binary: see reproducible.
 BUILDFLAGS := -trimpath -buildvcs=false -tags grpcnotrace
-LDFLAGS := -s -w -X main.version=$(VERSION)
+LDFLAGS = -s -w -X main.version=$(VERSION)
+# The container image, and the architectures in it. A Docker that does not keep its
+# images in containerd loads the first one.
+IMAGE ?= bin/ratelimitd-image.tar
+ARCHS ?= amd64 arm64
 # How long each fuzz target runs.
 FUZZTIME ?= 10s
 
@@ -30,13 +34,21 @@ help: ## list the targets
 build: ## build bin/ratelimitd
 	CGO_ENABLED=0 go build $(BUILDFLAGS) -ldflags "$(LDFLAGS)" -o bin/ratelimitd ./cmd/ratelimitd
 
+.PHONY: image
+image: ## write the container image to IMAGE, for ARCHS
+	@programs=$$(mktemp -d); trap 'rm -rf "$$programs"' EXIT; mkdir -p $(dir $(IMAGE)); set -x; \
+	for arch in $(ARCHS); do \
+		CGO_ENABLED=0 GOOS=linux GOARCH=$$arch go build $(BUILDFLAGS) -ldflags "$(LDFLAGS)" -o "$$programs/$$arch/ratelimitd" ./cmd/ratelimitd; \
+	done; \
+	cd tools/image && go run . -source $(CURDIR) -out $(abspath $(IMAGE)) -version $(VERSION) $(ARCHS:%="$$programs/%/ratelimitd")
+
 .PHONY: run
 run: ## run the daemon from source
 	go run ./cmd/ratelimitd serve
 
 .PHONY: test
 test: FUZZTIME = 2s
-test: deps generate-check lint manifests deadcode-check licenses vulncheck-tests unit fuzz ## install what the checks need, and run all checks
+test: deps generate-check lint manifests deadcode-check image-test licenses vulncheck-tests unit fuzz ## install what the checks need, and run all checks
 
 .PHONY: deps
 deps:
@@ -45,6 +57,10 @@ deps:
 .PHONY: deadcode-check
 deadcode-check: ## fail if the linker cannot drop unused methods
 	CGO_ENABLED=0 ./scripts/deadcode-check.sh $(BUILDFLAGS)
+
+.PHONY: image-test
+image-test: ## make the image, unpack it, run it as its user and ask it
+	cd tools/image && go test ./...
 
 .PHONY: unit
 unit: ## run the tests
@@ -98,7 +114,7 @@ reproducible: ## fail if two builds in two folders differ
 
 .PHONY: lint
 lint: ## run go vet, golangci-lint and go mod tidy in all modules
-	@for module in . tools tools/manifests; do \
+	@for module in . tools tools/image tools/manifests; do \
 		echo "lint $$module"; \
 		(cd $$module && go vet ./... && $(LINT) ./... && go mod tidy -diff); \
 	done

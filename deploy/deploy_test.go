@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -61,7 +62,8 @@ func TestUnit(t *testing.T) {
 	tool(t, ".", "systemd-analyze", "verify", file)
 }
 
-// TestRunbook holds that the runbook has a part for each alert.
+// TestRunbook holds that the runbook has a part for each alert, and runs its commands:
+// they are all of the daemon itself, as there is nothing else in its image.
 func TestRunbook(t *testing.T) {
 	book, err := os.ReadFile("../docs/runbook.md")
 	if err != nil {
@@ -71,6 +73,36 @@ func TestRunbook(t *testing.T) {
 		if !strings.Contains(string(book), "\n## "+name+"\n") {
 			t.Errorf("the runbook says nothing of %s", name)
 		}
+	}
+	if strings.Contains(string(book), "curl") {
+		t.Error("the runbook uses curl, which the image does not have")
+	}
+
+	path := ratelimitd(t)
+	p := serve(t, path, "--config=ratelimitd/ratelimitd.yaml")
+	_, block, _ := strings.Cut(string(book), "```sh\n")
+	block, _, _ = strings.Cut(block, "```")
+	ran := 0
+	for line := range strings.Lines(block) {
+		text, _, _ := strings.Cut(line, "#")
+		words := strings.Fields(text)
+		if len(words) < 2 || words[0] != "ratelimitd" {
+			t.Errorf("a command that the image does not have: %s", line)
+			continue
+		}
+		args := append(words[1:], "--wait=20s")
+		if words[1] == "top" {
+			args = append(words[1:], "--once", "--interval=100ms")
+		}
+		cmd := exec.CommandContext(t.Context(), path, args...)
+		cmd.Env = append(os.Environ(), "RATELIMITD_ADDR="+p.grpc, "RATELIMITD_ADMIN_ADDR="+p.admin)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Errorf("%s%v: %s", line, err, out)
+		}
+		ran++
+	}
+	if ran != 3 {
+		t.Errorf("%d commands ran, want 3", ran)
 	}
 }
 
@@ -138,22 +170,50 @@ func panels(t *testing.T) map[string]string {
 	return found
 }
 
-// ratelimitd builds the daemon.
+// built is the path of the daemon, which is built once for all tests that run it.
+var built = sync.OnceValues(func() (string, error) {
+	path := filepath.Join(dir, "ratelimitd")
+	out, err := exec.Command("go", "build", "-o", path, "../cmd/ratelimitd").CombinedOutput() //nolint:noctx // all tests wait for it
+	if err != nil {
+		err = fmt.Errorf("%w: %s", err, out)
+	}
+	return path, err
+})
+
+var dir string // for what all tests share
+
+func TestMain(m *testing.M) {
+	var err error
+	if dir, err = os.MkdirTemp("", "deploy"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	code := m.Run()
+	_ = os.RemoveAll(dir)
+	os.Exit(code)
+}
+
+// ratelimitd returns the path of the daemon.
 func ratelimitd(t *testing.T) string {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "ratelimitd")
-	tool(t, "..", "go", "build", "-o", path, "./cmd/ratelimitd")
+	path, err := built()
+	if err != nil {
+		t.Fatal(err)
+	}
 	return path
 }
 
-// A process is one that runs until the test ends.
-type process struct{ grpc, http string }
+// A process is a daemon that runs until the test ends, or until it is stopped.
+type process struct {
+	grpc, http, admin string
+	stop              func() // waits for its end
+}
 
 // serve runs a daemon with flags.
 func serve(t *testing.T, path string, flags ...string) process {
 	t.Helper()
 	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), path,
-		append([]string{"serve", "--grpc-addr=127.0.0.1:0", "--http-addr=127.0.0.1:0", "--admin-addr=off", "--log-format=json"}, flags...)...)
+		append([]string{"serve", "--grpc-addr=127.0.0.1:0", "--http-addr=127.0.0.1:0", "--admin-addr=127.0.0.1:0", "--log-format=json"}, flags...)...)
 	log, err := cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -166,19 +226,21 @@ func serve(t *testing.T, path string, flags ...string) process {
 	go func() {
 		defer close(done)
 		for lines := bufio.NewScanner(log); lines.Scan(); {
-			var line struct{ Msg, GRPC, HTTP string }
+			var line struct{ Msg, GRPC, HTTP, Admin string }
 			if json.Unmarshal(lines.Bytes(), &line) == nil && line.Msg == "serving" {
-				found <- process{line.GRPC, line.HTTP}
+				found <- process{grpc: line.GRPC, http: line.HTTP, admin: line.Admin}
 			}
 		}
 	}()
-	t.Cleanup(func() {
+	stop := sync.OnceFunc(func() {
 		_ = cmd.Process.Signal(syscall.SIGTERM)
 		<-done
 		_ = cmd.Wait()
 	})
+	t.Cleanup(stop)
 	select {
 	case p := <-found:
+		p.stop = stop
 		return p
 	case <-done:
 		t.Fatalf("ratelimitd %v does not serve", flags)

@@ -2,18 +2,13 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"math"
-	"os"
 	"time"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/ratelimitd/ratelimitd/internal/check"
 	"github.com/ratelimitd/ratelimitd/internal/command"
-	"github.com/ratelimitd/ratelimitd/internal/config"
-	"github.com/ratelimitd/ratelimitd/internal/connect"
 	"github.com/ratelimitd/ratelimitd/internal/flags"
 	"github.com/ratelimitd/ratelimitd/internal/quote"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
@@ -22,31 +17,39 @@ import (
 
 func checkCommand() *command.Command {
 	in := &ratelimitv1.ShouldAllowRequest{Cost: new(uint64(1))}
-	limit, anchor := &ratelimitv1.Limit{}, uint64(0)
-	algorithm, mode, consumedAt := strategy.FixedWindow.String(), strategy.Take.String(), ""
-	addr, wait, json := "127.0.0.1:8081", 2*time.Second, false
+	mode, consumedAt, json := strategy.Take.String(), "", false
 	var descriptor check.Descriptor
-	var how connect.Options
-	set := &flags.Set{EnvPrefix: config.EnvPrefix, Flags: append([]flags.Flag{
-		{Name: "namespace", Value: flags.Text(&in.Namespace), Hint: "NAME", Help: "Who owns the counters, such as checkout. Required, but with --envoy-domain."},
-		{Name: "identifier", Value: flags.Text(&in.Identifier), Hint: "NAME", Help: "Who is being limited, such as user:42. Likewise."},
-		{Name: "rate", Value: flags.Text(&limit.Rate), Hint: "RATE", Help: "The rate to hold it to, such as 100/min, 5/s or 10/30s. This or --policy is required."},
-		{Name: "policy", Value: flags.Text(&in.Policy), Hint: "NAME", Help: "Or the policy of the server's configuration."},
-		{Name: "strategy", Value: flags.Text(&algorithm), Help: "With --rate: one of " + check.Strategies() + "."},
-		{Name: "name", Value: flags.Text(&limit.Name), Hint: "NAME", Help: "With --rate: names the limit's counter, which then outlives a change of its rate."},
-		{Name: "burst", Value: flags.Number(&limit.Burst), Hint: "N", Help: "With --rate: the capacity of token_bucket, leaky_bucket and gcra; 0 for the strategy's default."},
-		{Name: "time-zone", Value: flags.Text(&limit.TimeZone), Hint: "ZONE", Help: "With --rate: where days, weeks, months and years of a fixed_window begin at midnight, such as Europe/Berlin."},
-		{Name: "anchor-day", Value: flags.Number(&anchor), Hint: "DAY", Help: "With --rate: the day on which months and years begin, 1 to 28."},
-		{Name: "envoy-domain", Value: flags.Text(&descriptor.Domain), Hint: "NAME", Help: "Ask as Envoy does, for a descriptor of this domain. Needs --entry."},
-		{Name: "entry", Value: flags.Lines(&descriptor.Entries), Hint: "KEY=VALUE", Help: "With --envoy-domain: an entry of the descriptor. Repeat it for several, in their order."},
-		{Name: "cost", Value: flags.Number(in.Cost), Help: "How many units to ask for; 0 only looks."},
-		{Name: "mode", Value: flags.OneOf(&mode, strategy.Modes[:]...), Help: "What to do with the cost: take it if the limits allow it, charge it whatever is left, or refund it."},
-		{Name: "consumed-at", Value: flags.Text(&consumedAt), Hint: "TIME", Help: "With --mode=refund: the decided_at of what is given back, such as 2026-01-31T12:00:00.5Z."},
-		{Name: "dry-run", Value: flags.Bool(&in.DryRun), Help: "Decide, and change nothing."},
-		{Name: "addr", Value: flags.Address(&addr, "8081"), Help: "The service's gRPC address. Without a port: port 8081."},
-		{Name: "wait", Value: flags.Duration(&wait), Help: "The longest to wait for the answer."},
-		{Name: "json", Value: flags.Bool(&json), Help: "Print the answer as JSON."},
-	}, how.Flags()...)}
+	q := newQuestion(
+		flags.Flag{Name: "envoy-domain", Value: flags.Text(&descriptor.Domain), Hint: "NAME", Help: "Instead of all above: ask as Envoy does, for a descriptor of this domain. Needs --entry."},
+		flags.Flag{Name: "entry", Value: flags.Lines(&descriptor.Entries), Hint: "KEY=VALUE", Help: "With --envoy-domain: an entry of the descriptor. Repeat it for several, in their order."},
+		flags.Flag{Name: "cost", Value: flags.Number(in.Cost), Help: "How many units to ask for; 0 only looks."},
+		flags.Flag{Name: "mode", Value: flags.OneOf(&mode, strategy.Modes[:]...), Help: "What to do with the cost: take it if the limits allow it, charge it whatever is left, or refund it."},
+		flags.Flag{Name: "consumed-at", Value: flags.Text(&consumedAt), Hint: "TIME", Help: "With --mode=refund: the decided_at of what is given back, such as 2026-01-31T12:00:00.5Z."},
+		flags.Flag{Name: "dry-run", Value: flags.Bool(&in.DryRun), Help: "Decide, and change nothing."},
+		flags.Flag{Name: "json", Value: flags.Bool(&json), Help: "Print the answer as JSON."},
+	)
+	q.instead = func() (asEnvoy bool, wrong []error) {
+		m, err := strategy.ParseMode(mode)
+		if err != nil {
+			wrong = append(wrong, q.set.Problem("mode", ": "+err.Error()))
+		}
+		in.Mode = ratelimitv1.Mode(m) + ratelimitv1.Mode_TAKE
+		if consumedAt != "" {
+			at, err := time.Parse(time.RFC3339Nano, consumedAt)
+			if err != nil || m != strategy.Refund {
+				wrong = append(wrong, q.set.Problem("consumed-at", fmt.Sprintf(" %s: goes with --mode=refund, and is a time such as 2026-01-31T12:00:00.5Z", quote.Cut(consumedAt))))
+			}
+			in.ConsumedAt = timestamppb.New(at)
+		}
+		if descriptor.Domain != "" {
+			not := append([]string{"namespace", "identifier", "rate", "policy", "mode", "consumed-at", "dry-run"}, limitFlags...)
+			return true, append(wrong, q.set.Without("envoy-domain", not...), descriptor.Check())
+		}
+		if descriptor.Entries != nil {
+			wrong = append(wrong, q.set.Problem("entry", ": give --envoy-domain too"))
+		}
+		return false, wrong
+	}
 	return &command.Command{
 		Name:    "check",
 		Summary: "Ask a running service whether a request is allowed. Exits with 0 if it is, 1 if it is denied, 2 after an error.",
@@ -58,70 +61,34 @@ func checkCommand() *command.Command {
   ratelimitd check --namespace deploys --identifier prod --rate 1/h && ./deploy
   ratelimitd check --envoy-domain edge --entry api_key=alice --entry path=/login --cost 0
   ratelimitd check --addr limits.example.org --tls --token-file token --namespace checkout --identifier alice --rate 5/s`,
-		Flags: set,
+		Flags: q.set,
 		Run: func(ctx context.Context, call command.Call) error {
-			wrong := set.Apply(call.Line, set.Environment(os.LookupEnv))
-			asEnvoy := descriptor.Domain != ""
-			if asEnvoy {
-				wrong = append(wrong, set.Without("envoy-domain", "namespace", "identifier", "rate", "policy", "strategy", "name", "burst", "time-zone", "anchor-day", "mode", "consumed-at", "dry-run"), descriptor.Check())
-			} else {
-				wrong = append(wrong, set.Need("namespace", "identifier"), set.OneOf("rate", "policy"), set.Without("policy", "strategy", "name", "burst", "time-zone", "anchor-day"))
-			}
-			s, err := strategy.Parse(algorithm)
-			if err != nil {
-				wrong = append(wrong, set.Problem("strategy", ": "+err.Error()))
-			}
-			m, err := strategy.ParseMode(mode)
-			if err != nil {
-				wrong = append(wrong, set.Problem("mode", ": "+err.Error()))
-			}
-			in.Mode = ratelimitv1.Mode(m) + ratelimitv1.Mode_TAKE
-			if consumedAt != "" {
-				at, err := time.Parse(time.RFC3339Nano, consumedAt)
-				if err != nil || m != strategy.Refund {
-					wrong = append(wrong, set.Problem("consumed-at", fmt.Sprintf(" %s: goes with --mode=refund, and is a time such as 2026-01-31T12:00:00.5Z", quote.Cut(consumedAt))))
+			return q.ask(ctx, call, func(ctx context.Context, daemon *check.Daemon, limits []*ratelimitv1.Limit) error {
+				if descriptor.Domain != "" {
+					descriptor.Hits = in.GetCost()
+					answer, err := daemon.AskEnvoy(ctx, &descriptor)
+					return say(call, answer, json, err)
 				}
-				in.ConsumedAt = timestamppb.New(at)
-			}
-			if !asEnvoy && descriptor.Entries != nil {
-				wrong = append(wrong, set.Problem("entry", ": give --envoy-domain too"))
-			}
-			if wait <= 0 {
-				wrong = append(wrong, set.Problem("wait", fmt.Sprintf(" %v: must be above 0, such as 2s", wait)))
-			}
-			if err := errors.Join(wrong...); err != nil {
-				return err
-			}
-			if limit.Rate != "" {
-				limit.Strategy = ratelimitv1.Strategy(s)
-				limit.AnchorDay = uint32(min(anchor, math.MaxUint32))
-				in.Limits = []*ratelimitv1.Limit{limit}
-			}
-			link, err := how.Open(os.LookupEnv)
-			if err != nil {
-				return err
-			}
-			ctx, cancel := context.WithTimeout(ctx, wait)
-			defer cancel()
-			var answer check.Answer
-			if asEnvoy {
-				descriptor.Hits = in.GetCost()
-				answer, err = check.AskEnvoy(ctx, addr, link, &descriptor)
-			} else {
-				answer, err = check.Ask(ctx, addr, link, in)
-			}
-			switch {
-			case err != nil:
-				return err
-			case json:
-				err = answer.PrintJSON(call.Stdout)
-			default:
-				answer.Print(call.Stdout)
-			}
-			if err == nil && !answer.Allowed() {
-				return errNo
-			}
-			return err
+				in.Namespace, in.Identifier, in.Policy, in.Limits = q.namespace, q.identifier, q.policy, limits
+				answer, err := daemon.Ask(ctx, in)
+				return say(call, answer, json, err)
+			})
 		},
 	}
+}
+
+// say prints an answer. The error says how to exit.
+func say(call command.Call, answer check.Answer, json bool, err error) error {
+	switch {
+	case err != nil:
+		return err
+	case json:
+		err = answer.PrintJSON(call.Stdout)
+	default:
+		answer.Print(call.Stdout)
+	}
+	if err == nil && !answer.Allowed() {
+		return errNo
+	}
+	return err
 }

@@ -36,7 +36,7 @@ max_log_count: many
 config: other.yaml
 namespaces: {checkout: {policies: {default: {limits: [{rate: 10/s}, {rate: 10/sec}]}}}}
 `)
-	if stdout, stderr, status := runs(t, nil, "validate", "../../deploy/ratelimitd.yaml"); status != 0 {
+	if stdout, stderr, status := runs(t, nil, "validate", "../../deploy/ratelimitd/ratelimitd.yaml"); status != 0 {
 		t.Errorf("the example: exit status %d, %q, %q", status, stdout, stderr)
 	}
 	stdout, stderr, status := runs(t, nil, "validate", good)

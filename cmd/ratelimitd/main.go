@@ -4,6 +4,7 @@
 //	ratelimitd serve      run the service; needs nothing but a free port
 //	ratelimitd validate   check configuration files
 //	ratelimitd check      ask a running service, from a shell
+//	ratelimitd reset      forget what an identifier has consumed
 //	ratelimitd top        show what a running service does, and for whom
 //	ratelimitd token      make a token for a client
 //	ratelimitd version    print the version
@@ -47,7 +48,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		Name:     "ratelimitd",
 		Summary:  "A rate-limit service: may this caller do this now?",
 		Version:  build.Version(version),
-		Commands: []*command.Command{serveCommand(), validateCommand(), checkCommand(), topCommand(), tokenCommand(), versionCommand()},
+		Commands: []*command.Command{serveCommand(), validateCommand(), checkCommand(), reserveCommand(), commitCommand(), resetCommand(), topCommand(), tokenCommand(), versionCommand()},
 	}
 	switch err := program.Run(ctx, args, stdout, stderr); {
 	case err == nil:

@@ -146,7 +146,22 @@ func TestServeAndCheck(t *testing.T) {
 		}
 	}
 
-	stdout, _, status := check("--rate=1/d", "--json")
+	// A limit that is used up is counted anew, and the others are not.
+	stdout, stderr, status := runs(t, nil, "reset", "--addr", addr, "--namespace=checkout", "--identifier=alice", "--rate=1/h", "--name=api")
+	if stdout != "reset\n" || stderr != "" || status != exitOK {
+		t.Errorf("reset: exit status %d, %q, %q", status, stdout, stderr)
+	}
+	if stdout, _, status := check("--rate=1/h", "--name=api", "--dry-run"); status != exitOK || !strings.Contains(stdout, "api: 1 of 1 left") {
+		t.Errorf("after the reset: exit status %d, %q", status, stdout)
+	}
+	if stdout, _, status := check("--rate=2/366d"); status != exitNo {
+		t.Errorf("of the limit that was not reset: exit status %d, %q", status, stdout)
+	}
+	if _, stderr, status := runs(t, nil, "reset", "--addr", addr, "--namespace=checkout", "--identifier=alice", "--policy=gold"); status != exitError || !strings.Contains(stderr, `: NotFound: unknown policy "gold"`) {
+		t.Errorf("reset of an unknown policy: exit status %d, %q", status, stderr)
+	}
+
+	stdout, _, status = check("--rate=1/d", "--json")
 	var answer struct {
 		Allowed  bool
 		Reason   string
@@ -188,7 +203,7 @@ func TestErrors(t *testing.T) {
 		args []string
 		says string
 	}{
-		{nil, nil, "no command; use serve, validate, check, top, token or version"},
+		{nil, nil, "no command; use serve, validate, check, reset, top, token or version"},
 		{nil, []string{"srve"}, `unknown command "srve"; did you mean serve?`},
 		{nil, []string{"serve", "--nonsense"}, `serve: unknown flag "--nonsense"; see ratelimitd serve --help`},
 		{nil, []string{"serve", "--grpc-adr=:1"}, `unknown flag "--grpc-adr" (did you mean --grpc-addr?)`},
@@ -218,6 +233,8 @@ func TestErrors(t *testing.T) {
 		{nil, []string{"serve", "--store=memcached", "--memcached-addr=a:1", "--memcached-addr=a:1"}, `--memcached-addr "a:1": is there twice; write each server once`},
 		{nil, []string{"serve", "--config=/nowhere.yaml"}, `--config: open /nowhere.yaml: no such file or directory`},
 		{nil, []string{"validate"}, "validate: expected FILE ..."},
+		{nil, []string{"reset", "--namespace=a", "--rate=1/s"}, "--identifier is missing; write --identifier=NAME"},
+		{nil, []string{"reset", "--namespace=a", "--identifier=b"}, "--rate or --policy is missing; write one of them"},
 		{nil, []string{"top", "--admin-addr=127.0.0.1:1"}, `127.0.0.1:1: connect: connection refused`},
 		{nil, []string{"top", "--interval=1ms"}, `--interval 1ms: must be 100ms or more, such as 2s`},
 	} {

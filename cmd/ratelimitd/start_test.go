@@ -151,7 +151,7 @@ func TestTopAddress(t *testing.T) {
 // TestEnvironmentOfValidate has validate refuse what serve would, though it is
 // the environment that is wrong and not the file.
 func TestEnvironmentOfValidate(t *testing.T) {
-	for _, file := range []string{"../../deploy/ratelimitd.yaml", "../../deploy/envoy/ratelimit/edge.yaml"} {
+	for _, file := range []string{"../../deploy/ratelimitd/ratelimitd.yaml", "../../deploy/envoy/ratelimit/edge.yaml"} {
 		for variable, says := range map[string]string{
 			"RATELIMITD_GRPC_ADDR=8081":      `RATELIMITD_GRPC_ADDR "8081": it has no port`,
 			"RATELIMITD_STORE_TIMEOUT=0s":    `RATELIMITD_STORE_TIMEOUT 0s: must be above 0`,

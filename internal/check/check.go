@@ -41,23 +41,68 @@ type response struct {
 	*ratelimitv1.ShouldAllowResponse
 }
 
-// Ask asks the daemon at addr over link, and waits for its answer until ctx ends.
-func Ask(ctx context.Context, addr string, link connect.Link, in *ratelimitv1.ShouldAllowRequest) (Answer, error) {
+// A Daemon is a running one that can be asked.
+type Daemon struct {
+	addr   string
+	conn   *grpc.ClientConn
+	client ratelimitv1.RateLimitServiceClient
+}
+
+// Connect returns the daemon at addr, which is reached over link. It connects with the
+// first question. Close it.
+func Connect(addr string, link connect.Link) (*Daemon, error) {
 	conn, err := grpc.NewClient(addr, link.GRPC()...)
 	if err != nil {
 		return nil, fmt.Errorf("--addr %q: %w", addr, err)
 	}
-	defer func() { _ = conn.Close() }()
-	answer, err := ratelimitv1.NewRateLimitServiceClient(conn).ShouldAllow(ctx, in)
+	return &Daemon{addr: addr, conn: conn, client: ratelimitv1.NewRateLimitServiceClient(conn)}, nil
+}
+
+// Close ends the connection.
+func (d *Daemon) Close() { _ = d.conn.Close() }
+
+// Ask asks whether a request is allowed, and waits for the answer until ctx ends.
+func (d *Daemon) Ask(ctx context.Context, in *ratelimitv1.ShouldAllowRequest) (Answer, error) {
+	answer, err := d.client.ShouldAllow(ctx, in)
 	if err != nil {
-		return nil, askError(addr, err)
+		return nil, d.failed(err)
 	}
 	return response{answer}, nil
 }
 
-func askError(addr string, err error) error {
+// Reserve asks whether a request is allowed whose cost is an estimate. The answer has
+// what Commit takes, unless it is denied.
+func (d *Daemon) Reserve(ctx context.Context, in *ratelimitv1.ShouldAllowRequest) (reservation []byte, answer Answer, err error) {
+	out, err := d.client.Reserve(ctx, &ratelimitv1.ReserveRequest{Request: in})
+	if err != nil {
+		return nil, nil, d.failed(err)
+	}
+	return out.GetReservation(), response{out.GetResponse()}, nil
+}
+
+// Commit settles a reservation with what was used. repeated says that it was settled
+// before.
+func (d *Daemon) Commit(ctx context.Context, reservation []byte, used uint64) (answer Answer, repeated bool, err error) {
+	out, err := d.client.Commit(ctx, &ratelimitv1.CommitRequest{Reservation: reservation, Actual: used})
+	if err != nil {
+		return nil, false, d.failed(err)
+	}
+	return response{out.GetResponse()}, out.GetRepeated(), nil
+}
+
+// Reset has the daemon forget what an identifier has consumed.
+func (d *Daemon) Reset(ctx context.Context, in *ratelimitv1.ResetRequest) error {
+	_, err := d.client.Reset(ctx, in)
+	return d.failed(err)
+}
+
+// failed says with which status a call failed, if it did.
+func (d *Daemon) failed(err error) error {
+	if err == nil {
+		return nil
+	}
 	st := status.Convert(err)
-	return fmt.Errorf("ask %s: %s: %s", addr, st.Code(), st.Message())
+	return fmt.Errorf("ask %s: %s: %s", d.addr, st.Code(), st.Message())
 }
 
 // Allowed implements Answer.

@@ -9,10 +9,8 @@ import (
 
 	commonv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/common/ratelimit/v3"
 	rlsv3 "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
-	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
-	"github.com/ratelimitd/ratelimitd/internal/connect"
 	"github.com/ratelimitd/ratelimitd/internal/quote"
 )
 
@@ -39,23 +37,18 @@ func (d *Descriptor) Check() error {
 // envoyResponse is the Answer to a request as Envoy makes it.
 type envoyResponse struct{ *rlsv3.RateLimitResponse }
 
-// AskEnvoy asks the daemon at addr over link about a descriptor, as Envoy does.
-func AskEnvoy(ctx context.Context, addr string, link connect.Link, d *Descriptor) (Answer, error) {
-	conn, err := grpc.NewClient(addr, link.GRPC()...)
-	if err != nil {
-		return nil, fmt.Errorf("--addr %q: %w", addr, err)
-	}
-	defer func() { _ = conn.Close() }()
-	descriptor := &commonv3.RateLimitDescriptor{HitsAddend: wrapperspb.UInt64(d.Hits)}
-	for _, text := range d.Entries {
+// AskEnvoy asks about a descriptor as Envoy does, and waits for the answer until ctx ends.
+func (d *Daemon) AskEnvoy(ctx context.Context, of *Descriptor) (Answer, error) {
+	descriptor := &commonv3.RateLimitDescriptor{HitsAddend: wrapperspb.UInt64(of.Hits)}
+	for _, text := range of.Entries {
 		key, value, _ := strings.Cut(text, "=")
 		descriptor.Entries = append(descriptor.Entries, &commonv3.RateLimitDescriptor_Entry{Key: key, Value: value})
 	}
-	answer, err := rlsv3.NewRateLimitServiceClient(conn).ShouldRateLimit(ctx, &rlsv3.RateLimitRequest{
-		Domain: d.Domain, Descriptors: []*commonv3.RateLimitDescriptor{descriptor},
+	answer, err := rlsv3.NewRateLimitServiceClient(d.conn).ShouldRateLimit(ctx, &rlsv3.RateLimitRequest{
+		Domain: of.Domain, Descriptors: []*commonv3.RateLimitDescriptor{descriptor},
 	})
 	if err != nil {
-		return nil, askError(addr, err)
+		return nil, d.failed(err)
 	}
 	return envoyResponse{answer}, nil
 }

@@ -20,11 +20,11 @@ import (
 // front of a service that counts the requests that reach it.
 func throughEnvoy(t *testing.T, d *daemon) (e *envoytest.Envoy, reached *atomic.Int64) {
 	t.Helper()
-	return throughEnvoyOf(t, "envoy.yaml", [2]string{"port_value: 8081", "port_value: " + portOf(t, d.GRPCAddr())})
+	return throughEnvoyOf(t, "envoy.yaml", "port_value: 8081", "port_value: "+portOf(t, d.GRPCAddr()), "max_interval: 0.1s", "max_interval: 20s")
 }
 
 // throughEnvoyOf does so with one of the configurations, and with edits to it.
-func throughEnvoyOf(t *testing.T, file string, edits ...[2]string) (e *envoytest.Envoy, reached *atomic.Int64) {
+func throughEnvoyOf(t *testing.T, file string, edits ...string) (e *envoytest.Envoy, reached *atomic.Int64) {
 	t.Helper()
 	reached = new(atomic.Int64)
 	service := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { reached.Add(1) }))
@@ -33,17 +33,11 @@ func throughEnvoyOf(t *testing.T, file string, edits ...[2]string) (e *envoytest
 	if err != nil {
 		t.Fatal(err)
 	}
-	text := string(data)
-	for _, edit := range append([][2]string{
-		{"{address: 0.0.0.0, port_value: 10000}", "{address: 127.0.0.1, port_value: 0}"},
-		{"port_value: 8000", "port_value: " + portOf(t, service.Listener.Addr().String())},
-		{"timeout: 0.1s", "timeout: 20s"}, // on a loaded machine
-	}, edits...) {
-		if strings.Count(text, edit[0]) != 1 {
-			t.Fatalf("%s has %q %d times, want once", file, edit[0], strings.Count(text, edit[0]))
-		}
-		text = strings.Replace(text, edit[0], edit[1], 1)
-	}
+	text := envoytest.Edit(t, string(data), append([]string{
+		"{address: 0.0.0.0, port_value: 10000}", "{address: 127.0.0.1, port_value: 0}",
+		"port_value: 8000", "port_value: " + portOf(t, service.Listener.Addr().String()),
+		"timeout: 0.1s", "timeout: 20s", // on a loaded machine
+	}, edits...)...)
 	return envoytest.Start(t, text), reached
 }
 
@@ -61,8 +55,8 @@ func portOf(t *testing.T, addr string) string {
 // to its limit whatever it claims to be, and is told nothing of how the limit is kept.
 func TestExtAuthzThroughEnvoy(t *testing.T) {
 	d := start(t, Options{Config: policyConfig(t, webPolicies)})
-	port := [2]string{"port_value: 8080", "port_value: " + portOf(t, d.HTTPAddr())}
-	e, reached := throughEnvoyOf(t, "ext-authz.yaml", port)
+	port := []string{"port_value: 8080", "port_value: " + portOf(t, d.HTTPAddr())}
+	e, reached := throughEnvoyOf(t, "ext-authz.yaml", port...)
 	for i := range 8 {
 		reply, text := fetch(t, http.MethodPost, e.URL+"/some/path?x=1", "payload", http.Header{"X-Forwarded-For": {fmt.Sprintf("203.0.113.%d", i)}})
 		want := http.StatusOK
@@ -80,7 +74,7 @@ func TestExtAuthzThroughEnvoy(t *testing.T) {
 		t.Errorf("%d requests reached the service, want 5", n)
 	}
 	for _, wrong := range [][2]string{{"policy=default", "policy=gold"}, {"{exact: x-forwarded-for}", "{exact: x-other}"}} {
-		e, reached := throughEnvoyOf(t, "ext-authz.yaml", port, wrong)
+		e, reached := throughEnvoyOf(t, "ext-authz.yaml", append(port[:2:2], wrong[:]...)...)
 		reply, text := fetch(t, http.MethodGet, e.URL, "", nil)
 		if reply.StatusCode != http.StatusNotFound && reply.StatusCode != http.StatusBadRequest || reached.Load() != 0 {
 			t.Errorf("%v: %s, and %d requests reached the service", wrong, reply.Status, reached.Load())
@@ -178,5 +172,92 @@ func TestLoginThroughEnvoy(t *testing.T) {
 	}
 	if n := d.metric(t, "ratelimitd_undecodable_messages_total"); n != 0 {
 		t.Errorf("%v messages could not be decoded, want none", n)
+	}
+}
+
+const features = `
+domain: edge
+descriptors:
+  - {key: path, value: /api/*/action, rate_limit: {unit: day, requests_per_unit: 2}}
+  - key: tenant
+    descriptors:
+      - {key: tier, value: gold, rate_limit: {unit: day, requests_per_unit: 2}}
+      - {key: tier, rate_limit: {unit: hour, requests_per_unit: 1}}
+  - {key: model, value: big, quota_mode: true, rate_limit: {unit: day, requests_per_unit: 1}}
+  - {key: model, value: small, quota_mode: true, rate_limit: {unit: day, requests_per_unit: 2}}
+  - {key: tried, shadow_mode: true, rate_limit: {unit: day, requests_per_unit: 1}}
+  - {key: page, rate_limit: {name: each_page, unit: day, requests_per_unit: 1}}
+  - {key: site, rate_limit: {unit: day, requests_per_unit: 9, replaces: [{name: each_page}]}}
+  - {key: free, rate_limit: {unlimited: true}}
+  - {key: custom, rate_limit: {unit: day, requests_per_unit: 100}}
+  - {key: bytes, rate_limit: {unit: day, requests_per_unit: 10}}
+`
+
+// TestFeaturesThroughEnvoy has a real Envoy make the descriptors, and obey the
+// answers, of each kind of limit that its users configure.
+func TestFeaturesThroughEnvoy(t *testing.T) {
+	config, err := os.ReadFile("testdata/envoy.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := start(t, Options{Config: envoyConfig(t, features)})
+	service := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	t.Cleanup(service.Close)
+	e := envoytest.Start(t, envoytest.Edit(t, string(config),
+		"port_value: 8000", "port_value: "+portOf(t, service.Listener.Addr().String()),
+		"port_value: 8081", "port_value: "+portOf(t, d.GRPCAddr())))
+	ask := func(headers ...string) httpAnswer {
+		header := http.Header{}
+		for _, h := range headers {
+			name, value, _ := strings.Cut(h, "=")
+			header.Set(name, value)
+		}
+		reply, _ := fetch(t, http.MethodGet, e.URL, "", header)
+		return reply
+	}
+	for _, tt := range []struct {
+		what    string
+		headers []string
+		codes   string // of the same request again and again
+	}{
+		{"a wildcard", []string{"x-path=/api/1/action"}, "200 200 429"},
+		{"a wildcard, another value", []string{"x-path=/api/2/action"}, "200"},
+		{"no match", []string{"x-path=/api/1"}, "200 200 200"},
+		{"nested", []string{"x-tenant=a", "x-tier=gold"}, "200 200 429"},
+		{"nested, any value", []string{"x-tenant=a", "x-tier=free"}, "200 429"},
+		{"nested, another parent", []string{"x-tenant=b", "x-tier=free"}, "200 429"},
+		{"half of a nested one", []string{"x-tenant=a"}, "200 200 200"},
+		{"two quotas", []string{"x-model=big", "x-other-model=small"}, "200 200 429"}, // until both are used up
+		{"shadow mode", []string{"x-tried=a"}, "200 200 200"},
+		{"replaced", []string{"x-page=a", "x-site=a"}, "200 200 200"},
+		{"what was replaced", []string{"x-page=a"}, "200 429"},
+		{"unlimited", []string{"x-free=a"}, "200 200 200"},
+		{"an override from dynamic metadata", []string{"x-custom=a"}, "200 200 429"},
+		{"hits by a format", []string{"x-bytes-of=a", "x-bytes=4"}, "200 200 429"},
+		{"hits by a format that still fit", []string{"x-bytes-of=a", "x-bytes=2"}, "200 429"},
+	} {
+		var codes []string
+		for range strings.Fields(tt.codes) {
+			codes = append(codes, fmt.Sprint(ask(tt.headers...).StatusCode))
+		}
+		if got := strings.Join(codes, " "); got != tt.codes {
+			t.Errorf("%s: %v: got %s, want %s", tt.what, tt.headers, got, tt.codes)
+		}
+	}
+
+	reply := ask("x-tenant=a", "x-tier=free") // at midnight, with an hour to go
+	for name, want := range map[string]string{
+		"Retry-After": "3600", "X-Ratelimit-Limit": "1, 1;w=3600", "X-Ratelimit-Remaining": "0", "X-Ratelimit-Reset": "3600", "X-Envoy-Ratelimited": "true",
+	} {
+		if got := reply.Header.Get(name); got != want {
+			t.Errorf("denied: %s is %q, want %q", name, got, want)
+		}
+	}
+
+	if err := d.stop(); err != nil {
+		t.Fatal(err)
+	}
+	if reply := ask("x-free=a"); reply.StatusCode != http.StatusInternalServerError {
+		t.Errorf("without a daemon, and with failure_mode_deny: %s, want 500", reply.Status)
 	}
 }

@@ -12,6 +12,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
+	"strings"
 
 	"github.com/compose-spec/compose-go/v2/cli"
 	monitoring "github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring/v1"
@@ -22,6 +24,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"sigs.k8s.io/kustomize/api/krusty"
+	"sigs.k8s.io/kustomize/api/resmap"
 	"sigs.k8s.io/kustomize/kyaml/filesys"
 	"sigs.k8s.io/yaml"
 )
@@ -52,13 +55,26 @@ func checkCompose(name string) error {
 	}
 	for _, s := range project.Services {
 		for _, v := range s.Volumes {
-			if _, statErr := os.Stat(v.Source); v.Type == "bind" && statErr != nil {
+			if v.Type != "bind" {
+				continue
+			}
+			info, statErr := os.Stat(v.Source)
+			switch {
+			case statErr != nil:
 				err = errors.Join(err, fmt.Errorf("%s: service %s: %w", name, s.Name, statErr))
+			case !info.IsDir(): // if an editor replaces the file, the container keeps the old one
+				err = errors.Join(err, fmt.Errorf("%s: service %s mounts the file %s; mount its folder", name, s.Name, v.Source))
 			}
 		}
 	}
+	if limit := int64(project.Services["ratelimitd"].MemLimit); limit != memoryLimit {
+		err = errors.Join(err, fmt.Errorf("%s: ratelimitd has a memory limit of %d bytes, want %d", name, limit, memoryLimit))
+	}
 	return err
 }
+
+// memoryLimit is the memory of the daemon in all examples, in bytes.
+const memoryLimit = 512 << 20
 
 // checkKubernetes builds a kustomization and decodes what it makes, strictly.
 func checkKubernetes(dir string) error {
@@ -90,10 +106,42 @@ func checkKubernetes(dir string) error {
 		}
 		delete(into, r.GetKind())
 	}
+	err = checkDocs(filepath.Join(dir, "..", "..", "docs"), made)
 	for kind := range into {
 		err = errors.Join(err, fmt.Errorf("%s: there is no %s", dir, kind))
 	}
 	return errors.Join(err, checkTogether(&deployment, &service, &config, &budget, &scaler, &monitor))
+}
+
+// object is how the arguments of kubectl name an object.
+var object = regexp.MustCompile(`\b(deployment|service|svc|configmap|pod)/([a-z0-9.-]*[a-z0-9])`)
+
+// checkDocs checks that the objects that the commands in a folder of pages name are
+// among those that are made.
+func checkDocs(dir string, made resmap.ResMap) error {
+	pages, err := filepath.Glob(filepath.Join(dir, "*.md"))
+	if err != nil || len(pages) == 0 {
+		return fmt.Errorf("%s: no pages: %w", dir, err)
+	}
+	there := map[string]bool{}
+	for _, r := range made.Resources() {
+		there[strings.ToLower(r.GetKind())+"/"+r.GetName()] = true
+	}
+	for _, page := range pages {
+		text, readErr := os.ReadFile(page)
+		err = errors.Join(err, readErr)
+		for line := range strings.Lines(string(text)) {
+			if !strings.Contains(line, "kubectl") {
+				continue
+			}
+			for _, m := range object.FindAllStringSubmatch(line, -1) {
+				if kind := strings.Replace(m[1], "svc", "service", 1); !there[kind+"/"+m[2]] {
+					err = errors.Join(err, fmt.Errorf("%s: kubernetes/ has no %s", page, m[0]))
+				}
+			}
+		}
+	}
+	return err
 }
 
 // checkTogether checks what the parts say of one another.
@@ -127,6 +175,7 @@ func checkTogether(d *apps.Deployment, s *core.Service, config *core.ConfigMap, 
 	for _, p := range []*core.Probe{container.StartupProbe, container.ReadinessProbe, container.LivenessProbe} {
 		must(p != nil && p.HTTPGet != nil && ports[p.HTTPGet.Port.String()], "a probe is missing, or asks a port that the container does not have")
 	}
+	must(container.Resources.Limits.Memory().Value() == memoryLimit, "the memory limit is %s, want %d bytes", container.Resources.Limits.Memory(), memoryLimit)
 	sc, pod := container.SecurityContext, d.Spec.Template.Spec.SecurityContext
 	must(sc != nil && sc.ReadOnlyRootFilesystem != nil && *sc.ReadOnlyRootFilesystem, "the root file system can be written to")
 	must(pod != nil && pod.RunAsNonRoot != nil && *pod.RunAsNonRoot, "the pods may run as root")

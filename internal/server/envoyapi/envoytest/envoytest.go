@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -27,8 +28,8 @@ type Envoy struct {
 	Admin string // URL of its administration
 }
 
-// binary returns the path of the program.
-func binary(tb testing.TB) string {
+// Binary returns the path of the program.
+func Binary(tb testing.TB) string {
 	tb.Helper()
 	if path, err := exec.LookPath("envoy"); err == nil {
 		return path
@@ -42,6 +43,19 @@ func binary(tb testing.TB) string {
 		tb.Fatalf("no envoy %s: run scripts/install-test-deps.sh (%v)", Version, err)
 	}
 	return path
+}
+
+// Edit replaces parts of a configuration that operators copy with what a test needs:
+// old, new, old, new. Each old one must be there once.
+func Edit(tb testing.TB, config string, pairs ...string) string {
+	tb.Helper()
+	for i := 0; i < len(pairs); i += 2 {
+		if n := strings.Count(config, pairs[i]); n != 1 {
+			tb.Fatalf("the configuration has %q %d times, want once", pairs[i], n)
+		}
+		config = strings.Replace(config, pairs[i], pairs[i+1], 1)
+	}
+	return config
 }
 
 // Start runs an Envoy with a configuration in YAML, which has no admin section and
@@ -59,7 +73,7 @@ func Start(tb testing.TB, config string) *Envoy {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	cmd := exec.Command(binary(tb), "--config-path", file, "--admin-address-path", admin, "--use-dynamic-base-id", "--concurrency", "1", "--log-level", "warn") //nolint:noctx // it is ended below
+	cmd := exec.Command(Binary(tb), "--config-path", file, "--admin-address-path", admin, "--use-dynamic-base-id", "--concurrency", "1", "--log-level", "warn") //nolint:noctx // it is ended below
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := cmd.Start(); err != nil {
 		tb.Fatal(err)
@@ -137,6 +151,41 @@ func (e *Envoy) notReady() string {
 		}
 	}
 	return ""
+}
+
+// Counter returns the value of one of e's counters, or 0 as long as it has none of that
+// name.
+func (e *Envoy) Counter(tb testing.TB, name string) int {
+	tb.Helper()
+	body, err := get(e.Admin + "/stats?filter=^" + regexp.QuoteMeta(name) + "$")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	n := 0
+	if _, err := fmt.Sscanf(body, name+": %d", &n); err != nil && body != "" {
+		tb.Fatalf("%s: %v", body, err)
+	}
+	return n
+}
+
+// Stats returns all counters that are above 0 and have part in their names.
+func (e *Envoy) Stats(tb testing.TB, part string) string {
+	tb.Helper()
+	body, err := get(e.Admin + "/stats?usedonly&type=Counters&filter=" + part)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return body
+}
+
+// Healthy returns whether e takes the endpoint at addr for healthy.
+func (e *Envoy) Healthy(tb testing.TB, addr string) bool {
+	tb.Helper()
+	clusters, err := get(e.Admin + "/clusters")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return strings.Contains(clusters, "::"+addr+"::health_flags::healthy\n")
 }
 
 func get(url string) (body string, err error) {

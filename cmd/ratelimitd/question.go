@@ -1,0 +1,124 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"time"
+
+	"github.com/ratelimitd/ratelimitd/internal/check"
+	"github.com/ratelimitd/ratelimitd/internal/command"
+	"github.com/ratelimitd/ratelimitd/internal/config"
+	"github.com/ratelimitd/ratelimitd/internal/connect"
+	"github.com/ratelimitd/ratelimitd/internal/flags"
+	"github.com/ratelimitd/ratelimitd/internal/strategy"
+	ratelimitv1 "github.com/ratelimitd/ratelimitd/proto/ratelimit/v1"
+)
+
+// A question is what check, reserve, commit and reset have in common: the limits of one
+// identifier, and the daemon that knows them.
+type question struct {
+	namespace, identifier, policy string
+
+	limit     ratelimitv1.Limit // without its strategy and anchor day
+	algorithm string            // the strategy of limit
+	anchor    uint64            // the anchor day of limit
+
+	// instead reads what is asked in place of limits, if anything is, and returns what is
+	// wrong with it. nil: only limits are asked.
+	instead func() (is bool, wrong []error)
+
+	addr string
+	wait time.Duration
+	how  connect.Options
+
+	set *flags.Set
+}
+
+// newQuestion returns the question that flags ask: its own, then those of the command,
+// then those that say where to ask.
+func newQuestion(own ...flags.Flag) *question {
+	q := &question{algorithm: strategy.FixedWindow.String(), addr: defaultAddr, wait: defaultWait}
+	all := append([]flags.Flag{
+		{Name: "namespace", Value: flags.Text(&q.namespace), Hint: "NAME", Help: "Who owns the counters, such as checkout."},
+		{Name: "identifier", Value: flags.Text(&q.identifier), Hint: "NAME", Help: "Who is being limited, such as user:42."},
+		{Name: "rate", Value: flags.Text(&q.limit.Rate), Hint: "RATE", Help: "The rate to hold it to, such as 100/min, 5/s or 10/30s. This or --policy is required."},
+		{Name: "policy", Value: flags.Text(&q.policy), Hint: "NAME", Help: "Or the policy of the server's configuration."},
+		{Name: "strategy", Value: flags.Text(&q.algorithm), Help: "With --rate: one of " + check.Strategies() + "."},
+		{Name: "name", Value: flags.Text(&q.limit.Name), Hint: "NAME", Help: "With --rate: names the limit's counter, which then outlives a change of its rate."},
+		{Name: "burst", Value: flags.Number(&q.limit.Burst), Hint: "N", Help: "With --rate: the capacity of token_bucket, leaky_bucket and gcra; 0 for the strategy's default."},
+		{Name: "time-zone", Value: flags.Text(&q.limit.TimeZone), Hint: "ZONE", Help: "With --rate: where days, weeks, months and years of a fixed_window begin at midnight, such as Europe/Berlin."},
+		{Name: "anchor-day", Value: flags.Number(&q.anchor), Hint: "DAY", Help: "With --rate: the day on which months and years begin, 1 to 28."},
+	}, own...)
+	return q.with(all)
+}
+
+// newCommit returns the question that has flags of the command alone, and those that say
+// where to ask.
+func newCommit(own ...flags.Flag) *question {
+	q := &question{algorithm: strategy.FixedWindow.String(), addr: defaultAddr, wait: defaultWait}
+	q.instead = func() (bool, []error) { return true, nil }
+	return q.with(own)
+}
+
+const (
+	defaultAddr = "127.0.0.1:8081"
+	defaultWait = 2 * time.Second
+)
+
+// with returns q with its flags: all, and then those that say where to ask.
+func (q *question) with(all []flags.Flag) *question {
+	all = append(all,
+		flags.Flag{Name: "addr", Value: flags.Address(&q.addr, "8081"), Help: "The service's gRPC address. Without a port: port 8081."},
+		flags.Flag{Name: "wait", Value: flags.Duration(&q.wait), Help: "The longest to wait for the answer."},
+	)
+	q.set = &flags.Set{EnvPrefix: config.EnvPrefix, Flags: append(all, q.how.Flags()...)}
+	return q
+}
+
+// ask reads the flags of call, and has do ask the daemon for the limits that they
+// name. The context of do ends after --wait.
+func (q *question) ask(ctx context.Context, call command.Call, do func(context.Context, *check.Daemon, []*ratelimitv1.Limit) error) error {
+	wrong := q.set.Apply(call.Line, q.set.Environment(os.LookupEnv))
+	instead := false
+	if q.instead != nil {
+		var more []error
+		instead, more = q.instead()
+		wrong = append(wrong, more...)
+	}
+	if !instead {
+		wrong = append(wrong, q.set.Need("namespace", "identifier"), q.set.OneOf("rate", "policy"), q.set.Without("policy", limitFlags...))
+	}
+	s, err := strategy.Parse(q.algorithm)
+	if err != nil {
+		wrong = append(wrong, q.set.Problem("strategy", ": "+err.Error()))
+	}
+	if q.wait <= 0 {
+		wrong = append(wrong, q.set.Problem("wait", fmt.Sprintf(" %v: must be above 0, such as 2s", q.wait)))
+	}
+	if err := errors.Join(wrong...); err != nil {
+		return err
+	}
+	var limits []*ratelimitv1.Limit
+	if q.limit.Rate != "" {
+		q.limit.Strategy, q.limit.AnchorDay = ratelimitv1.Strategy(s), uint32(min(q.anchor, math.MaxUint32))
+		limits = append(limits, &q.limit)
+	}
+	link, err := q.how.Open(os.LookupEnv)
+	if err != nil {
+		return err
+	}
+	daemon, err := check.Connect(q.addr, link)
+	if err != nil {
+		return err
+	}
+	defer daemon.Close()
+	ctx, cancel := context.WithTimeout(ctx, q.wait)
+	defer cancel()
+	return do(ctx, daemon, limits)
+}
+
+// limitFlags are those that describe a limit of --rate.
+var limitFlags = []string{"strategy", "name", "burst", "time-zone", "anchor-day"}

@@ -1,0 +1,79 @@
+package main
+
+import (
+	"context"
+	"encoding/base64"
+	"fmt"
+
+	"github.com/ratelimitd/ratelimitd/internal/check"
+	"github.com/ratelimitd/ratelimitd/internal/command"
+	"github.com/ratelimitd/ratelimitd/internal/flags"
+	"github.com/ratelimitd/ratelimitd/internal/quote"
+	ratelimitv1 "github.com/ratelimitd/ratelimitd/proto/ratelimit/v1"
+)
+
+func reserveCommand() *command.Command {
+	in := &ratelimitv1.ShouldAllowRequest{Cost: new(uint64(1))}
+	q := newQuestion(
+		flags.Flag{Name: "cost", Value: flags.Number(in.Cost), Help: "The estimate to take now, in units."},
+	)
+	return &command.Command{
+		Name:    "reserve",
+		Summary: "Take an estimate, for work whose cost is known only when it is done. Prints the reservation that \"ratelimitd commit\" settles, and nothing else. Exits with 0, with 1 if it is denied, 2 after an error.",
+		Examples: `Examples:
+  id=$(ratelimitd reserve --namespace llm --identifier alice --policy tokens --cost 500) &&
+    ratelimitd commit --reservation "$id" --actual 420`,
+		Flags: q.set,
+		Run: func(ctx context.Context, call command.Call) error {
+			return q.ask(ctx, call, func(ctx context.Context, daemon *check.Daemon, limits []*ratelimitv1.Limit) error {
+				in.Namespace, in.Identifier, in.Policy, in.Limits = q.namespace, q.identifier, q.policy, limits
+				id, answer, err := daemon.Reserve(ctx, in)
+				if err != nil {
+					return err
+				}
+				if !answer.Allowed() {
+					answer.Print(call.Stderr)
+					return errNo
+				}
+				_, err = fmt.Fprintln(call.Stdout, base64.StdEncoding.EncodeToString(id))
+				return err
+			})
+		},
+	}
+}
+
+func commitCommand() *command.Command {
+	var reservation string
+	var actual uint64
+	var id []byte
+	json := false
+	q := newCommit(
+		flags.Flag{Name: "reservation", Value: flags.Text(&reservation), Hint: "ID", Required: true, Help: "What \"ratelimitd reserve\" printed."},
+		flags.Flag{Name: "actual", Value: flags.Number(&actual), Help: "How many units were really used; 0 gives all of the estimate back."},
+		flags.Flag{Name: "json", Value: flags.Bool(&json), Help: "Print the answer as JSON."},
+	)
+	q.instead = func() (bool, []error) {
+		var err error
+		if id, err = base64.StdEncoding.DecodeString(reservation); err != nil {
+			return true, []error{q.set.Problem("reservation", fmt.Sprintf(" %s: give what \"ratelimitd reserve\" printed", quote.Cut(reservation)))}
+		}
+		return true, nil
+	}
+	return &command.Command{
+		Name:    "commit",
+		Summary: "Settle a reservation with what was really used. It counts once, however often it is sent. Exits with 0, with 1 if more was used than the limits allow, 2 after an error.",
+		Examples: `Examples:
+  ratelimitd commit --reservation "$id" --actual 420
+  ratelimitd commit --reservation "$id" --actual 0`,
+		Flags: q.set,
+		Run: func(ctx context.Context, call command.Call) error {
+			return q.ask(ctx, call, func(ctx context.Context, daemon *check.Daemon, _ []*ratelimitv1.Limit) error {
+				answer, repeated, err := daemon.Commit(ctx, id, actual)
+				if err == nil && repeated {
+					fmt.Fprintln(call.Stderr, "this reservation was settled before: nothing has changed")
+				}
+				return say(call, answer, json, err)
+			})
+		},
+	}
+}
