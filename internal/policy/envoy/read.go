@@ -58,6 +58,11 @@ var (
 	elsewhere      = slices.Concat(rootKeys, descriptorKeys, limitKeys)
 )
 
+// A place is where something is configured. It notes what is wrong there.
+type place interface {
+	Problem(format string, args ...any)
+}
+
 // Read adds the file with the root n to the configuration. It notes problems in
 // that file, so the caller must check its Err before it uses the Config.
 func (r *Reader) Read(name string, n yamlfile.Node) {
@@ -66,29 +71,36 @@ func (r *Reader) Read(name string, n yamlfile.Node) {
 		"domain":      func(v yamlfile.Node) { domain = v },
 		"descriptors": func(v yamlfile.Node) { descriptors = v },
 	})
-	text := domain.Text()
-	if text == "" {
-		at := domain
-		if !at.Given() {
-			at = n
-		}
-		at.Problem(`no domain; add one, as in "domain: edge"`)
-		return
+	at := domain
+	if !at.Given() {
+		at = n
 	}
-	tree := r.Config.domains[text]
-	if other, ok := r.files[text]; ok && !r.o.Merge {
-		domain.Problem("domain %s is also that of %s; have one file per domain, or allow domains to be merged", quote.Cut(text), other)
+	if tree := r.domain(domain.Text(), name, at); tree != nil {
+		r.descriptors(name, descriptors, tree, domain.Text(), 0)
+	}
+}
+
+// domain returns the tree of a domain, to which its descriptors are to be added; or nil
+// if it has no name. source is the file, or what else has the domain.
+func (r *Reader) domain(name, source string, at place) *node {
+	if name == "" {
+		at.Problem(`no domain; add one, as in "domain: edge"`)
+		return nil
+	}
+	tree := r.Config.domains[name]
+	if other, ok := r.files[name]; ok && !r.o.Merge {
+		at.Problem("domain %s is also that of %s; have one file per domain, or allow domains to be merged", quote.Cut(name), other)
 		tree = nil // read on, to find the other problems
 	} else if !ok {
-		r.files[text] = name
+		r.files[name] = source
 	}
 	if tree == nil {
 		tree = &node{}
-		if _, ok := r.Config.domains[text]; !ok {
-			r.Config.domains[text] = tree
+		if _, ok := r.Config.domains[name]; !ok {
+			r.Config.domains[name] = tree
 		}
 	}
-	r.descriptors(name, descriptors, tree, text, 0)
+	return tree
 }
 
 // mapping reads a mapping as n.Mapping does, and warns of keys that have an effect
@@ -127,29 +139,47 @@ func (r *Reader) descriptors(name string, n yamlfile.Node, tree *node, path stri
 }
 
 func (r *Reader) descriptor(name string, n yamlfile.Node, tree *node, path string, depth int) {
-	d := &descriptor{}
-	var key, limit, below, share, meta yamlfile.Node
-	var shadow, quota, detailed bool
-	var metadata map[string]any
+	w := draft{at: n, keyAt: n}
+	var limit, below, meta yamlfile.Node
 	r.mapping(name, n, map[string]func(yamlfile.Node){
-		"key":             func(v yamlfile.Node) { key, d.Key = v, v.Text() },
-		"value":           func(v yamlfile.Node) { d.Value = v.Text() },
+		"key":             func(v yamlfile.Node) { w.keyAt, w.Key = v, v.Text() },
+		"value":           func(v yamlfile.Node) { w.Value = v.Text() },
 		"rate_limit":      func(v yamlfile.Node) { limit = v },
 		"descriptors":     func(v yamlfile.Node) { below = v },
-		"shadow_mode":     func(v yamlfile.Node) { shadow = v.Bool() },
-		"quota_mode":      func(v yamlfile.Node) { quota = v.Bool() },
-		"detailed_metric": func(v yamlfile.Node) { detailed = v.Bool() },
-		"value_to_metric": func(v yamlfile.Node) { d.valueToMetric = v.Bool() },
-		"share_threshold": func(v yamlfile.Node) { share, d.shareThreshold = v, v.Bool() },
-		"metadata":        func(v yamlfile.Node) { meta, metadata = v, v.Map() },
+		"shadow_mode":     func(v yamlfile.Node) { w.shadow = v.Bool() },
+		"quota_mode":      func(v yamlfile.Node) { w.quota = v.Bool() },
+		"detailed_metric": func(v yamlfile.Node) { w.detailed = v.Bool() },
+		"value_to_metric": func(v yamlfile.Node) { w.valueToMetric = v.Bool() },
+		"share_threshold": func(v yamlfile.Node) { w.shareAt, w.shareThreshold = v, v.Bool() },
+		"metadata":        func(v yamlfile.Node) { meta, w.metadata = v, v.Map() },
 	})
+	if !limit.IsNull() {
+		w.readLimit = func() *Limit { return r.limit(name, limit) }
+	} else if meta.Given() {
+		r.warn(name, meta, "metadata")
+	}
+	if d, path := r.add(&w, tree, path); d != nil {
+		r.descriptors(name, below, &d.below, path, depth+1)
+	}
+}
+
+// A draft is a descriptor as it is written, before it is checked. Files and messages
+// both become drafts, so that both are held to the same rules.
+type draft struct {
+	descriptor
+	at, keyAt, shareAt      place
+	readLimit               func() *Limit // nil: it has none
+	shadow, quota, detailed bool
+	metadata                map[string]any
+}
+
+// add checks w and adds it to tree. path is the metric of the descriptor above. It
+// returns what was added, and its own metric; or nil if it cannot be.
+func (r *Reader) add(w *draft, tree *node, path string) (*descriptor, string) {
+	d := &w.descriptor
 	if d.Key == "" {
-		at := key
-		if !at.Given() {
-			at = n
-		}
-		at.Problem("a descriptor needs a key; this one has none")
-		return
+		w.keyAt.Problem("a descriptor needs a key; this one has none")
+		return nil, ""
 	}
 	var b strings.Builder
 	b.WriteString(path)
@@ -159,35 +189,35 @@ func (r *Reader) descriptor(name string, n yamlfile.Node, tree *node, path strin
 	r.metricBytes += len(path)
 	if r.descriptorsRead > maxDescriptors || r.metricBytes > maxMetricBytes {
 		if !r.full {
-			n.Problem("more than %d descriptors, or more than %d bytes of their names; configure fewer, and shorter names", maxDescriptors, maxMetricBytes)
+			w.at.Problem("more than %d descriptors, or more than %d bytes of their names; configure fewer, and shorter names", maxDescriptors, maxMetricBytes)
 		}
 		r.full = true
-		return
+		return nil, ""
 	}
 
 	d.cut()
 	if d.shareThreshold && d.parts == nil {
-		share.Problem(`share_threshold needs a value with a *, such as "files/*"; this one is %s`, quote.Cut(d.Value))
+		w.shareAt.Problem(`share_threshold needs a value with a *, such as "files/*"; this one is %s`, quote.Cut(d.Value))
 	}
 	if tree.children[d.Entry] != nil {
-		key.Problem("descriptor %s is already in this list; leave one of them out", quote.Cut(path))
+		w.keyAt.Problem("descriptor %s is already in this list; leave one of them out", quote.Cut(path))
 	}
-	if !limit.IsNull() {
-		if d.limit = r.limit(name, limit); d.limit != nil {
-			d.limit.metric, d.limit.detailed, d.limit.ShadowMode, d.limit.QuotaMode = path, detailed, shadow, quota
-			d.limit.Metadata = metadata
+	if w.readLimit != nil {
+		if d.limit = w.readLimit(); d.limit != nil {
+			d.limit.metric, d.limit.detailed, d.limit.ShadowMode, d.limit.QuotaMode = path, w.detailed, w.shadow, w.quota
+			d.limit.Metadata = w.metadata
 		}
-	} else if meta.Given() {
-		r.warn(name, meta, "metadata")
 	}
-	r.descriptors(name, below, &d.below, path, depth+1)
 	if tree.children == nil {
 		tree.children = map[Entry]*descriptor{}
 	}
-	tree.children[d.Entry] = d
+	added := new(descriptor)
+	*added = *d // not the draft, which holds the file
+	tree.children[d.Entry] = added
 	if d.parts != nil {
-		tree.wildcards = append(tree.wildcards, d)
+		tree.wildcards = append(tree.wildcards, added)
 	}
+	return added, path
 }
 
 // cut sets the parts of d if there is a star in it.
@@ -205,60 +235,70 @@ func (d *descriptor) cut() {
 }
 
 func (r *Reader) limit(name string, n yamlfile.Node) *Limit {
-	var unit, unlimited, multiplier, algorithm, burst yamlfile.Node
-	var requests uint64
-	var ruleName string
-	var replaces []string
+	w := limitDraft{at: n, unitAt: n, spec: spec{multiplier: 1, strategy: strategy.FixedWindow}}
 	r.mapping(name, n, map[string]func(yamlfile.Node){
-		"unit":              func(v yamlfile.Node) { unit = v },
-		"requests_per_unit": func(v yamlfile.Node) { requests = v.Uint(1<<32 - 1) },
-		"unlimited":         func(v yamlfile.Node) { unlimited = v },
-		"name":              func(v yamlfile.Node) { ruleName = v.Text() },
+		"unit":              func(v yamlfile.Node) { w.unitAt, w.unit = v, v.Text() },
+		"requests_per_unit": func(v yamlfile.Node) { w.requests = uint32(v.Uint(1<<32 - 1)) },
+		"unlimited":         func(v yamlfile.Node) { w.unlimited = v.Bool() },
+		"name":              func(v yamlfile.Node) { w.ruleName = v.Text() },
 		"replaces": func(v yamlfile.Node) {
-			v.Items(func(item yamlfile.Node) { replaces = append(replaces, r.replaced(name, item)) })
+			v.Items(func(item yamlfile.Node) { w.replaces = append(w.replaces, r.replaced(name, item)) })
 		},
-		"unit_multiplier": func(v yamlfile.Node) { multiplier = v },
-		"strategy":        func(v yamlfile.Node) { algorithm = v },
-		"burst":           func(v yamlfile.Node) { burst = v },
+		"unit_multiplier": func(v yamlfile.Node) {
+			if !v.IsNull() {
+				w.multiplier = uint32(v.Uint(1<<32 - 1))
+			}
+		},
+		"strategy": func(v yamlfile.Node) {
+			var err error
+			if w.strategy, err = strategy.Parse(v.Text()); err != nil && !v.IsNull() {
+				v.Problem("%v", err)
+			}
+			if err != nil { // go on, to find the other problems
+				w.strategy = strategy.FixedWindow
+			}
+		},
+		"burst": func(v yamlfile.Node) {
+			if !v.IsNull() {
+				w.burst = v.Uint(strategy.MaxBurst)
+			}
+		},
 	})
-	if slices.Contains(replaces, ruleName) && ruleName != "" {
-		n.Problem("%s replaces itself; name another in replaces", quote.Cut(ruleName))
+	return r.newLimit(&w)
+}
+
+// A limitDraft is a limit as it is written, before it is checked.
+type limitDraft struct {
+	spec
+	at, unitAt place
+	unit       string // instead of spec's
+	unlimited  bool
+	ruleName   string
+	replaces   []string
+}
+
+// newLimit checks w. It returns nil if there is no such limit.
+func (r *Reader) newLimit(w *limitDraft) *Limit {
+	if slices.Contains(w.replaces, w.ruleName) && w.ruleName != "" {
+		w.at.Problem("%s replaces itself; name another in replaces", quote.Cut(w.ruleName))
 	}
-	number := unitCalled(unit.Text())
-	if unlimited.Given() && unlimited.Bool() {
-		if number != 0 {
-			unit.Problem("unlimited and a unit of %s are both given; leave one of them out", quote.Cut(unit.Text()))
+	w.spec.unit = unitCalled(w.unit)
+	if w.unlimited {
+		if w.spec.unit != 0 {
+			w.unitAt.Problem("unlimited and a unit of %s are both given; leave one of them out", quote.Cut(w.unit))
 		}
-		return &Limit{Unlimited: true, RuleName: ruleName, Replaces: replaces, Multiplier: 1}
+		return &Limit{Unlimited: true, RuleName: w.ruleName, Replaces: w.replaces, Multiplier: 1}
 	}
-	if number == 0 {
-		at := unit
-		if !at.Given() {
-			at = n
-		}
-		at.Problem("unit %s is not known; use %s", quote.Cut(unit.Text()), unitNames())
+	if w.spec.unit == 0 {
+		w.unitAt.Problem("unit %s is not known; use %s", quote.Cut(w.unit), unitNames())
 		return nil
 	}
-	s := spec{requests: uint32(requests), unit: number, multiplier: 1, strategy: strategy.FixedWindow}
-	if !multiplier.IsNull() {
-		s.multiplier = uint32(multiplier.Uint(1<<32 - 1))
-	}
-	if !algorithm.IsNull() {
-		var err error
-		if s.strategy, err = strategy.Parse(algorithm.Text()); err != nil {
-			algorithm.Problem("%v", err)
-			return nil
-		}
-	}
-	if !burst.IsNull() {
-		s.burst = burst.Uint(strategy.MaxBurst)
-	}
-	l, err := s.limit(r.o.MaxLogCount)
+	l, err := w.spec.limit(r.o.MaxLogCount)
 	if err != nil {
-		n.Problem("%v", err)
+		w.at.Problem("%v", err)
 		return nil
 	}
-	l.RuleName, l.Replaces = ruleName, replaces
+	l.RuleName, l.Replaces = w.ruleName, w.replaces
 	return l
 }
 
