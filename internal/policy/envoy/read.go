@@ -26,6 +26,7 @@ type Reader struct {
 
 	descriptorsRead int
 	metricBytes     int  // of the names of all descriptors
+	metadataBytes   int  // of messages
 	full            bool // whether there are too many, which is a problem only once
 }
 
@@ -115,6 +116,10 @@ func (r *Reader) mapping(name string, n yamlfile.Node, keys map[string]func(yaml
 }
 
 func (r *Reader) warn(name string, at yamlfile.Node, key string) {
+	r.warnText(fmt.Sprintf("%s:%d: %s has no effect here", name, at.Line(), key))
+}
+
+func (r *Reader) warnText(text string) {
 	switch n := len(r.Warnings); {
 	case n == maxWarnings:
 		r.Warnings = append(r.Warnings, "there are more keys that have no effect")
@@ -122,7 +127,7 @@ func (r *Reader) warn(name string, at yamlfile.Node, key string) {
 	case n > maxWarnings:
 		return
 	}
-	r.Warnings = append(r.Warnings, fmt.Sprintf("%s:%d: %s has no effect here", name, at.Line(), key))
+	r.Warnings = append(r.Warnings, text)
 }
 
 // descriptors reads a list of descriptors into tree. path is the metric of the
