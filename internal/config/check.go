@@ -53,6 +53,7 @@ func (c *Config) check() []error {
 		k.memcached()
 	}
 	k.envoy()
+	k.xds()
 	k.duration("drain-timeout", c.DrainTimeout, "10s")
 	for flag, n := range map[string]int{"max-connections": c.MaxConnections, "max-connections-per-address": c.MaxConnectionsPerAddress} {
 		k.must(n >= 0 && n <= maxMaxConnections, flag, n, fmt.Sprintf("0 to %d, such as 10000; 0 is the default", maxMaxConnections))

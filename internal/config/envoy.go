@@ -50,7 +50,7 @@ var sameMeaningTLS = []struct{ variable, flag string }{
 
 // withoutCounterpart lists variables that have no effect here.
 var withoutCounterpart = []string{
-	"CACHE_KEY_PREFIX", "EXPIRATION_JITTER_MAX_SECONDS", "EXTRA_TAGS", "FORCE_START_WITHOUT_INITIAL_CONFIG",
+	"CACHE_KEY_PREFIX", "EXPIRATION_JITTER_MAX_SECONDS", "EXTRA_TAGS",
 	"GRPC_MAX_CONNECTION_AGE", "GRPC_MAX_CONNECTION_AGE_GRACE", "GRPC_UDS",
 	"HEALTHY_WITH_AT_LEAST_ONE_CONFIG_LOADED", "LIMIT_REQUEST_HEADERS_ENABLED", "MEMCACHE_MAX_IDLE_CONNS", "MEMCACHE_SRV", "MEMCACHE_SRV_REFRESH", "MEMCACHE_TLS",
 	"NEAR_LIMIT_RATIO", "PROMETHEUS_ADDR", "PROMETHEUS_MAPPER_YAML", "PROMETHEUS_PATH", "QUOTA_MODE",
@@ -58,10 +58,24 @@ var withoutCounterpart = []string{
 	"STATSD_HOST", "STATSD_PORT", "STOP_CACHE_KEY_INCREMENT_WHEN_OVERLIMIT", "TRACING_ENABLED", "USE_DOG_STATSD", "USE_PROMETHEUS", "USE_STATSD",
 }
 
+// isOfEnvoy reports whether lookup knows the environment of envoyproxy/ratelimit.
+// A PORT or a LOG_LEVEL alone may be somebody else's.
+func isOfEnvoy(lookup func(string) (string, bool)) bool {
+	for _, name := range []string{"RUNTIME_ROOT", "CONFIG_TYPE"} {
+		if value, _ := lookup(name); value != "" {
+			return true
+		}
+	}
+	return false
+}
+
 // readEnvoyVariables reads the variables that lookup knows.
 func readEnvoyVariables(lookup func(string) (string, bool)) *envoyVariables {
 	e := &envoyVariables{lookup: lookup, flags: flags.Source{}}
-	if root := e.text("RUNTIME_ROOT"); root != "" {
+	kind, root := e.text("CONFIG_TYPE"), e.text("RUNTIME_ROOT")
+	if kind == typeXDS {
+		e.xds()
+	} else if root != "" {
 		app := e.text("RUNTIME_APPDIRECTORY")
 		if app == "" {
 			app = "config"
@@ -87,8 +101,8 @@ func readEnvoyVariables(lookup func(string) (string, bool)) *envoyVariables {
 			without = append(without, same.variable)
 		}
 	}
-	if kind := e.text("CONFIG_TYPE"); kind != "" && kind != "FILE" {
-		e.refuse("CONFIG_TYPE", "the configuration comes from files; use FILE")
+	if kind != "" && kind != "FILE" && kind != typeXDS {
+		e.refuse("CONFIG_TYPE", "use FILE or %s", typeXDS)
 	}
 	for _, name := range without {
 		if value, ok := lookup(name); ok {

@@ -49,7 +49,7 @@ func readSettings(line flags.Source, lookup func(string) (string, bool)) (*Confi
 			c.sources.file, fromFile = f, f.flags
 		}
 	}
-	if root, _ := lookup("RUNTIME_ROOT"); root != "" { // a PORT or a LOG_LEVEL alone may be somebody else's
+	if isOfEnvoy(lookup) {
 		c.sources.envoy = readEnvoyVariables(lookup)
 		fromEnvoy = c.sources.envoy.flags
 		wrong = append(wrong, c.sources.envoy.wrong...)

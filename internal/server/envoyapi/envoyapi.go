@@ -171,6 +171,9 @@ func (a *API) match(e *exchange, in *request) error {
 		return fault.Error(a.o.Core.RefuseInvalid(&wrong))
 	}
 	config := a.config.Load()
+	if config.IsAwaited() {
+		return fault.ErrAwaited
+	}
 	e.matches = decide.Resized(e.matches, len(in.descriptors))
 	for i := range in.descriptors {
 		e.matches[i] = a.matchOne(config, in, i)

@@ -20,6 +20,8 @@ var (
 	ErrStopping = status.Error(codes.Unavailable, "the server is stopping; connect again")
 	// ErrStreamAge is that of a stream which the server ends because it is old.
 	ErrStreamAge = status.Error(codes.Unavailable, "the stream has reached its age; connect again")
+	// ErrAwaited is that of a call to limits which have not come yet.
+	ErrAwaited = status.Error(codes.Unavailable, "no limits have come from the xDS server yet; ask again")
 	// ErrPanicked is that of a call whose handling panicked.
 	ErrPanicked = status.Error(codes.Internal, "internal error: see the server's log")
 )
