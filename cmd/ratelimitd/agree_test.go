@@ -79,6 +79,22 @@ var refused = []struct{ flag, settings, says string }{
 	{"envoy-remaining-header", `envoy_remaining_header: ""`, `is not the name of a header`},
 	{"envoy-reset-header", `envoy_reset_header: "X:"`, `is not the name of a header`},
 
+	{"xds-server", "xds_server: nowhere", ` "nowhere": it has no port; write host:port, such as envoy-gateway:18001`},
+	{"xds-server", "xds_server: a:1\nenvoy_config_dir: /proc", ` "a:1": envoy_config_dir is given too; take the limits from the one or from the other`},
+	{"xds-node-metadata", "xds_node_metadata: [a=b, c]", ` "c": write it as KEY=VALUE, such as region=eu`},
+	{"xds-header", "xds_header: [nonsense]", `: write it as NAME: VALUE, such as authorization: Bearer token`},
+	{"xds-header", `xds_header: ["a: b", "grpc-timeout: 1s"]`, `: write it as NAME: VALUE`},
+	{"xds-tls", "xds_tls: 2", `write true or false`},
+	{"xds-tls-ca", "xds_tls_ca: /nowhere", ` "/nowhere": the server is reached without TLS; give --xds-tls too`},
+	{"xds-tls-cert", "xds_tls: true\nxds_tls_cert: /nowhere", ` "/nowhere": give --xds-tls-key too`},
+	{"xds-tls-key", "xds_tls: true\nxds_tls_key: /nowhere", ` "/nowhere": give --xds-tls-cert too`},
+	{"xds-tls-server-name", "xds_tls_server_name: a", `give --xds-tls too`},
+	{"xds-max-message-bytes", "xds_max_message_bytes: 0", ` 0: must be 1 to 67108864, such as 4194304`},
+	{"xds-backoff", "xds_backoff: 0s", ` 0s: must be above 0 and at most 1h, such as 1s`},
+	{"xds-backoff-max", "xds_backoff_max: 1ms", ` 1ms: must be at least --xds-backoff and at most 1h, such as 1m`},
+	{"xds-cache-file", "xds_cache_file: /nowhere/limits", ` "/nowhere/limits": there is no directory "/nowhere"; make it`},
+	{"xds-start-unconfigured", "xds_start_unconfigured: 2", `write true or false`},
+
 	{"max-connections", "max_connections: -1", ` -1: must be 0 to 10000000, such as 10000; 0 is the default`},
 	{"max-connections", "max_connections: 99999999999", `must be 0 to 10000000`},
 	{"max-connections-per-address", "max_connections_per_address: -1", ` -1: must be 0 to 10000000`},
@@ -120,7 +136,7 @@ var refused = []struct{ flag, settings, says string }{
 }
 
 // anything lists the flags that take any value.
-var anything = []string{"config", "redis-password"}
+var anything = []string{"config", "redis-password", "xds-node-id"}
 
 // TestRefused has validate and serve refuse the same settings, for the same
 // reasons, and name the place.
