@@ -115,3 +115,36 @@ func TestValidateEnvoy(t *testing.T) {
 		t.Errorf("an empty directory: %d, %q", code, stderr)
 	}
 }
+
+// TestCheckAsEnvoy asks by a descriptor, from the command line.
+func TestCheckAsEnvoy(t *testing.T) {
+	dir := t.TempDir()
+	writeFile(t, filepath.Join(dir, "edge.yaml"), limitOf(2))
+	addr, stop := serves(t, []string{"RATELIMITD_ENVOY_CONFIG_DIR=" + dir})
+	defer stop()
+	ask := func(args ...string) (string, string, int) {
+		return runs(t, nil, append([]string{"check", "--addr", addr, "--wait", "20s", "--envoy-domain", "edge"}, args...)...)
+	}
+	for _, step := range []struct {
+		args []string
+		code int
+		want string
+	}{
+		{[]string{"--entry", "user=alice"}, exitOK, "allowed (ok)\n  1 of 2 left per year, reset in "},
+		{[]string{"--entry", "user=alice", "--cost", "0"}, exitOK, "1 of 2 left"},
+		{[]string{"--entry", "user=alice", "--cost", "2"}, exitNo, "denied (over limit)\n  1 of 2 left"},
+		{[]string{"--entry", "user=alice", "--json"}, exitOK, `"overallCode":"OK"`},
+		{[]string{"--entry", "user=x", "--entry", "page=/"}, exitOK, "no limit applies to this descriptor"},
+		{nil, exitError, "--entry is missing"},
+		{[]string{"--entry", "user"}, exitError, "write it as key=value"},
+		{[]string{"--entry", "user=alice", "--namespace", "n"}, exitError, "cannot be used together"},
+	} {
+		stdout, stderr, code := ask(step.args...)
+		if code != step.code || !strings.Contains(strings.ReplaceAll(stdout+stderr, `": "`, `":"`), step.want) {
+			t.Errorf("%v: %d, %q, %q; want %d and %q", step.args, code, stdout, stderr, step.code, step.want)
+		}
+	}
+	if _, stderr, code := runs(t, nil, "check", "--entry", "a=b", "--rate", "1/s"); code != exitError || !strings.Contains(stderr, "--namespace is missing") || !strings.Contains(stderr, "give --envoy-domain too") {
+		t.Errorf("without a domain: %d, %q", code, stderr)
+	}
+}

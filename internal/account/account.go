@@ -90,8 +90,8 @@ type limitName struct{ policy, limit string }
 type checks [2]atomic.Uint64
 
 // hits count what was asked of a limit of Envoy's configuration: within, over,
-// and over in shadow mode.
-type hits [3]atomic.Uint64
+// and over in shadow mode; and of those within, how many were near it.
+type hits [4]atomic.Uint64
 
 func (b *Book) newNamespace(name string) *namespace {
 	n := &namespace{name: name, hot: hotKeys{since: b.now()}}
@@ -156,9 +156,16 @@ func (b *Book) limit(n *namespace, policy, limit string) *checks {
 	return c
 }
 
-// Hits counts n hits of a limit of Envoy's configuration, whether the request
-// was over it, and whether the limit is in shadow mode.
-func (b *Book) Hits(limit string, n uint64, over, shadow bool) {
+// Hits are those that one request asked of a limit of Envoy's configuration.
+type Hits struct {
+	N      uint64
+	Near   uint64 // how many of N were near the limit, if the request was within it
+	Over   bool
+	Shadow bool // whether the limit is in shadow mode
+}
+
+// Hit counts n hits of a limit of Envoy's configuration.
+func (b *Book) Hit(limit string, n Hits) {
 	var h *hits
 	if fits(limit) {
 		h = b.envoy.find(limit, func() (string, *hits) { return strings.Clone(limit), new(hits) })
@@ -167,13 +174,36 @@ func (b *Book) Hits(limit string, n uint64, over, shadow bool) {
 		h = &b.envoyRest
 	}
 	switch {
-	case over && shadow:
-		h[2].Add(n)
-	case over:
-		h[1].Add(n)
+	case n.Over && n.Shadow:
+		h[2].Add(n.N)
+	case n.Over:
+		h[1].Add(n.N)
 	default:
-		h[0].Add(n)
+		h[0].Add(n.N)
+		if n.Near > 0 {
+			h[3].Add(n.Near)
+		}
 	}
+}
+
+// A LimitHits is what was asked of one limit of Envoy's configuration since the start.
+type LimitHits struct {
+	Limit                      string
+	Within, Over, Shadow, Near uint64 // Near are of Within
+}
+
+// Limits calls f for each limit of Envoy's configuration that was asked anything. The
+// last is of those that share their counters.
+func (b *Book) Limits(f func(LimitHits)) {
+	show := func(limit string, h *hits) {
+		if n := (LimitHits{limit, h[0].Load(), h[1].Load(), h[2].Load(), h[3].Load()}); n.Within+n.Over+n.Shadow > 0 {
+			f(n)
+		}
+	}
+	for limit, h := range b.envoy.all() {
+		show(limit, h)
+	}
+	show(Others, &b.envoyRest)
 }
 
 // An Entry is one decision.

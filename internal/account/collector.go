@@ -42,7 +42,7 @@ var (
 		"Decisions and resets that the store failed to make.", []string{"store"}, nil)
 
 	checkOutcomes = [len(checks{})]string{"denied", "allowed"}
-	hitOutcomes   = [len(hits{})]string{"within_limit", "over_limit", "shadow"}
+	hitOutcomes   = [...]string{"within_limit", "over_limit", "shadow"}
 )
 
 // Describe implements prometheus.Collector.
@@ -72,12 +72,6 @@ func (c collector) Collect(metrics chan<- prometheus.Metric) {
 			showChecks(limitsDesc, of, n.name, l.policy, l.limit)
 		}
 	}
-	showHits := func(limit string, of *hits) {
-		for i, outcome := range hitOutcomes {
-			show(envoyDesc, of[i].Load(), limit, outcome)
-		}
-	}
-
 	for _, n := range b.namespaces.all() {
 		showNamespace(n)
 	}
@@ -85,12 +79,11 @@ func (c collector) Collect(metrics chan<- prometheus.Metric) {
 	for _, s := range strategy.All {
 		showChecks(checksDesc, &b.checks[s], s.String())
 	}
-	for limit, of := range b.envoy.all() {
-		if of[0].Load()+of[1].Load()+of[2].Load() > 0 { // or else it is configured, and nobody has asked
-			showHits(limit, of)
+	b.Limits(func(h LimitHits) {
+		for i, n := range []uint64{h.Within, h.Over, h.Shadow} {
+			show(envoyDesc, n, h.Limit, hitOutcomes[i])
 		}
-	}
-	showHits(Others, &b.envoyRest)
+	})
 	show(refusedDesc, b.Refused.Load())
 	show(undecodableDesc, b.Undecodable.Load())
 	show(ignoredDesc, b.Ignored.Load())

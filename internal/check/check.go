@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/ratelimitd/ratelimitd/internal/connect"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
@@ -28,8 +29,20 @@ func Strategies() string {
 	return strings.Join(names, ", ")
 }
 
+// An Answer is what the daemon said.
+type Answer interface {
+	Allowed() bool
+	Print(out io.Writer)           // for a person
+	PrintJSON(out io.Writer) error // on one line
+}
+
+// response is the Answer to a request of our own API.
+type response struct {
+	*ratelimitv1.ShouldAllowResponse
+}
+
 // Ask asks the daemon at addr over link, and waits for its answer until ctx ends.
-func Ask(ctx context.Context, addr string, link connect.Link, in *ratelimitv1.ShouldAllowRequest) (*ratelimitv1.ShouldAllowResponse, error) {
+func Ask(ctx context.Context, addr string, link connect.Link, in *ratelimitv1.ShouldAllowRequest) (Answer, error) {
 	conn, err := grpc.NewClient(addr, link.GRPC()...)
 	if err != nil {
 		return nil, fmt.Errorf("--addr %q: %w", addr, err)
@@ -37,15 +50,24 @@ func Ask(ctx context.Context, addr string, link connect.Link, in *ratelimitv1.Sh
 	defer func() { _ = conn.Close() }()
 	answer, err := ratelimitv1.NewRateLimitServiceClient(conn).ShouldAllow(ctx, in)
 	if err != nil {
-		st := status.Convert(err)
-		return nil, fmt.Errorf("ask %s: %s: %s", addr, st.Code(), st.Message())
+		return nil, askError(addr, err)
 	}
-	return answer, nil
+	return response{answer}, nil
 }
 
-// PrintJSON prints answer as JSON on one line.
-func PrintJSON(out io.Writer, answer *ratelimitv1.ShouldAllowResponse) error {
-	text, err := protojson.MarshalOptions{EmitUnpopulated: true}.Marshal(answer)
+func askError(addr string, err error) error {
+	st := status.Convert(err)
+	return fmt.Errorf("ask %s: %s: %s", addr, st.Code(), st.Message())
+}
+
+// Allowed implements Answer.
+func (r response) Allowed() bool { return r.GetAllowed() }
+
+// PrintJSON implements Answer.
+func (r response) PrintJSON(out io.Writer) error { return printJSON(out, r.ShouldAllowResponse) }
+
+func printJSON(out io.Writer, m proto.Message) error {
+	text, err := protojson.MarshalOptions{EmitUnpopulated: true}.Marshal(m)
 	if err != nil {
 		return err
 	}
@@ -53,8 +75,9 @@ func PrintJSON(out io.Writer, answer *ratelimitv1.ShouldAllowResponse) error {
 	return err
 }
 
-// Print prints answer for a person.
-func Print(out io.Writer, answer *ratelimitv1.ShouldAllowResponse) {
+// Print implements Answer.
+func (r response) Print(out io.Writer) {
+	answer := r.ShouldAllowResponse
 	verdict := "denied"
 	if answer.GetAllowed() {
 		verdict = "allowed"

@@ -42,6 +42,9 @@ type check struct {
 func (c *Config) check() []error {
 	k := &check{c: c}
 	k.addresses()
+	if path := k.c.MetricsPath; !strings.HasPrefix(path, "/") || strings.ContainsAny(path, " {}?#") {
+		k.problem("metrics-path", " %s: write a path, such as /metrics", flags.Quote(path))
+	}
 	k.trust()
 	k.stores()
 	k.memory()
@@ -55,6 +58,7 @@ func (c *Config) check() []error {
 	k.envoy()
 	k.xds()
 	k.duration("drain-timeout", c.DrainTimeout, "10s")
+	k.must(c.ShutdownDelay >= 0, "shutdown-delay", c.ShutdownDelay, "0 or above, such as 5s")
 	for flag, n := range map[string]int{"max-connections": c.MaxConnections, "max-connections-per-address": c.MaxConnectionsPerAddress} {
 		k.must(n >= 0 && n <= maxMaxConnections, flag, n, fmt.Sprintf("0 to %d, such as 10000; 0 is the default", maxMaxConnections))
 	}
@@ -95,6 +99,9 @@ func (c *Config) listeners() []listener {
 	all := []listener{{"grpc-addr", c.GRPCAddr, "127.0.0.1:8081"}, {"http-addr", c.HTTPAddr, "127.0.0.1:8080"}}
 	if c.AdminAddr != AdminOff {
 		all = append(all, listener{"admin-addr", c.AdminAddr, "127.0.0.1:6070, or off"})
+	}
+	if c.MetricsAddr != "" {
+		all = append(all, listener{"metrics-addr", c.MetricsAddr, "127.0.0.1:9090"})
 	}
 	return all
 }
@@ -303,6 +310,7 @@ func (k *check) envoy() {
 			k.problem(h.flag, " %s: is not the name of a header, such as RateLimit-Limit", flags.Quote(h.name))
 		}
 	}
+	k.must(e.NearLimitRatio > 0 && e.NearLimitRatio <= 1, "envoy-near-limit-ratio", e.NearLimitRatio, "above 0 and at most 1, such as 0.8")
 	if e.ConfigDir == "" {
 		return
 	}

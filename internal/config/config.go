@@ -34,6 +34,8 @@ const EnvPrefix = "RATELIMITD"
 type Config struct {
 	GRPCAddr, HTTPAddr string // host:port
 	AdminAddr          string // host:port; or AdminOff
+	MetricsAddr        string // host:port that has metrics alone; "": there is none
+	MetricsPath        string // on that port
 
 	File         string // of --config; "": none
 	PoliciesOnly bool   // callers may not send limits of their own
@@ -44,7 +46,8 @@ type Config struct {
 	Trust Trust
 	Log   Log
 
-	DrainTimeout time.Duration // bounds a shutdown
+	ShutdownDelay time.Duration // how long to answer on while reported as not serving
+	DrainTimeout  time.Duration // bounds what comes after it
 
 	MaxConnections           int // on all ports together; 0: what netlimit chooses
 	MaxConnectionsPerAddress int // 0: half of all
@@ -87,13 +90,17 @@ type Store struct {
 type Envoy struct {
 	ConfigDir       string // "": nothing is configured for it
 	MergeDomains    bool
+	RequireDomains  bool // not ready without any
 	ShadowMode      bool
+	QuotaMode       bool
 	AllOrNone       bool
 	ResponseHeaders bool
 	LimitHeader     string
 	RemainingHeader string
 	ResetHeader     string
 	DynamicMetadata bool
+	Metrics         bool    // under the names of envoyproxy/ratelimit too
+	NearLimitRatio  float64 // how much of a limit is near it, in those
 }
 
 // Trust says how the daemon and its callers know one another.
@@ -149,10 +156,13 @@ func Default() *Config {
 		GRPCAddr:  ":8081",
 		HTTPAddr:  ":8080",
 		AdminAddr: "127.0.0.1:6070",
+
+		MetricsPath: "/metrics",
 		Envoy: Envoy{
 			LimitHeader:     "RateLimit-Limit",
 			RemainingHeader: "RateLimit-Remaining",
 			ResetHeader:     "RateLimit-Reset",
+			NearLimitRatio:  0.8,
 		},
 		XDS: defaultXDS,
 		Store: Store{

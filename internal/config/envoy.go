@@ -4,9 +4,9 @@ import (
 	"fmt"
 	"net"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/ratelimitd/ratelimitd/internal/flags"
 )
@@ -15,26 +15,33 @@ import (
 // by our flags.
 type envoyVariables struct {
 	lookup  func(string) (string, bool)
+	above   []flags.Source // what sets the flags before these variables do
 	flags   flags.Source
-	ignored []string // variables that have no counterpart, with their values
+	ignored []string // variables that have no effect, with their values
 	wrong   []error
+
+	values map[string]string // of the variables that are set to something; numbers in base 10
+	heeded map[string]bool   // the variables that were asked for
 }
 
 // sameMeaning has the variables whose values a flag takes as they are.
 var sameMeaning = []struct{ variable, flag string }{
 	{"MERGE_DOMAIN_CONFIG", "envoy-merge-domains"},
 	{"SHADOW_MODE", "envoy-shadow-mode"},
+	{"QUOTA_MODE", "envoy-quota-mode"},
+	{"STOP_CACHE_KEY_INCREMENT_WHEN_OVERLIMIT", "envoy-all-or-none"},
+	{"HEALTHY_WITH_AT_LEAST_ONE_CONFIG_LOADED", "envoy-require-domains"},
 	{"LIMIT_RESPONSE_HEADERS_ENABLED", "envoy-response-headers"},
 	{"LIMIT_LIMIT_HEADER", "envoy-limit-header"},
 	{"LIMIT_REMAINING_HEADER", "envoy-remaining-header"},
 	{"LIMIT_RESET_HEADER", "envoy-reset-header"},
 	{"RESPONSE_DYNAMIC_METADATA", "envoy-dynamic-metadata"},
+	{"NEAR_LIMIT_RATIO", "envoy-near-limit-ratio"},
 	{"LOG_FORMAT", "log-format"},
 }
 
-// sameMeaningRedis are such variables that count only with Redis.
-var sameMeaningRedis = []struct{ variable, flag string }{
-	{"REDIS_POOL_SIZE", "redis-pool-size"},
+// sameMeaningRedisTLS are such variables that count only with REDIS_TLS.
+var sameMeaningRedisTLS = []struct{ variable, flag string }{
 	{"REDIS_TLS_CACERT", "redis-tls-ca"},
 	{"REDIS_TLS_CLIENT_CERT", "redis-tls-cert"},
 	{"REDIS_TLS_CLIENT_KEY", "redis-tls-key"},
@@ -48,20 +55,10 @@ var sameMeaningTLS = []struct{ variable, flag string }{
 	{"GRPC_CLIENT_TLS_SAN", "tls-client-san"},
 }
 
-// withoutCounterpart lists variables that have no effect here.
-var withoutCounterpart = []string{
-	"CACHE_KEY_PREFIX", "EXPIRATION_JITTER_MAX_SECONDS", "EXTRA_TAGS",
-	"GRPC_MAX_CONNECTION_AGE", "GRPC_MAX_CONNECTION_AGE_GRACE", "GRPC_UDS",
-	"HEALTHY_WITH_AT_LEAST_ONE_CONFIG_LOADED", "LIMIT_REQUEST_HEADERS_ENABLED", "MEMCACHE_MAX_IDLE_CONNS", "MEMCACHE_SRV", "MEMCACHE_SRV_REFRESH", "MEMCACHE_TLS",
-	"NEAR_LIMIT_RATIO", "PROMETHEUS_ADDR", "PROMETHEUS_MAPPER_YAML", "PROMETHEUS_PATH", "QUOTA_MODE",
-	"REDIS_HEALTH_CHECK_ACTIVE_CONNECTION", "REDIS_PERSECOND", "REDIS_PERSECOND_URL", "REDIS_PIPELINE_LIMIT", "REDIS_PIPELINE_WINDOW", "REDIS_TLS_SKIP_HOSTNAME_VERIFICATION",
-	"STATSD_HOST", "STATSD_PORT", "STOP_CACHE_KEY_INCREMENT_WHEN_OVERLIMIT", "TRACING_ENABLED", "USE_DOG_STATSD", "USE_PROMETHEUS", "USE_STATSD",
-}
-
 // isOfEnvoy reports whether lookup knows the environment of envoyproxy/ratelimit.
 // A PORT or a LOG_LEVEL alone may be somebody else's.
 func isOfEnvoy(lookup func(string) (string, bool)) bool {
-	for _, name := range []string{"RUNTIME_ROOT", "CONFIG_TYPE"} {
+	for _, name := range []string{"RUNTIME_ROOT", "CONFIG_TYPE", "CONFIG_GRPC_XDS_SERVER_URL"} {
 		if value, _ := lookup(name); value != "" {
 			return true
 		}
@@ -69,22 +66,21 @@ func isOfEnvoy(lookup func(string) (string, bool)) bool {
 	return false
 }
 
-// readEnvoyVariables reads the variables that lookup knows.
-func readEnvoyVariables(lookup func(string) (string, bool)) *envoyVariables {
-	e := &envoyVariables{lookup: lookup, flags: flags.Source{}}
-	kind, root := e.text("CONFIG_TYPE"), e.text("RUNTIME_ROOT")
-	if kind == typeXDS {
-		e.xds()
-	} else if root != "" {
-		app := e.text("RUNTIME_APPDIRECTORY")
-		if app == "" {
-			app = "config"
-		}
-		e.set("envoy-config-dir", filepath.Join(root, e.text("RUNTIME_SUBDIRECTORY"), app), "RUNTIME_ROOT")
-	}
+// defaultRoot is the RUNTIME_ROOT of a service that is told none.
+const defaultRoot = "/srv/runtime_data/current"
+
+// readEnvoyVariables reads the variables that lookup knows. What above sets wins over
+// them.
+func readEnvoyVariables(lookup func(string) (string, bool), above ...flags.Source) *envoyVariables {
+	e := &envoyVariables{lookup: lookup, above: above, flags: flags.Source{}, values: map[string]string{}, heeded: map[string]bool{}}
+	e.readValues()
+	e.files()
 	e.address("grpc-addr", "GRPC_HOST", "GRPC_PORT", "8081")
 	e.address("http-addr", "HOST", "PORT", "8080")
-	e.address("admin-addr", "DEBUG_HOST", "DEBUG_PORT", "6070")
+	e.adminAddress()
+	if e.text("GRPC_UDS") != "" {
+		e.refuse("GRPC_UDS", "gRPC is served over TCP; leave it out, and set GRPC_HOST=127.0.0.1 to serve this machine alone")
+	}
 	for _, same := range sameMeaning {
 		e.set(same.flag, e.text(same.variable), same.variable)
 	}
@@ -92,29 +88,104 @@ func readEnvoyVariables(lookup func(string) (string, bool)) *envoyVariables {
 	if e.text("LOCAL_CACHE_SIZE_IN_BYTES") == "0" {
 		e.set("deny-cache-ttl", "0s", "LOCAL_CACHE_SIZE_IN_BYTES")
 	}
+	if e.text("CACHE_KEY_PREFIX") != "" {
+		e.refuse("CACHE_KEY_PREFIX", "counters have no prefix, so that services which share a Redis would share them; leave it out, and give each a database of its own (--redis-database)")
+	}
+	e.metrics()
+	if e.on("TRACING_ENABLED") {
+		e.set("tracing", "true", "TRACING_ENABLED")
+		if e.values["TRACING_EXPORTER_PROTOCOL"] == "" {
+			e.values["TRACING_EXPORTER_PROTOCOL"] = "http" // the service's default
+		}
+		e.is("TRACING_EXPORTER_PROTOCOL", "grpc")
+	}
 	e.store()
-	without := slices.Clone(withoutCounterpart)
-	if on, _ := strconv.ParseBool(e.text("GRPC_SERVER_USE_TLS")); on {
+	if e.on("GRPC_SERVER_USE_TLS") {
 		e.tls()
-	} else {
-		for _, same := range sameMeaningTLS { // as in Envoy's service
-			without = append(without, same.variable)
-		}
 	}
-	if kind != "" && kind != "FILE" && kind != typeXDS {
-		e.refuse("CONFIG_TYPE", "use FILE or %s", typeXDS)
-	}
-	for _, name := range without {
-		if value, ok := lookup(name); ok {
-			e.ignored = append(e.ignored, name+"="+flags.WithoutPassword(value))
-		}
-	}
+	e.warn()
 	return e
 }
 
+// readValues reads the values of all variables, and refuses those that the service
+// cannot read either.
+func (e *envoyVariables) readValues() {
+	for _, v := range serviceVariables {
+		value, _ := e.lookup(v.name)
+		if value == "" {
+			continue
+		}
+		read, example, err := value, "", error(nil)
+		switch v.kind {
+		case boolean:
+			var on bool
+			on, err = strconv.ParseBool(value)
+			read, example = strconv.FormatBool(on), "true or false"
+		case integer:
+			var n int64
+			n, err = strconv.ParseInt(value, 0, 64) // in other bases too, as the service does
+			read, example = strconv.FormatInt(n, 10), "a whole number, such as 8"
+		case decimal:
+			_, err = strconv.ParseFloat(value, 64)
+			example = "a number, such as 0.8"
+		case duration:
+			_, err = time.ParseDuration(value)
+			example = "a number and its unit, such as 10s"
+		case text:
+		}
+		if err != nil {
+			e.wrong = append(e.wrong, fmt.Errorf("%s=%s: write %s", v.name, flags.Quote(value), example))
+			e.heeded[v.name] = true
+			continue
+		}
+		e.values[v.name] = read
+	}
+}
+
+// warn notes the variables that nothing has asked for. A feature that is to be off
+// needs none.
+func (e *envoyVariables) warn() {
+	for _, v := range serviceVariables {
+		value := e.values[v.name]
+		off := v.kind == boolean && value == "false" && v.name != "RUNTIME_IGNOREDOTFILES"
+		if value == "" || e.heeded[v.name] || off {
+			continue
+		}
+		e.ignored = append(e.ignored, v.name+"="+withoutSecret(v.name, value))
+	}
+}
+
+// withoutSecret returns a value as messages show it.
+func withoutSecret(name, value string) string {
+	if strings.HasSuffix(name, "_AUTH") || name == headersVariable {
+		return flags.Hidden
+	}
+	return flags.WithoutPassword(value)
+}
+
+// text returns the value of a variable, and "" if it has none.
 func (e *envoyVariables) text(variable string) string {
-	value, _ := e.lookup(variable)
-	return value
+	e.heeded[variable] = true
+	return e.values[variable]
+}
+
+func (e *envoyVariables) on(variable string) bool { return e.text(variable) == "true" }
+
+// is heeds a variable if it has the one value that the daemon can do.
+func (e *envoyVariables) is(variable, value string) {
+	if strings.EqualFold(e.values[variable], value) {
+		e.heeded[variable] = true
+	}
+}
+
+// over returns what sets a flag before these variables do.
+func (e *envoyVariables) over(flag string) (value string, set bool) {
+	for _, source := range e.above {
+		if setting, ok := source[flag]; ok {
+			return setting.Text, true
+		}
+	}
+	return "", false
 }
 
 // set sets a flag because of a variable, unless value is "".
@@ -126,7 +197,34 @@ func (e *envoyVariables) set(flag, value, variable string) {
 
 // refuse says what is wrong with the value of a variable.
 func (e *envoyVariables) refuse(variable, format string, args ...any) {
-	e.wrong = append(e.wrong, fmt.Errorf("%s=%s: %s", variable, flags.Quote(e.text(variable)), fmt.Sprintf(format, args...)))
+	e.heeded[variable] = true
+	value, _ := e.lookup(variable)
+	e.wrong = append(e.wrong, fmt.Errorf("%s=%s: %s", variable, flags.Quote(withoutSecret(variable, value)), fmt.Sprintf(format, args...)))
+}
+
+// files sets where the limits come from.
+func (e *envoyVariables) files() {
+	switch e.text("CONFIG_TYPE") {
+	case "", "FILE":
+	case typeXDS:
+		e.xds()
+		return
+	default:
+		e.refuse("CONFIG_TYPE", "use FILE or %s", typeXDS)
+		return
+	}
+	root, variable := e.text("RUNTIME_ROOT"), "RUNTIME_ROOT"
+	if root == "" {
+		root, variable = defaultRoot, "CONFIG_TYPE"
+	}
+	app := e.text("RUNTIME_APPDIRECTORY")
+	if app == "" {
+		app = "config"
+	}
+	e.set("envoy-config-dir", filepath.Join(root, e.text("RUNTIME_SUBDIRECTORY"), app), variable)
+	e.is("RUNTIME_IGNOREDOTFILES", "true")
+	e.is("RUNTIME_WATCH_ROOT", "true")
+	e.is("FORCE_START_WITHOUT_INITIAL_CONFIG", "true")
 }
 
 // address sets flag to the address that two variables make, if either is set.
@@ -145,6 +243,29 @@ func (e *envoyVariables) address(flag, host, port, defaultPort string) {
 	e.set(flag, net.JoinHostPort(h, p), host+" and "+port)
 }
 
+// adminAddress sets where administration is. Unlike the service it is reached from
+// other machines only where DEBUG_HOST says so.
+func (e *envoyVariables) adminAddress() {
+	if e.text("DEBUG_HOST") == "" && e.text("DEBUG_PORT") != "" {
+		e.values["DEBUG_HOST"] = "127.0.0.1"
+	}
+	e.address("admin-addr", "DEBUG_HOST", "DEBUG_PORT", "6070")
+}
+
+// metrics sets the flags of the service's metrics.
+func (e *envoyVariables) metrics() {
+	if !e.on("USE_PROMETHEUS") {
+		return
+	}
+	e.set("envoy-metrics", "true", "USE_PROMETHEUS")
+	addr := e.text("PROMETHEUS_ADDR")
+	if addr == "" {
+		addr = ":9090"
+	}
+	e.set("metrics-addr", addr, "PROMETHEUS_ADDR")
+	e.set("metrics-path", e.text("PROMETHEUS_PATH"), "PROMETHEUS_PATH")
+}
+
 // tls sets the flags of TLS as Envoy's service has it: on the gRPC port alone, and from
 // TLS 1.2 on, above which Envoy itself does not go unless it is told to.
 func (e *envoyVariables) tls() {
@@ -153,7 +274,7 @@ func (e *envoyVariables) tls() {
 	for _, same := range sameMeaningTLS {
 		e.set(same.flag, e.text(same.variable), same.variable)
 	}
-	if e.text("GRPC_SERVER_TLS_CERT") == "" {
+	if _, set := e.over("tls-cert"); !set && e.text("GRPC_SERVER_TLS_CERT") == "" {
 		e.refuse("GRPC_SERVER_USE_TLS", "set GRPC_SERVER_TLS_CERT and GRPC_SERVER_TLS_KEY too")
 	}
 }
@@ -168,25 +289,62 @@ func (e *envoyVariables) logLevel() {
 	e.set("log-level", names[level], "LOG_LEVEL")
 }
 
-// store sets the flags of the store.
+// store sets the flags of the store. What says how to reach a store counts only for the
+// one that is used.
 func (e *envoyVariables) store() {
-	backend, url := e.text("BACKEND_TYPE"), e.text("REDIS_URL")
+	kind, chosen := e.over("store")
+	if !chosen {
+		kind = e.text("BACKEND_TYPE")
+	}
 	switch {
-	case backend == "memcache":
-		e.set("store", string(Memcached), "BACKEND_TYPE")
-		e.set("memcached-addr", strings.ReplaceAll(e.text("MEMCACHE_HOST_PORT"), ",", " "), "MEMCACHE_HOST_PORT")
-	case backend != "" && backend != "redis":
-		e.refuse("BACKEND_TYPE", "use redis or memcache")
-	case url == "": // nothing says where Redis is, and none is needed
-	case strings.HasPrefix(url, "/") || e.text("REDIS_SOCKET_TYPE") == "unix":
-		e.refuse("REDIS_URL", "with REDIS_SOCKET_TYPE=%s: Redis is reached by TCP; set REDIS_SOCKET_TYPE=tcp and a URL such as 10.0.0.5:6379", flags.Quote(e.text("REDIS_SOCKET_TYPE")))
+	case kind == "memcache" || kind == string(Memcached):
+		e.memcached()
+	case kind != "" && kind != string(Redis):
+		if !chosen {
+			e.refuse("BACKEND_TYPE", "use redis or memcache")
+		}
+	case e.values["REDIS_URL"] == "": // nothing says where Redis is, and none is needed
+		if e.values["REDIS_PERSECOND"] == "true" {
+			e.refuse("REDIS_PERSECOND", "limits of a second are counted in the Redis of the others; set REDIS_URL")
+		}
 	default:
-		e.redis(strings.Split(url, ","))
+		e.redis()
 	}
 }
 
-func (e *envoyVariables) redis(addrs []string) {
+func (e *envoyVariables) memcached() {
+	e.set("store", string(Memcached), "BACKEND_TYPE")
+	e.set("memcached-addr", strings.ReplaceAll(e.text("MEMCACHE_HOST_PORT"), ",", " "), "MEMCACHE_HOST_PORT")
+	if e.text("MEMCACHE_SRV") != "" {
+		e.refuse("MEMCACHE_SRV", "servers are not looked up by SRV records; leave it out, and set MEMCACHE_HOST_PORT to their addresses")
+	}
+	if e.on("MEMCACHE_TLS") {
+		e.refuse("MEMCACHE_TLS", "memcached is reached without TLS; leave it out, or use a tunnel")
+	}
+}
+
+func (e *envoyVariables) redis() {
+	url := e.text("REDIS_URL")
+	switch socket := e.text("REDIS_SOCKET_TYPE"); {
+	case strings.HasPrefix(url, "/") || socket == "unix":
+		e.refuse("REDIS_URL", "with REDIS_SOCKET_TYPE=%s: Redis is reached by TCP; set REDIS_SOCKET_TYPE=tcp and a URL such as 10.0.0.5:6379", flags.Quote(socket))
+		return
+	case socket != "" && socket != "tcp":
+		e.refuse("REDIS_SOCKET_TYPE", "use tcp")
+	}
 	e.set("store", string(Redis), "REDIS_URL")
+	e.redisServers(strings.Split(url, ","))
+	e.password("redis", "REDIS_AUTH")
+	e.set("redis-pool-size", e.text("REDIS_POOL_SIZE"), "REDIS_POOL_SIZE")
+	e.set("store-timeout", e.text("REDIS_TIMEOUT"), "REDIS_TIMEOUT")
+	e.set("redis-dial-timeout", e.text("REDIS_TIMEOUT"), "REDIS_TIMEOUT")
+	if when := strings.ToUpper(e.text("REDIS_POOL_ON_EMPTY_BEHAVIOR")); when != "" && when != "WAIT" {
+		e.refuse("REDIS_POOL_ON_EMPTY_BEHAVIOR", "use WAIT, or leave it out")
+	}
+}
+
+// redisServers sets which servers there are, and how they are spoken to.
+func (e *envoyVariables) redisServers(addrs []string) {
 	switch strings.ToUpper(e.text("REDIS_TYPE")) {
 	case "", "SINGLE":
 	case "CLUSTER":
@@ -194,12 +352,19 @@ func (e *envoyVariables) redis(addrs []string) {
 	case "SENTINEL":
 		e.set("redis-sentinel-master", addrs[0], "REDIS_URL")
 		addrs = addrs[1:]
+		e.password("redis-sentinel", "REDIS_SENTINEL_AUTH")
 	default:
 		e.refuse("REDIS_TYPE", "use SINGLE, SENTINEL or CLUSTER")
 	}
 	scheme := "redis://"
-	if tls, _ := strconv.ParseBool(e.text("REDIS_TLS")); tls {
+	if e.on("REDIS_TLS") {
 		scheme = "rediss://"
+		for _, same := range sameMeaningRedisTLS {
+			e.set(same.flag, e.text(same.variable), same.variable)
+		}
+		if e.on("REDIS_TLS_SKIP_HOSTNAME_VERIFICATION") {
+			e.refuse("REDIS_TLS_SKIP_HOSTNAME_VERIFICATION", "the server's name is always verified; leave it out, and set --redis-tls-server-name to the name in its certificate")
+		}
 	}
 	for i, addr := range addrs {
 		if !strings.Contains(addr, "://") {
@@ -210,13 +375,14 @@ func (e *envoyVariables) redis(addrs []string) {
 		e.refuse("REDIS_URL", "with REDIS_TYPE=SENTINEL: write the master's name and the sentinels, such as mymaster,10.0.0.5:26379")
 	}
 	e.set("redis-url", strings.Join(addrs, " "), "REDIS_URL")
-	if user, password, both := strings.Cut(e.text("REDIS_AUTH"), ":"); both {
-		e.set("redis-user", user, "REDIS_AUTH")
-		e.set("redis-password", password, "REDIS_AUTH")
-	} else {
-		e.set("redis-password", user, "REDIS_AUTH")
+}
+
+// password sets the flags of a user and a password, which begin with prefix.
+func (e *envoyVariables) password(prefix, variable string) {
+	user, password, both := strings.Cut(e.text(variable), ":")
+	if !both {
+		user, password = "", user
 	}
-	for _, same := range sameMeaningRedis {
-		e.set(same.flag, e.text(same.variable), same.variable)
-	}
+	e.set(prefix+"-user", user, variable)
+	e.set(prefix+"-password", password, variable)
 }

@@ -1,9 +1,6 @@
 package config
 
-import (
-	"strconv"
-	"strings"
-)
+import "strings"
 
 // typeXDS is the CONFIG_TYPE of limits that an xDS server sends.
 const typeXDS = "GRPC_XDS_SOTW"
@@ -35,7 +32,7 @@ func (e *envoyVariables) xds() {
 	for _, same := range sameMeaningXDS {
 		e.set(same.flag, e.text(same.variable), same.variable)
 	}
-	if on, _ := strconv.ParseBool(e.text("CONFIG_GRPC_XDS_SERVER_USE_TLS")); on {
+	if e.on("CONFIG_GRPC_XDS_SERVER_USE_TLS") {
 		e.set("xds-tls", "true", "CONFIG_GRPC_XDS_SERVER_USE_TLS")
 		for _, same := range sameMeaningXDSTLS {
 			e.set(same.flag, e.text(same.variable), same.variable)
@@ -50,6 +47,10 @@ func (e *envoyVariables) xds() {
 	}
 	e.xdsMetadata()
 	e.xdsHeaders()
+	e.is("XDS_CLIENT_BACKOFF_JITTER", "true")
+	for _, files := range []string{"RUNTIME_ROOT", "RUNTIME_SUBDIRECTORY", "RUNTIME_APPDIRECTORY", "RUNTIME_IGNOREDOTFILES", "RUNTIME_WATCH_ROOT"} {
+		e.text(files) // which no service reads then; Envoy Gateway sets them all the same
+	}
 }
 
 // xdsMetadata reads key=value, with commas between. As in the service, what has no = is
@@ -70,12 +71,10 @@ func (e *envoyVariables) xdsMetadata() {
 	e.set("xds-node-metadata", strings.Join(pairs, " "), variable)
 }
 
+// headersVariable has headers, which may be secret.
+const headersVariable = "CONFIG_GRPC_XDS_CLIENT_ADDITIONAL_HEADERS"
+
 // xdsHeaders reads name:value, with commas between.
 func (e *envoyVariables) xdsHeaders() {
-	const variable = "CONFIG_GRPC_XDS_CLIENT_ADDITIONAL_HEADERS"
-	text := e.text(variable)
-	if text == "" {
-		return
-	}
-	e.set("xds-header", strings.ReplaceAll(text, ",", "\n"), variable)
+	e.set("xds-header", strings.ReplaceAll(e.text(headersVariable), ",", "\n"), headersVariable)
 }

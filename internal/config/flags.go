@@ -21,6 +21,8 @@ func (c *Config) Flags() *flags.Set {
 		{Name: "grpc-addr", Value: flags.Text(&c.GRPCAddr), Help: "Where to serve gRPC, as host:port."},
 		{Name: "http-addr", Value: flags.Text(&c.HTTPAddr), Help: "Where to serve HTTP, as host:port: health, readiness and metrics."},
 		{Name: "admin-addr", Value: flags.Text(&c.AdminAddr), Help: "Where to serve administration, as host:port: profiles, log level, configuration, hot keys. On a loopback address whoever reaches it needs no credentials; on any other it answers only clients of --auth-file with the operation admin. off: nowhere."},
+		{Name: "metrics-addr", Value: flags.Text(&c.MetricsAddr), Hint: "HOST:PORT", Help: "A further address that serves metrics alone. They are on the HTTP port all the same, and who may see them there may here."},
+		{Name: "metrics-path", Value: flags.Text(&c.MetricsPath), Help: "The path of metrics at --metrics-addr."},
 
 		{Name: "config", Value: flags.Path(&c.File), Hint: "FILE", Help: "A YAML file of namespaces and their policies. The daemon reads it again when it changes and on SIGHUP. It may also set these flags, under their names with _ for -; the command line and the environment win over it."},
 		{Name: "policies-only", Value: flags.Bool(&c.PoliciesOnly), Help: "Refuse requests that bring limits of their own: only the policies of the configuration decide."},
@@ -33,6 +35,7 @@ func (c *Config) Flags() *flags.Set {
 
 		{Name: "max-connections", Value: flags.Number(&c.MaxConnections), Help: "The most connections to all ports together. Further ones are closed after 2 s, which is enough for a probe. 0 means three quarters of the files that the process may open, and at most 20000."},
 		{Name: "max-connections-per-address", Value: flags.Number(&c.MaxConnectionsPerAddress), Help: "The most connections from one IPv4 address, or one IPv6 network of 64 bits. Further ones are closed at once. 0 means half of --max-connections, and no bound for loopback addresses."},
+		{Name: "shutdown-delay", Value: flags.Duration(&c.ShutdownDelay), Help: "How long a shutdown answers on as before, while it reports the daemon as not serving: as long as whatever sends requests here takes to see that."},
 		{Name: "drain-timeout", Value: flags.Duration(&c.DrainTimeout), Help: "The longest that a shutdown waits for calls under way."},
 		{Name: "tracing", Value: flags.Bool(&c.Tracing), Help: "Export a span for each gRPC call and what it asks the store, by OTLP over gRPC, to where the standard OTEL_... variables say."},
 		{Name: "log-level", Value: flags.OneOf(&c.Log.Level, "debug", "info", "warn", "error"), Help: "Log what is of this level or above: debug, info, warn or error."},
@@ -66,13 +69,17 @@ func (c *Config) envoyFlags() []flags.Flag {
 	return inGroup(envoyGroup, []flags.Flag{
 		{Name: "envoy-config-dir", Value: flags.Path(&e.ConfigDir), Hint: "DIR", Help: "The *.yaml files of envoyproxy/ratelimit, in this directory and those below. The daemon reads them again when they change. If RUNTIME_ROOT is set, it and the other environment variables of that service count too: see docs/envoy.md."},
 		{Name: "envoy-merge-domains", Value: flags.Bool(&e.MergeDomains), Help: "Let several files configure one domain."},
+		{Name: "envoy-require-domains", Value: flags.Bool(&e.RequireDomains), Help: "Report the daemon as not ready while its files configure no domain."},
 		{Name: "envoy-shadow-mode", Value: flags.Bool(&e.ShadowMode), Help: "Answer OK whatever the limits say; the status of each descriptor, and metrics, tell what they would do."},
+		{Name: "envoy-quota-mode", Value: flags.Bool(&e.QuotaMode), Help: "Hold every limit for a quota: a request is over the limit only if all its descriptors are."},
 		{Name: "envoy-all-or-none", Value: flags.Bool(&e.AllOrNone), Help: "Charge a request that is over one of its limits to none of them. In memory, and in Redis that is no cluster: elsewhere each descriptor is charged on its own, as always without this."},
 		{Name: "envoy-response-headers", Value: flags.Bool(&e.ResponseHeaders), Help: "Make Envoy tell its client of the limit in headers."},
 		{Name: "envoy-limit-header", Value: flags.Text(&e.LimitHeader), Help: "The header with the limit."},
 		{Name: "envoy-remaining-header", Value: flags.Text(&e.RemainingHeader), Help: "The header with what is left of it."},
 		{Name: "envoy-reset-header", Value: flags.Text(&e.ResetHeader), Help: "The header with the seconds until it is unused again."},
 		{Name: "envoy-dynamic-metadata", Value: flags.Bool(&e.DynamicMetadata), Help: "Answer with the request, and which quotas it was over, as dynamic metadata."},
+		{Name: "envoy-metrics", Value: flags.Bool(&e.Metrics), Help: "Show metrics under the names of envoyproxy/ratelimit too, for dashboards that have them."},
+		{Name: "envoy-near-limit-ratio", Value: flags.Float(&e.NearLimitRatio), Help: "With --envoy-metrics: which part of a limit may be used before hits count as near it."},
 	})
 }
 

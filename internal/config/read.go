@@ -50,7 +50,7 @@ func readSettings(line flags.Source, lookup func(string) (string, bool)) (*Confi
 		}
 	}
 	if isOfEnvoy(lookup) {
-		c.sources.envoy = readEnvoyVariables(lookup)
+		c.sources.envoy = readEnvoyVariables(lookup, line, environment, fromFile)
 		fromEnvoy = c.sources.envoy.flags
 		wrong = append(wrong, c.sources.envoy.wrong...)
 	}

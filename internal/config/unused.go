@@ -3,6 +3,7 @@ package config
 import (
 	"log/slog"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/ratelimitd/ratelimitd/internal/spelling"
@@ -30,7 +31,11 @@ func (c *Config) LogUnused(environment []string, logger *slog.Logger) {
 		}
 	}
 	for _, variable := range environment {
-		name, _, _ := strings.Cut(variable, "=")
+		name, value, _ := strings.Cut(variable, "=")
+		if c.sources.envoy == nil && value != "" && isOnlyOfEnvoy(name) {
+			logger.Warn("this environment variable is of envoyproxy/ratelimit, and has no effect without RUNTIME_ROOT", "variable", name)
+			continue
+		}
 		if variables[name] || !strings.HasPrefix(name, EnvPrefix+"_") || ofKubernetes.MatchString(name) {
 			continue
 		}
@@ -45,3 +50,11 @@ func (c *Config) LogUnused(environment []string, logger *slog.Logger) {
 // ofKubernetes matches the variables that Kubernetes sets in each container for
 // a service that is called ratelimitd.
 var ofKubernetes = regexp.MustCompile(`_(SERVICE_HOST|SERVICE_PORT(_.*)?|PORT(_\d+_(TCP|UDP|SCTP)(_.*)?)?)$`)
+
+// isOnlyOfEnvoy reports whether a variable is of envoyproxy/ratelimit, and hardly of
+// anybody else.
+func isOnlyOfEnvoy(name string) bool {
+	own := slices.ContainsFunc([]string{"RUNTIME_", "LIMIT_", "CONFIG_GRPC_XDS_", "XDS_CLIENT_", "GRPC_SERVER_", "GRPC_CLIENT_TLS_", "REDIS_PERSECOND", "REDIS_SENTINEL_AUTH", "MEMCACHE_", "BACKEND_TYPE"},
+		func(prefix string) bool { return strings.HasPrefix(name, prefix) })
+	return own && slices.ContainsFunc(serviceVariables, func(v variable) bool { return v.name == name })
+}

@@ -93,10 +93,7 @@ func Run(ctx context.Context, c *config.Config, policies *config.Policies, versi
 		return c.ListenError(err)
 	}
 	logger.Info("starting", "version", version, "store", c.Store.Kind, "on_error", c.Store.OnError)
-	l.serve(policies, func(p *config.Policies) {
-		stores.Favour(p.Names(), main, fallback)
-		s.SetConfig(server.ConfigOf(p))
-	})
+	l.serve(s, policies, func(p *config.Policies) { stores.Favour(p.Names(), main, fallback) })
 	return s.Serve(ctx)
 }
 

@@ -19,7 +19,8 @@ type live struct {
 
 	mu       sync.Mutex // protects the following
 	policies *config.Policies
-	put      func(*config.Policies) // puts others in force; nil: there is no server yet
+	server   *server.Server // nil: there is none yet
+	favour   func(*config.Policies)
 }
 
 // inForce returns what is in force.
@@ -29,14 +30,22 @@ func (l *live) inForce() *config.Policies {
 	return l.policies
 }
 
-// serve has put put in force what comes from now on, and what has come since made was in
-// force, which the server was made with.
-func (l *live) serve(made *config.Policies, put func(*config.Policies)) {
+// serve has s serve what comes from now on, and what has come since made was in force,
+// which s was made with. favour is what the stores have to know of it.
+func (l *live) serve(s *server.Server, made *config.Policies, favour func(*config.Policies)) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.put = put
+	l.server, l.favour = s, favour
 	if l.policies != made {
-		put(l.policies)
+		l.put()
+	}
+}
+
+// put puts the policies in force, if there is a server. l.mu is held.
+func (l *live) put() {
+	if l.server != nil {
+		l.favour(l.policies)
+		l.server.SetConfig(server.ConfigOf(l.policies))
 	}
 }
 
@@ -44,11 +53,18 @@ func (l *live) serve(made *config.Policies, put func(*config.Policies)) {
 func (l *live) change(p *config.Policies) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.put != nil {
-		l.put(p)
-	}
-	p.Log(l.logger)
 	l.policies = p
+	l.put()
+	p.Log(l.logger)
+}
+
+// refuse counts a configuration that cannot be put in force.
+func (l *live) refuse() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.server != nil {
+		l.server.RefuseConfig()
+	}
 }
 
 // follow follows, until ctx ends, all that may change the configuration. It is false if
@@ -64,7 +80,7 @@ func (l *live) follow(ctx context.Context, watching *sync.WaitGroup, o *server.O
 	w := reload.New(reload.Options{
 		Dirs: dirs, Writing: func() string { return reload.Writing(l.config.PolicyFiles()...) },
 		Load: l.load(func() (*config.Policies, error) { return l.config.Reload(l.inForce()) }), Version: l.policies.Version,
-		Logger: l.logger, Registry: o.Registry,
+		Refused: l.refuse, Logger: l.logger, Registry: o.Registry,
 	})
 	if dirs != nil {
 		told, stop := hangups()

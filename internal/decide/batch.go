@@ -1,11 +1,11 @@
 package decide
 
 import (
-	"math"
 	"sync"
 
 	"github.com/ratelimitd/ratelimitd/internal/account"
 	"github.com/ratelimitd/ratelimitd/internal/policy"
+	"github.com/ratelimitd/ratelimitd/internal/rate"
 	"github.com/ratelimitd/ratelimitd/internal/store"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 )
@@ -45,6 +45,20 @@ var none = new(strategy.Decision)
 // exempted is the decision on what is exempt. It is not written to.
 var exempted = &strategy.Decision{Allowed: true}
 
+// passed are the decisions on what is held to unlimited limits alone, by how many
+// there are. They are not written to.
+var passed = func() (all [strategy.MaxLimits + 1]*strategy.Decision) {
+	var limits [strategy.MaxLimits]strategy.Limit
+	for i := range limits {
+		limits[i].Rate.Count = rate.Unlimited
+	}
+	for n := range all {
+		all[n] = new(strategy.Decision)
+		all[n].Decide(limits[:n], make([]strategy.State, n), 1, 0, true)
+	}
+	return all
+}()
+
 // An exchange is what the store was asked, and what it said.
 type exchange struct {
 	request *store.Request
@@ -64,7 +78,8 @@ const (
 	toRefuse fate = iota // its Err says why
 	toForbid             // its caller may not ask it
 	toExempt
-	toAsk // the store
+	toPass // its limits are unlimited
+	toAsk  // the store
 )
 
 // An Outcome is how a decision went.
@@ -98,15 +113,10 @@ func outcomeOf(a *Answer) Outcome {
 	if !a.Decision.Allowed {
 		return Denied
 	}
-	unlimited := true
 	for i := range a.Decision.Statuses {
 		if a.Limits[i].Shadow && !a.Decision.Statuses[i].Allowed {
 			return Shadowed
 		}
-		unlimited = unlimited && a.Decision.Statuses[i].Limit == math.MaxUint64
-	}
-	if unlimited {
-		return Unlimited
 	}
 	return Allowed
 }

@@ -135,12 +135,15 @@ func (c *Core) conclude(ctx context.Context, b *Batch, r *Request, a *Answer, e 
 	case toExempt:
 		a.Outcome, a.Decision = Exempt, exempted
 		entry.Identifier = ""
+	case toPass:
+		a.Outcome, a.Decision = Unlimited, passed[len(a.Limits)]
+		entry.Limits, entry.Statuses = a.Limits, a.Decision.Statuses
 	case toAsk:
 		a.Limits = e.request.Limits
 		if e.result.Err != nil {
 			c.fallback.answer(ctx, a, e)
 		} else {
-			if !e.result.Repeated && e.request.Counts() {
+			if !e.result.Repeated {
 				c.fallback.outage.over()
 			}
 			a.Decision = &e.result.Decision
@@ -169,6 +172,9 @@ func (c *Core) Reset(ctx context.Context, r *Request) error {
 	if a.Err != nil {
 		c.book.Refused.Add(1)
 		return a.Err
+	}
+	if !b.asked[0].Counts() {
+		return nil
 	}
 	if c.fallback.local != nil {
 		if err := c.fallback.local.Reset(ctx, &b.asked[0]); err != nil {

@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"testing"
 	"time"
 
 	"github.com/ratelimitd/ratelimitd/internal/account"
 	"github.com/ratelimitd/ratelimitd/internal/policy"
+	"github.com/ratelimitd/ratelimitd/internal/rate"
 	"github.com/ratelimitd/ratelimitd/internal/store"
 	"github.com/ratelimitd/ratelimitd/internal/store/memory"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
@@ -119,6 +121,34 @@ local: {on_error: local}
 		}
 		if a.Err != nil && !errors.Is(a.Err, ErrStore) {
 			t.Errorf("%s: %v, want %v", step.namespace, a.Err, ErrStore)
+		}
+	}
+}
+
+// TestUnlimitedNeedsNoStore has the store fail for requests that have no counter in
+// it: they are allowed whatever the failure policy is, and say nothing of the store.
+func TestUnlimitedNeedsNoStore(t *testing.T) {
+	for _, onError := range policy.OnErrors {
+		c := newCore(t, Options{Store: failingStore{}, OnError: onError}, "{n: {policies: {free: {limits: [{rate: unlimited}]}}}}")
+		two := []strategy.Spec{{Rate: "unlimited"}, {Rate: "unlimited", Strategy: strategy.TokenBucket}}
+		limits := []strategy.Limit{{Strategy: strategy.FixedWindow, Rate: rate.Rate{Count: rate.Unlimited}}}
+		for i, r := range []Request{{Policy: "free"}, {Specs: two}, {Limits: limits}} {
+			r.Namespace, r.Identifier, r.Cost = "n", "alice", 1<<40
+			a := c.decideAll(t.Context(), 0, r)[0]
+			if a.Err != nil || a.Outcome != Unlimited || !a.Decision.Allowed || len(a.Decision.Statuses) != len(a.Limits) || len(a.Limits) == 0 {
+				t.Fatalf("%s, request %d: %s, %+v, %v", onError, i, a.Outcome, a.Decision, a.Err)
+			}
+			for _, st := range a.Decision.Statuses {
+				if want := (strategy.Status{Limit: math.MaxUint64, Remaining: math.MaxUint64, Allowed: true}); st != want {
+					t.Errorf("%s, request %d: %+v, want %+v", onError, i, st, want)
+				}
+			}
+			if err := c.Reset(t.Context(), &r); err != nil {
+				t.Errorf("%s, request %d: Reset: %v", onError, i, err)
+			}
+		}
+		if n := c.book.StoreErrors.Load(); n != 0 {
+			t.Errorf("%s: %d store errors, want none", onError, n)
 		}
 	}
 }

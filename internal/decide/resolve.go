@@ -32,7 +32,14 @@ func (c *resolver) resolve(ns *policy.Namespace, b *Batch, r *Request, a *Answer
 		a.fate = toExempt
 		return
 	}
-	c.resolveLimits(ns, b, r, a)
+	if c.resolveLimits(ns, b, r, a); a.fate != toAsk {
+		return
+	}
+	// What has no counter needs no store, and so is not held to how that is.
+	if last := len(b.asked) - 1; !b.asked[last].Counts() {
+		a.fate, a.Limits = toPass, b.asked[last].Limits
+		b.asked = b.asked[:last]
+	}
 }
 
 // resolveLimits finds the limits that r is held to. It appends to b what the

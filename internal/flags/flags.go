@@ -86,11 +86,24 @@ func (s *Set) Apply(sources ...Source) []error {
 			}
 			break
 		}
-		if _, set := s.settings[f.Name]; f.Required && !set {
-			wrong = append(wrong, fmt.Errorf("--%s is missing; write --%s=%s", f.Name, f.Name, f.example()))
+		if f.Required {
+			if err := s.Need(f.Name); err != nil {
+				wrong = append(wrong, err)
+			}
 		}
 	}
 	return wrong
+}
+
+// Need returns an error unless all flags of these names are set.
+func (s *Set) Need(names ...string) error {
+	var wrong []error
+	for _, name := range names {
+		if _, set := s.settings[name]; !set {
+			wrong = append(wrong, fmt.Errorf("--%s is missing; write --%s=%s", name, name, s.Lookup(name).example()))
+		}
+	}
+	return errors.Join(wrong...)
 }
 
 // OneOf returns an error unless exactly one of two flags is set.

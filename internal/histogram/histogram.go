@@ -138,6 +138,11 @@ func NewVec(name, help, label string, values ...string) *Vec {
 	return v
 }
 
+// As returns a Vec that shows h, which is another's too, as the one of a value.
+func (h *Histogram) As(name, help, label, value string) *Vec {
+	return &Vec{desc: prometheus.NewDesc(name, help, []string{label}, nil), values: []string{value}, of: []*Histogram{h}}
+}
+
 // Of returns the Histogram of one of the values.
 func (v *Vec) Of(value string) *Histogram { return v.of[slices.Index(v.values, value)] }
 

@@ -30,7 +30,7 @@ const (
 	lookEvery = 10 * time.Second
 )
 
-// Options say how to make a Watcher. All are required, but for Writing.
+// Options say how to make a Watcher. All are required, but for Writing and Refused.
 type Options struct {
 	// Dirs are the directories to watch. They may be removed and made again. Without
 	// any, there is nothing to Run: the Watcher only receives.
@@ -42,6 +42,8 @@ type Options struct {
 	// cannot be used, the error says why. Then the version may be ""; otherwise the
 	// same version is reported only once.
 	Load func(seen string) (version string, apply func(), err error)
+	// Refused is called when a configuration is refused.
+	Refused func()
 	// Version is the version of the configuration in force.
 	Version string
 
@@ -233,6 +235,9 @@ func (w *Watcher) refuse(why *refusal, version string, err error, told bool) {
 	}
 	*why = refusal(version)
 	w.refusals.Inc()
+	if w.o.Refused != nil {
+		w.o.Refused()
+	}
 	w.judge()
 	advice := adviseFiles
 	if why == &w.received {

@@ -7,45 +7,92 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
 
 	"github.com/ratelimitd/ratelimitd/internal/server/envoyapi/envoytest"
+	"github.com/ratelimitd/ratelimitd/internal/store/memory"
 )
 
 // throughEnvoy starts a real Envoy with the configuration that operators copy, in
 // front of a service that counts the requests that reach it.
 func throughEnvoy(t *testing.T, d *daemon) (e *envoytest.Envoy, reached *atomic.Int64) {
 	t.Helper()
+	return throughEnvoyOf(t, "envoy.yaml", [2]string{"port_value: 8081", "port_value: " + portOf(t, d.GRPCAddr())})
+}
+
+// throughEnvoyOf does so with one of the configurations, and with edits to it.
+func throughEnvoyOf(t *testing.T, file string, edits ...[2]string) (e *envoytest.Envoy, reached *atomic.Int64) {
+	t.Helper()
 	reached = new(atomic.Int64)
 	service := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { reached.Add(1) }))
 	t.Cleanup(service.Close)
-	data, err := os.ReadFile(deployed + "envoy.yaml")
+	data, err := os.ReadFile(deployed + file)
 	if err != nil {
 		t.Fatal(err)
 	}
-	port := func(addr string) string {
-		_, p, err := net.SplitHostPort(addr)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return p
-	}
 	text := string(data)
-	for _, edit := range [][2]string{
+	for _, edit := range append([][2]string{
 		{"{address: 0.0.0.0, port_value: 10000}", "{address: 127.0.0.1, port_value: 0}"},
-		{"port_value: 8000", "port_value: " + port(service.Listener.Addr().String())},
-		{"port_value: 8081", "port_value: " + port(d.GRPCAddr())},
+		{"port_value: 8000", "port_value: " + portOf(t, service.Listener.Addr().String())},
 		{"timeout: 0.1s", "timeout: 20s"}, // on a loaded machine
-	} {
+	}, edits...) {
 		if strings.Count(text, edit[0]) != 1 {
-			t.Fatalf("envoy.yaml has %q %d times, want once", edit[0], strings.Count(text, edit[0]))
+			t.Fatalf("%s has %q %d times, want once", file, edit[0], strings.Count(text, edit[0]))
 		}
 		text = strings.Replace(text, edit[0], edit[1], 1)
 	}
 	return envoytest.Start(t, text), reached
 }
+
+// portOf returns the port of an address.
+func portOf(t *testing.T, addr string) string {
+	t.Helper()
+	_, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return port
+}
+
+// TestExtAuthzThroughEnvoy has a real Envoy ask the HTTP port by ext_authz: a client is held
+// to its limit whatever it claims to be, and is told nothing of how the limit is kept.
+func TestExtAuthzThroughEnvoy(t *testing.T) {
+	d := start(t, Options{Config: policyConfig(t, webPolicies)})
+	port := [2]string{"port_value: 8080", "port_value: " + portOf(t, d.HTTPAddr())}
+	e, reached := throughEnvoyOf(t, "ext-authz.yaml", port)
+	for i := range 8 {
+		reply, text := fetch(t, http.MethodPost, e.URL+"/some/path?x=1", "payload", http.Header{"X-Forwarded-For": {fmt.Sprintf("203.0.113.%d", i)}})
+		want := http.StatusOK
+		if i >= 5 {
+			want = http.StatusTooManyRequests
+			if retry := reply.Header.Get("Retry-After"); retry != "60" || reply.Header.Get("RateLimit") != `"burst";r=0;t=60` {
+				t.Errorf("request %d: Retry-After %q, headers %v", i, retry, reply.Header)
+			}
+		}
+		if reply.StatusCode != want {
+			t.Errorf("request %d: %s %s, want %d", i, reply.Status, text, want)
+		}
+	}
+	if n := reached.Load(); n != 5 {
+		t.Errorf("%d requests reached the service, want 5", n)
+	}
+	for _, wrong := range [][2]string{{"policy=default", "policy=gold"}, {"{exact: x-forwarded-for}", "{exact: x-other}"}} {
+		e, reached := throughEnvoyOf(t, "ext-authz.yaml", port, wrong)
+		reply, text := fetch(t, http.MethodGet, e.URL, "", nil)
+		if reply.StatusCode != http.StatusNotFound && reply.StatusCode != http.StatusBadRequest || reached.Load() != 0 {
+			t.Errorf("%v: %s, and %d requests reached the service", wrong, reply.Status, reached.Load())
+		}
+		if !strings.Contains(text, hiddenReason) {
+			t.Errorf("%v: the client is told %s", wrong, text)
+		}
+	}
+}
+
+// hiddenReason is what end clients are told.
+const hiddenReason = "the limit of this request cannot be checked"
 
 // send sends a request as it is, and waits for its answer: a client of Go would
 // correct it.
@@ -62,6 +109,46 @@ func send(t *testing.T, e *envoytest.Envoy, path, key string) {
 	if _, err := io.ReadAll(conn); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// TestRetryAfterThroughEnvoy has a client of a real Envoy empty a bucket: it is told
+// to come back when a request can pass, and not when the bucket is full again.
+func TestRetryAfterThroughEnvoy(t *testing.T) {
+	s, err := memory.New(memory.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := start(t, Options{Store: s, StoreName: "memory", Config: envoyConfig(t, `
+domain: edge
+descriptors: [{key: api_key, rate_limit: {unit: minute, requests_per_unit: 6, strategy: token_bucket, burst: 3}}]
+`)})
+	e, _ := throughEnvoy(t, d)
+	var passed int
+	for range 10 {
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, e.URL, http.NoBody)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("X-Api-Key", "alice")
+		reply, err := http.DefaultClient.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = reply.Body.Close()
+		if reply.StatusCode == http.StatusOK {
+			passed++
+			continue
+		}
+		wait, err := strconv.Atoi(reply.Header.Get("Retry-After"))
+		if reply.StatusCode != http.StatusTooManyRequests || err != nil || wait < 1 || wait > 10 || passed < 3 {
+			t.Errorf("after %d: status %d, Retry-After %q; want 429 after 3, with 1 to 10 s", passed, reply.StatusCode, reply.Header.Get("Retry-After"))
+		}
+		if got := reply.Header.Get("X-Ratelimit-Reset"); got != reply.Header.Get("Retry-After") {
+			t.Errorf("X-RateLimit-Reset %q, Retry-After %q, want them the same", got, reply.Header.Get("Retry-After"))
+		}
+		return
+	}
+	t.Errorf("%d requests passed, want one denied", passed)
 }
 
 // TestLoginThroughEnvoy has clients of a real Envoy look for a way around the

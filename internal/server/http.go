@@ -37,26 +37,45 @@ func (s *Server) newHTTP(t *Trust, api *httpapi.API, metrics http.Handler) *http
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", s.ready)
 	mux.HandleFunc("GET /healthcheck", s.healthcheck)
-	chain := *s.chain
-	if s.httpIsOpen(t) {
-		chain.gate = nil
-	}
-	if chain.gate != nil { // they tell the names of namespaces and policies
-		metrics = s.permitted(auth.Inspect, metrics)
-	}
-	mux.Handle("GET /metrics", metrics)
+	mux.Handle("GET /metrics", s.inspection(t, metrics))
 	mux.HandleFunc("POST /json", s.guardPages(http.HandlerFunc(s.envoy.ServeJSON)))
 	mux.HandleFunc("GET /rlconfig", s.guardPages(s.permitted(auth.Inspect, s.limitsInForce())))
 	mux.HandleFunc(httpapi.PathShouldAllow, s.guardPages(http.HandlerFunc(api.ShouldAllow)))
 	mux.HandleFunc(httpapi.PathAuthorize, api.Authorize)
+	return s.openHTTP(t, "http", mux)
+}
+
+// newMetrics returns the server of the port for metrics alone. Who may see them on the
+// HTTP port may here, and both have TLS or none has.
+func (s *Server) newMetrics(o Options, metrics http.Handler) *http.Server {
+	mux := http.NewServeMux()
+	mux.Handle("GET "+o.Metrics.Path, s.inspection(&o.Trust, metrics))
+	return s.openHTTP(&o.Trust, "metrics", mux)
+}
+
+// inspection has a handler of the HTTP port answer only those who may inspect the
+// daemon, if its clients are known: it tells the names of namespaces and policies.
+func (s *Server) inspection(t *Trust, next http.Handler) http.Handler {
+	if s.httpIsOpen(t) {
+		return next
+	}
+	return s.permitted(auth.Inspect, next)
+}
+
+// openHTTP returns the server of a port for callers.
+func (s *Server) openHTTP(t *Trust, port string, handler http.Handler) *http.Server {
+	chain := *s.chain
+	if s.httpIsOpen(t) {
+		chain.gate = nil
+	}
 	server := &http.Server{
-		Handler:           chain.http(mux),
+		Handler:           chain.http(handler),
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       10 * time.Second,
 		WriteTimeout:      30 * time.Second,
 		IdleTimeout:       3 * time.Minute, // longer than proxies keep a connection, so that none sends on one we close
 		MaxHeaderBytes:    64 << 10,        // proxies hand on all of their callers' headers
-		ErrorLog:          s.httpLog("http"),
+		ErrorLog:          s.httpLog(port),
 	}
 	if s.chain.gate != nil && chain.gate == nil {
 		server.Handler = asCaller(s.anonymous(t), server.Handler)
@@ -75,8 +94,12 @@ func (s *Server) limitsInForce() http.Handler {
 // newAdmin returns the server of the admin port. On loopback it asks nobody who he is;
 // elsewhere it answers only those who may administer the daemon.
 func (s *Server) newAdmin(o Options, metrics http.Handler) *http.Server {
+	// Whoever gets as far as this may administer the daemon.
+	operator := auth.Anonymous(auth.Decide, auth.Reset)
 	handler := adminapi.New(adminapi.Options{
-		Book: s.book, Metrics: metrics, Limits: s.limitsInForce(), LogLevel: o.LogLevel, Logger: s.logger,
+		Counter:      asCaller(operator, http.HandlerFunc(s.envoy.ShowCounter)),
+		ResetCounter: asCaller(operator, http.HandlerFunc(s.envoy.ResetCounter)),
+		Book:         s.book, Metrics: metrics, Limits: s.limitsInForce(), LogLevel: o.LogLevel, Logger: s.logger,
 		Configuration: func() adminapi.Configuration {
 			c := s.config.Load()
 			return adminapi.Configuration{Flags: o.Flags, Version: c.Version, Policies: c.Text}
@@ -100,10 +123,19 @@ func (s *Server) newAdmin(o Options, metrics http.Handler) *http.Server {
 	return server
 }
 
-// serving reports whether the server has not begun to stop.
+// serving reports whether the server has not begun to stop, and has the domains that
+// it must have.
 func (s *Server) serving(r *http.Request) bool {
 	reply, err := s.health.Check(r.Context(), &healthpb.HealthCheckRequest{})
 	return err == nil && reply.GetStatus() == healthpb.HealthCheckResponse_SERVING
+}
+
+// whyNotServing says why serving is false.
+func (s *Server) whyNotServing() string {
+	if s.requireDomains && len(s.config.Load().Envoy.Domains()) == 0 {
+		return "no domain is configured; put a file with one into --envoy-config-dir, or leave out --envoy-require-domains"
+	}
+	return "stopping"
 }
 
 // ready reports whether the daemon should be sent requests: until it begins to
@@ -111,7 +143,7 @@ func (s *Server) serving(r *http.Request) bool {
 // fails, if callers then get nothing but errors.
 func (s *Server) ready(w http.ResponseWriter, r *http.Request) {
 	if !s.serving(r) {
-		http.Error(w, "stopping", http.StatusServiceUnavailable)
+		http.Error(w, s.whyNotServing(), http.StatusServiceUnavailable)
 		return
 	}
 	if s.config.Load().Envoy.IsAwaited() {
@@ -129,7 +161,7 @@ func (s *Server) ready(w http.ResponseWriter, r *http.Request) {
 // is about to stop.
 func (s *Server) healthcheck(w http.ResponseWriter, r *http.Request) {
 	if !s.serving(r) {
-		http.Error(w, "stopping", http.StatusInternalServerError)
+		http.Error(w, s.whyNotServing(), http.StatusInternalServerError)
 		return
 	}
 	fmt.Fprint(w, "OK")

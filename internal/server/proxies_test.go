@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -45,8 +46,8 @@ var proxies = []proxy{
 	},
 }
 
-// run starts p in front of backend, asking d, and returns its URL.
-func (p *proxy) run(t *testing.T, d *daemon, backend string) string {
+// run starts p in front of backend, asking a daemon's HTTP address, and returns its URL.
+func (p *proxy) run(t *testing.T, asked, backend string) string {
 	t.Helper()
 	binary, err := exec.LookPath(p.name)
 	if err != nil && p.name == "nginx" {
@@ -67,7 +68,7 @@ func (p *proxy) run(t *testing.T, d *daemon, backend string) string {
 		}
 		config = strings.Replace(config, p.edit[i], p.edit[i+1], 1)
 	}
-	config = strings.NewReplacer("127.0.0.1:8080", d.HTTPAddr(), "127.0.0.1:3000", backend, "ADDR", addr, "DIR", dir).Replace(config)
+	config = strings.NewReplacer("127.0.0.1:8080", asked, "127.0.0.1:3000", backend, "ADDR", addr, "DIR", dir).Replace(config)
 	file := filepath.Join(dir, "config")
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		t.Fatal(err)
@@ -165,7 +166,7 @@ func TestProxies(t *testing.T) {
 				fmt.Fprintf(w, "%s %s", r.Method, body)
 			}))
 			defer backend.Close()
-			url := p.run(t, d, backend.Listener.Addr().String())
+			url := p.run(t, d.HTTPAddr(), backend.Listener.Addr().String())
 
 			// Each request claims to be of another client: that counts for nothing.
 			var passed, denied atomic.Int64
@@ -195,6 +196,28 @@ func TestProxies(t *testing.T) {
 			want := map[string]int{"nginx": http.StatusOK, "caddy": http.StatusBadGateway}[p.name]
 			if reply, _ := fetch(t, http.MethodGet, url, "", nil); reply.StatusCode != want {
 				t.Errorf("without ratelimitd: %s, want %d", reply.Status, want)
+			}
+		})
+	}
+}
+
+// TestProxiesWithoutAnAnswer has a daemon that takes connections and never answers, as one
+// that was stopped with SIGSTOP: proxies give up on it soon.
+func TestProxiesWithoutAnAnswer(t *testing.T) {
+	hangs, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0") // whose backlog takes them
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = hangs.Close() }()
+	backend := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	defer backend.Close()
+	for _, p := range proxies {
+		t.Run(p.name, func(t *testing.T) {
+			url := p.run(t, hangs.Addr().String(), backend.Listener.Addr().String())
+			reply, _ := fetch(t, http.MethodGet, url, "", nil) // which waits no longer than is patient
+			want := map[string][]int{"nginx": {http.StatusOK}, "caddy": {http.StatusBadGateway, http.StatusGatewayTimeout}}[p.name]
+			if !slices.Contains(want, reply.StatusCode) {
+				t.Errorf("%s, want one of %v", reply.Status, want)
 			}
 		})
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log/slog"
 	"math"
 	"net/http"
 	"slices"
@@ -175,7 +176,7 @@ func TestShouldRateLimit(t *testing.T) {
 				{envoyAsk(0, "model=big", "model=small"), "OVER_LIMIT; OVER_LIMIT 0 of 1/WEEK; OVER_LIMIT 0 of 2/WEEK"},
 				{envoyAsk(4, "token=t"), "OK; OK 0 of 10/HOUR*2"},
 				{envoyAsk(5, "token=u"), "OVER_LIMIT; OVER_LIMIT 4 of 10/HOUR*2"},
-				{envoyAsk(1, "much=x"), "OK; OK 999999999 of 4294967295/YEAR"},
+				{envoyAsk(1, "much=x"), "OK; OK 4294967294 of 4294967295/YEAR"},
 				{override(1, typev3.RateLimitUnit_MONTH, nil, "any=x,thing=y"), "OK; OK 0 of 1/MONTH"},
 				{override(1, typev3.RateLimitUnit_MONTH, nil, "any=x,thing=y"), "OVER_LIMIT; OVER_LIMIT 0 of 1/MONTH"},
 				{override(2, typev3.RateLimitUnit_MONTH, nil, "any=x,thing=y"), "OK; OK 0 of 2/MONTH"}, // the counter outlives its rate
@@ -231,8 +232,8 @@ func request(t *testing.T, method string, d *daemon, path, body string) (code in
 	return response.StatusCode, string(text)
 }
 
-// TestEnvoyReset checks the time until a window ends: to the microsecond, and of
-// what was never used too.
+// TestEnvoyReset checks the whole seconds until a window ends, also of what was never
+// used; and until a denied request can pass, or else a bucket is full.
 func TestEnvoyReset(t *testing.T) {
 	now := strategy.Instant(1_767_225_600_000_000 + 250_001) // a quarter of a second after midnight
 	s, err := memory.New(memory.Options{Now: func() strategy.Instant { return now }})
@@ -240,15 +241,79 @@ func TestEnvoyReset(t *testing.T) {
 		t.Fatal(err)
 	}
 	d := start(t, Options{Store: s, Config: envoyConfig(t, edge)})
-	out, err := rlsv3.NewRateLimitServiceClient(d.conn).ShouldRateLimit(t.Context(), envoyAsk(0, "user=alice", "user=banned"))
-	if err != nil {
+	for _, step := range []struct {
+		hits uint32
+		text string
+		want time.Duration
+	}{
+		{1, "user=alice", 24 * time.Hour},    // a quarter of a second less, rounded up
+		{3, "user=alice", 24 * time.Hour},    // denied
+		{9, "user=alice", 24 * time.Hour},    // which can never pass
+		{1, "user=banned", time.Second},      // of a limit of 0 in a second
+		{4, "token=t", 4 * 12 * time.Minute}, // 10 in 2 hours: until the bucket is full
+		{1, "token=t", 12 * time.Minute},     // until one may pass
+		{3, "token=t", 36 * time.Minute},
+		{5, "token=t", 48 * time.Minute}, // never: until it is full
+	} {
+		out, err := rlsv3.NewRateLimitServiceClient(d.conn).ShouldRateLimit(t.Context(), envoyAsk(step.hits, step.text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := out.GetStatuses()[0].GetDurationUntilReset().AsDuration(); got != step.want {
+			t.Errorf("%d hits of %s: got %v, want %v", step.hits, step.text, got, step.want)
+		}
+	}
+}
+
+// TestEnvoyUnlimitedIsNotReplaced has a limit replace an unlimited one, which stays
+// what it is, and is no quota either.
+func TestEnvoyUnlimitedIsNotReplaced(t *testing.T) {
+	d := start(t, Options{Config: envoyConfig(t, `
+domain: edge
+descriptors:
+  - {key: free, quota_mode: true, metadata: {m: free}, rate_limit: {unlimited: true, name: free}}
+  - {key: site, rate_limit: {unit: day, requests_per_unit: 9, replaces: [{name: free}]}}
+  - {key: model, quota_mode: true, metadata: {n: model}, rate_limit: {unit: day, requests_per_unit: 0}}
+`), Envoy: envoyapi.Settings{DynamicMetadata: true}})
+	for _, step := range []struct {
+		in   *rlsv3.RateLimitRequest
+		want string
+	}{
+		{envoyAsk(0, "free=x", "site=s"), "OK; OK 4294967295; OK 8 of 9/DAY"},
+		{envoyAsk(0, "free=x", "model=m"), "OVER_LIMIT; OK 4294967295; OVER_LIMIT 0 of 0/DAY"},
+	} {
+		out, err := rlsv3.NewRateLimitServiceClient(d.conn).ShouldRateLimit(t.Context(), step.in)
+		if err != nil || shown(out) != step.want {
+			t.Errorf("got %s, %v, want %s", shown(out), err, step.want)
+		}
+		if meta := out.GetDynamicMetadata().GetFields()["metadata"]; meta != nil {
+			t.Errorf("metadata %v, want none", meta)
+		}
+	}
+}
+
+// TestEnvoyHeadersOfTheLongest has two limits over at once, one of which the client
+// waits longer for.
+func TestEnvoyHeadersOfTheLongest(t *testing.T) {
+	d := start(t, Options{Config: envoyConfig(t, edge), Envoy: envoyapi.Settings{
+		ResponseHeaders: true, LimitHeader: "L", RemainingHeader: "M", ResetHeader: "R",
+	}})
+	client := rlsv3.NewRateLimitServiceClient(d.conn)
+	if _, err := client.ShouldRateLimit(t.Context(), envoyAsk(1, "user=alice")); err != nil {
 		t.Fatal(err)
 	}
-	if got, want := out.GetStatuses()[0].GetDurationUntilReset().AsDuration(), 24*time.Hour-250_001*time.Microsecond; got != want {
-		t.Errorf("got %v, want %v", got, want)
-	}
-	if got := out.GetStatuses()[1].GetDurationUntilReset().AsDuration(); got <= 0 || got > time.Second {
-		t.Errorf("of a limit of 0 in a second: %v", got)
+	for _, in := range []*rlsv3.RateLimitRequest{envoyAsk(9, "user=alice", "user=banned"), envoyAsk(9, "user=banned", "user=alice")} {
+		out, err := client.ShouldRateLimit(t.Context(), in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := ""
+		for _, h := range out.GetResponseHeadersToAdd() {
+			got += h.GetKey() + "=" + h.GetValue() + " "
+		}
+		if want := "L=3 M=2 R=86400 "; got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
 	}
 }
 
@@ -279,6 +344,14 @@ func TestEnvoyOptions(t *testing.T) {
 		if got := headers(step.in); got != step.want {
 			t.Errorf("%v: got %q, want %q", step.in, got, step.want)
 		}
+	}
+
+	override := envoyAsk(0, "user=alice")
+	override.Descriptors[0].Limit = &commonv3.RateLimitDescriptor_RateLimitOverride{RequestsPerUnit: 7, Unit: typev3.RateLimitUnit_HOUR, UnitMultiplier: wrapperspb.UInt32(2)}
+	if out, err := client.ShouldRateLimit(t.Context(), override); err != nil {
+		t.Error(err)
+	} else if got := fmt.Sprint(out.GetDynamicMetadata().AsMap()["descriptors"]); got != "[map[entries:[user=alice] limit:requests_per_unit:7 unit:HOUR unit_multiplier:{value:2}]]" {
+		t.Errorf("descriptors %v: the limit is missing", got)
 	}
 
 	in := envoyAsk(1, "model=big", "model=small")
@@ -380,9 +453,9 @@ func TestEnvoyOnError(t *testing.T) {
 		answer string
 		code   int
 	}{
-		policy.FailAllow: {"OK; OK 0 of 3/DAY; OK 0 of 1/DAY; OK 0", http.StatusOK},
-		policy.FailDeny:  {"OVER_LIMIT; OVER_LIMIT 0 of 3/DAY; OK 0 of 1/DAY; OK 0", http.StatusTooManyRequests},
-		policy.FailLocal: {"OK; OK 2 of 3/DAY; OK 0 of 1/DAY; OK 0", http.StatusOK},
+		policy.FailAllow: {"OK; OK 4294967295; OK 4294967295; OK 0; OK 4294967295", http.StatusOK},
+		policy.FailDeny:  {"OVER_LIMIT; OVER_LIMIT 0 of 3/DAY; OK 4294967295; OK 0; OK 4294967295", http.StatusTooManyRequests},
+		policy.FailLocal: {"OK; OK 2 of 3/DAY; OK 0 of 1/DAY; OK 0; OK 4294967295", http.StatusOK},
 		policy.FailError: {"Unavailable", http.StatusServiceUnavailable},
 	} {
 		t.Run(string(onError), func(t *testing.T) {
@@ -391,7 +464,7 @@ func TestEnvoyOnError(t *testing.T) {
 				t.Fatal(err)
 			}
 			d := start(t, Options{Store: noRedis(t), StoreName: "redis", OnError: onError, Fallback: local, Config: envoyConfig(t, edge)})
-			in := envoyAsk(0, "user=alice", "user=tried", "nobody=knows")
+			in := envoyAsk(0, "user=alice", "user=tried", "nobody=knows", "user=free")
 			out, err := rlsv3.NewRateLimitServiceClient(d.conn).ShouldRateLimit(t.Context(), in)
 			got := shown(out)
 			if err != nil {
@@ -455,6 +528,219 @@ func TestEnvoyMetrics(t *testing.T) {
 	} {
 		if n := d.metric(t, "ratelimitd_envoy_limit_hits_total", "limit="+labels[0], "outcome="+labels[1]); n != want {
 			t.Errorf("%v: %v, want %v", labels, n, want)
+		}
+	}
+}
+
+// TestSeveralLimitsOnOneDescriptor holds a descriptor to several limits at once: what one
+// of them denies takes nothing from the others. Each store does the same.
+func TestSeveralLimitsOnOneDescriptor(t *testing.T) {
+	server := redistest.Start(t)
+	remote, err := redis.New(redis.Options{URLs: []string{server.URL}, Timeout: patient})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, o := range map[string]Options{"memory": {}, "redis": {Store: remote, StoreName: "redis"}} {
+		t.Run(name, func(t *testing.T) {
+			o.Config = envoyConfig(t, `
+domain: edge
+descriptors:
+  - key: user
+    rate_limit: {unit: year, requests_per_unit: 3, name: first}
+    rate_limits:
+      - {unit: day, requests_per_unit: 5}
+      - {unit: day, unit_multiplier: 2, requests_per_unit: 2, strategy: token_bucket}
+  - key: tried
+    shadow_mode: true
+    rate_limits: [{unit: week, requests_per_unit: 9}, {unit: year, requests_per_unit: 1}]
+`)
+			d := start(t, o)
+			client := rlsv3.NewRateLimitServiceClient(d.conn)
+			for i, step := range []struct {
+				in   *rlsv3.RateLimitRequest
+				want string
+			}{
+				{envoyAsk(1, "user=a"), "OK; OK 1 of 2/DAY*2"},                 // the least that is left
+				{envoyAsk(4, "user=b"), "OVER_LIMIT; OVER_LIMIT 3 of 3/YEAR"},  // never
+				{envoyAsk(1, "user=a"), "OK; OK 0 of 2/DAY*2"},                 // of 3 one is left
+				{envoyAsk(1, "user=a"), "OVER_LIMIT; OVER_LIMIT 0 of 2/DAY*2"}, //
+				{envoyAsk(2, "user=a"), "OVER_LIMIT; OVER_LIMIT 1 of 3/YEAR"},  // which lasts longer, and has lost nothing
+				{envoyAsk(2, "tried=a"), "OK; OK 1 of 1/YEAR"},                 // denied, but for the shadow mode
+				{envoyAsk(1, "tried=a", "user=c"), "OK; OK 0 of 1/YEAR; OK 1 of 2/DAY*2"},
+			} {
+				if out, err := client.ShouldRateLimit(t.Context(), step.in); err != nil || shown(out) != step.want {
+					t.Errorf("step %d: got %s, %v, want %s", i, shown(out), err, step.want)
+				}
+			}
+			if _, body := d.get(t, "/rlconfig"); strings.Count(body, "edge.user: unit=") != 3 {
+				t.Errorf("/rlconfig: %s, want a line for each limit", body)
+			}
+		})
+	}
+}
+
+// TestOperateByDescriptor looks at a counter on the admin port, and resets it, by what Envoy
+// asks about.
+func TestOperateByDescriptor(t *testing.T) {
+	d := start(t, Options{Config: envoyConfig(t, edge), AdminAddr: "127.0.0.1:0", LogLevel: new(slog.LevelVar)})
+	client := rlsv3.NewRateLimitServiceClient(d.conn)
+	admin := func(method, path string) (int, string) {
+		r, err := http.NewRequestWithContext(t.Context(), method, "http://"+d.AdminAddr()+path, http.NoBody)
+		if err != nil {
+			t.Fatal(err)
+		}
+		reply, err := http.DefaultClient.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = reply.Body.Close() }()
+		body, err := io.ReadAll(reply.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return reply.StatusCode, string(body)
+	}
+	if _, err := client.ShouldRateLimit(t.Context(), envoyAsk(3, "user=alice", "plan=gold-1")); err != nil {
+		t.Fatal(err)
+	}
+	for _, step := range []struct {
+		method, path string
+		code         int
+		want         string
+	}{
+		{http.MethodGet, "/envoy?domain=edge&entry=user=alice", http.StatusOK, `"remaining":0`},
+		{http.MethodGet, "/envoy?domain=edge&entry=user=alice", http.StatusOK, `"identifier":"user=alice"`}, // looking takes nothing
+		{http.MethodGet, "/envoy/reset?domain=edge&entry=user=alice", http.StatusMethodNotAllowed, ""},
+		{http.MethodPost, "/envoy/reset?domain=edge&entry=user=alice", http.StatusOK, `"reset":"user=alice"`},
+		{http.MethodGet, "/envoy?domain=edge&entry=user=alice", http.StatusOK, `"remaining":3`},
+		{http.MethodGet, "/envoy?domain=edge&entry=plan=gold-7", http.StatusOK, `"identifier":"plan=gold*"`}, // whose values share it
+		{http.MethodGet, "/envoy?domain=edge&entry=user=free", http.StatusOK, `"rate":"unlimited"`},
+		{http.MethodGet, "/envoy?domain=edge&entry=nobody=knows", http.StatusBadRequest, "no limit applies"},
+		{http.MethodGet, "/envoy?domain=other&entry=user=alice", http.StatusBadRequest, "not configured"},
+		{http.MethodGet, "/envoy?domain=edge", http.StatusBadRequest, "no entries"},
+		{http.MethodGet, "/envoy?domain=edge&entry=user", http.StatusBadRequest, "key=value"},
+		{http.MethodPost, "/envoy/reset?domain=edge&user=alice", http.StatusBadRequest, "unknown parameter"},
+	} {
+		code, body := admin(step.method, step.path)
+		tight := strings.NewReplacer(" ", "", "\n", "").Replace(body)
+		if code != step.code || !strings.Contains(tight, strings.ReplaceAll(step.want, " ", "")) {
+			t.Errorf("%s %s: %d %s, want %d with %s", step.method, step.path, code, body, step.code, step.want)
+		}
+	}
+}
+
+// TestMetricsOfEnvoysService asks what envoyproxy/ratelimit was asked, and shows what it
+// shows by the same names; but that a denied request takes nothing of what is left.
+func TestMetricsOfEnvoysService(t *testing.T) {
+	d := start(t, Options{
+		Metrics: MetricsOptions{Addr: "127.0.0.1:0", Path: "/m", Envoy: true}, Envoy: envoyapi.Settings{NearLimitRatio: 0.8},
+		Config: envoyConfig(t, `
+domain: edge
+descriptors:
+  - {key: user, rate_limit: {unit: day, requests_per_unit: 10}}
+  - {key: user, value: tried, shadow_mode: true, rate_limit: {unit: day, requests_per_unit: 1}}
+  - {key: ip, value: 10.0.0.7, rate_limit: {unit: day, requests_per_unit: 10}}
+  - {key: path, detailed_metric: true, rate_limit: {unit: day, requests_per_unit: 5}}
+  - key: a
+    descriptors:
+      - key: b
+        rate_limit: {unit: day, requests_per_unit: 5}
+        descriptors: [{key: c, rate_limit: {unit: day, requests_per_unit: 5}}]
+`),
+	})
+	client := rlsv3.NewRateLimitServiceClient(d.conn)
+	for _, in := range []*rlsv3.RateLimitRequest{
+		envoyAsk(0, "user=alice"), envoyAsk(7, "user=alice"), envoyAsk(1, "user=alice"), envoyAsk(1, "user=alice"), envoyAsk(1, "user=alice"), envoyAsk(3, "user=alice"),
+		envoyAsk(0, "user=tried"), envoyAsk(2, "user=tried"), envoyAsk(0, "ip=10.0.0.7"), envoyAsk(1, "a=x,b=y"), envoyAsk(5, "a=x,b=y"), envoyAsk(1, "a=x,b=y,c=z"),
+		envoyAsk(1, "path=/x.y"), envoyAsk(1, "nobody=knows"), {}, {Domain: "edge"},
+	} {
+		_, _ = client.ShouldRateLimit(t.Context(), in)
+	}
+	if code, _ := postJSON(t, d, &rlsv3.RateLimitRequest{}); code != http.StatusBadRequest {
+		t.Errorf("as JSON: %d", code)
+	}
+	d.RefuseConfig()
+	reply, err := http.Get("http://" + d.MetricsAddr() + "/m") //nolint:noctx // on loopback
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = reply.Body.Close() }()
+	page, err := io.ReadAll(reply.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range []string{
+		`rate_limit_total_hits{domain="edge",key1="user",key2=""} 14`, `rate_limit_within_limit{domain="edge",key1="user",key2=""} 10`,
+		`rate_limit_over_limit{domain="edge",key1="user",key2=""} 4`, `rate_limit_near_limit{domain="edge",key1="user",key2=""} 2`,
+		`rate_limit_total_hits{domain="edge",key1="user_tried",key2=""} 3`, `rate_limit_over_limit{domain="edge",key1="user_tried",key2=""} 2`,
+		`rate_limit_shadow_mode{domain="edge",key1="user_tried",key2=""} 2`, `rate_limit_near_limit{domain="edge",key1="user_tried",key2=""} 1`,
+		`rate_limit_within_limit{domain="edge",key1="ip_10_0_0_7",key2=""} 1`, `rate_limit_total_hits{domain="edge",key1="path_/x",key2="y"} 1`,
+		`rate_limit_total_hits{domain="edge",key1="a",key2="b"} 7`, `rate_limit_over_limit{domain="edge",key1="a",key2="b"} 5`, // there 1 over and 1 near
+		`should_rate_limit_error{err_type="service_error"} 3`, `should_rate_limit_error{err_type="redis_error"} 0`,
+		`total_requests{grpc_method="ShouldRateLimit"} 16`, `response_time_seconds_count{grpc_method="ShouldRateLimit"} 17`,
+		`config_load_success 1`, `config_load_error 1`,
+	} {
+		if !strings.Contains(string(page), "\nratelimit_service_"+line+"\n") {
+			t.Errorf("no line ratelimit_service_%s", line)
+		}
+	}
+	if t.Failed() {
+		for line := range strings.Lines(string(page)) {
+			if strings.HasPrefix(line, "ratelimit_service") && !strings.Contains(line, "bucket") {
+				t.Log(line)
+			}
+		}
+	}
+	if code, _ := d.get(t, "/m"); code != http.StatusNotFound {
+		t.Errorf("the HTTP port has /m: %d", code)
+	}
+}
+
+// TestEnvoyQuotaMode has every limit be a quota: a request passes while one of its
+// descriptors is not over, or has no limit.
+func TestEnvoyQuotaMode(t *testing.T) {
+	d := start(t, Options{Config: envoyConfig(t, edge), Envoy: envoyapi.Settings{QuotaMode: true}})
+	client := rlsv3.NewRateLimitServiceClient(d.conn)
+	for i, step := range []struct {
+		in   *rlsv3.RateLimitRequest
+		want string
+	}{
+		{envoyAsk(0, "user=banned", "user=alice"), "OK; OVER_LIMIT 0 of 0/SECOND; OK 2 of 3/DAY"},
+		{envoyAsk(0, "user=banned", "nobody=knows"), "OK; OVER_LIMIT 0 of 0/SECOND; OK 0"},
+		{envoyAsk(0, "user=banned", "user=free"), "OVER_LIMIT; OVER_LIMIT 0 of 0/SECOND; OK 4294967295"}, // as there
+		{envoyAsk(0, "user=banned"), "OVER_LIMIT; OVER_LIMIT 0 of 0/SECOND"},
+	} {
+		if out, err := client.ShouldRateLimit(t.Context(), step.in); err != nil || shown(out) != step.want {
+			t.Errorf("step %d: got %s, %v, want %s", i, shown(out), err, step.want)
+		}
+	}
+}
+
+// TestEnvoyRequireDomains has a daemon wait for its first domain.
+func TestEnvoyRequireDomains(t *testing.T) {
+	d := start(t, Options{RequireDomains: true})
+	for _, step := range []struct {
+		config *Config
+		code   int
+		status healthpb.HealthCheckResponse_ServingStatus
+	}{
+		{nil, http.StatusInternalServerError, healthpb.HealthCheckResponse_NOT_SERVING},
+		{envoyConfig(t, edge), http.StatusOK, healthpb.HealthCheckResponse_SERVING},
+		{&Config{}, http.StatusInternalServerError, healthpb.HealthCheckResponse_NOT_SERVING},
+	} {
+		if step.config != nil {
+			d.SetConfig(step.config)
+		}
+		if code, body := d.get(t, "/healthcheck"); code != step.code {
+			t.Errorf("/healthcheck: %d %s, want %d", code, body, step.code)
+		}
+		if code, body := d.get(t, "/readyz"); (code == http.StatusOK) != (step.code == http.StatusOK) {
+			t.Errorf("/readyz: %d %s", code, body)
+		}
+		for _, name := range []string{"", "ratelimit"} {
+			if reply, err := healthpb.NewHealthClient(d.conn).Check(t.Context(), &healthpb.HealthCheckRequest{Service: name}); err != nil || reply.GetStatus() != step.status {
+				t.Errorf("health of %q: %v, %v, want %v", name, reply, err, step.status)
+			}
 		}
 	}
 }

@@ -91,11 +91,17 @@ type Options struct {
 	Trust        Trust
 	Envoy        envoyapi.Settings
 	PoliciesOnly bool // callers may not send limits of their own, in no namespace
+	// RequireDomains says that the server is not ready while Config has none of Envoy.
+	RequireDomains bool
+	Metrics        MetricsOptions
 
 	// MaxLogCount caps the count of SLIDING_WINDOW_LOG limits. 0 is
 	// strategy.DefaultMaxLogCount.
-	MaxLogCount  int64
-	DrainTimeout time.Duration // bounds how long Serve waits for calls under way when it is told to stop
+	MaxLogCount int64
+	// ShutdownDelay is how long Serve answers on when it is told to stop, while it
+	// reports the server as not serving.
+	ShutdownDelay time.Duration
+	DrainTimeout  time.Duration // bounds how long Serve then waits for calls under way
 	// Panics notes the panics of the stores' goroutines. The server counts them with
 	// its own. It may be nil.
 	Panics *crash.Log
@@ -110,6 +116,7 @@ type Options struct {
 type Server struct {
 	store    store.Store
 	fallback store.Store
+	delay    time.Duration
 	drain    time.Duration
 	logger   *slog.Logger
 	config   atomic.Pointer[Config]
@@ -127,9 +134,14 @@ type Server struct {
 	grpc   *grpc.Server
 	http   *http.Server
 	admin  *http.Server
+	// metrics serves nothing but metrics; nil without an address for that.
+	metrics *http.Server
 
 	grpcListener, httpListener net.Listener
 	adminListener              net.Listener // nil without an admin port
+	metricsListener            net.Listener // nil without metrics
+
+	requireDomains bool
 
 	draining chan struct{}  // closed when the server begins to stop
 	streams  sync.WaitGroup // the goroutines that answer streams
@@ -141,6 +153,7 @@ func New(o Options) (*Server, error) {
 	s := &Server{
 		store:    o.Store,
 		fallback: o.Fallback,
+		delay:    o.ShutdownDelay,
 		drain:    o.DrainTimeout,
 		logger:   o.Logger,
 		book:     account.New(decide.Outcomes, time.Now),
@@ -148,6 +161,8 @@ func New(o Options) (*Server, error) {
 		draining: make(chan struct{}),
 		failures: new(auth.Failures),
 		pages:    http.NewCrossOriginProtection(),
+
+		requireDomains: o.RequireDomains,
 	}
 	s.handshakes = &handshakes{failures: s.failures, logger: o.Logger}
 	if o.Config == nil {
@@ -175,12 +190,16 @@ func New(o Options) (*Server, error) {
 		s.chain.gate.directory.Store(o.Config.Clients)
 	}
 	s.envoy = envoyapi.New(envoyapi.Options{Settings: o.Envoy, Core: s.core, Book: s.book, Faults: faults, Latency: latency.Of(envoyapi.Method)})
+	s.showAsEnvoy(o, latency)
 	s.grpc = s.newGRPC(o, grpcapi.New(grpcapi.Options{
 		Core: s.core, Faults: faults, Latency: latency, Streams: &s.streams, Draining: s.draining, StreamAge: connectionAge,
 	}))
 	metrics := metricsHandler(o.Registry, o.Logger)
-	s.http = s.newHTTP(&o.Trust, &httpapi.API{Core: s.core, Latency: latency}, metrics)
+	s.http = s.newHTTP(&o.Trust, &httpapi.API{Core: s.core, Faults: faults, Latency: latency}, metrics)
 	s.admin = s.newAdmin(o, metrics)
+	if s.metricsListener != nil {
+		s.metrics = s.newMetrics(o, metrics)
+	}
 	s.SetConfig(o.Config)
 	s.warnOfTrust(&o.Trust)
 	return s, nil
@@ -228,9 +247,6 @@ func (s *Server) newGRPC(o Options, api *grpcapi.API) *grpc.Server {
 	api.Register(g)
 	s.envoy.Register(g)
 	healthpb.RegisterHealthServer(refusingRegistrar{g, s.chain.faults.Undecodable}, s.health)
-	for _, name := range []string{ratelimitv1.RateLimitService_ServiceDesc.ServiceName, rlsv3.RateLimitService_ServiceDesc.ServiceName, "ratelimit"} {
-		s.health.SetServingStatus(name, healthpb.HealthCheckResponse_SERVING) // the last is what Envoy's service calls itself
-	}
 	reflection.Register(g)
 	return g
 }
@@ -269,21 +285,29 @@ func (r refusingRegistrar) RegisterService(d *grpc.ServiceDesc, impl any) {
 
 func (s *Server) listen(o Options) error {
 	var err error
-	if s.grpcListener, err = listenOn("grpc-addr", o.GRPCAddr, "127.0.0.1:8081"); err != nil {
-		return err
+	var open []net.Listener
+	for _, l := range []struct {
+		to                  *net.Listener
+		flag, addr, example string
+		optional            bool
+	}{
+		{&s.grpcListener, "grpc-addr", o.GRPCAddr, "127.0.0.1:8081", false},
+		{&s.httpListener, "http-addr", o.HTTPAddr, "127.0.0.1:8080", false},
+		{&s.adminListener, "admin-addr", o.AdminAddr, "127.0.0.1:6070, or off", true},
+		{&s.metricsListener, "metrics-addr", o.Metrics.Addr, "127.0.0.1:9090", true},
+	} {
+		if l.addr == "" && l.optional {
+			continue
+		}
+		if *l.to, err = listenOn(l.flag, l.addr, l.example); err != nil {
+			for _, l := range open {
+				_ = l.Close()
+			}
+			return err
+		}
+		open = append(open, *l.to)
 	}
-	if s.httpListener, err = listenOn("http-addr", o.HTTPAddr, "127.0.0.1:8080"); err != nil {
-		_ = s.grpcListener.Close()
-		return err
-	}
-	if o.AdminAddr == "" {
-		return nil
-	}
-	if s.adminListener, err = listenOn("admin-addr", o.AdminAddr, "127.0.0.1:6070, or off"); err != nil {
-		_ = s.grpcListener.Close()
-		_ = s.httpListener.Close()
-	}
-	return err
+	return nil
 }
 
 // boundConnections bounds the connections of all ports.
@@ -295,6 +319,9 @@ func (s *Server) boundConnections(o Options) {
 	s.httpListener = bound.Listen(s.httpListener, "http")
 	if s.adminListener != nil {
 		s.adminListener = bound.Listen(s.adminListener, "admin")
+	}
+	if s.metricsListener != nil {
+		s.metricsListener = bound.Listen(s.metricsListener, "metrics")
 	}
 }
 
@@ -330,11 +357,25 @@ func (s *Server) SetConfig(c *Config) {
 	s.book.ConfiguredLimits(c.Envoy.Metrics())
 	s.core.SetPolicies(c.Policies)
 	s.envoy.SetConfig(c.Envoy)
+	status := healthpb.HealthCheckResponse_SERVING
+	if s.requireDomains && len(c.Envoy.Domains()) == 0 {
+		status = healthpb.HealthCheckResponse_NOT_SERVING
+	}
+	for _, name := range healthNames {
+		s.health.SetServingStatus(name, status)
+	}
 	if s.chain.gate != nil && c.Clients != nil {
 		s.chain.gate.directory.Store(c.Clients)
 	}
 	s.config.Store(c)
 }
+
+// RefuseConfig counts a configuration that cannot be put in force.
+func (s *Server) RefuseConfig() { s.envoy.RefuseConfig() }
+
+// healthNames are those that the health service knows. The last is what Envoy's
+// service calls itself.
+var healthNames = []string{"", ratelimitv1.RateLimitService_ServiceDesc.ServiceName, rlsv3.RateLimitService_ServiceDesc.ServiceName, "ratelimit"}
 
 // GRPCAddr returns the address that gRPC is served on.
 func (s *Server) GRPCAddr() string { return s.grpcListener.Addr().String() }
@@ -350,12 +391,20 @@ func (s *Server) AdminAddr() string {
 	return s.adminListener.Addr().String()
 }
 
+// MetricsAddr returns the address that serves metrics alone, or "".
+func (s *Server) MetricsAddr() string {
+	if s.metricsListener == nil {
+		return ""
+	}
+	return s.metricsListener.Addr().String()
+}
+
 // Serve serves until ctx ends, or until a listener fails, which is an error.
-// Then it reports itself as not serving, takes no new calls, waits for those
-// under way up to the drain timeout, ends those that are left, and closes the
-// store.
+// Then it reports itself as not serving, answers on for the shutdown delay, takes no
+// new calls, waits for those under way up to the drain timeout, ends those that are
+// left, and closes the store.
 func (s *Server) Serve(ctx context.Context) error {
-	failed := make(chan error, 3)
+	failed := make(chan error, 4)
 	go func() { failed <- s.grpc.Serve(s.grpcListener) }()
 	go func() { failed <- serveHTTP(s.http, s.httpListener) }()
 	running := 2
@@ -363,12 +412,19 @@ func (s *Server) Serve(ctx context.Context) error {
 		running++
 		go func() { failed <- serveHTTP(s.admin, s.adminListener) }()
 	}
+	if s.metricsListener != nil {
+		running++
+		go func() { failed <- serveHTTP(s.metrics, s.metricsListener) }()
+	}
 	s.logger.Info("serving", "grpc", s.GRPCAddr(), "http", s.HTTPAddr(), "admin", s.AdminAddr())
 	s.core.Probe(ctx)
 
 	var err error
 	select {
 	case <-ctx.Done():
+		if err = s.farewell(failed); err != nil {
+			running--
+		}
 		s.logger.Info("stopping: no new calls; waiting for those under way", "at_most", s.drain.String())
 	case err = <-failed:
 		running--
@@ -397,6 +453,24 @@ func (s *Server) closeStores() error {
 	return nil
 }
 
+// farewell reports the server as not serving, and has it answer on for the shutdown
+// delay. The error is that of a listener which failed meanwhile.
+func (s *Server) farewell(failed <-chan error) error {
+	if s.delay <= 0 {
+		return nil
+	}
+	s.health.Shutdown()
+	s.logger.Info("stopping: reported as not serving, and still answering", "for", s.delay.String())
+	timer := time.NewTimer(s.delay)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case err := <-failed:
+		return err
+	}
+}
+
 // stop stops both servers, gracefully as long as the drain timeout allows.
 func (s *Server) stop() {
 	s.health.Shutdown()
@@ -417,6 +491,9 @@ func (s *Server) stop() {
 	// HTTP last, so that readiness and the last metrics can be seen until then.
 	if err := s.http.Shutdown(ctx); err != nil {
 		_ = s.http.Close()
+	}
+	if s.metrics != nil {
+		_ = s.metrics.Close()
 	}
 	_ = s.admin.Close() // a profile under way holds nothing up
 }

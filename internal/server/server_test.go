@@ -172,6 +172,13 @@ func (b *lockedBuffer) lines(text string) (n int) {
 	return n
 }
 
+// has reports whether text is in it.
+func (b *lockedBuffer) has(text string) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return bytes.Contains(b.buf.Bytes(), []byte(text))
+}
+
 func ask(identifier string, limits ...*ratelimitv1.Limit) *ratelimitv1.ShouldAllowRequest {
 	return &ratelimitv1.ShouldAllowRequest{Namespace: "checkout", Identifier: identifier, Limits: limits}
 }
@@ -817,5 +824,40 @@ func TestNewRefusesAddresses(t *testing.T) {
 		if _, err := New(o); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("New(%q, %q): %v, want %s", o.GRPCAddr, o.HTTPAddr, err, want)
 		}
+	}
+}
+
+// TestShutdownDelay has a server told to stop: it answers on while everybody is told that
+// it is not serving.
+func TestShutdownDelay(t *testing.T) {
+	d := start(t, Options{ShutdownDelay: 10 * time.Second, DrainTimeout: patient})
+	watch, err := healthpb.NewHealthClient(d.conn).Watch(t.Context(), &healthpb.HealthCheckRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if reply, err := watch.Recv(); err != nil || reply.GetStatus() != healthpb.HealthCheckResponse_SERVING {
+		t.Fatalf("before: %v, %v", reply, err)
+	}
+	stopped := make(chan error, 1)
+	go func() { stopped <- d.stop() }()
+	if reply, err := watch.Recv(); err != nil || reply.GetStatus() != healthpb.HealthCheckResponse_NOT_SERVING {
+		t.Fatalf("after: %v, %v", reply, err)
+	}
+	if code, body := d.get(t, "/readyz"); code != http.StatusServiceUnavailable || !strings.Contains(body, "stopping") {
+		t.Errorf("/readyz: %d %s", code, body)
+	}
+	conn, err := grpc.NewClient(d.GRPCAddr(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	in := &ratelimitv1.ShouldAllowRequest{Namespace: "checkout", Identifier: "alice", Limits: []*ratelimitv1.Limit{{Rate: "1/min"}}}
+	if out, err := ratelimitv1.NewRateLimitServiceClient(conn).ShouldAllow(t.Context(), in); err != nil || !out.GetAllowed() {
+		t.Errorf("a new connection is not answered: %v, %v", out, err)
+	}
+	select {
+	case err := <-stopped:
+		t.Errorf("it has stopped already: %v", err)
+	default:
 	}
 }

@@ -415,10 +415,11 @@ func (n Node) Bool() bool {
 	}
 }
 
-// Uint returns the whole number n. A number over most is a problem.
+// Uint returns the whole number n, which may be in another base, as in YAML 1.1: 0x10,
+// and 010, which is 8. A number over most is a problem.
 func (n Node) Uint(most uint64) uint64 {
 	text := n.Text()
-	number, err := strconv.ParseUint(strings.ReplaceAll(text, "_", ""), 10, 64)
+	number, err := strconv.ParseUint(strings.ReplaceAll(text, "_", ""), 0, 64)
 	if err != nil && !errors.Is(err, strconv.ErrRange) {
 		n.Problem("%s is not a whole number of 0 to %d", quote.Cut(text), most)
 		return 0

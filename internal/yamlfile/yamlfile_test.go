@@ -253,3 +253,20 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+// TestUintInOtherBases reads numbers as YAML 1.1 does, and so the library that most
+// services read their files with.
+func TestUintInOtherBases(t *testing.T) {
+	for text, want := range map[string]uint64{"10": 10, "010": 8, "0o10": 8, "0x10": 16, "1_000": 1000, "0": 0, "'7'": 7} {
+		f, n := yamlfile.Parse("x.yaml", []byte(text))
+		if got := n.Uint(1000); got != want || f.Err() != nil {
+			t.Errorf("%s: %d, %v, want %d", text, got, f.Err(), want)
+		}
+	}
+	for _, text := range []string{"08", "1e3", "2.0", "0x", "+1", "1:30"} {
+		f, n := yamlfile.Parse("x.yaml", []byte(text))
+		if got := n.Uint(1000); f.Err() == nil {
+			t.Errorf("%s: %d, want it refused", text, got)
+		}
+	}
+}

@@ -91,31 +91,41 @@ func unitNames() string {
 
 // A Limit is the limit of a descriptor.
 type Limit struct {
-	strategy.Limit // the zero Limit if Unlimited
-
-	RequestsPerUnit uint32
-	Unit            Unit
-	Multiplier      uint32         // of the unit; at least 1
-	Unlimited       bool           // allows everything, and counts in metrics
-	ShadowMode      bool           // the answer is OK even over the limit
-	QuotaMode       bool           // the same, unless all limits of the request in quota mode are over
-	RuleName        string         // the name that Replaces of another limit can have
-	Replaces        []string       // the limits that do not apply where this one does
-	Metadata        map[string]any // what to tell Envoy while within the limit; may be nil
+	Parts      []Part         // at least one; a request that one of them denies takes of none
+	ShadowMode bool           // the answer is OK even over the limit
+	QuotaMode  bool           // the same, unless all limits of the request in quota mode are over
+	RuleName   string         // the name that Replaces of another limit can have
+	Replaces   []string       // the limits that do not apply where this one does
+	Metadata   map[string]any // what to tell Envoy while within the limit; may be nil
 
 	metric   string // the limit's path in the file
 	detailed bool   // whether the metric has the request's values
 }
+
+// A Part is one rate of a Limit.
+type Part struct {
+	strategy.Limit  // of an unlimited one, its Rate.IsUnlimited
+	RequestsPerUnit uint32
+	Unit            Unit
+	Multiplier      uint32 // of the unit; at least 1
+}
+
+// Unlimited reports whether l allows everything. It counts in metrics.
+func (l *Limit) Unlimited() bool { return l.Parts[0].Rate.IsUnlimited() }
 
 // NewLimit returns a fixed window that allows so many requests in multiplier
 // units of time. The error says what is wrong with the unit or the multiplier. A
 // count above rate.MaxCount is read as rate.MaxCount.
 func NewLimit(requests uint32, unit Unit, multiplier uint32) (*Limit, error) {
 	s := spec{requests: requests, unit: unit, multiplier: multiplier, strategy: strategy.FixedWindow}
-	return s.limit(strategy.DefaultMaxLogCount)
+	part, err := s.part(strategy.DefaultMaxLogCount)
+	if err != nil {
+		return nil, err
+	}
+	return &Limit{Parts: []Part{part}}, nil
 }
 
-// A spec is what a file or a request says of a limit.
+// A spec is what a file or a request says of a part of a limit.
 type spec struct {
 	requests   uint32
 	unit       Unit
@@ -124,15 +134,15 @@ type spec struct {
 	burst      uint64 // 0: the strategy's default
 }
 
-// limit returns the limit that s describes, or what is wrong with s.
-func (s *spec) limit(maxLogCount int64) (*Limit, error) {
+// part returns what s describes, or what is wrong with s.
+func (s *spec) part(maxLogCount int64) (Part, error) {
 	u, ok := units[s.unit]
 	if !ok {
-		return nil, fmt.Errorf("unit %d is not known; use %s", s.unit, unitNames())
+		return Part{}, fmt.Errorf("unit %d is not known; use %s", s.unit, unitNames())
 	}
 	period := time.Duration(s.multiplier) * u.length
 	if s.multiplier < 1 || period > rate.MaxPeriod || period/u.length != time.Duration(s.multiplier) {
-		return nil, fmt.Errorf("unit_multiplier %d makes a period of 0 or of more than 366 days; use 1 to %d with this unit", s.multiplier, rate.MaxPeriod/u.length)
+		return Part{}, fmt.Errorf("unit_multiplier %d makes a period of 0 or of more than 366 days; use 1 to %d with this unit", s.multiplier, rate.MaxPeriod/u.length)
 	}
 	name := u.name // so that a change of the count keeps the counter, and a change of the unit does not
 	if s.multiplier > 1 {
@@ -141,9 +151,9 @@ func (s *spec) limit(maxLogCount int64) (*Limit, error) {
 	r := rate.Rate{Count: min(int64(s.requests), rate.MaxCount), Period: period}
 	l, wrong := strategy.NewLimitOf(name, r, s.strategy, s.burst, maxLogCount)
 	if wrong != nil {
-		return nil, errors.New(wrong[0].Problem)
+		return Part{}, errors.New(wrong[0].Problem)
 	}
-	return &Limit{Limit: l, RequestsPerUnit: s.requests, Unit: s.unit, Multiplier: s.multiplier}, nil
+	return Part{Limit: l, RequestsPerUnit: s.requests, Unit: s.unit, Multiplier: s.multiplier}, nil
 }
 
 // Knows reports whether c has domain.
@@ -351,16 +361,23 @@ func (c *Config) String() string {
 
 func (n *node) list(lines *[]string) {
 	for _, d := range n.children {
-		if l := d.limit; l != nil {
-			unit := strings.ToUpper(cmp.Or(units[l.Unit].name, "unknown"))
-			line := fmt.Sprintf("%s: unit=%s requests_per_unit=%d, shadow_mode: %t", l.metric, unit, l.RequestsPerUnit, l.ShadowMode)
-			if l.Unlimited {
-				line += ", unlimited: true"
-			} else if l.Strategy != strategy.FixedWindow || l.Multiplier > 1 {
-				line += fmt.Sprintf(", strategy: %s, rate: %s, burst: %d", l.Strategy, l.Rate, l.Capacity)
+		if d.limit != nil {
+			for i := range d.limit.Parts {
+				*lines = append(*lines, d.limit.line(&d.limit.Parts[i])+"\n")
 			}
-			*lines = append(*lines, line+"\n")
 		}
 		d.below.list(lines)
 	}
+}
+
+// line shows a part of l.
+func (l *Limit) line(p *Part) string {
+	unit := strings.ToUpper(cmp.Or(units[p.Unit].name, "unknown"))
+	line := fmt.Sprintf("%s: unit=%s requests_per_unit=%d, shadow_mode: %t", l.metric, unit, p.RequestsPerUnit, l.ShadowMode)
+	if p.Rate.IsUnlimited() {
+		line += ", unlimited: true"
+	} else if p.Strategy != strategy.FixedWindow || p.Multiplier > 1 {
+		line += fmt.Sprintf(", strategy: %s, rate: %s, burst: %d", p.Strategy, p.Rate, p.Capacity)
+	}
+	return line
 }

@@ -9,6 +9,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/ratelimitd/ratelimitd/internal/policy/envoy"
+	"github.com/ratelimitd/ratelimitd/internal/strategy"
 	"github.com/ratelimitd/ratelimitd/internal/yamlfile"
 )
 
@@ -120,8 +121,8 @@ func TestMatch(t *testing.T) {
 		m := c.Match("edge", entries(tt.entries))
 		rate := ""
 		if m.Limit != nil {
-			rate = m.Rate.String()
-			if m.Unlimited {
+			rate = m.Parts[0].Rate.String()
+			if m.Unlimited() {
 				rate = "unlimited"
 			}
 		}
@@ -135,9 +136,9 @@ func TestMatch(t *testing.T) {
 	if m := c.Match("edge", nil); m.Limit != nil {
 		t.Errorf("no entries: %+v", m)
 	}
-	bucket := c.Match("edge", entries("bucket=x"))
+	bucket := c.Match("edge", entries("bucket=x")).Parts[0]
 	if bucket.Capacity != 20 || bucket.Strategy.String() != "token_bucket" || bucket.Name != "5minute" || bucket.RequestsPerUnit != 100 || bucket.Unit != envoy.Minute || bucket.Multiplier != 5 {
-		t.Errorf("extensions: %+v", bucket.Limit)
+		t.Errorf("extensions: %+v", bucket)
 	}
 }
 
@@ -240,6 +241,11 @@ d.b_c: unit=MINUTE requests_per_unit=2, shadow_mode: true
 
 func TestProblems(t *testing.T) {
 	limit := func(text string) string { return "domain: d\ndescriptors: [{key: a, rate_limit: " + text + "}]" }
+	limits := func(text string) string { return "domain: d\ndescriptors: [{key: a, rate_limits: " + text + "}]" }
+	many := ""
+	for i := range strategy.MaxLimits + 1 {
+		many += fmt.Sprintf("{unit: second, unit_multiplier: %d, requests_per_unit: 1}, ", i+1)
+	}
 	for data, want := range map[string]string{
 		"":                                     "0.yaml:1:1: no domain; add one",
 		"domain: ''":                           `0.yaml:1:9: no domain; add one, as in "domain: edge"`,
@@ -253,18 +259,24 @@ func TestProblems(t *testing.T) {
 		"domain: d\ndescriptors: [{key: a, share_threshold: true}]":        `share_threshold needs a value with a *, such as "files/*"; this one is ""`,
 		"domain: d\ndescriptors: [{key: a, shadow_mode: 5}]":               `"5" is neither true nor false`,
 		limit("{}"): `unit "" is not known; use second, minute, hour, day, week, month, year`,
-		limit("{unit: fortnight, requests_per_unit: 1}"):                                                       `0.yaml:2:43: unit "fortnight" is not known`,
-		limit("{unit: unknown, requests_per_unit: 1}"):                                                         `unit "unknown" is not known`,
-		limit("{unit: day, requests_per_unit: -1}"):                                                            `"-1" is not a whole number of 0 to 4294967295`,
-		limit("{unit: day, requests_per_unit: 4294967296}"):                                                    `"4294967296" is over 4294967295`,
-		limit("{unlimited: true, unit: day}"):                                                                  `unlimited and a unit of "day" are both given; leave one of them out`,
-		limit("{unit: day, replaces: [{}]}"):                                                                   "an item of replaces needs a name",
-		limit("{unit: day, name: x, replaces: [{name: x}]}"):                                                   `"x" replaces itself`,
-		limit("{unit: day, unit_multiplier: 0}"):                                                               "unit_multiplier 0 makes a period of 0 or of more than 366 days; use 1 to 366 with this unit",
-		limit("{unit: year, unit_multiplier: 4294967295}"):                                                     "use 1 to 1 with this unit",
-		limit("{unit: day, strategy: x}"):                                                                      `unknown strategy "x"`,
-		limit("{unit: day, burst: 5}"):                                                                         "burst 5: fixed_window has none",
-		limit("{unit: day, requests_per_unit: 5000, strategy: sliding_window_log}"):                            "caps its count at 1000",
+		limit("{unit: fortnight, requests_per_unit: 1}"):                            `0.yaml:2:43: unit "fortnight" is not known`,
+		limit("{unit: unknown, requests_per_unit: 1}"):                              `unit "unknown" is not known`,
+		limit("{unit: day, requests_per_unit: -1}"):                                 `"-1" is not a whole number of 0 to 4294967295`,
+		limit("{unit: day, requests_per_unit: 4294967296}"):                         `"4294967296" is over 4294967295`,
+		limit("{unlimited: true, unit: day}"):                                       `unlimited and a unit of "day" are both given; leave one of them out`,
+		limit("{unit: day, replaces: [{}]}"):                                        "an item of replaces needs a name",
+		limit("{unit: day, name: x, replaces: [{name: x}]}"):                        `"x" replaces itself`,
+		limit("{unit: day, unit_multiplier: 0}"):                                    "unit_multiplier 0 makes a period of 0 or of more than 366 days; use 1 to 366 with this unit",
+		limit("{unit: year, unit_multiplier: 4294967295}"):                          "use 1 to 1 with this unit",
+		limit("{unit: day, strategy: x}"):                                           `unknown strategy "x"`,
+		limits("{unit: day}"):                                                       "a mapping, where a list is wanted",
+		limits("[{unit: day}, {}]"):                                                 `unit "" is not known`,
+		limits("[{unit: day}, {unit: DAY}]"):                                        "another limit of this descriptor has the unit \"DAY\" and the same strategy",
+		limits("[{unit: day, burst: 5}]"):                                           "burst 5: fixed_window has none",
+		limits("[" + many + "]"):                                                    "more than 16 limits on one descriptor",
+		limit("{unlimited: true}, rate_limits: [{unit: day}]"):                      "no other can be beside it",
+		limit("{unit: day, burst: 5}"):                                              "burst 5: fixed_window has none",
+		limit("{unit: day, requests_per_unit: 5000, strategy: sliding_window_log}"): "caps its count at 1000",
 		"domain: d\ndescriptors:" + strings.Repeat(" [{key: a, descriptors:", 120) + strings.Repeat("}]", 120): "nested more than 100 deep",
 	} {
 		if _, err := read(false, data); err == nil || !strings.Contains(err.Error(), want) {
@@ -347,7 +359,7 @@ func FuzzRead(f *testing.F) {
 		}
 		for _, e := range []string{"remote_address=1.2.3.4", "path=/v1/a", "message_type=marketing,to_number=+1,carrier=x", data} {
 			m := r.Config.Match("edge", entries(e))
-			if m.Limit != nil && !m.Unlimited && (m.Identifier == "" || m.Metric == "" || m.Rate.Period == 0) {
+			if m.Limit != nil && !m.Unlimited() && (m.Identifier == "" || m.Metric == "" || m.Parts[0].Rate.Period == 0) {
 				t.Errorf("%q: %+v", e, m)
 			}
 		}

@@ -107,7 +107,7 @@ func TestMatchIsNaive(t *testing.T) {
 			}), 0, 4).Draw(rt, "entries")
 			got := 0
 			if m := c.Match("d", entries); m.Limit != nil {
-				got = int(m.RequestsPerUnit)
+				got = int(m.Parts[0].RequestsPerUnit)
 			}
 			if want := naive(rules, entries); got != want {
 				rt.Fatalf("%q: limit %d, want %d, of\n%s", entries, got, want, b.String())

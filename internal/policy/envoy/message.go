@@ -10,7 +10,6 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/ratelimitd/ratelimitd/internal/quote"
-	"github.com/ratelimitd/ratelimitd/internal/strategy"
 )
 
 const (
@@ -73,10 +72,9 @@ func (r *Reader) messages(all []*rlsconfv3.RateLimitDescriptor, tree *node, at *
 }
 
 func (r *Reader) messageLimit(m *rlsconfv3.RateLimitPolicy, at place) *Limit {
-	w := limitDraft{
-		at: at, unitAt: at, unit: m.GetUnit().String(), unlimited: m.GetUnlimited(), ruleName: m.GetName(),
-		spec: spec{requests: m.GetRequestsPerUnit(), multiplier: 1, strategy: strategy.FixedWindow},
-	}
+	p := newPart(at)
+	p.unit, p.unlimited, p.requests = m.GetUnit().String(), m.GetUnlimited(), m.GetRequestsPerUnit()
+	w := limitDraft{at: at, parts: []*partDraft{p}, ruleName: m.GetName()}
 	for _, other := range m.GetReplaces() {
 		if other.GetName() == "" {
 			at.Problem("an item of replaces needs a name; this one has none")

@@ -20,7 +20,7 @@ import (
 )
 
 // notOfMessages are the keys of files that messages do not have.
-var notOfMessages = []string{"unit_multiplier", "strategy", "burst", "share_threshold", "value_to_metric"}
+var notOfMessages = []string{"unit_multiplier", "strategy", "burst", "share_threshold", "value_to_metric", "rate_limits"}
 
 // withoutKeys removes the keys of notOfMessages from a mapping, and has its unit and
 // numbers be what both a file and a message in JSON may have.

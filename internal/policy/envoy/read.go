@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/ratelimitd/ratelimitd/internal/quote"
+	"github.com/ratelimitd/ratelimitd/internal/rate"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 	"github.com/ratelimitd/ratelimitd/internal/yamlfile"
 )
@@ -54,7 +55,7 @@ const (
 // every place, so a key in the wrong place is only a warning.
 var (
 	rootKeys       = []string{"domain", "descriptors"}
-	descriptorKeys = []string{"key", "value", "rate_limit", "descriptors", "shadow_mode", "detailed_metric", "value_to_metric", "share_threshold", "quota_mode", "metadata"}
+	descriptorKeys = []string{"key", "value", "rate_limit", "rate_limits", "descriptors", "shadow_mode", "detailed_metric", "value_to_metric", "share_threshold", "quota_mode", "metadata"}
 	limitKeys      = []string{"unit", "requests_per_unit", "unlimited", "name", "replaces", "unit_multiplier", "strategy", "burst"}
 	elsewhere      = slices.Concat(rootKeys, descriptorKeys, limitKeys)
 )
@@ -145,11 +146,12 @@ func (r *Reader) descriptors(name string, n yamlfile.Node, tree *node, path stri
 
 func (r *Reader) descriptor(name string, n yamlfile.Node, tree *node, path string, depth int) {
 	w := draft{at: n, keyAt: n}
-	var limit, below, meta yamlfile.Node
+	var limit, more, below, meta yamlfile.Node
 	r.mapping(name, n, map[string]func(yamlfile.Node){
 		"key":             func(v yamlfile.Node) { w.keyAt, w.Key = v, v.Text() },
 		"value":           func(v yamlfile.Node) { w.Value = v.Text() },
 		"rate_limit":      func(v yamlfile.Node) { limit = v },
+		"rate_limits":     func(v yamlfile.Node) { more = v },
 		"descriptors":     func(v yamlfile.Node) { below = v },
 		"shadow_mode":     func(v yamlfile.Node) { w.shadow = v.Bool() },
 		"quota_mode":      func(v yamlfile.Node) { w.quota = v.Bool() },
@@ -158,8 +160,8 @@ func (r *Reader) descriptor(name string, n yamlfile.Node, tree *node, path strin
 		"share_threshold": func(v yamlfile.Node) { w.shareAt, w.shareThreshold = v, v.Bool() },
 		"metadata":        func(v yamlfile.Node) { meta, w.metadata = v, v.Map() },
 	})
-	if !limit.IsNull() {
-		w.readLimit = func() *Limit { return r.limit(name, limit) }
+	if !limit.IsNull() || !more.IsNull() {
+		w.readLimit = func() *Limit { return r.limits(name, limit, more) }
 	} else if meta.Given() {
 		r.warn(name, meta, "metadata")
 	}
@@ -239,47 +241,80 @@ func (d *descriptor) cut() {
 	}
 }
 
-func (r *Reader) limit(name string, n yamlfile.Node) *Limit {
-	w := limitDraft{at: n, unitAt: n, spec: spec{multiplier: 1, strategy: strategy.FixedWindow}}
-	r.mapping(name, n, map[string]func(yamlfile.Node){
-		"unit":              func(v yamlfile.Node) { w.unitAt, w.unit = v, v.Text() },
-		"requests_per_unit": func(v yamlfile.Node) { w.requests = uint32(v.Uint(1<<32 - 1)) },
-		"unlimited":         func(v yamlfile.Node) { w.unlimited = v.Bool() },
-		"name":              func(v yamlfile.Node) { w.ruleName = v.Text() },
-		"replaces": func(v yamlfile.Node) {
+// limits returns the limit with the part in one, and those in the list more. Either may
+// be left out. It is nil if something is wrong with it.
+func (r *Reader) limits(name string, one, more yamlfile.Node) *Limit {
+	w := limitDraft{at: one}
+	if !one.IsNull() {
+		p := newPart(one)
+		keys := p.keys()
+		keys["unlimited"] = func(v yamlfile.Node) { p.unlimited = v.Bool() }
+		keys["name"] = func(v yamlfile.Node) { w.ruleName = v.Text() }
+		keys["replaces"] = func(v yamlfile.Node) {
 			v.Items(func(item yamlfile.Node) { w.replaces = append(w.replaces, r.replaced(name, item)) })
-		},
-		"unit_multiplier": func(v yamlfile.Node) {
-			if !v.IsNull() {
-				w.multiplier = uint32(v.Uint(1<<32 - 1))
-			}
-		},
-		"strategy": func(v yamlfile.Node) {
-			var err error
-			if w.strategy, err = strategy.Parse(v.Text()); err != nil && !v.IsNull() {
-				v.Problem("%v", err)
-			}
-			if err != nil { // go on, to find the other problems
-				w.strategy = strategy.FixedWindow
-			}
-		},
-		"burst": func(v yamlfile.Node) {
-			if !v.IsNull() {
-				w.burst = v.Uint(strategy.MaxBurst)
-			}
-		},
+		}
+		r.mapping(name, one, keys)
+		w.parts = append(w.parts, p)
+	}
+	more.Items(func(item yamlfile.Node) {
+		if len(w.parts) > strategy.MaxLimits {
+			return // newLimit says that there are too many
+		}
+		p := newPart(item)
+		r.mapping(name, item, p.keys())
+		w.parts = append(w.parts, p)
 	})
 	return r.newLimit(&w)
 }
 
 // A limitDraft is a limit as it is written, before it is checked.
 type limitDraft struct {
+	at       place // of what has its name
+	parts    []*partDraft
+	ruleName string
+	replaces []string
+}
+
+// A partDraft is a part of a limit as it is written.
+type partDraft struct {
 	spec
 	at, unitAt place
 	unit       string // instead of spec's
 	unlimited  bool
-	ruleName   string
-	replaces   []string
+}
+
+// newPart returns the draft of what is written at a place, without what is written.
+func newPart(at place) *partDraft {
+	return &partDraft{at: at, unitAt: at, spec: spec{multiplier: 1, strategy: strategy.FixedWindow}}
+}
+
+// keys returns what reads each key of a file into p.
+func (p *partDraft) keys() map[string]func(yamlfile.Node) {
+	return map[string]func(yamlfile.Node){
+		"unit":              func(v yamlfile.Node) { p.unitAt, p.unit = v, v.Text() },
+		"requests_per_unit": func(v yamlfile.Node) { p.requests = uint32(v.Uint(1<<32 - 1)) },
+		"unit_multiplier": func(v yamlfile.Node) {
+			if !v.IsNull() {
+				p.multiplier = uint32(v.Uint(1<<32 - 1))
+			}
+		},
+		"strategy": func(v yamlfile.Node) {
+			if v.IsNull() {
+				return
+			}
+			algorithm, err := strategy.Parse(v.Text())
+			if err != nil {
+				v.Problem("%v", err)
+				return // to find the other problems
+			}
+			p.strategy = algorithm
+		},
+		"burst": func(v yamlfile.Node) {
+			if !v.IsNull() {
+				p.burst = v.Uint(strategy.MaxBurst)
+			}
+		},
+	}
 }
 
 // newLimit checks w. It returns nil if there is no such limit.
@@ -287,24 +322,53 @@ func (r *Reader) newLimit(w *limitDraft) *Limit {
 	if slices.Contains(w.replaces, w.ruleName) && w.ruleName != "" {
 		w.at.Problem("%s replaces itself; name another in replaces", quote.Cut(w.ruleName))
 	}
-	w.spec.unit = unitCalled(w.unit)
-	if w.unlimited {
-		if w.spec.unit != 0 {
-			w.unitAt.Problem("unlimited and a unit of %s are both given; leave one of them out", quote.Cut(w.unit))
+	l := &Limit{RuleName: w.ruleName, Replaces: w.replaces}
+	right := true
+	for _, p := range w.parts {
+		switch {
+		case len(l.Parts) > 0 && l.Unlimited():
+			p.at.Problem("the limit is unlimited, and no other can be beside it; leave one of them out")
+		case len(l.Parts) == strategy.MaxLimits:
+			p.at.Problem("more than %d limits on one descriptor; leave some out", strategy.MaxLimits)
+		default:
+			right = r.addPart(p, l) && right
+			continue
 		}
-		return &Limit{Unlimited: true, RuleName: w.ruleName, Replaces: w.replaces, Multiplier: 1}
+		right = false
 	}
-	if w.spec.unit == 0 {
-		w.unitAt.Problem("unit %s is not known; use %s", quote.Cut(w.unit), unitNames())
+	if !right || len(l.Parts) == 0 {
 		return nil
 	}
-	l, err := w.spec.limit(r.o.MaxLogCount)
-	if err != nil {
-		w.at.Problem("%v", err)
-		return nil
-	}
-	l.RuleName, l.Replaces = w.ruleName, w.replaces
+	r.descriptorsRead += len(l.Parts) - 1 // each further one takes as much memory
 	return l
+}
+
+// addPart checks p and adds it to l. It reports whether it could.
+func (r *Reader) addPart(p *partDraft, l *Limit) bool {
+	p.spec.unit = unitCalled(p.unit)
+	if p.unlimited {
+		if p.spec.unit != 0 {
+			p.unitAt.Problem("unlimited and a unit of %s are both given; leave one of them out", quote.Cut(p.unit))
+		}
+		everything := strategy.Limit{Strategy: strategy.FixedWindow, Rate: rate.Rate{Count: rate.Unlimited}}
+		l.Parts = append(l.Parts, Part{Limit: everything, Multiplier: 1})
+		return true
+	}
+	if p.spec.unit == 0 {
+		p.unitAt.Problem("unit %s is not known; use %s", quote.Cut(p.unit), unitNames())
+		return false
+	}
+	part, err := p.spec.part(r.o.MaxLogCount)
+	if err != nil {
+		p.at.Problem("%v", err)
+		return false
+	}
+	if slices.ContainsFunc(l.Parts, func(other Part) bool { return other.SameCounter(&part.Limit) }) {
+		p.at.Problem("another limit of this descriptor has the unit %s and the same strategy; give one of them another unit or unit_multiplier", quote.Cut(p.unit))
+		return false
+	}
+	l.Parts = append(l.Parts, part)
+	return true
 }
 
 // replaced returns the name in an item of replaces.

@@ -25,6 +25,8 @@ type Options struct {
 	Book          *account.Book
 	Metrics       http.Handler
 	Limits        http.Handler         // of /rlconfig
+	Counter       http.Handler         // of /envoy
+	ResetCounter  http.Handler         // of /envoy/reset
 	Configuration func() Configuration // that in force
 	LogLevel      *slog.LevelVar       // the one of Logger
 	Logger        *slog.Logger
@@ -46,6 +48,8 @@ func New(o Options) http.Handler {
 /hot-keys        who asks most and who is denied most, by namespace; ?n=20 for more
 /configuration   the configuration in force: flags, policies and their version
 /rlconfig        the limits in force, as envoyproxy/ratelimit shows them
+/envoy           what is left to a descriptor of Envoy: ?domain=edge&entry=user=alice
+/envoy/reset     POST, with the same query: forget what it has taken
 /loglevel        GET the level; PUT debug, info, warn or error to set it
 /metrics         Prometheus metrics, as on the HTTP port
 /debug/pprof/    Go's profiles
@@ -54,6 +58,8 @@ func New(o Options) http.Handler {
 	mux.HandleFunc("GET /hot-keys", o.showHotKeys)
 	mux.Handle("GET /metrics", o.Metrics)
 	mux.Handle("GET /rlconfig", o.Limits)
+	mux.Handle("GET /envoy", o.Counter)
+	mux.Handle("POST /envoy/reset", o.ResetCounter)
 	mux.HandleFunc("GET /configuration", func(w http.ResponseWriter, _ *http.Request) { web.WriteJSON(w, o.Configuration()) })
 	mux.HandleFunc("GET /loglevel", func(w http.ResponseWriter, _ *http.Request) {
 		fmt.Fprintln(w, strings.ToLower(o.LogLevel.Level().String()))

@@ -23,7 +23,6 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/decide"
 	"github.com/ratelimitd/ratelimitd/internal/histogram"
 	"github.com/ratelimitd/ratelimitd/internal/policy/envoy"
-	"github.com/ratelimitd/ratelimitd/internal/rate"
 	"github.com/ratelimitd/ratelimitd/internal/server/fault"
 	"github.com/ratelimitd/ratelimitd/internal/server/grpcapi/codec"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
@@ -46,6 +45,8 @@ type Options struct {
 type API struct {
 	o         Options
 	config    atomic.Pointer[envoy.Config]
+	calls     calls
+	loads     loads
 	exchanges sync.Pool // of *exchange
 }
 
@@ -55,7 +56,10 @@ func New(o Options) *API {
 }
 
 // SetConfig puts c in force, nil for none, for each request from now on.
-func (a *API) SetConfig(c *envoy.Config) { a.config.Store(c) }
+func (a *API) SetConfig(c *envoy.Config) {
+	a.config.Store(c)
+	a.loads.applied.Add(1)
+}
 
 // Register has s serve the API.
 func (a *API) Register(s *grpc.Server) {
@@ -69,9 +73,13 @@ func (a *API) Register(s *grpc.Server) {
 			return nil, err
 		}
 		if in.err != nil {
+			a.calls.invalid.Add(1)
 			return nil, a.o.Faults.Undecodable(ctx, info.FullMethod, in.err)
 		}
-		return intercept(ctx, in, info, answer)
+		a.calls.begun.Add(1)
+		out, err := intercept(ctx, in, info, answer)
+		a.calls.failed(err)
+		return out, err
 	}
 	s.RegisterService(&d, nil) // a is not of the generated interface, whose messages are the generated ones
 }
@@ -86,7 +94,7 @@ var (
 type exchange struct {
 	batch   decide.Batch
 	matches []envoy.Match    // of each descriptor
-	limits  []strategy.Limit // of each match
+	limits  []strategy.Limit // of all matches
 	places  []int            // of each match, its place in the batch; -1: none
 }
 
@@ -119,20 +127,21 @@ func (a *API) shouldRateLimit(ctx context.Context, in *request) (*rlsv3.RateLimi
 	for i := range e.matches {
 		status := &rlsv3.RateLimitResponse_DescriptorStatus{Code: rlsv3.RateLimitResponse_OK}
 		out.Statuses[i] = status
+		m := &e.matches[i]
+		quota := a.o.isQuota(m)
+		if quota {
+			quotas++
+		}
 		if e.places[i] < 0 {
 			continue
 		}
-		m := &e.matches[i]
 		over, err := a.describe(m, &e.batch.Requests[e.places[i]], &e.batch.Answers[e.places[i]], status)
 		if err != nil {
 			return nil, err
 		}
-		if m.QuotaMode {
-			quotas++
-		}
 		switch {
 		case !over || m.ShadowMode:
-		case m.QuotaMode:
+		case quota:
 			status.Code = rlsv3.RateLimitResponse_OVER_LIMIT
 			overQuota = append(overQuota, i)
 		default:
@@ -149,7 +158,7 @@ func (a *API) shouldRateLimit(ctx context.Context, in *request) (*rlsv3.RateLimi
 		out.OverallCode = rlsv3.RateLimitResponse_OK
 	}
 	if a.o.DynamicMetadata {
-		out.DynamicMetadata = metadata(in, e.matches, out.Statuses, overQuota)
+		out.DynamicMetadata = a.o.metadata(in, e.matches, out.Statuses, overQuota)
 	}
 	return out, nil
 }
@@ -180,8 +189,8 @@ func (a *API) match(e *exchange, in *request) error {
 	}
 	if replaced := envoy.Replaced(e.matches); replaced != nil {
 		for i := range e.matches {
-			if e.matches[i].Limit != nil && slices.Contains(replaced, e.matches[i].RuleName) {
-				e.matches[i] = envoy.Match{}
+			if m := &e.matches[i]; m.Limit != nil && !m.Unlimited() && slices.Contains(replaced, m.RuleName) {
+				*m = envoy.Match{}
 			}
 		}
 	}
@@ -214,12 +223,17 @@ func (a *API) matchOne(config *envoy.Config, in *request, i int) envoy.Match {
 // deny come first, if they are to be held all or none.
 func (a *API) gather(e *exchange, in *request) {
 	e.places = decide.Resized(e.places, len(e.matches))
-	e.limits = decide.Resized(e.limits, len(e.matches))
+	parts := 0
 	for i := range e.places {
 		e.places[i] = -1
+		if e.matches[i].Limit != nil {
+			parts += len(e.matches[i].Parts)
+		}
 	}
+	e.limits = decide.Resized(e.limits, parts)
+	free := e.limits
 	together := func(m *envoy.Match) bool {
-		return a.o.AllOrNone && !m.ShadowMode && !m.QuotaMode && !a.o.ShadowMode
+		return a.o.AllOrNone && !a.enforcesNothing(m)
 	}
 	for _, first := range []bool{true, false} {
 		for i := range e.matches {
@@ -227,14 +241,16 @@ func (a *API) gather(e *exchange, in *request) {
 			if m.Limit == nil || together(m) != first {
 				continue
 			}
-			e.limits[i] = m.Limit.Limit
-			if m.Unlimited {
-				e.limits[i] = unlimited
+			n := len(m.Parts)
+			limits := free[:n:n]
+			free = free[n:]
+			for j := range m.Parts {
+				limits[j] = m.Parts[j].Limit
+				limits[j].Shadow = a.enforcesNothing(m)
 			}
-			e.limits[i].Shadow = m.ShadowMode || m.QuotaMode || a.o.ShadowMode
 			e.places[i] = len(e.batch.Requests)
 			e.batch.Requests = append(e.batch.Requests, decide.Request{
-				Namespace: in.domain, Identifier: m.Identifier, Limits: e.limits[i : i+1 : i+1], Cost: in.hitsOf(&in.descriptors[i]),
+				Namespace: in.domain, Identifier: m.Identifier, Limits: limits, Cost: in.hitsOf(&in.descriptors[i]),
 			})
 		}
 		if first {
@@ -243,8 +259,10 @@ func (a *API) gather(e *exchange, in *request) {
 	}
 }
 
-// unlimited is the limit of a descriptor that is held to nothing, and known.
-var unlimited = strategy.Limit{Strategy: strategy.FixedWindow, Rate: rate.Rate{Count: rate.Unlimited}}
+// enforcesNothing reports whether the limit of m alone never denies a request.
+func (a *API) enforcesNothing(m *envoy.Match) bool {
+	return m.ShadowMode || a.o.ShadowMode || a.o.isQuota(m)
+}
 
 // describe sets status to what the core said of a descriptor, but for its code,
 // and reports whether it is over its limit.
@@ -252,35 +270,79 @@ func (a *API) describe(m *envoy.Match, r *decide.Request, answer *decide.Answer,
 	if answer.Err != nil {
 		return false, fault.Error(answer.Err)
 	}
-	if answer.Outcome == decide.Exempt || answer.Outcome == decide.Unlimited {
+	// Nobody knows what is left of a limit while the store fails: it is not said to be nothing.
+	if answer.Outcome == decide.Exempt || answer.Outcome == decide.FailedOpen || m.Unlimited() {
 		status.LimitRemaining = math.MaxUint32
 		return false, nil
 	}
+	told := tellingPart(answer.Decision.Statuses)
+	part := &m.Parts[told]
 	status.CurrentLimit = &rlsv3.RateLimitResponse_RateLimit{
-		Name: m.RuleName, RequestsPerUnit: m.RequestsPerUnit, Unit: rlsv3.RateLimitResponse_RateLimit_Unit(m.Unit),
+		Name: m.RuleName, RequestsPerUnit: part.RequestsPerUnit, Unit: rlsv3.RateLimitResponse_RateLimit_Unit(part.Unit),
 	}
-	if m.Multiplier > 1 {
-		status.CurrentLimit.UnitMultiplier = wrapperspb.UInt32(m.Multiplier)
+	if part.Multiplier > 1 {
+		status.CurrentLimit.UnitMultiplier = wrapperspb.UInt32(part.Multiplier)
 	}
 	if len(answer.Decision.Statuses) == 0 { // the failure policy answered
 		return !answer.Decision.Allowed, nil
 	}
-	st := &answer.Decision.Statuses[0]
-	status.LimitRemaining = uint32(min(st.Remaining, math.MaxUint32))
-	status.DurationUntilReset = durationpb.New(untilReset(m.Limit, st))
+	st := &answer.Decision.Statuses[told]
+	status.LimitRemaining = uint32(min(remaining(part, st), math.MaxUint32))
+	status.DurationUntilReset = durationpb.New(untilReset(part, st))
 	// A request for nothing wants to know whether there is anything left.
 	over = !st.Allowed || r.Cost == 0 && st.Remaining == 0
-	a.o.Book.Hits(m.Metric, r.Cost, over, m.ShadowMode || a.o.ShadowMode)
+	a.o.Book.Hit(m.Metric, account.Hits{N: r.Cost, Near: a.o.near(st, r.Cost), Over: over, Shadow: m.ShadowMode || a.o.ShadowMode})
 	return over, nil
 }
 
-// untilReset returns how long until the counter of l is as if never used: of a
-// window that nothing was taken from, until that window ends.
-func untilReset(l *envoy.Limit, st *strategy.Status) time.Duration {
-	if st.ResetAfter > 0 || l.Strategy != strategy.FixedWindow {
-		return st.ResetAfter
+// tellingPart returns which part of a limit the answer is about, by what the store said
+// of each: of those that deny the one that does for longest, or else the one that least
+// is left of.
+func tellingPart(statuses []strategy.Status) (told int) {
+	for i := range statuses {
+		st, best := &statuses[i], &statuses[told]
+		switch {
+		case st.Allowed != best.Allowed:
+			if !st.Allowed {
+				told = i
+			}
+		case !st.Allowed:
+			if best.RetryAfter != strategy.Never && (st.RetryAfter == strategy.Never || st.RetryAfter > best.RetryAfter) {
+				told = i
+			}
+		case st.Remaining < best.Remaining:
+			told = i
+		}
 	}
-	return l.Rate.Period - time.Duration(time.Now().UnixMicro()%l.Rate.Period.Microseconds())*time.Microsecond
+	return told
+}
+
+// remaining returns what is left of the number that p has, which may be above what is
+// counted to.
+func remaining(p *envoy.Part, st *strategy.Status) uint64 {
+	if uncounted := int64(p.RequestsPerUnit) - p.Rate.Count; st.Remaining > 0 && uncounted > 0 && p.Capacity == p.Rate.Count {
+		return st.Remaining + uint64(uncounted)
+	}
+	return st.Remaining
+}
+
+// untilReset returns how long until a request that was denied can pass; or else how
+// long until the counter of p is as if never used, and of a window that nothing was
+// taken from, until that window ends. It is in whole seconds, as Envoy drops what is
+// below, and rounded up.
+func untilReset(p *envoy.Part, st *strategy.Status) time.Duration {
+	wait := st.ResetAfter
+	switch {
+	case !st.Allowed && st.RetryAfter != strategy.Never:
+		wait = st.RetryAfter
+	case wait == 0 && p.Strategy == strategy.FixedWindow:
+		wait = p.Rate.Period - time.Duration(time.Now().UnixMicro()%p.Rate.Period.Microseconds())*time.Microsecond
+	}
+	whole := wait.Truncate(time.Second)
+	if whole < wait {
+		whole += time.Second
+	}
+	return whole
 }
 
 // ShowConfig returns what answers GET /rlconfig: the configuration in force.

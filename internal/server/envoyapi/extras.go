@@ -1,7 +1,6 @@
 package envoyapi
 
 import (
-	"math"
 	"slices"
 	"strconv"
 
@@ -16,8 +15,11 @@ import (
 // envoyproxy/ratelimit.
 type Settings struct {
 	ShadowMode      bool // the overall answer is always OK
+	QuotaMode       bool // every limit is a quota
 	AllOrNone       bool // where the store can, a request consumes of all its descriptors or of none
 	DynamicMetadata bool // the answer has the request, and what its limits have for Envoy
+
+	NearLimitRatio float64 // how much of a limit is near it, in metrics
 
 	ResponseHeaders bool // the answer has headers for Envoy's client, with these names
 	LimitHeader     string
@@ -25,33 +27,53 @@ type Settings struct {
 	ResetHeader     string
 }
 
-// headers returns the headers that tell a client of the limit it is over, or
-// else of the one it is closest to.
+// isQuota reports whether a descriptor with what m has can be over its limit and the
+// request within it. With QuotaMode that is one without a limit too.
+func (s *Settings) isQuota(m *envoy.Match) bool {
+	if m.Limit == nil {
+		return s.QuotaMode
+	}
+	return (s.QuotaMode || m.QuotaMode) && !m.Unlimited()
+}
+
+// headers returns the headers that tell a client of the limit it is over, of the one
+// that lasts longest if there are several, or else of the one it is closest to.
 func (s *Settings) headers(statuses []*rlsv3.RateLimitResponse_DescriptorStatus) []*corev3.HeaderValue {
 	var closest *rlsv3.RateLimitResponse_DescriptorStatus
 	for _, st := range statuses {
 		if st.GetCurrentLimit() == nil {
 			continue
 		}
-		if closest == nil || st.GetCode() > closest.GetCode() || st.GetCode() == closest.GetCode() && st.GetLimitRemaining() < closest.GetLimitRemaining() {
+		if closest == nil || tellsMore(st, closest) {
 			closest = st
 		}
 	}
 	if closest == nil {
 		return nil
 	}
-	reset := math.Ceil(closest.GetDurationUntilReset().AsDuration().Seconds())
 	return []*corev3.HeaderValue{
 		{Key: s.LimitHeader, Value: strconv.FormatUint(uint64(closest.GetCurrentLimit().GetRequestsPerUnit()), 10)},
 		{Key: s.RemainingHeader, Value: strconv.FormatUint(uint64(closest.GetLimitRemaining()), 10)},
-		{Key: s.ResetHeader, Value: strconv.FormatFloat(reset, 'f', 0, 64)},
+		{Key: s.ResetHeader, Value: strconv.FormatInt(closest.GetDurationUntilReset().GetSeconds(), 10)},
+	}
+}
+
+// tellsMore reports whether st is of more interest to a client than other is.
+func tellsMore(st, other *rlsv3.RateLimitResponse_DescriptorStatus) bool {
+	switch {
+	case st.GetCode() != other.GetCode():
+		return st.GetCode() == rlsv3.RateLimitResponse_OVER_LIMIT
+	case st.GetCode() == rlsv3.RateLimitResponse_OVER_LIMIT:
+		return st.GetDurationUntilReset().GetSeconds() > other.GetDurationUntilReset().GetSeconds()
+	default:
+		return st.GetLimitRemaining() < other.GetLimitRemaining()
 	}
 }
 
 // metadata returns the request, which of its quotas it is over, and what the
 // limits that it is within have for Envoy to pass on.
-func metadata(in *request, matches []envoy.Match, statuses []*rlsv3.RateLimitResponse_DescriptorStatus, overQuota []int) *structpb.Struct {
-	quota := slices.ContainsFunc(matches, func(m envoy.Match) bool { return m.Limit != nil && m.QuotaMode })
+func (s *Settings) metadata(in *request, matches []envoy.Match, statuses []*rlsv3.RateLimitResponse_DescriptorStatus, overQuota []int) *structpb.Struct {
+	quota := slices.ContainsFunc(matches, func(m envoy.Match) bool { return s.isQuota(&m) })
 	fields := map[string]*structpb.Value{
 		"domain":           structpb.NewStringValue(text(in.domain)),
 		"descriptors":      listOf(in.descriptors, in.descriptorValue),
@@ -62,7 +84,7 @@ func metadata(in *request, matches []envoy.Match, statuses []*rlsv3.RateLimitRes
 	}
 	within := &structpb.Struct{Fields: map[string]*structpb.Value{}}
 	for i, m := range matches {
-		if m.Limit != nil && statuses[i].GetCode() == rlsv3.RateLimitResponse_OK {
+		if m.Limit != nil && !m.Unlimited() && statuses[i].GetCode() == rlsv3.RateLimitResponse_OK {
 			if own, err := structpb.NewStruct(m.Metadata); err == nil { // it has been read from a file, as UTF-8
 				merge(within, own)
 			}
@@ -92,6 +114,9 @@ func (r *request) descriptorValue(d descriptor) *structpb.Value {
 	fields := map[string]*structpb.Value{"entries": listOf(r.entriesOf(&d), func(e envoy.Entry) *structpb.Value {
 		return structpb.NewStringValue(text(e.Key) + "=" + text(e.Value))
 	})}
+	if d.limit != nil {
+		fields["limit"] = structpb.NewStringValue(d.limit.String())
+	}
 	if d.hits != nil {
 		fields["hitsAddend"] = structpb.NewNumberValue(float64(*d.hits))
 	}

@@ -50,6 +50,7 @@ func (a *API) ServeJSON(w http.ResponseWriter, r *http.Request) {
 	in := new(request)
 	in.fromMessage(message)
 	out, err := a.shouldRateLimit(r.Context(), in)
+	a.calls.failed(err)
 	if err != nil {
 		code := http.StatusServiceUnavailable
 		if c := status.Code(err); c == codes.InvalidArgument || c == codes.Unauthenticated || c == codes.PermissionDenied {

@@ -3,11 +3,15 @@ package envoyapi
 import (
 	"fmt"
 	"strconv"
+	"strings"
 	"unicode/utf8"
 	"unsafe"
 
+	commonv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/common/ratelimit/v3"
 	rlsv3 "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
+	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/ratelimitd/ratelimitd/internal/policy/envoy"
 )
@@ -50,6 +54,15 @@ type override struct {
 	requests   uint32
 	unit       envoy.Unit
 	multiplier *uint32 // nil: 1
+}
+
+// String returns o as the text format of protocol buffers has it.
+func (o *override) String() string {
+	message := &commonv3.RateLimitDescriptor_RateLimitOverride{RequestsPerUnit: o.requests, Unit: typev3.RateLimitUnit(o.unit)}
+	if o.multiplier != nil {
+		message.UnitMultiplier = wrapperspb.UInt32(*o.multiplier)
+	}
+	return strings.ReplaceAll(message.String(), "  ", " ") // how many spaces there are differs by build
 }
 
 // entriesOf returns the entries of d.

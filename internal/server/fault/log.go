@@ -23,6 +23,7 @@ type Log struct {
 	panics      *crash.Log
 	undecodable lograte.Gate
 	ignored     lograte.Gate
+	hidden      lograte.Gate
 }
 
 // NewLog returns a Log.
@@ -59,6 +60,15 @@ func (l *Log) Undecodable(ctx context.Context, method string, err error) error {
 		l.logger.Warn("a message cannot be decoded, and is refused as INVALID_ARGUMENT; look at the client that sends it", "method", method, "peer", from, "reason", reason, "messages", messages)
 	}
 	return status.Errorf(codes.InvalidArgument, "the message cannot be decoded: %s", reason)
+}
+
+// Hide logs err, and returns what an end client may be told of it.
+func (l *Log) Hide(path string, err error) error {
+	st := Status(err)
+	if n := l.hidden.Pass(time.Now()); n > 0 {
+		l.logger.Warn("a proxy gets no decision, and its client is not told why; correct what the proxy asks, or see why the store fails", "path", path, "code", st.Code().String(), "error", st.Message(), "requests", n)
+	}
+	return status.Error(st.Code(), "the limit of this request cannot be checked")
 }
 
 // Ignore counts and logs a part of a request of Envoy that cannot be heeded. The

@@ -20,13 +20,14 @@ import (
 
 // Authorize answers a reverse proxy that asks whether to let a request pass:
 // with 200, or with 429 or the status that it asked for. The method and the
-// body say nothing, as proxies hand on those of the request they hold.
+// body say nothing, as proxies hand on those of the request they hold. Why there is no
+// answer is for the log: proxies hand that on to the end client.
 func (a *API) Authorize(w http.ResponseWriter, r *http.Request) {
 	defer a.Latency.Of(PathAuthorize).Since(histogram.Start())
 	var wrong decide.InvalidError
 	request, denyStatus := parseAuthorize(r, &wrong)
 	if wrong.Violations != nil {
-		web.WriteError(w, 0, a.Core.RefuseInvalid(&wrong))
+		web.WriteError(w, 0, a.Faults.Hide(PathAuthorize, a.Core.RefuseInvalid(&wrong)))
 		return
 	}
 	batch := decide.NewBatch()
@@ -35,7 +36,7 @@ func (a *API) Authorize(w http.ResponseWriter, r *http.Request) {
 	a.decide(w, r, batch)
 	switch answer := &batch.Answers[0]; {
 	case answer.Err != nil:
-		web.WriteError(w, 0, inQuery(answer.Err))
+		web.WriteError(w, 0, a.Faults.Hide(PathAuthorize, inQuery(answer.Err)))
 	case answer.Decision.Allowed:
 		w.WriteHeader(http.StatusOK)
 	default:

@@ -8,6 +8,7 @@ import (
 
 	"github.com/ratelimitd/ratelimitd/internal/decide"
 	"github.com/ratelimitd/ratelimitd/internal/histogram"
+	"github.com/ratelimitd/ratelimitd/internal/server/fault"
 	"github.com/ratelimitd/ratelimitd/internal/server/web"
 )
 
@@ -20,6 +21,7 @@ const (
 // An API answers both paths.
 type API struct {
 	Core    *decide.Core
+	Faults  *fault.Log
 	Latency *histogram.Vec // by path
 }
 

@@ -55,8 +55,9 @@ type Options struct {
 // ask again while others are still answered; should the store fail to answer
 // it, the denial stands.
 //
-// What a cached answer says of limits that did not deny is as of when the store
-// was last asked.
+// What a cached answer says to be left is as of when the store was last asked. When
+// this process consumes some of it, the denial is dropped. What another process
+// consumes shows after the TTL at most.
 //
 // Named limits that are sent with two rates at once are one counter, which
 // drains at the rate of whoever consumes: so the other rate may bring forward
@@ -174,7 +175,9 @@ func (c *Cache) learn(ctx context.Context, r *store.Request, res *store.Result, 
 			d.repeat(res, now)
 		}
 	case res.Allowed:
-		if d := sh.denials[id]; d != nil && r.Cost > 0 && (d.sameAs(r) || !r.DryRun && d.redefinedBy(r)) {
+		// It may have left less, and less to repeat; or have moved the instant until
+		// which the denial stands.
+		if d := sh.denials[id]; d != nil && r.Cost > 0 && (d.sameAs(r) || !r.DryRun && d.sharesCounter(r)) {
 			sh.drop(id)
 		}
 	case resets == sh.resets:
@@ -267,11 +270,10 @@ func (d *denial) sameAs(r *store.Request) bool {
 	return d.cost == r.Cost && slices.Equal(d.limits, r.Limits)
 }
 
-// redefinedBy reports whether r has one of d's counters with another rate, and
-// so may have moved the instant until which d denies.
-func (d *denial) redefinedBy(r *store.Request) bool {
+// sharesCounter reports whether r has one of d's counters.
+func (d *denial) sharesCounter(r *store.Request) bool {
 	return slices.ContainsFunc(r.Limits, func(l strategy.Limit) bool {
-		return slices.ContainsFunc(d.limits, func(of strategy.Limit) bool { return l != of && l.SameCounter(&of) })
+		return slices.ContainsFunc(d.limits, func(of strategy.Limit) bool { return l.SameCounter(&of) })
 	})
 }
 

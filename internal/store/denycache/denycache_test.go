@@ -147,6 +147,22 @@ func TestDenialIsRepeated(t *testing.T) {
 	}
 }
 
+// TestWhatIsLeftIsNotStale has a request consume what a denial of a greater one said
+// was left.
+func TestWhatIsLeftIsNotStale(t *testing.T) {
+	c, counting, _ := newCache(t, Options{TTL: time.Hour})
+	l := storetest.Limit(t, strategy.Spec{Rate: "5/h"})
+	for _, step := range []struct {
+		cost  uint64
+		left  uint64
+		asked int64 // in all
+	}{{9, 5, 1}, {9, 5, 1}, {3, 2, 2}, {9, 2, 3}, {9, 2, 3}, {2, 0, 4}, {9, 0, 5}, {9, 0, 5}} {
+		if d := ask(t, c, "alice", step.cost, l); d.Statuses[0].Remaining != step.left || counting.asked.Load() != step.asked {
+			t.Errorf("cost %d: %d remain after %d questions, want %d after %d", step.cost, d.Statuses[0].Remaining, counting.asked.Load(), step.left, step.asked)
+		}
+	}
+}
+
 // TestTwoRates has one named limit sent with two rates: what one of them
 // consumes may free the other sooner.
 func TestTwoRates(t *testing.T) {
