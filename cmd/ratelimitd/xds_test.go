@@ -54,15 +54,10 @@ const node = "envoy-ratelimit"
 // newControlPlane returns one with the certificate of a name. It does not listen yet.
 func newControlPlane(t *testing.T, authority *authtest.Authority, name string) *controlPlane {
 	t.Helper()
-	free, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = free.Close() }()
 	clients := x509.NewCertPool()
 	clients.AppendCertsFromPEM(authority.PEM)
 	return &controlPlane{
-		t: t, addr: free.Addr().String(),
+		t: t, addr: freeAddr(t),
 		secure: &tls.Config{
 			MinVersion: tls.VersionTLS13, NextProtos: []string{"h2"}, Certificates: []tls.Certificate{authority.Issue(t, name).TLS(t)},
 			ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: clients,
@@ -158,12 +153,13 @@ type gatewayPod struct {
 // pod is the directory that stands for / in a pod.
 type pod struct {
 	dir       string
+	metrics   string // the address of its metrics
 	authority *authtest.Authority
 }
 
 func newPod(t *testing.T, authority *authtest.Authority) *pod {
 	t.Helper()
-	p := &pod{dir: t.TempDir(), authority: authority}
+	p := &pod{dir: t.TempDir(), metrics: freeAddr(t), authority: authority}
 	for _, dir := range []string{"bin", "certs", "cache"} {
 		if err := os.Mkdir(filepath.Join(p.dir, dir), 0o700); err != nil {
 			t.Fatal(err)
@@ -190,7 +186,7 @@ func (p *pod) env(server string, more ...string) []string {
 	return append([]string{
 		asMain + "=1", "GRPC_HOST=127.0.0.1", "GRPC_PORT=0", "HOST=127.0.0.1", "PORT=0", "RATELIMITD_ADMIN_ADDR=off", "RATELIMITD_LOG_FORMAT=json",
 		"RUNTIME_ROOT=" + p.path("data"), "RUNTIME_SUBDIRECTORY=ratelimit", "RUNTIME_IGNOREDOTFILES=true", "RUNTIME_WATCH_ROOT=false",
-		"LOG_LEVEL=info", "USE_STATSD=false",
+		"LOG_LEVEL=info", "USE_STATSD=false", "USE_PROMETHEUS=true", "PROMETHEUS_ADDR=" + p.metrics, "PROMETHEUS_MAPPER_YAML=/etc/statsd-exporter/conf.yaml",
 		"CONFIG_TYPE=GRPC_XDS_SOTW", "CONFIG_GRPC_XDS_SERVER_URL=" + server, "CONFIG_GRPC_XDS_NODE_ID=" + node,
 		"GRPC_SERVER_USE_TLS=true", "GRPC_SERVER_TLS_CERT=" + p.path("certs/tls.crt"), "GRPC_SERVER_TLS_KEY=" + p.path("certs/tls.key"), "GRPC_SERVER_TLS_CA_CERT=" + p.path("certs/ca.crt"),
 		"CONFIG_GRPC_XDS_SERVER_USE_TLS=true", "CONFIG_GRPC_XDS_CLIENT_TLS_CERT=" + p.path("certs/tls.crt"), "CONFIG_GRPC_XDS_CLIENT_TLS_KEY=" + p.path("certs/tls.key"), "CONFIG_GRPC_XDS_SERVER_TLS_CACERT=" + p.path("certs/ca.crt"),
@@ -282,7 +278,12 @@ func (g *gatewayPod) holds(domain string, requests uint32) {
 // get returns the status and body of an HTTP path.
 func (g *gatewayPod) get(path string) (int, string) {
 	g.t.Helper()
-	reply, err := http.Get("http://" + g.HTTP + path)
+	return g.getURL("http://" + g.HTTP + path)
+}
+
+func (g *gatewayPod) getURL(url string) (int, string) {
+	g.t.Helper()
+	reply, err := http.Get(url) //nolint:gosec,noctx // it is the daemon's
 	if err != nil {
 		g.t.Fatal(err)
 	}
@@ -406,6 +407,16 @@ func TestEnvoyGateway(t *testing.T) {
 	plane.acked("4")
 	redistest.Eventually(t, "the cache is written", func() error { _, err := os.Stat(p.path("cache/limits")); return err })
 
+	if _, body := g.getURL("http://" + p.metrics + "/metrics"); !strings.Contains(body, "\nratelimit_service_config_load_success 4\n") || !strings.Contains(body, "\nratelimit_service_config_load_error 1\n") ||
+		!strings.Contains(body, `ratelimit_service_rate_limit_total_hits{domain="default/eg",key1="route_route",key2="user_alice"}`) {
+		var of []string
+		for line := range strings.Lines(body) {
+			if strings.HasPrefix(line, "ratelimit_service_") && !strings.Contains(line, "_bucket") {
+				of = append(of, line)
+			}
+		}
+		t.Errorf("the metrics of Envoy's service are\n%s", strings.Join(of, ""))
+	}
 	if strings.Contains(g.log(t), "Bearer") {
 		t.Errorf("the log has a secret header:\n%s", g.log(t))
 	}

@@ -58,7 +58,9 @@ func New(o Options) *API {
 // SetConfig puts c in force, nil for none, for each request from now on.
 func (a *API) SetConfig(c *envoy.Config) {
 	a.config.Store(c)
-	a.loads.applied.Add(1)
+	if !c.IsAwaited() {
+		a.loads.applied.Add(1)
+	}
 }
 
 // Register has s serve the API.
