@@ -43,6 +43,8 @@ var refused = []struct{ flag, settings, says string }{
 	{"http-addr", "grpc_addr: 127.0.0.1:8099\nhttp_addr: :8099", ` ":8099": --grpc-addr has this address too; choose another port`},
 	{"http-addr", "grpc_addr: localhost:8099\nhttp_addr: 127.0.0.1:8099", `--grpc-addr has this address too`},
 	{"admin-addr", "admin_addr: none", `it has no port; write host:port, such as 127.0.0.1:6070, or off`},
+	{"metrics-addr", "metrics_addr: 9090", ` "9090": it has no port; write host:port, such as 127.0.0.1:9090`},
+	{"metrics-path", "metrics_path: metrics", ` "metrics": write a path, such as /metrics`},
 	{"policies-only", "policies_only: maybe", ` "maybe": write true or false`},
 	{"store", "store: mongo", ` "mongo": use memory, redis or memcached`},
 	{"on-error", "on_error: panic", ` "panic": use allow, deny, error or local`},
@@ -50,6 +52,7 @@ var refused = []struct{ flag, settings, says string }{
 	{"store-timeout", "store_timeout: 50", ` "50": write a number and its unit`},
 	{"deny-cache-ttl", "deny_cache_ttl: -1s", ` -1s: must be 0 or above, such as 1s`},
 	{"max-log-count", "max_log_count: 0", ` 0: must be 1 to 1000000, such as 10000`},
+	{"shutdown-delay", "shutdown_delay: -1s", ` -1s: must be `},
 	{"drain-timeout", "drain_timeout: -1s", ` -1s: must be above 0, such as 10s`},
 	{"tracing", "tracing: 2", ` "2": write true or false`},
 	{"log-level", "log_level: loud", ` "loud": use debug, info, warn or error`},
@@ -70,6 +73,10 @@ var refused = []struct{ flag, settings, says string }{
 
 	{"envoy-config-dir", "envoy_config_dir: /nowhere", `: lstat /nowhere: no such file or directory`},
 	{"envoy-config-dir", "envoy_config_dir: /dev/null", `: is not a directory`},
+	{"envoy-require-domains", "envoy_require_domains: 2", `write true or false`},
+	{"envoy-quota-mode", "envoy_quota_mode: 2", `write true or false`},
+	{"envoy-metrics", "envoy_metrics: 2", `write true or false`},
+	{"envoy-near-limit-ratio", "envoy_near_limit_ratio: 2", ` 2: must be above 0 and at most 1, such as 0.8`},
 	{"envoy-merge-domains", "envoy_merge_domains: 2", `write true or false`},
 	{"envoy-shadow-mode", "envoy_shadow_mode: 2", `write true or false`},
 	{"envoy-all-or-none", "envoy_all_or_none: 2", `write true or false`},
@@ -78,6 +85,22 @@ var refused = []struct{ flag, settings, says string }{
 	{"envoy-limit-header", `envoy_limit_header: "X Limit"`, ` "X Limit": is not the name of a header`},
 	{"envoy-remaining-header", `envoy_remaining_header: ""`, `is not the name of a header`},
 	{"envoy-reset-header", `envoy_reset_header: "X:"`, `is not the name of a header`},
+
+	{"xds-server", "xds_server: nowhere", ` "nowhere": it has no port; write host:port, such as envoy-gateway:18001`},
+	{"xds-server", "xds_server: a:1\nenvoy_config_dir: /proc", ` "a:1": envoy_config_dir is given too; take the limits from the one or from the other`},
+	{"xds-node-metadata", "xds_node_metadata: [a=b, c]", ` "c": write it as KEY=VALUE, such as region=eu`},
+	{"xds-header", "xds_header: [nonsense]", `: write it as NAME: VALUE, such as authorization: Bearer token`},
+	{"xds-header", `xds_header: ["a: b", "grpc-timeout: 1s"]`, `: write it as NAME: VALUE`},
+	{"xds-tls", "xds_tls: 2", `write true or false`},
+	{"xds-tls-ca", "xds_tls_ca: /nowhere", ` "/nowhere": the server is reached without TLS; give --xds-tls too`},
+	{"xds-tls-cert", "xds_tls: true\nxds_tls_cert: /nowhere", ` "/nowhere": give --xds-tls-key too`},
+	{"xds-tls-key", "xds_tls: true\nxds_tls_key: /nowhere", ` "/nowhere": give --xds-tls-cert too`},
+	{"xds-tls-server-name", "xds_tls_server_name: a", `give --xds-tls too`},
+	{"xds-max-message-bytes", "xds_max_message_bytes: 0", ` 0: must be 1 to 67108864, such as 4194304`},
+	{"xds-backoff", "xds_backoff: 0s", ` 0s: must be above 0 and at most 1h, such as 1s`},
+	{"xds-backoff-max", "xds_backoff_max: 1ms", ` 1ms: must be at least --xds-backoff and at most 1h, such as 1m`},
+	{"xds-cache-file", "xds_cache_file: /nowhere/limits", ` "/nowhere/limits": there is no directory "/nowhere"; make it`},
+	{"xds-start-unconfigured", "xds_start_unconfigured: 2", `write true or false`},
 
 	{"max-connections", "max_connections: -1", ` -1: must be 0 to 10000000, such as 10000; 0 is the default`},
 	{"max-connections", "max_connections: 99999999999", `must be 0 to 10000000`},
@@ -120,7 +143,7 @@ var refused = []struct{ flag, settings, says string }{
 }
 
 // anything lists the flags that take any value.
-var anything = []string{"config", "redis-password"}
+var anything = []string{"config", "redis-password", "xds-node-id"}
 
 // TestRefused has validate and serve refuse the same settings, for the same
 // reasons, and name the place.

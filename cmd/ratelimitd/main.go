@@ -9,6 +9,9 @@
 //	ratelimitd token      make a token for a client
 //	ratelimitd version    print the version
 //
+// By the name ratelimit, which is that of envoyproxy/ratelimit, it serves without being
+// told to.
+//
 // Every flag has an environment variable too: RATELIMITD_GRPC_ADDR sets
 // --grpc-addr, and so on. A flag wins over the environment.
 //
@@ -24,6 +27,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
@@ -42,15 +46,27 @@ func main() {
 	os.Exit(code)
 }
 
-// run runs the command that args name and returns its exit status.
-func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+// nameThatServes is what the program of envoyproxy/ratelimit is called. Whoever starts this
+// one by that name, as Envoy Gateway does in its pods, gives it no command.
+const nameThatServes = "ratelimit"
+
+// newProgram returns the program as it is when it is started by a name.
+func newProgram(name string) *command.Program {
 	program := &command.Program{
 		Name:     "ratelimitd",
 		Summary:  "A rate-limit service: may this caller do this now?",
 		Version:  build.Version(version),
 		Commands: []*command.Command{serveCommand(), validateCommand(), checkCommand(), reserveCommand(), commitCommand(), resetCommand(), topCommand(), tokenCommand(), versionCommand()},
 	}
-	switch err := program.Run(ctx, args, stdout, stderr); {
+	if filepath.Base(name) == nameThatServes {
+		program.Default = "serve"
+	}
+	return program
+}
+
+// run runs the command that args name and returns its exit status.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	switch err := newProgram(os.Args[0]).Run(ctx, args, stdout, stderr); {
 	case err == nil:
 		return exitOK
 	case errors.Is(err, errNo):

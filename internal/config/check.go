@@ -62,6 +62,7 @@ func (c *Config) check() []error {
 	}
 	k.envoy()
 	k.bounds()
+	k.xds()
 	k.duration("drain-timeout", c.DrainTimeout, "10s")
 	k.must(c.ShutdownDelay >= 0, "shutdown-delay", c.ShutdownDelay, "0 or above, such as 5s")
 	for flag, n := range map[string]int{"max-connections": c.MaxConnections, "max-connections-per-address": c.MaxConnectionsPerAddress} {

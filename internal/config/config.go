@@ -4,7 +4,8 @@
 //
 // A setting has the value of the first source that sets it: the command line,
 // the environment (RATELIMITD_...), the file of --config, the variables of
-// Envoy's rate limit service. Without any it has its default, which Default
+// Envoy's rate limit service. Limits may also come from an xDS server, while the
+// daemon runs: see Receive. Without any it has its default, which Default
 // alone knows.
 package config
 
@@ -41,6 +42,7 @@ type Config struct {
 	PoliciesOnly bool   // callers may not send limits of their own
 
 	Envoy Envoy
+	XDS   XDS
 	Store Store
 	Trust Trust
 	Log   Log
@@ -166,6 +168,7 @@ func Default() *Config {
 			ResetHeader:     "RateLimit-Reset",
 			NearLimitRatio:  0.8,
 		},
+		XDS: defaultXDS,
 		Store: Store{
 			Kind:         Memory,
 			OnError:      policy.FailAllow,

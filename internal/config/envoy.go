@@ -154,7 +154,7 @@ func (e *envoyVariables) warn() {
 
 // withoutSecret returns a value as messages show it.
 func withoutSecret(name, value string) string {
-	if strings.HasSuffix(name, "_AUTH") {
+	if strings.HasSuffix(name, "_AUTH") || name == headersVariable {
 		return flags.Hidden
 	}
 	return flags.WithoutPassword(value)
@@ -201,8 +201,13 @@ func (e *envoyVariables) refuse(variable, format string, args ...any) {
 
 // files sets where the limits come from.
 func (e *envoyVariables) files() {
-	if kind := e.text("CONFIG_TYPE"); kind != "" && kind != "FILE" {
-		e.refuse("CONFIG_TYPE", "limits come from files alone, and not by xDS; use FILE, with RUNTIME_ROOT")
+	switch e.text("CONFIG_TYPE") {
+	case "", "FILE":
+	case typeXDS:
+		e.xds()
+		return
+	default:
+		e.refuse("CONFIG_TYPE", "use FILE or %s", typeXDS)
 		return
 	}
 	root, variable := e.text("RUNTIME_ROOT"), "RUNTIME_ROOT"

@@ -90,7 +90,27 @@ func TestEnvoyVariables(t *testing.T) {
 		{name: "sentinels that are none", env: map[string]string{"REDIS_TYPE": "SENTINEL", "REDIS_URL": "mymaster"}, want: map[string]string{"store": "redis", "redis-sentinel-master": "mymaster"}, wrong: "write the master's name and the sentinels"},
 		{name: "a socket", env: map[string]string{"REDIS_URL": "/run/redis.sock"}, want: map[string]string{}, wrong: "Redis is reached by TCP"},
 		{name: "another backend", env: map[string]string{"BACKEND_TYPE": "dynamo"}, want: map[string]string{}, wrong: `BACKEND_TYPE="dynamo": use redis or memcache`},
-		{name: "configuration by xDS", env: map[string]string{"CONFIG_TYPE": "GRPC_XDS_SOTW"}, want: map[string]string{}, wrong: "use FILE"},
+		{name: "configuration by another way", env: map[string]string{"CONFIG_TYPE": "REST"}, want: map[string]string{}, wrong: "use FILE or GRPC_XDS_SOTW"},
+		{name: "configuration by xDS", env: map[string]string{"CONFIG_TYPE": "GRPC_XDS_SOTW", "RUNTIME_ROOT": "/data"}, want: map[string]string{"xds-server": "localhost:18000"}},
+		{
+			name: "all of xDS",
+			env: map[string]string{
+				"CONFIG_TYPE": "GRPC_XDS_SOTW", "CONFIG_GRPC_XDS_SERVER_URL": "envoy-gateway:18001", "CONFIG_GRPC_XDS_NODE_ID": "n", "CONFIG_GRPC_XDS_NODE_METADATA": "a=b,c:d,e=f=g",
+				"CONFIG_GRPC_XDS_CLIENT_ADDITIONAL_HEADERS": "a:b,authorization:Bearer x", "CONFIG_GRPC_XDS_SERVER_USE_TLS": "true",
+				"CONFIG_GRPC_XDS_CLIENT_TLS_CERT": "c", "CONFIG_GRPC_XDS_CLIENT_TLS_KEY": "k", "CONFIG_GRPC_XDS_SERVER_TLS_CACERT": "ca", "CONFIG_GRPC_XDS_SERVER_TLS_SAN": "san",
+				"CONFIG_GRPC_XDS_SERVER_CONNECT_RETRY_INTERVAL": "5s", "XDS_CLIENT_BACKOFF_INITIAL_INTERVAL": "4s", "XDS_CLIENT_BACKOFF_MAX_INTERVAL": "30s",
+				"XDS_CLIENT_MAX_MSG_SIZE_IN_BYTES": "1000", "FORCE_START_WITHOUT_INITIAL_CONFIG": "true",
+			},
+			want: map[string]string{
+				"xds-server": "envoy-gateway:18001", "xds-node-id": "n", "xds-node-metadata": "a=b e=f=g", "xds-header": "a:b\nauthorization:Bearer x", "xds-tls": "true",
+				"xds-tls-cert": "c", "xds-tls-key": "k", "xds-tls-ca": "ca", "xds-tls-server-name": "san", "xds-backoff": "4s", "xds-backoff-max": "30s",
+				"xds-max-message-bytes": "1000", "xds-start-unconfigured": "true",
+			},
+		},
+		{
+			name: "xDS without TLS", env: map[string]string{"CONFIG_TYPE": "GRPC_XDS_SOTW", "CONFIG_GRPC_XDS_CLIENT_TLS_CERT": "c", "CONFIG_GRPC_XDS_SERVER_CONNECT_RETRY_INTERVAL": "5s", "XDS_CLIENT_MAX_MSG_SIZE_IN_BYTES": "0"},
+			want: map[string]string{"xds-server": "localhost:18000", "xds-backoff": "5s"}, warnings: "CONFIG_GRPC_XDS_CLIENT_TLS_CERT=c",
+		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			if tt.env == nil {
@@ -133,6 +153,7 @@ func TestEveryEnvoyVariable(t *testing.T) {
 	samples := map[string]string{
 		"CONFIG_TYPE": "GRPC_XDS_SOTW", "BACKEND_TYPE": "memcache", "REDIS_TYPE": "CLUSTER", "REDIS_SOCKET_TYPE": "tcp", "REDIS_URL": "other:6379",
 		"LOG_LEVEL": "warn", "REDIS_POOL_ON_EMPTY_BEHAVIOR": "CREATE", "LOCAL_CACHE_SIZE_IN_BYTES": "0",
+		"CONFIG_GRPC_XDS_NODE_METADATA": "a=b", "CONFIG_GRPC_XDS_CLIENT_ADDITIONAL_HEADERS": "a:b",
 	}
 	byKind := map[kind]string{text: "x", boolean: "true", integer: "1", decimal: "0.5", duration: "3s"}
 	// What the variables with a prefix mean something with.
@@ -140,6 +161,9 @@ func TestEveryEnvoyVariable(t *testing.T) {
 		prefix string
 		env    map[string]string
 	}{
+		{"CONFIG_GRPC_XDS_", map[string]string{"CONFIG_TYPE": "GRPC_XDS_SOTW", "CONFIG_GRPC_XDS_SERVER_USE_TLS": "true"}},
+		{"XDS_CLIENT_", map[string]string{"CONFIG_TYPE": "GRPC_XDS_SOTW"}},
+		{"FORCE_START_", map[string]string{"CONFIG_TYPE": "GRPC_XDS_SOTW"}},
 		{"REDIS_SENTINEL_AUTH", map[string]string{"REDIS_URL": "m,a:1", "REDIS_TYPE": "SENTINEL"}},
 		{"REDIS_TLS_", map[string]string{"REDIS_URL": "a:1", "REDIS_TLS": "true"}},
 		{"REDIS_", map[string]string{"REDIS_URL": "a:1"}},
@@ -148,7 +172,7 @@ func TestEveryEnvoyVariable(t *testing.T) {
 		{"PROMETHEUS_", map[string]string{"USE_PROMETHEUS": "true"}},
 		{"TRACING_", map[string]string{"TRACING_ENABLED": "true"}},
 	}
-	soAnyway := []string{"RUNTIME_IGNOREDOTFILES", "RUNTIME_WATCH_ROOT", "FORCE_START_WITHOUT_INITIAL_CONFIG", "REDIS_SOCKET_TYPE"}
+	soAnyway := []string{"RUNTIME_IGNOREDOTFILES", "RUNTIME_WATCH_ROOT", "XDS_CLIENT_BACKOFF_JITTER", "REDIS_SOCKET_TYPE"}
 	documented := documentedVariables(t)
 	for _, v := range serviceVariables {
 		env := map[string]string{"RUNTIME_ROOT": "/data"}

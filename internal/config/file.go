@@ -56,7 +56,7 @@ func (f *file) setting(flag *flags.Flag, n yamlfile.Node) {
 	}
 	var text string
 	if flag.IsList() {
-		text = strings.Join(n.Texts(), " ")
+		text = strings.Join(n.Texts(), flag.Separator())
 	} else {
 		text = n.Text()
 	}

@@ -11,6 +11,7 @@ const (
 	trustGroup     = "TLS, and who may ask: see docs/security.md"
 	boundsGroup    = "Bounds of what callers may have: see docs/operations.md"
 	envoyGroup     = "Envoy's rate limit service"
+	xdsGroup       = "Limits of Envoy's rate limit service from an xDS server: see docs/envoy-gateway.md"
 	memoryGroup    = "With --store=memory, or --on-error=local"
 	redisGroup     = "With --store=redis"
 	memcachedGroup = "With --store=memcached"
@@ -46,6 +47,7 @@ func (c *Config) Flags() *flags.Set {
 	all = append(all, c.boundFlags()...)
 	all = append(all, c.trustFlags()...)
 	all = append(all, c.envoyFlags()...)
+	all = append(all, c.xdsFlags()...)
 	all = append(all, c.memoryFlags()...)
 	all = append(all, c.redisFlags()...)
 	return &flags.Set{Flags: append(all, c.memcachedFlags()...), EnvPrefix: EnvPrefix}

@@ -18,11 +18,11 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/yamlfile"
 )
 
-// Policies are what the files configure: the part of the configuration that may
+// Policies are what files and an xDS server configure: the part of the configuration that may
 // change while the daemon runs. Nothing changes them once they are read.
 type Policies struct {
 	Namespaces *policy.Config  // of the file of --config; nil: none
-	Domains    *envoy.Config   // of Envoy's files; nil: none
+	Domains    *envoy.Config   // of Envoy's files, or of an xDS server; nil: none
 	Clients    *auth.Directory // who may ask; nil: everybody
 	Text       string          // Namespaces as people are shown them
 	Version    string          // tells the files from others; "": there are none
@@ -30,6 +30,21 @@ type Policies struct {
 	Warnings []string // what has no effect
 	Removed  []string // by a reload: namespaces, policies and domains
 	Restart  []string // keys whose change needs a restart
+
+	files    []byte // the hash of the files
+	received []byte // the hash of what an xDS server sent; nil: nothing
+}
+
+// setVersion sets the version of p to what tells the files, and what was received, from
+// others.
+func (c *Config) setVersion(p *Policies) {
+	switch {
+	case c.XDS.IsOn():
+		sum := sha256.Sum256(slices.Concat(p.files, p.received))
+		p.Version = hex.EncodeToString(sum[:6])
+	case c.WatchedDirs() != nil:
+		p.Version = hex.EncodeToString(p.files[:6])
+	}
 }
 
 // Names lists the namespaces and the domains of p.
@@ -79,9 +94,11 @@ func (c *Config) readPolicies(f *file) (*Policies, []error) {
 		p.Domains = reader.Config
 		p.Warnings = append(p.Warnings, reader.Warnings...)
 	}
-	if c.WatchedDirs() != nil {
-		p.Version = hex.EncodeToString(version.Sum(nil)[:6])
+	if c.XDS.IsOn() {
+		p.Domains = envoy.Awaited
 	}
+	p.files = version.Sum(nil)
+	c.setVersion(p)
 	return p, wrong
 }
 
@@ -187,6 +204,10 @@ func (c *Config) Reload(before *Policies) (*Policies, error) {
 	again, wrong := readSettings(c.sources.line, c.sources.lookup)
 	f := again.sources.file
 	p, policyErrors := c.readPolicies(f)
+	if c.XDS.IsOn() {
+		p.Domains, p.received = before.Domains, before.received
+		c.setVersion(p)
+	}
 	err := errors.Join(append(append(wrong, f.err()), policyErrors...)...)
 	switch {
 	case err != nil:

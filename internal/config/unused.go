@@ -21,6 +21,9 @@ func (c *Config) LogUnused(environment []string, logger *slog.Logger) {
 		if _, set := c.flags.Setting(flag.Name); !set {
 			continue
 		}
+		if !c.XDS.IsOn() && strings.HasPrefix(flag.Name, "xds-") {
+			logger.Warn("a flag has no effect without --xds-server", "flag", "--"+flag.Name)
+		}
 		for _, other := range []StoreKind{Redis, Memcached} {
 			if c.Store.Kind != other && strings.HasPrefix(flag.Name, string(other)+"-") {
 				logger.Warn("a flag has no effect with this store", "flag", "--"+flag.Name, "store", c.Store.Kind)

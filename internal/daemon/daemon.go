@@ -20,7 +20,6 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/config"
 	"github.com/ratelimitd/ratelimitd/internal/crash"
 	"github.com/ratelimitd/ratelimitd/internal/gctuning"
-	"github.com/ratelimitd/ratelimitd/internal/reload"
 	"github.com/ratelimitd/ratelimitd/internal/server"
 	"github.com/ratelimitd/ratelimitd/internal/stores"
 	"github.com/ratelimitd/ratelimitd/internal/tracing"
@@ -64,20 +63,6 @@ func Run(ctx context.Context, c *config.Config, policies *config.Policies, versi
 		pair = keypair.New(keypair.Options{Files: files, MinVersion: version, Logger: logger, Registry: options.Registry})
 		options.Trust.TLS = pair
 	}
-	if options.Store, options.Fallback, err = stores.Open(c, options.Registry, logger, options.Panics); err != nil {
-		return err
-	}
-	main, fallback := options.Store, options.Fallback
-	favour := func(p *config.Policies) { stores.Favour(p.Names(), main, fallback) }
-	favour(policies)
-	if c.Tracing {
-		options.Store = tracing.NewStore(options.Store, options.StoreName, spans)
-	}
-	s, err := server.New(options)
-	if err != nil {
-		return c.ListenError(err)
-	}
-	logger.Info("starting", "version", version, "store", c.Store.Kind, "on_error", c.Store.OnError)
 	ctx, stop := context.WithCancel(ctx)
 	var watching sync.WaitGroup
 	defer watching.Wait()
@@ -89,17 +74,26 @@ func Run(ctx context.Context, c *config.Config, policies *config.Policies, versi
 		defer stop()
 		watching.Go(func() { pair.Run(ctx, told) })
 	}
-	if dirs := c.WatchedDirs(); dirs != nil {
-		logger.Info("the configuration is in force", "version", policies.Version)
-		w := reload.New(reload.Options{
-			Dirs: dirs, Writing: func() string { return reload.Writing(c.PolicyFiles()...) },
-			Load: loader(c, policies, logger, func(p *config.Policies) { favour(p); s.SetConfig(server.ConfigOf(p)) }), Version: policies.Version,
-			Refused: s.RefuseConfig, Logger: logger, Registry: options.Registry,
-		})
-		told, stop := hangups()
-		defer stop()
-		watching.Go(func() { w.Run(ctx, told) })
+	l := &live{config: c, logger: logger, policies: policies}
+	if !l.follow(ctx, &watching, &options) {
+		return nil
 	}
+	policies = l.inForce()
+	options.Config = server.ConfigOf(policies)
+	if options.Store, options.Fallback, err = stores.Open(c, options.Registry, logger, options.Panics); err != nil {
+		return err
+	}
+	main, fallback := options.Store, options.Fallback
+	stores.Favour(policies.Names(), main, fallback)
+	if c.Tracing {
+		options.Store = tracing.NewStore(options.Store, options.StoreName, spans)
+	}
+	s, err := server.New(options)
+	if err != nil {
+		return c.ListenError(err)
+	}
+	logger.Info("starting", "version", version, "store", c.Store.Kind, "on_error", c.Store.OnError)
+	l.serve(s, policies, func(p *config.Policies) { stores.Favour(p.Names(), main, fallback) })
 	return s.Serve(ctx)
 }
 
@@ -108,19 +102,4 @@ func hangups() (<-chan os.Signal, func()) {
 	told := make(chan os.Signal, 1)
 	signal.Notify(told, syscall.SIGHUP)
 	return told, func() { signal.Stop(told) }
-}
-
-// loader returns what reads the policies again, to put them in force.
-func loader(c *config.Config, inForce *config.Policies, logger *slog.Logger, put func(*config.Policies)) func(string) (string, func(), error) {
-	return func(seen string) (string, func(), error) {
-		next, err := c.Reload(inForce)
-		if err != nil || next.Version == seen {
-			return next.Version, nil, err
-		}
-		return next.Version, func() {
-			put(next)
-			next.Log(logger)
-			inForce = next
-		}, nil
-	}
 }

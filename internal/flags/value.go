@@ -193,5 +193,13 @@ func (f *Flag) IsList() bool {
 	}
 }
 
+// Separator is what is between the values of a list.
+func (f *Flag) Separator() string {
+	if _, ok := f.Value.(linesValue); ok {
+		return "\n"
+	}
+	return " "
+}
+
 // isBool reports whether f needs no value on the command line.
 func (f *Flag) isBool() bool { _, ok := f.Value.(boolValue); return ok }

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"runtime/debug"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -31,7 +32,8 @@ const (
 
 // Options say how to make a Watcher. All are required, but for Writing and Refused.
 type Options struct {
-	// Dirs are the directories to watch. They may be removed and made again.
+	// Dirs are the directories to watch. They may be removed and made again. Without
+	// any, there is nothing to Run: the Watcher only receives.
 	Dirs []string
 	// Writing returns the name of a file that somebody is writing, or "".
 	Writing func() string
@@ -49,12 +51,16 @@ type Options struct {
 	Registry prometheus.Registerer
 }
 
-// A Watcher applies configuration when it changes. It refuses configuration that
-// cannot be used as a whole: the log says why, and the old configuration stays in
-// force.
+// A Watcher applies configuration when it changes: in files, or as a source sends it. It
+// refuses configuration that cannot be used as a whole: the log says why, and the old
+// configuration stays in force. It is safe for concurrent use.
 type Watcher struct {
-	o       Options
-	refused string // the version that was refused last, or the reason if it had no version
+	o Options
+
+	mu       sync.Mutex // protects the following, and is held while configuration is read and applied
+	version  string     // in force
+	files    refusal
+	received refusal
 
 	next    string    // a version that is not in force yet, or the reason if it had none
 	since   time.Time // when it was seen first
@@ -65,6 +71,16 @@ type Watcher struct {
 	inForceSince      prometheus.Gauge
 }
 
+// A refusal is why what a source has last is not in force: its version, or the reason if
+// it has no version; or "" if it is in force. What is refused again is not news.
+type refusal string
+
+// The advice to whoever reads in the log that a configuration is refused.
+const (
+	adviseFiles    = "the configuration is refused and the old one stays in force; correct the files, and they are read again"
+	adviseReceived = "the configuration that was received is refused and the old one stays in force; correct it where it comes from"
+)
+
 // New returns a Watcher. Call Run to start it.
 func New(o Options) *Watcher {
 	reloads := prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -73,11 +89,12 @@ func New(o Options) *Watcher {
 	}, []string{"result"})
 	w := &Watcher{
 		o:        o,
+		version:  o.Version,
 		applied:  reloads.WithLabelValues("applied"),
 		refusals: reloads.WithLabelValues("refused"),
 		successful: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "ratelimitd_config_last_reload_successful",
-			Help: "1 if the configuration in the files is in force; 0 if it was refused.",
+			Help: "1 if the configuration in the files, or received last, is in force; 0 if it was refused.",
 		}),
 		inForceSince: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "ratelimitd_config_last_reload_success_timestamp_seconds",
@@ -101,10 +118,12 @@ func (w *Watcher) Run(ctx context.Context, told <-chan os.Signal) {
 // was told to look, it does not wait, and it logs the result even if there is nothing
 // to do.
 func (w *Watcher) look(told bool) (wait time.Duration) {
-	version, apply, err := w.load()
-	if err == nil && version == w.o.Version {
-		w.refused, w.next = "", ""
-		w.successful.Set(1)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	version, apply, err := w.load(w.o.Load)
+	if err == nil && version == w.version {
+		w.files, w.next = "", ""
+		w.judge()
 		if told {
 			w.o.Logger.Info("the configuration has not changed", "version", version)
 		}
@@ -117,28 +136,62 @@ func (w *Watcher) look(told bool) (wait time.Duration) {
 	}
 	w.next, w.waiting = "", false
 	if err != nil {
-		w.refuse(version, err, told)
+		w.refuse(&w.files, version, err, told)
 		return 0
 	}
-	w.refused = ""
-	w.successful.Set(1)
-	apply()
-	w.o.Version = version
-	w.applied.Inc()
-	w.inForceSince.SetToCurrentTime()
-	w.o.Logger.Info("the configuration is in force", "version", version)
+	w.files = ""
+	w.apply(version, apply)
 	return 0
 }
 
-// load reads the configuration. What a file makes panic is refused as any other that
+// Receive applies what a source has sent, unless it is in force already. load is as
+// Options.Load. The error says why it is refused.
+func (w *Watcher) Receive(load func(seen string) (version string, apply func(), err error)) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	version, apply, err := w.load(load)
+	switch {
+	case err != nil:
+		w.refuse(&w.received, version, err, false)
+		return err
+	case version == w.version:
+		w.received = ""
+		w.judge()
+	default:
+		w.received = ""
+		w.apply(version, apply)
+	}
+	return nil
+}
+
+// apply puts a configuration in force.
+func (w *Watcher) apply(version string, apply func()) {
+	apply()
+	w.version = version
+	w.judge()
+	w.applied.Inc()
+	w.inForceSince.SetToCurrentTime()
+	w.o.Logger.Info("the configuration is in force", "version", version)
+}
+
+// judge sets the metric that says whether all that there is is in force.
+func (w *Watcher) judge() {
+	if w.files == "" && w.received == "" {
+		w.successful.Set(1)
+	} else {
+		w.successful.Set(0)
+	}
+}
+
+// load reads a configuration. One that makes this panic is refused as any other that
 // cannot be used.
-func (w *Watcher) load() (version string, apply func(), err error) {
+func (w *Watcher) load(load func(string) (string, func(), error)) (version string, apply func(), err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			err = fmt.Errorf("reading the files panicked; please report this defect: %v\n%s", p, debug.Stack())
+			err = fmt.Errorf("reading the configuration panicked; please report this defect: %v\n%s", p, debug.Stack())
 		}
 	}()
-	return w.o.Load(w.o.Version)
+	return load(w.version)
 }
 
 // unsettled returns how long to wait before what was read can be put in force, or is
@@ -147,7 +200,7 @@ func (w *Watcher) unsettled(version string, err error) time.Duration {
 	if version == "" && err != nil {
 		version = err.Error()
 	}
-	if version == w.refused {
+	if version == string(w.files) {
 		return 0
 	}
 	now := time.Now()
@@ -173,18 +226,22 @@ func (w *Watcher) unsettled(version string, err error) time.Duration {
 
 // refuse logs why a configuration is refused: once, and again if the process was
 // told to look.
-func (w *Watcher) refuse(version string, err error, told bool) {
+func (w *Watcher) refuse(why *refusal, version string, err error, told bool) {
 	if version == "" {
 		version = err.Error()
 	}
-	if version == w.refused && !told {
+	if version == string(*why) && !told {
 		return
 	}
-	w.refused = version
+	*why = refusal(version)
 	w.refusals.Inc()
 	if w.o.Refused != nil {
 		w.o.Refused()
 	}
-	w.successful.Set(0)
-	w.o.Logger.Error("the configuration is refused and the old one stays in force; correct the files, and they are read again", "error", err)
+	w.judge()
+	advice := adviseFiles
+	if why == &w.received {
+		advice = adviseReceived
+	}
+	w.o.Logger.Error(advice, "error", err)
 }

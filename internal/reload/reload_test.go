@@ -130,7 +130,7 @@ func (w *watchedFile) wants(t *testing.T, text string) {
 
 func (w *watchedFile) wantsMetrics(t *testing.T, want string) {
 	t.Helper()
-	const help = `# HELP ratelimitd_config_last_reload_successful 1 if the configuration in the files is in force; 0 if it was refused.
+	const help = `# HELP ratelimitd_config_last_reload_successful 1 if the configuration in the files, or received last, is in force; 0 if it was refused.
 # TYPE ratelimitd_config_last_reload_successful gauge
 # HELP ratelimitd_config_reloads_total Changes of configuration, by whether it was applied, or refused because it cannot be used.
 # TYPE ratelimitd_config_reloads_total counter

@@ -139,10 +139,15 @@ func (s *Server) whyNotServing() string {
 }
 
 // ready reports whether the daemon should be sent requests: until it begins to
-// stop; and not while the store fails, if callers then get nothing but errors.
+// stop; not before the limits have come that it waits for; and not while the store
+// fails, if callers then get nothing but errors.
 func (s *Server) ready(w http.ResponseWriter, r *http.Request) {
 	if !s.serving(r) {
 		http.Error(w, s.whyNotServing(), http.StatusServiceUnavailable)
+		return
+	}
+	if s.config.Load().Envoy.IsAwaited() {
+		http.Error(w, "no limits have come from the xDS server yet", http.StatusServiceUnavailable)
 		return
 	}
 	if err := s.core.Ready(r.Context()); err != nil {

@@ -25,7 +25,15 @@ import (
 // A Config is the configuration of all domains. The nil Config has none.
 type Config struct {
 	domains map[string]*node
+	awaited bool
 }
+
+// Awaited is the configuration of a daemon whose own has not come yet. It has no domain,
+// and nobody may be let pass because of that.
+var Awaited = &Config{awaited: true}
+
+// IsAwaited reports whether c is Awaited.
+func (c *Config) IsAwaited() bool { return c != nil && c.awaited }
 
 // A node is a list of descriptors, which the next entry of a request may match.
 type node struct {

@@ -27,6 +27,7 @@ type Reader struct {
 
 	descriptorsRead int
 	metricBytes     int  // of the names of all descriptors
+	metadataBytes   int  // of messages
 	full            bool // whether there are too many, which is a problem only once
 }
 
@@ -59,6 +60,11 @@ var (
 	elsewhere      = slices.Concat(rootKeys, descriptorKeys, limitKeys)
 )
 
+// A place is where something is configured. It notes what is wrong there.
+type place interface {
+	Problem(format string, args ...any)
+}
+
 // Read adds the file with the root n to the configuration. It notes problems in
 // that file, so the caller must check its Err before it uses the Config.
 func (r *Reader) Read(name string, n yamlfile.Node) {
@@ -67,29 +73,36 @@ func (r *Reader) Read(name string, n yamlfile.Node) {
 		"domain":      func(v yamlfile.Node) { domain = v },
 		"descriptors": func(v yamlfile.Node) { descriptors = v },
 	})
-	text := domain.Text()
-	if text == "" {
-		at := domain
-		if !at.Given() {
-			at = n
-		}
-		at.Problem(`no domain; add one, as in "domain: edge"`)
-		return
+	at := domain
+	if !at.Given() {
+		at = n
 	}
-	tree := r.Config.domains[text]
-	if other, ok := r.files[text]; ok && !r.o.Merge {
-		domain.Problem("domain %s is also that of %s; have one file per domain, or allow domains to be merged", quote.Cut(text), other)
+	if tree := r.domain(domain.Text(), name, at); tree != nil {
+		r.descriptors(name, descriptors, tree, domain.Text(), 0)
+	}
+}
+
+// domain returns the tree of a domain, to which its descriptors are to be added; or nil
+// if it has no name. source is the file, or what else has the domain.
+func (r *Reader) domain(name, source string, at place) *node {
+	if name == "" {
+		at.Problem(`no domain; add one, as in "domain: edge"`)
+		return nil
+	}
+	tree := r.Config.domains[name]
+	if other, ok := r.files[name]; ok && !r.o.Merge {
+		at.Problem("domain %s is also that of %s; have one file per domain, or allow domains to be merged", quote.Cut(name), other)
 		tree = nil // read on, to find the other problems
 	} else if !ok {
-		r.files[text] = name
+		r.files[name] = source
 	}
 	if tree == nil {
 		tree = &node{}
-		if _, ok := r.Config.domains[text]; !ok {
-			r.Config.domains[text] = tree
+		if _, ok := r.Config.domains[name]; !ok {
+			r.Config.domains[name] = tree
 		}
 	}
-	r.descriptors(name, descriptors, tree, text, 0)
+	return tree
 }
 
 // mapping reads a mapping as n.Mapping does, and warns of keys that have an effect
@@ -104,6 +117,10 @@ func (r *Reader) mapping(name string, n yamlfile.Node, keys map[string]func(yaml
 }
 
 func (r *Reader) warn(name string, at yamlfile.Node, key string) {
+	r.warnText(fmt.Sprintf("%s:%d: %s has no effect here", name, at.Line(), key))
+}
+
+func (r *Reader) warnText(text string) {
 	switch n := len(r.Warnings); {
 	case n == maxWarnings:
 		r.Warnings = append(r.Warnings, "there are more keys that have no effect")
@@ -111,7 +128,7 @@ func (r *Reader) warn(name string, at yamlfile.Node, key string) {
 	case n > maxWarnings:
 		return
 	}
-	r.Warnings = append(r.Warnings, fmt.Sprintf("%s:%d: %s has no effect here", name, at.Line(), key))
+	r.Warnings = append(r.Warnings, text)
 }
 
 // descriptors reads a list of descriptors into tree. path is the metric of the
@@ -128,30 +145,48 @@ func (r *Reader) descriptors(name string, n yamlfile.Node, tree *node, path stri
 }
 
 func (r *Reader) descriptor(name string, n yamlfile.Node, tree *node, path string, depth int) {
-	d := &descriptor{}
-	var key, limit, more, below, share, meta yamlfile.Node
-	var shadow, quota, detailed bool
-	var metadata map[string]any
+	w := draft{at: n, keyAt: n}
+	var limit, more, below, meta yamlfile.Node
 	r.mapping(name, n, map[string]func(yamlfile.Node){
-		"key":             func(v yamlfile.Node) { key, d.Key = v, v.Text() },
-		"value":           func(v yamlfile.Node) { d.Value = v.Text() },
+		"key":             func(v yamlfile.Node) { w.keyAt, w.Key = v, v.Text() },
+		"value":           func(v yamlfile.Node) { w.Value = v.Text() },
 		"rate_limit":      func(v yamlfile.Node) { limit = v },
 		"rate_limits":     func(v yamlfile.Node) { more = v },
 		"descriptors":     func(v yamlfile.Node) { below = v },
-		"shadow_mode":     func(v yamlfile.Node) { shadow = v.Bool() },
-		"quota_mode":      func(v yamlfile.Node) { quota = v.Bool() },
-		"detailed_metric": func(v yamlfile.Node) { detailed = v.Bool() },
-		"value_to_metric": func(v yamlfile.Node) { d.valueToMetric = v.Bool() },
-		"share_threshold": func(v yamlfile.Node) { share, d.shareThreshold = v, v.Bool() },
-		"metadata":        func(v yamlfile.Node) { meta, metadata = v, v.Map() },
+		"shadow_mode":     func(v yamlfile.Node) { w.shadow = v.Bool() },
+		"quota_mode":      func(v yamlfile.Node) { w.quota = v.Bool() },
+		"detailed_metric": func(v yamlfile.Node) { w.detailed = v.Bool() },
+		"value_to_metric": func(v yamlfile.Node) { w.valueToMetric = v.Bool() },
+		"share_threshold": func(v yamlfile.Node) { w.shareAt, w.shareThreshold = v, v.Bool() },
+		"metadata":        func(v yamlfile.Node) { meta, w.metadata = v, v.Map() },
 	})
+	if !limit.IsNull() || !more.IsNull() {
+		w.readLimit = func() *Limit { return r.limits(name, limit, more) }
+	} else if meta.Given() {
+		r.warn(name, meta, "metadata")
+	}
+	if d, path := r.add(&w, tree, path); d != nil {
+		r.descriptors(name, below, &d.below, path, depth+1)
+	}
+}
+
+// A draft is a descriptor as it is written, before it is checked. Files and messages
+// both become drafts, so that both are held to the same rules.
+type draft struct {
+	descriptor
+	at, keyAt, shareAt      place
+	readLimit               func() *Limit // nil: it has none
+	shadow, quota, detailed bool
+	metadata                map[string]any
+}
+
+// add checks w and adds it to tree. path is the metric of the descriptor above. It
+// returns what was added, and its own metric; or nil if it cannot be.
+func (r *Reader) add(w *draft, tree *node, path string) (*descriptor, string) {
+	d := &w.descriptor
 	if d.Key == "" {
-		at := key
-		if !at.Given() {
-			at = n
-		}
-		at.Problem("a descriptor needs a key; this one has none")
-		return
+		w.keyAt.Problem("a descriptor needs a key; this one has none")
+		return nil, ""
 	}
 	var b strings.Builder
 	b.WriteString(path)
@@ -161,35 +196,35 @@ func (r *Reader) descriptor(name string, n yamlfile.Node, tree *node, path strin
 	r.metricBytes += len(path)
 	if r.descriptorsRead > maxDescriptors || r.metricBytes > maxMetricBytes {
 		if !r.full {
-			n.Problem("more than %d descriptors, or more than %d bytes of their names; configure fewer, and shorter names", maxDescriptors, maxMetricBytes)
+			w.at.Problem("more than %d descriptors, or more than %d bytes of their names; configure fewer, and shorter names", maxDescriptors, maxMetricBytes)
 		}
 		r.full = true
-		return
+		return nil, ""
 	}
 
 	d.cut()
 	if d.shareThreshold && d.parts == nil {
-		share.Problem(`share_threshold needs a value with a *, such as "files/*"; this one is %s`, quote.Cut(d.Value))
+		w.shareAt.Problem(`share_threshold needs a value with a *, such as "files/*"; this one is %s`, quote.Cut(d.Value))
 	}
 	if tree.children[d.Entry] != nil {
-		key.Problem("descriptor %s is already in this list; leave one of them out", quote.Cut(path))
+		w.keyAt.Problem("descriptor %s is already in this list; leave one of them out", quote.Cut(path))
 	}
-	if !limit.IsNull() || !more.IsNull() {
-		if d.limit = r.limits(name, limit, more); d.limit != nil {
-			d.limit.metric, d.limit.detailed, d.limit.ShadowMode, d.limit.QuotaMode = path, detailed, shadow, quota
-			d.limit.Metadata = metadata
+	if w.readLimit != nil {
+		if d.limit = w.readLimit(); d.limit != nil {
+			d.limit.metric, d.limit.detailed, d.limit.ShadowMode, d.limit.QuotaMode = path, w.detailed, w.shadow, w.quota
+			d.limit.Metadata = w.metadata
 		}
-	} else if meta.Given() {
-		r.warn(name, meta, "metadata")
 	}
-	r.descriptors(name, below, &d.below, path, depth+1)
 	if tree.children == nil {
 		tree.children = map[Entry]*descriptor{}
 	}
-	tree.children[d.Entry] = d
+	added := new(descriptor)
+	*added = *d // not the draft, which holds the file
+	tree.children[d.Entry] = added
 	if d.parts != nil {
-		tree.wildcards = append(tree.wildcards, d)
+		tree.wildcards = append(tree.wildcards, added)
 	}
+	return added, path
 }
 
 // cut sets the parts of d if there is a star in it.
@@ -209,23 +244,98 @@ func (d *descriptor) cut() {
 // limits returns the limit with the part in one, and those in the list more. Either may
 // be left out. It is nil if something is wrong with it.
 func (r *Reader) limits(name string, one, more yamlfile.Node) *Limit {
-	l := &Limit{}
-	right := true
+	w := limitDraft{at: one}
 	if !one.IsNull() {
-		right = r.limit(name, one, l)
+		p := newPart(one)
+		keys := p.keys()
+		keys["unlimited"] = func(v yamlfile.Node) { p.unlimited = v.Bool() }
+		keys["name"] = func(v yamlfile.Node) { w.ruleName = v.Text() }
+		keys["replaces"] = func(v yamlfile.Node) {
+			v.Items(func(item yamlfile.Node) { w.replaces = append(w.replaces, r.replaced(name, item)) })
+		}
+		r.mapping(name, one, keys)
+		w.parts = append(w.parts, p)
 	}
 	more.Items(func(item yamlfile.Node) {
+		if len(w.parts) > strategy.MaxLimits {
+			return // newLimit says that there are too many
+		}
+		p := newPart(item)
+		r.mapping(name, item, p.keys())
+		w.parts = append(w.parts, p)
+	})
+	return r.newLimit(&w)
+}
+
+// A limitDraft is a limit as it is written, before it is checked.
+type limitDraft struct {
+	at       place // of what has its name
+	parts    []*partDraft
+	ruleName string
+	replaces []string
+}
+
+// A partDraft is a part of a limit as it is written.
+type partDraft struct {
+	spec
+	at, unitAt place
+	unit       string // instead of spec's
+	unlimited  bool
+}
+
+// newPart returns the draft of what is written at a place, without what is written.
+func newPart(at place) *partDraft {
+	return &partDraft{at: at, unitAt: at, spec: spec{multiplier: 1, strategy: strategy.FixedWindow}}
+}
+
+// keys returns what reads each key of a file into p.
+func (p *partDraft) keys() map[string]func(yamlfile.Node) {
+	return map[string]func(yamlfile.Node){
+		"unit":              func(v yamlfile.Node) { p.unitAt, p.unit = v, v.Text() },
+		"requests_per_unit": func(v yamlfile.Node) { p.requests = uint32(v.Uint(1<<32 - 1)) },
+		"unit_multiplier": func(v yamlfile.Node) {
+			if !v.IsNull() {
+				p.multiplier = uint32(v.Uint(1<<32 - 1))
+			}
+		},
+		"strategy": func(v yamlfile.Node) {
+			if v.IsNull() {
+				return
+			}
+			algorithm, err := strategy.Parse(v.Text())
+			if err != nil {
+				v.Problem("%v", err)
+				return // to find the other problems
+			}
+			p.strategy = algorithm
+		},
+		"burst": func(v yamlfile.Node) {
+			if !v.IsNull() {
+				p.burst = v.Uint(strategy.MaxBurst)
+			}
+		},
+	}
+}
+
+// newLimit checks w. It returns nil if there is no such limit.
+func (r *Reader) newLimit(w *limitDraft) *Limit {
+	if slices.Contains(w.replaces, w.ruleName) && w.ruleName != "" {
+		w.at.Problem("%s replaces itself; name another in replaces", quote.Cut(w.ruleName))
+	}
+	l := &Limit{RuleName: w.ruleName, Replaces: w.replaces}
+	right := true
+	for _, p := range w.parts {
 		switch {
 		case len(l.Parts) > 0 && l.Unlimited():
-			item.Problem("the limit is unlimited, and no other can be beside it; leave one of them out")
+			p.at.Problem("the limit is unlimited, and no other can be beside it; leave one of them out")
 		case len(l.Parts) == strategy.MaxLimits:
-			item.Problem("more than %d limits on one descriptor; leave some out", strategy.MaxLimits)
+			p.at.Problem("more than %d limits on one descriptor; leave some out", strategy.MaxLimits)
 		default:
-			right = r.further(name, item, l) && right
-			return
+			right = r.addPart(p, l) && right
+			continue
 		}
 		right = false
-	})
+	}
 	if !right || len(l.Parts) == 0 {
 		return nil
 	}
@@ -233,87 +343,28 @@ func (r *Reader) limits(name string, one, more yamlfile.Node) *Limit {
 	return l
 }
 
-// limit reads rate_limit into l. It reports whether l can be used.
-func (r *Reader) limit(name string, n yamlfile.Node, l *Limit) bool {
-	var unlimited yamlfile.Node
-	var p partNodes
-	keys := p.keys()
-	keys["unlimited"] = func(v yamlfile.Node) { unlimited = v }
-	keys["name"] = func(v yamlfile.Node) { l.RuleName = v.Text() }
-	keys["replaces"] = func(v yamlfile.Node) {
-		v.Items(func(item yamlfile.Node) { l.Replaces = append(l.Replaces, r.replaced(name, item)) })
-	}
-	r.mapping(name, n, keys)
-	if slices.Contains(l.Replaces, l.RuleName) && l.RuleName != "" {
-		n.Problem("%s replaces itself; name another in replaces", quote.Cut(l.RuleName))
-	}
-	if unlimited.Given() && unlimited.Bool() {
-		if unit := p.unit.Text(); unitCalled(unit) != 0 {
-			p.unit.Problem("unlimited and a unit of %s are both given; leave one of them out", quote.Cut(unit))
+// addPart checks p and adds it to l. It reports whether it could.
+func (r *Reader) addPart(p *partDraft, l *Limit) bool {
+	p.spec.unit = unitCalled(p.unit)
+	if p.unlimited {
+		if p.spec.unit != 0 {
+			p.unitAt.Problem("unlimited and a unit of %s are both given; leave one of them out", quote.Cut(p.unit))
 		}
 		everything := strategy.Limit{Strategy: strategy.FixedWindow, Rate: rate.Rate{Count: rate.Unlimited}}
 		l.Parts = append(l.Parts, Part{Limit: everything, Multiplier: 1})
 		return true
 	}
-	return r.part(n, &p, l)
-}
-
-// further reads an item of rate_limits into l. It reports whether l can be used.
-func (r *Reader) further(name string, n yamlfile.Node, l *Limit) bool {
-	var p partNodes
-	r.mapping(name, n, p.keys())
-	return r.part(n, &p, l)
-}
-
-// partNodes are what a file says of a part of a limit.
-type partNodes struct {
-	unit, multiplier, algorithm, burst yamlfile.Node
-	requests                           uint64
-}
-
-// keys returns what reads each key of it.
-func (p *partNodes) keys() map[string]func(yamlfile.Node) {
-	return map[string]func(yamlfile.Node){
-		"unit":              func(v yamlfile.Node) { p.unit = v },
-		"requests_per_unit": func(v yamlfile.Node) { p.requests = v.Uint(1<<32 - 1) },
-		"unit_multiplier":   func(v yamlfile.Node) { p.multiplier = v },
-		"strategy":          func(v yamlfile.Node) { p.algorithm = v },
-		"burst":             func(v yamlfile.Node) { p.burst = v },
-	}
-}
-
-// part adds to l the part that p, which is in n, says. It reports whether it could.
-func (r *Reader) part(n yamlfile.Node, p *partNodes, l *Limit) bool {
-	number := unitCalled(p.unit.Text())
-	if number == 0 {
-		at := p.unit
-		if !at.Given() {
-			at = n
-		}
-		at.Problem("unit %s is not known; use %s", quote.Cut(p.unit.Text()), unitNames())
+	if p.spec.unit == 0 {
+		p.unitAt.Problem("unit %s is not known; use %s", quote.Cut(p.unit), unitNames())
 		return false
 	}
-	s := spec{requests: uint32(p.requests), unit: number, multiplier: 1, strategy: strategy.FixedWindow}
-	if !p.multiplier.IsNull() {
-		s.multiplier = uint32(p.multiplier.Uint(1<<32 - 1))
-	}
-	if !p.algorithm.IsNull() {
-		var err error
-		if s.strategy, err = strategy.Parse(p.algorithm.Text()); err != nil {
-			p.algorithm.Problem("%v", err)
-			return false
-		}
-	}
-	if !p.burst.IsNull() {
-		s.burst = p.burst.Uint(strategy.MaxBurst)
-	}
-	part, err := s.part(r.o.MaxLogCount)
+	part, err := p.spec.part(r.o.MaxLogCount)
 	if err != nil {
-		n.Problem("%v", err)
+		p.at.Problem("%v", err)
 		return false
 	}
 	if slices.ContainsFunc(l.Parts, func(other Part) bool { return other.SameCounter(&part.Limit) }) {
-		n.Problem("another limit of this descriptor has the unit %s and the same strategy; give one of them another unit or unit_multiplier", quote.Cut(p.unit.Text()))
+		p.at.Problem("another limit of this descriptor has the unit %s and the same strategy; give one of them another unit or unit_multiplier", quote.Cut(p.unit))
 		return false
 	}
 	l.Parts = append(l.Parts, part)

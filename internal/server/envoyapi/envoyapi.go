@@ -61,7 +61,9 @@ func New(o Options) *API {
 // SetConfig puts c in force, nil for none, for each request from now on.
 func (a *API) SetConfig(c *envoy.Config) {
 	a.config.Store(c)
-	a.loads.applied.Add(1)
+	if !c.IsAwaited() {
+		a.loads.applied.Add(1)
+	}
 }
 
 // Register has s serve the API.
@@ -183,6 +185,9 @@ func (a *API) match(e *exchange, in *request) error {
 		return fault.Error(a.o.Core.RefuseInvalid(&wrong))
 	}
 	config := a.config.Load()
+	if config.IsAwaited() {
+		return fault.ErrAwaited
+	}
 	e.matches = decide.Resized(e.matches, len(in.descriptors))
 	for i := range in.descriptors {
 		e.matches[i] = a.matchOne(config, in, i)

@@ -27,6 +27,8 @@ var (
 	ErrTooManyCalls = exhausted("too many calls are under way; ask again in 1s, or raise --max-calls", time.Second).Err()
 	// ErrNoMessage is that of a stream which has brought no message in time.
 	ErrNoMessage = status.Error(codes.DeadlineExceeded, "no message has arrived in time; send one as soon as the stream is open")
+	// ErrAwaited is that of a call to limits which have not come yet.
+	ErrAwaited = status.Error(codes.Unavailable, "no limits have come from the xDS server yet; ask again")
 	// ErrPanicked is that of a call whose handling panicked.
 	ErrPanicked = status.Error(codes.Internal, "internal error: see the server's log")
 )
