@@ -408,6 +408,7 @@ func TestEnvoyGateway(t *testing.T) {
 	redistest.Eventually(t, "the cache is written", func() error { _, err := os.Stat(p.path("cache/limits")); return err })
 
 	if _, body := g.getURL("http://" + p.metrics + "/metrics"); !strings.Contains(body, "\nratelimit_service_config_load_success 4\n") || !strings.Contains(body, "\nratelimit_service_config_load_error 1\n") ||
+		!strings.Contains(body, "\nratelimit_service_should_rate_limit_error{err_type=\"redis_error\"} 0\n") ||
 		!strings.Contains(body, `ratelimit_service_rate_limit_total_hits{domain="default/eg",key1="route_route",key2="user_alice"}`) {
 		var of []string
 		for line := range strings.Lines(body) {

@@ -75,12 +75,6 @@ type Watcher struct {
 // it has no version; or "" if it is in force. What is refused again is not news.
 type refusal string
 
-// The advice to whoever reads in the log that a configuration is refused.
-const (
-	adviseFiles    = "the configuration is refused and the old one stays in force; correct the files, and they are read again"
-	adviseReceived = "the configuration that was received is refused and the old one stays in force; correct it where it comes from"
-)
-
 // New returns a Watcher. Call Run to start it.
 func New(o Options) *Watcher {
 	reloads := prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -239,9 +233,9 @@ func (w *Watcher) refuse(why *refusal, version string, err error, told bool) {
 		w.o.Refused()
 	}
 	w.judge()
-	advice := adviseFiles
 	if why == &w.received {
-		advice = adviseReceived
+		w.o.Logger.Error("the configuration that was received is refused and the old one stays in force; correct it where it comes from", "error", err)
+		return
 	}
-	w.o.Logger.Error(advice, "error", err)
+	w.o.Logger.Error("the configuration is refused and the old one stays in force; correct the files, and they are read again", "error", err)
 }

@@ -140,7 +140,7 @@ func options(s *server, k *taker) xds.Options {
 // run runs a client until the test ends.
 func run(t *testing.T, c *xds.Client) {
 	t.Helper()
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() { c.Run(ctx); close(done) }()
 	t.Cleanup(func() { cancel(); <-done })

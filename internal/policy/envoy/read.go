@@ -358,7 +358,7 @@ func (r *Reader) addPart(p *partDraft, l *Limit) bool {
 		p.unitAt.Problem("unit %s is not known; use %s", quote.Cut(p.unit), unitNames())
 		return false
 	}
-	part, err := p.spec.part(r.o.MaxLogCount)
+	part, err := p.part(r.o.MaxLogCount)
 	if err != nil {
 		p.at.Problem("%v", err)
 		return false

@@ -1,6 +1,7 @@
 package envoyapi
 
 import (
+	"errors"
 	"regexp"
 	"strings"
 	"sync/atomic"
@@ -10,6 +11,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/ratelimitd/ratelimitd/internal/account"
+	"github.com/ratelimitd/ratelimitd/internal/server/fault"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 )
 
@@ -22,12 +24,11 @@ type calls struct {
 
 // failed counts the error of a call, which may be nil.
 func (c *calls) failed(err error) {
-	switch status.Code(err) {
-	case codes.InvalidArgument:
-		c.invalid.Add(1)
-	case codes.Unavailable:
+	switch code := status.Code(err); {
+	case code == codes.InvalidArgument || errors.Is(err, fault.ErrAwaited):
+		c.invalid.Add(1) // as there
+	case code == codes.Unavailable:
 		c.undone.Add(1)
-	default:
 	}
 }
 
