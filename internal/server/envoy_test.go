@@ -237,7 +237,7 @@ func TestFeaturesThroughEnvoy(t *testing.T) {
 		{"hits by a format that still fit", []string{"x-bytes-of=a", "x-bytes=2"}, "200 429"},
 	} {
 		var codes []string
-		for range strings.Fields(tt.codes) {
+		for range strings.FieldsSeq(tt.codes) {
 			codes = append(codes, fmt.Sprint(ask(tt.headers...).StatusCode))
 		}
 		if got := strings.Join(codes, " "); got != tt.codes {
