@@ -129,9 +129,9 @@ func (s *slowStore) Decide(_ context.Context, requests []store.Request, results 
 	}
 }
 
-func (s *slowStore) DecidesTogether(*store.Request) bool        { return true }
-func (s *slowStore) Health(context.Context) error { return nil }
-func (s *slowStore) Close() error                 { return nil }
+func (s *slowStore) DecidesTogether(*store.Request) bool { return true }
+func (s *slowStore) Health(context.Context) error        { return nil }
+func (s *slowStore) Close() error                        { return nil }
 
 // A fullStore has no room for anything.
 type fullStore struct{ slowStore }

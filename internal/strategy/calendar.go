@@ -66,7 +66,10 @@ func (d date) begin(zone *time.Location) Instant {
 	t := midnight.Add(-farthest).In(zone) // it is an earlier date there
 	for {
 		_, offset := t.Zone()
-		_, change := t.ZoneBounds() // of that offset
+		_, change := t.ZoneBounds()               // of that offset
+		if !change.IsZero() && !change.After(t) { // package time has years of 365 days there
+			change = t.Add(24 * time.Hour)
+		}
 		begin := midnight.Add(-time.Duration(offset) * time.Second)
 		if begin.Before(t) { // clocks skipped midnight at t
 			begin = t

@@ -46,6 +46,10 @@ func TestCalendarWindows(t *testing.T) {
 		{"a week without a zone begins on Thursday", "9/week", "", 0, "2026-11-30T00:00:00Z", "2026-11-26T00:00:00Z", "2026-12-03T00:00:00Z"},
 		{"half an hour from whole hours", "9/day", "Asia/Kolkata", 0, "2026-11-26T18:29:59Z", "2026-11-25T18:30:00Z", "2026-11-26T18:30:00Z"},
 		// Clocks in São Paulo went from 23:59:59 to 01:00.
+		{"the end of a leap year", "9/day", "Europe/Berlin", 0, "2028-12-31T12:00:00Z", "2028-12-30T23:00:00Z", "2028-12-31T23:00:00Z"},
+		{"the day after it", "9/day", "Europe/Berlin", 0, "2029-01-01T12:00:00Z", "2028-12-31T23:00:00Z", "2029-01-01T23:00:00Z"},
+		{"a month at the end of a leap year", "9/month", "America/New_York", 0, "2028-12-31T12:00:00Z", "2028-12-01T05:00:00Z", "2029-01-01T05:00:00Z"},
+		{"a year that follows one", "9/year", "Pacific/Auckland", 0, "2033-01-01T12:00:00Z", "2032-12-31T11:00:00Z", "2033-12-31T11:00:00Z"},
 		{"a midnight that was skipped", "9/day", "America/Sao_Paulo", 0, "2018-11-04T12:00:00Z", "2018-11-04T03:00:00Z", "2018-11-05T02:00:00Z"},
 		// Clocks in Havana went from 01:00 back to 00:00.
 		{"a midnight that came twice", "9/day", "America/Havana", 0, "2026-11-01T05:30:00Z", "2026-11-01T04:00:00Z", "2026-11-02T05:00:00Z"},
@@ -117,7 +121,7 @@ func TestWindowsOfDaysAreThoseOfClocks(t *testing.T) {
 // TestWindowsFollowOneAnother draws calendars and instants: an instant is in its window,
 // and every window begins where the one before ends.
 func TestWindowsFollowOneAnother(t *testing.T) {
-	zones := []*time.Location{nil, time.UTC, zone(t, "Europe/Berlin"), zone(t, "America/St_Johns"), zone(t, "Pacific/Apia"), zone(t, "America/Havana"), zone(t, "Asia/Manila")}
+	zones := []*time.Location{nil, time.UTC, zone(t, "Europe/Berlin"), zone(t, "America/St_Johns"), zone(t, "Pacific/Apia"), zone(t, "America/Havana"), zone(t, "Asia/Manila"), zone(t, "Pacific/Auckland"), zone(t, "America/New_York")}
 	rates := []string{"9/month", "9/2months", "9/3months", "9/4 months", "9/6 months", "9/year", "9/d", "9/w", "9/2d", "9/5d", "9/2w", "9/366d"}
 	rapid.Check(t, func(rt *rapid.T) {
 		spec := strategy.Spec{Rate: rapid.SampledFrom(rates).Draw(rt, "rate"), Zone: rapid.SampledFrom(zones).Draw(rt, "zone")}
@@ -126,6 +130,10 @@ func TestWindowsFollowOneAnother(t *testing.T) {
 		}
 		l := newLimit(t, spec)
 		now := strategy.Instant(rapid.Int64Range(int64(400*day/us), 5_000_000_000_000_000).Draw(rt, "now"))
+		if rapid.Bool().Draw(rt, "around a new year") {
+			year := time.Date(rapid.IntRange(1972, 2120).Draw(rt, "year"), 1, 1, 0, 0, 0, 0, time.UTC)
+			now = strategy.InstantOf(year.Add(time.Duration(rapid.Int64Range(-72, 72).Draw(rt, "hours")) * time.Hour))
+		}
 		start, end := l.Window(now)
 		if start > now || now >= end {
 			rt.Fatalf("%d is not in its window %d to %d", now, start, end)
