@@ -265,7 +265,7 @@ func (k *check) redis() {
 	with("redis-sentinel-user", func(one *redis.Options) { one.SentinelUser = o.SentinelUser })
 	with("redis-sentinel-password", func(one *redis.Options) { one.SentinelPassword = o.SentinelPassword })
 	with("redis-shared-scripts", func(one *redis.Options) {
-		one.Cluster, one.SharedScripts = o.Cluster && o.MasterName == "", o.SharedScripts
+		one.Cluster, one.SharedScripts = o.Cluster && o.MasterName == "" && o.SharedScripts == redis.ShareAlways, o.SharedScripts
 	})
 	with("redis-key-prefix", func(one *redis.Options) { one.KeyPrefix = o.KeyPrefix })
 	if o.MasterName != "" {

@@ -161,6 +161,7 @@ func TestEveryEnvoyVariable(t *testing.T) {
 		prefix string
 		env    map[string]string
 	}{
+		{"CACHE_KEY_PREFIX", map[string]string{"REDIS_URL": "a:1"}},
 		{"CONFIG_GRPC_XDS_", map[string]string{"CONFIG_TYPE": "GRPC_XDS_SOTW", "CONFIG_GRPC_XDS_SERVER_USE_TLS": "true"}},
 		{"XDS_CLIENT_", map[string]string{"CONFIG_TYPE": "GRPC_XDS_SOTW"}},
 		{"FORCE_START_", map[string]string{"CONFIG_TYPE": "GRPC_XDS_SOTW"}},

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -24,6 +25,7 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/policy"
 	"github.com/ratelimitd/ratelimitd/internal/policy/envoy"
 	"github.com/ratelimitd/ratelimitd/internal/server/envoyapi"
+	"github.com/ratelimitd/ratelimitd/internal/store"
 	"github.com/ratelimitd/ratelimitd/internal/store/memory"
 	"github.com/ratelimitd/ratelimitd/internal/store/redis"
 	"github.com/ratelimitd/ratelimitd/internal/store/redis/redistest"
@@ -753,6 +755,15 @@ func TestEnvoyAllOrNone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	redistest.Eventually(t, "the server is found to own all keys", func() error {
+		if err := remote.Health(t.Context()); err != nil {
+			return err
+		}
+		if two := (store.Request{Identifier: "a", With: []store.Request{{Identifier: "b"}}}); !remote.DecidesTogether(&two) {
+			return errors.New("it may not")
+		}
+		return nil
+	})
 	for name, o := range map[string]Options{"memory": {}, "redis": {Store: remote, StoreName: "redis"}} {
 		t.Run(name, func(t *testing.T) {
 			o.Config, o.Envoy = envoyConfig(t, edge), envoyapi.Settings{AllOrNone: true}

@@ -68,7 +68,11 @@ func (l *Log) Hide(path string, err error) error {
 	if n := l.hidden.Pass(time.Now()); n > 0 {
 		l.logger.Warn("a proxy gets no decision, and its client is not told why; correct what the proxy asks, or see why the store fails", "path", path, "code", st.Code().String(), "error", st.Message(), "requests", n)
 	}
-	return status.Error(st.Code(), "the limit of this request cannot be checked")
+	const hidden = "the limit of this request cannot be checked"
+	if after, ok := RetryAfter(st); ok {
+		return exhausted(hidden, after).Err()
+	}
+	return status.Error(st.Code(), hidden)
 }
 
 // Ignore counts and logs a part of a request of Envoy that cannot be heeded. The
