@@ -96,6 +96,9 @@ func (s *State) Settle(l *Limit, now, skew Instant) bool {
 		return false
 	}
 	s.Last = now
+	if s.Used == 0 && s.Part == 0 {
+		*s = State{} // nothing is left to count
+	}
 	return true
 }
 

@@ -364,11 +364,14 @@ while last_key < #KEYS do
             part >= 0 and part < 35184372088832 and part % 1 == 0 then
           states = states .. state
           if last - now > period then -- a clock was wrong: it counts as if consumed now
-            last = now
             if used + part > 0 then
+              last = now
               local rest = 2 * period
               if strategy > 3 then rest = used * period / math.max(count, 1) end
               redis.call('SET', key, struct.pack('>ddd', last, used, part), 'PX', expiry(rest))
+            else -- nothing is left to count
+              last = 0
+              redis.call('DEL', key)
             end
           end
         else -- of another length, or with numbers that no state has
