@@ -145,8 +145,9 @@ func outcomeOf(a *Answer, mode strategy.Mode) Outcome {
 		return Charged
 	case strategy.Refund:
 		return Refunded
+	default: // Take, Overdraw
+		return Allowed
 	}
-	return Allowed
 }
 
 // A Batch is requests that arrive together, and their answers. It is used again

@@ -62,8 +62,8 @@ func FuzzCall(f *testing.F) {
 	innocent.Cost = new(uint64) // from now on it only looks
 	f.Fuzz(func(t *testing.T, way byte, data []byte) {
 		how := fuzzed[int(way)%len(fuzzed)]
-		switch {
-		case how == "/" || how == httpapi.PathAuthorize || how == httpapi.PathShouldAllow || how == "/json":
+		switch how {
+		case "/", httpapi.PathAuthorize, httpapi.PathShouldAllow, "/json":
 			fuzzHTTP(t, d, how, data)
 		default:
 			fuzzGRPC(t, d, how, data)

@@ -16,7 +16,6 @@ import (
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
 	"google.golang.org/grpc"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/ratelimitd/ratelimitd/internal/auth/authtest"
 	"github.com/ratelimitd/ratelimitd/internal/connect"
@@ -86,22 +85,24 @@ func (w *wire) headers(method string, more ...hpack.HeaderField) []byte {
 }
 
 // begin begins a call without its message.
-func (w *wire) begin(method string, more ...hpack.HeaderField) (id uint32, err error) {
+func (w *wire) begin(method string) (id uint32, err error) {
 	id, w.next = w.next, w.next+2
-	return id, w.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: w.headers(method, more...), EndHeaders: true})
+	return id, w.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: w.headers(method), EndHeaders: true})
 }
 
-// untilRefused runs step so often, or until the daemon ends the connection, on several
-// connections.
-func untilRefused(ctx context.Context, t *testing.T, d *daemon, connections, times int, step func(w *wire) error) {
-	together(ctx, connections, connections, func(int) {
+// often says how often something is done, on how many connections.
+type often struct{ connections, times int }
+
+// untilRefused runs step so often, or until the daemon ends the connection.
+func untilRefused(ctx context.Context, t *testing.T, d *daemon, how often, step func(w *wire) error) {
+	together(ctx, how.connections, how.connections, func(int) {
 		w, err := connectWire(ctx, d)
 		if err != nil {
 			t.Error(err)
 			return
 		}
 		defer w.Close()
-		for range times {
+		for range how.times {
 			if step(w) != nil || ctx.Err() != nil {
 				return
 			}
@@ -111,7 +112,7 @@ func untilRefused(ctx context.Context, t *testing.T, d *daemon, connections, tim
 
 func callsWithoutMessage(ctx context.Context, t *testing.T, d *daemon) {
 	for range size(1, 4) {
-		untilRefused(ctx, t, d, 1, 100_000, func(w *wire) error {
+		untilRefused(ctx, t, d, often{1, 100_000}, func(w *wire) error {
 			_, err := w.begin(many)
 			return err
 		})
@@ -119,7 +120,7 @@ func callsWithoutMessage(ctx context.Context, t *testing.T, d *daemon) {
 }
 
 func callsCancelled(ctx context.Context, t *testing.T, d *daemon) {
-	untilRefused(ctx, t, d, size(1, 8), size(10_000, 100_000), func(w *wire) error {
+	untilRefused(ctx, t, d, often{size(1, 8), size(10_000, 100_000)}, func(w *wire) error {
 		id, err := w.begin(unary)
 		if err != nil {
 			return err
@@ -130,7 +131,7 @@ func callsCancelled(ctx context.Context, t *testing.T, d *daemon) {
 
 // headerLists sends long headers once, and then refers to them with a byte each.
 func headerLists(ctx context.Context, t *testing.T, d *daemon) {
-	untilRefused(ctx, t, d, size(2, 10), 20, func(w *wire) error {
+	untilRefused(ctx, t, d, often{size(2, 10), 20}, func(w *wire) error {
 		block := bytes.Clone(w.headers(many, hpack.HeaderField{Name: "x", Value: strings.Repeat("y", 3900)}))
 		const newest = 0x80 | 62 // in the table of headers
 		block = append(block, bytes.Repeat([]byte{newest}, 15_000)...)
@@ -142,7 +143,7 @@ func headerLists(ctx context.Context, t *testing.T, d *daemon) {
 
 // endlessHeaders sends headers in one piece after the other, and no last one.
 func endlessHeaders(ctx context.Context, t *testing.T, d *daemon) {
-	untilRefused(ctx, t, d, size(2, 10), size(1000, 10_000), func(w *wire) error {
+	untilRefused(ctx, t, d, often{size(2, 10), size(1000, 10_000)}, func(w *wire) error {
 		if w.next == 1 {
 			w.next = 3
 			return w.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: w.headers(many)})
@@ -155,11 +156,11 @@ func endlessHeaders(ctx context.Context, t *testing.T, d *daemon) {
 
 // frames sends frames that need an answer, or none, and no call.
 func frames(ctx context.Context, t *testing.T, d *daemon) {
-	untilRefused(ctx, t, d, size(2, 8), size(2000, 50_000), func(w *wire) error { return w.WritePing(false, [8]byte{}) })
-	untilRefused(ctx, t, d, size(2, 8), size(2000, 50_000), func(w *wire) error {
+	untilRefused(ctx, t, d, often{size(2, 8), size(2000, 50_000)}, func(w *wire) error { return w.WritePing(false, [8]byte{}) })
+	untilRefused(ctx, t, d, often{size(2, 8), size(2000, 50_000)}, func(w *wire) error {
 		return w.WriteSettings(http2.Setting{ID: http2.SettingHeaderTableSize, Val: 1 << 30})
 	})
-	untilRefused(ctx, t, d, size(2, 8), size(2000, 50_000), func(w *wire) error {
+	untilRefused(ctx, t, d, often{size(2, 8), size(2000, 50_000)}, func(w *wire) error {
 		if w.next == 1 {
 			if _, err := w.begin(many); err != nil {
 				return err
@@ -167,7 +168,7 @@ func frames(ctx context.Context, t *testing.T, d *daemon) {
 		}
 		return w.WriteData(1, false, nil)
 	})
-	untilRefused(ctx, t, d, size(2, 8), size(2000, 50_000), func(w *wire) error { return w.WriteWindowUpdate(0, 1) })
+	untilRefused(ctx, t, d, often{size(2, 8), size(2000, 50_000)}, func(w *wire) error { return w.WriteWindowUpdate(0, 1) })
 }
 
 // repliesNotRead has streams ask for large answers, and does not read them.
@@ -206,26 +207,33 @@ func repliesNotRead(ctx context.Context, t *testing.T, d *daemon) {
 	streaming.Wait()
 }
 
-// hold opens connections from an address, says something on each, and then byte after
+// A crowd is connections from one address, to each of some ports in turn.
+type crowd struct {
+	connections int
+	from        string
+	ports       []string
+}
+
+// hold opens the connections of a crowd, says something on each, and then byte after
 // byte, until it has done so for a while.
-func hold(ctx context.Context, t *testing.T, ports []string, connections int, from string, say func(i int) string) {
+func hold(ctx context.Context, t *testing.T, of crowd, say func(i int) string) {
 	var open []net.Conn
 	defer func() {
 		for _, c := range open {
 			_ = c.Close()
 		}
 	}()
-	d := net.Dialer{Timeout: 5 * time.Second, LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
-	for i := range connections {
-		c, err := d.DialContext(ctx, "tcp", ports[i%len(ports)])
+	d := net.Dialer{Timeout: 5 * time.Second, LocalAddr: &net.TCPAddr{IP: net.ParseIP(of.from)}}
+	for i := range of.connections {
+		c, err := d.DialContext(ctx, "tcp", of.ports[i%len(of.ports)])
 		if err != nil {
 			continue // this is the daemon's right
 		}
 		open = append(open, c)
 		_, _ = io.WriteString(c, say(i))
 	}
-	if len(open) < connections/2 {
-		t.Errorf("%d of %d connections are open", len(open), connections)
+	if len(open) < of.connections/2 {
+		t.Errorf("%d of %d connections are open", len(open), of.connections)
 	}
 	for tick, rounds := time.NewTicker(200*time.Millisecond), size(5, 60); rounds > 0 && ctx.Err() == nil; rounds-- {
 		<-tick.C
@@ -239,7 +247,7 @@ func hold(ctx context.Context, t *testing.T, ports []string, connections int, fr
 // slow has many connections say what they have to say as slowly as they can.
 func slow(beginnings []string) func(context.Context, *testing.T, *daemon) {
 	return func(ctx context.Context, t *testing.T, d *daemon) {
-		hold(ctx, t, []string{d.HTTP, d.GRPC}, size(300, 5000), "127.0.0.1", func(i int) string { return beginnings[i/2%len(beginnings)] })
+		hold(ctx, t, crowd{size(300, 5000), "127.0.0.1", []string{d.HTTP, d.GRPC}}, func(i int) string { return beginnings[i/2%len(beginnings)] })
 	}
 }
 
@@ -247,7 +255,7 @@ func slow(beginnings []string) func(context.Context, *testing.T, *daemon) {
 func idle(connections int, from string) func(context.Context, *testing.T, *daemon) {
 	return func(ctx context.Context, t *testing.T, d *daemon) {
 		settings := []byte{0, 0, 0, byte(http2.FrameSettings), 0, 0, 0, 0, 0}
-		hold(ctx, t, []string{d.GRPC, d.HTTP}, connections, from, func(i int) string {
+		hold(ctx, t, crowd{connections, from, []string{d.GRPC, d.HTTP}}, func(i int) string {
 			if i%4 == 0 {
 				return http2.ClientPreface + string(settings)
 			}
@@ -315,17 +323,7 @@ func halfHandshakes(ctx context.Context, t *testing.T, d *daemon) {
 			t.Error("TLS 1.2 is accepted")
 		}
 	})
-	hold(ctx, t, []string{d.GRPC, d.HTTP}, size(200, 4000), "127.0.0.1", func(int) string {
+	hold(ctx, t, crowd{size(200, 4000), "127.0.0.1", []string{d.GRPC, d.HTTP}}, func(int) string {
 		return "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + strings.Repeat("r", 32)
 	})
-}
-
-// encoded returns a message as it is on the wire.
-func encoded(t *testing.T, m proto.Message) []byte {
-	t.Helper()
-	data, err := proto.Marshal(m)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return data
 }

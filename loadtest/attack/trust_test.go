@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -79,7 +80,7 @@ func (n *tenant) attack(ctx context.Context, t *testing.T, d *daemon) {
 			t.Errorf("%s: %v, want PERMISSION_DENIED", what, err)
 		}
 	}
-	mixed := &ratelimitv1.ShouldAllowBatchRequest{Requests: append(append(alike[:len(alike):len(alike)], foreign...), alike...)}
+	mixed := &ratelimitv1.ShouldAllowBatchRequest{Requests: slices.Concat(alike, foreign, alike)}
 	together(ctx, 4, size(50, 3000), func(i int) {
 		for j, r := range foreign {
 			_, err := client.ShouldAllow(ctx, r)

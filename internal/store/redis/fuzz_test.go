@@ -2,7 +2,6 @@ package redis
 
 import (
 	"bytes"
-	"context"
 	"strings"
 	"testing"
 
@@ -34,7 +33,7 @@ func FuzzReply(f *testing.F) {
 		}
 		var res store.Result
 		c := newCall(&r, &res, "")
-		cmd := redis.NewStringCmd(context.Background())
+		cmd := redis.NewStringCmd(t.Context())
 		cmd.SetVal(string(packed))
 		answers := make([]reply, 1)
 		replies(cmd, nil, []question{c.question}, answers)
