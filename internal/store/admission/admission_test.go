@@ -42,15 +42,15 @@ func TestStore(t *testing.T) {
 // A slowStore is a server that decides one counter after the other, each in perCounter.
 type slowStore struct {
 	store.Store
-	perCounter time.Duration
-	busy       chan struct{} // has room for the one that is decided
+	busy chan struct{} // has room for the one that is decided
 
-	mu      sync.Mutex // protects the following
-	decided map[string]int
-	order   []string
-	most    int // counters at it at a time
-	now     int
-	err     error
+	mu         sync.Mutex // protects the following
+	perCounter time.Duration
+	decided    map[string]int
+	order      []string
+	most       int // counters at it at a time
+	now        int
+	err        error
 }
 
 func (s *slowStore) Decide(_ context.Context, requests []store.Request, results []store.Result) {
@@ -61,9 +61,10 @@ func (s *slowStore) Decide(_ context.Context, requests []store.Request, results 
 	s.mu.Lock()
 	s.now += cost
 	s.most = max(s.most, s.now)
+	takes := time.Duration(cost) * s.perCounter
 	s.mu.Unlock()
 	s.busy <- struct{}{}
-	time.Sleep(time.Duration(cost) * s.perCounter)
+	time.Sleep(takes)
 	<-s.busy
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -361,6 +362,13 @@ func TestLargeBatch(t *testing.T) {
 	})
 }
 
+// capacityNow returns how many counters may be at the store at present.
+func (s *Store) capacityNow() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.capacity
+}
+
 // TestSlowStore has a store that becomes slow: there is less at it then, so that what
 // others ask is still decided in time.
 func TestSlowStore(t *testing.T) {
@@ -374,8 +382,8 @@ func TestSlowStore(t *testing.T) {
 			keepAsking(t.Context(), s, &callers, stop, batch("heavy", 500, 16))
 		}
 		time.Sleep(time.Second)
-		if s.capacity > 512 {
-			t.Errorf("the capacity is %d, which takes %v", s.capacity, time.Duration(s.capacity)*inner.perCounter)
+		if capacity := s.capacityNow(); capacity > 512 {
+			t.Errorf("the capacity is %d of %d", capacity, DefaultCapacity)
 		}
 		results := make([]store.Result, 1)
 		for range 30 {
@@ -385,10 +393,12 @@ func TestSlowStore(t *testing.T) {
 			}
 			time.Sleep(10 * time.Millisecond)
 		}
+		inner.mu.Lock()
 		inner.perCounter = 10 * time.Microsecond
+		inner.mu.Unlock()
 		time.Sleep(time.Second)
-		if s.capacity < DefaultCapacity {
-			t.Errorf("the capacity is %d when the store is fast again", s.capacity)
+		if capacity := s.capacityNow(); capacity < DefaultCapacity {
+			t.Errorf("the capacity is %d when the store is fast again", capacity)
 		}
 		close(stop)
 		callers.Wait()
