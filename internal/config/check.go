@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/ratelimitd/ratelimitd/internal/decide"
 	"github.com/ratelimitd/ratelimitd/internal/flags"
 	"github.com/ratelimitd/ratelimitd/internal/store"
 	"github.com/ratelimitd/ratelimitd/internal/store/admission"
@@ -222,6 +223,7 @@ func (k *check) stores() {
 	s := &k.c.Store
 	k.duration("store-timeout", s.Timeout, "50ms")
 	k.must(s.DenyCacheTTL >= 0, "deny-cache-ttl", s.DenyCacheTTL, "0 or above, such as 1s")
+	k.must(s.ReservationTTL >= time.Second && s.ReservationTTL <= decide.MaxReservationLife, "reservation-ttl", s.ReservationTTL, "1s to 168h, such as 1h")
 	k.must(s.MaxLogCount > 0 && s.MaxLogCount <= maxMaxLogCount, "max-log-count", s.MaxLogCount, fmt.Sprintf("1 to %d, such as 10000", maxMaxLogCount))
 	k.must(s.MaxInFlight >= minInFlight && s.MaxInFlight <= maxInFlight, "store-max-in-flight", s.MaxInFlight, fmt.Sprintf("%d to %d, such as %d", minInFlight, maxInFlight, admission.DefaultCapacity))
 	r := &k.c.redis

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/ratelimitd/ratelimitd/internal/auth/keypair"
+	"github.com/ratelimitd/ratelimitd/internal/decide"
 	"github.com/ratelimitd/ratelimitd/internal/flags"
 	"github.com/ratelimitd/ratelimitd/internal/policy"
 	"github.com/ratelimitd/ratelimitd/internal/store/admission"
@@ -87,7 +88,9 @@ type Store struct {
 	Timeout      time.Duration  // the longest that a decision waits for the store
 	DenyCacheTTL time.Duration  // 0: no deny cache
 	MaxLogCount  int64          // caps the count of a sliding_window_log
-	MaxInFlight  int            // how many counters are at a store outside the process at a time
+	// ReservationTTL is how long a reservation can be settled.
+	ReservationTTL time.Duration
+	MaxInFlight    int // how many counters are at a store outside the process at a time
 }
 
 // Envoy says how Envoy's rate limit service is answered.
@@ -170,12 +173,13 @@ func Default() *Config {
 		},
 		XDS: defaultXDS,
 		Store: Store{
-			Kind:         Memory,
-			OnError:      policy.FailAllow,
-			Timeout:      redis.DefaultTimeout,
-			DenyCacheTTL: denycache.DefaultTTL,
-			MaxLogCount:  strategy.DefaultMaxLogCount,
-			MaxInFlight:  admission.DefaultCapacity,
+			Kind:           Memory,
+			OnError:        policy.FailAllow,
+			Timeout:        redis.DefaultTimeout,
+			DenyCacheTTL:   denycache.DefaultTTL,
+			MaxLogCount:    strategy.DefaultMaxLogCount,
+			ReservationTTL: decide.DefaultReservationLife,
+			MaxInFlight:    admission.DefaultCapacity,
 		},
 		Bounds:       DefaultBounds(),
 		Trust:        Trust{Ports: slices.Clone(TLSPorts), MinVersion: TLS13},

@@ -34,6 +34,7 @@ func (c *Config) Flags() *flags.Set {
 		{Name: "store-timeout", Value: flags.Duration(&c.Store.Timeout), Help: "The longest that a decision waits for the store before the failure policy answers."},
 		{Name: "deny-cache-ttl", Value: flags.Duration(&c.Store.DenyCacheTTL), Help: "With a store outside this process: how long a denial may be repeated without asking the store again, and so how long a Reset by another daemon may go unnoticed. 0s turns that off."},
 		{Name: "store-max-in-flight", Value: flags.Number(&c.Store.MaxInFlight), Help: "With a store outside this process: how many counters it is asked about at a time. What is beyond waits for its turn, for as long as --store-timeout, and each namespace or client has its share. A cluster can do more at a time."},
+		{Name: "reservation-ttl", Value: flags.Duration(&c.Store.ReservationTTL), Help: "How long a reservation can be settled. Each one that is settled takes a counter in the store for about as long."},
 		{Name: "max-log-count", Value: flags.Number(&c.Store.MaxLogCount), Help: "The greatest count of a sliding_window_log limit: each unit of it may take 32 bytes."},
 
 		{Name: "max-connections", Value: flags.Number(&c.MaxConnections), Help: "The most connections to all ports together. Further ones are closed after 2 s, which is enough for a probe. 0 means three quarters of the files that the process may open, and at most 20000."},

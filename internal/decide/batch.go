@@ -76,14 +76,19 @@ func (e *exchange) instead(allowed bool) *strategy.Decision {
 	return &e.result.Decision
 }
 
-// settlement returns the part of e that settles a reservation, and whether that was
-// settled before. The other part is the counter that lets it be settled once.
-func (e exchange) settlement() (settles exchange, repeated bool) {
-	settles = exchange{&e.request.With[0], e.result}
-	if e.result.Err == nil {
-		settles.result = &e.result.With[0]
+// settlement returns the part of e that settles a reservation of limits, and whether that
+// was settled before. The other part is the counter that lets it be settled once.
+func (e exchange) settlement(limits []strategy.Limit) (settles exchange, repeated bool) {
+	settled := &e.request.With[0]
+	settled.Limits = limits
+	if e.result.Err != nil {
+		return exchange{settled, e.result}, false
 	}
-	return settles, e.result.Err == nil && !e.result.Allowed
+	with := &e.result.With[0]
+	if with.Err == nil {
+		heedShadow(&with.Decision, limits)
+	}
+	return exchange{settled, with}, !e.result.Allowed
 }
 
 // A fate is what is to become of a request.

@@ -108,8 +108,8 @@ func (c *Core) Decide(ctx context.Context, b *Batch) {
 		if a.fate == toAsk {
 			e = exchange{&b.asked[asked], &b.results[asked]}
 			asked++
-			if b.Requests[i].once != nil {
-				e, a.repeated = e.settlement()
+			if r := &b.Requests[i]; r.once != nil {
+				e, a.repeated = e.settlement(r.Limits)
 			}
 		}
 		c.conclude(ctx, b, &b.Requests[i], a, e)

@@ -58,6 +58,7 @@ func (c *resolver) resolveLimits(ns *policy.Namespace, b *Batch, r *Request, a *
 		Cost: r.Cost, Mode: r.Mode, DryRun: r.DryRun, ConsumedAt: r.ConsumedAt,
 	}
 	if r.once != nil {
+		asked.Limits = withoutShadow(limits)
 		asked = store.Request{
 			Namespace: r.Namespace, Identifier: r.Identifier, Limits: []strategy.Limit{*r.once}, Cost: 1,
 			With: []store.Request{asked},

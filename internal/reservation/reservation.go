@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/ratelimitd/ratelimitd/internal/rate"
+	"github.com/ratelimitd/ratelimitd/internal/store"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 	"github.com/ratelimitd/ratelimitd/internal/timezone"
 )
@@ -135,8 +136,8 @@ func body(r *Reservation) []byte {
 	for i := range r.Limits {
 		l := &r.Limits[i]
 		own := wireLimit{Name: l.Name, Rate: l.Rate.String(), Strategy: l.Strategy, MaxDebt: l.MaxDebt, AnchorDay: l.AnchorDay, Shadow: l.Shadow}
-		if l.Capacity != l.Rate.Count {
-			own.Burst = l.Capacity
+		if l.Strategy == strategy.TokenBucket || l.Strategy == strategy.LeakyBucket || l.Strategy == strategy.GCRA {
+			own.Burst = l.Capacity // also where it is the default of this daemon
 		}
 		if l.Zone != nil {
 			own.Zone = l.Zone.String()
@@ -177,14 +178,17 @@ func parse(body []byte) (*Reservation, error) {
 	return r, nil
 }
 
+// clockSkew is how far apart the clocks of a daemon and of its store may be. It only
+// matters for one that is settled again when it is just about to expire.
+const clockSkew = time.Minute
+
 // Once returns the limit that lets r be settled once. It is a counter of r's identifier
-// that settling takes from, together with the limits. Nobody else can name it, as its
-// name is not UTF-8 text. It lasts twice as long as r, so that the clocks of the daemon
-// and of the store may differ by as long as r lasts.
+// that settling takes from, together with the limits. It lasts longer than r from
+// whenever that is settled.
 func (r *Reservation) Once() strategy.Limit {
-	life := 2 * time.Duration(r.Expires-r.At) * time.Microsecond
-	once := rate.Rate{Count: 1, Period: max(rate.MinPeriod, life.Truncate(rate.MinPeriod))}
-	l, wrong := strategy.NewLimitOf("\xffreservation:"+r.Nonce, once, strategy.GCRA, 0, 0)
+	life := time.Duration(r.Expires-r.At)*time.Microsecond + clockSkew
+	once := rate.Rate{Count: 1, Period: life.Truncate(rate.MinPeriod)}
+	l, wrong := strategy.NewLimitOf(store.OncePrefix+r.Nonce, once, strategy.GCRA, 0, 0)
 	if wrong != nil {
 		panic(wrong[0].Problem) // MaxLife is too long
 	}
@@ -192,4 +196,4 @@ func (r *Reservation) Once() strategy.Limit {
 }
 
 // MaxLife is how long a reservation may last.
-const MaxLife = rate.MaxPeriod / 2
+const MaxLife = rate.MaxPeriod - clockSkew

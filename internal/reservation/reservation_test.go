@@ -37,6 +37,7 @@ func reservations(tb testing.TB) []*Reservation {
 			limit(tb, strategy.Spec{Rate: "1000/month", Zone: berlin, AnchorDay: 15, Name: "billed"}),
 			limit(tb, strategy.Spec{Rate: "10/s", Strategy: strategy.TokenBucket, Burst: 50}),
 			limit(tb, strategy.Spec{Rate: "10/s", Strategy: strategy.GCRA}),
+			limit(tb, strategy.Spec{Rate: "11/s", Strategy: strategy.GCRA, Burst: 11}),
 			limit(tb, strategy.Spec{Rate: "0/s", Strategy: strategy.LeakyBucket}),
 			limit(tb, strategy.Spec{Rate: "20000/s", Strategy: strategy.SlidingWindowLog}),
 			limit(tb, strategy.Spec{Rate: "unlimited"}),
@@ -92,7 +93,7 @@ func TestOnce(t *testing.T) {
 	for _, step := range []struct {
 		at   strategy.Instant
 		want bool
-	}{{r.At, true}, {r.At, false}, {r.Expires - 1, false}, {r.Expires + hour - 1, false}} {
+	}{{r.At, true}, {r.At, false}, {r.Expires - 1, false}, {r.Expires + 1, false}} {
 		if d.Decide(once, states, strategy.Ask{Cost: 1, Now: step.at}); d.Allowed != step.want {
 			t.Errorf("at %d: settled %t, want %t", step.at, d.Allowed, step.want)
 		}

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"fmt"
 	"net/http"
 	"strings"
 	"testing"
@@ -78,6 +79,14 @@ func TestAuthorize(t *testing.T) {
 		}
 		if reply.StatusCode != step.code || !strings.Contains(text, step.want) {
 			t.Errorf("%s %s: %s %s, want %d with %q", step.method, step.query, reply.Status, text, step.code, step.want)
+		}
+		if step.code == 403 || step.code == 429 {
+			if ct := reply.Header.Get("Content-Type"); ct != "application/problem+json" {
+				t.Errorf("%s: %d with Content-Type %q", step.query, step.code, ct)
+			}
+			if want := fmt.Sprintf(`{"type":"https://iana.org/assignments/http-problem-types#quota-exceeded","title":"over the limit","status":%d,"violated-policies":["`, step.code); step.method != "HEAD" && !strings.HasPrefix(text, want) {
+				t.Errorf("%s: %s, want %s", step.query, text, want)
+			}
 		}
 		if retry := reply.Header.Get("Retry-After"); (step.code == 403 || step.code == 429) != (retry != "") {
 			t.Errorf("%s: %d with Retry-After %q", step.query, step.code, retry)

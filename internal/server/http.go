@@ -28,7 +28,8 @@ func (s *Server) newHTTP(t *Trust, api *httpapi.API, metrics http.Handler) *http
 /healthz          is the process alive
 /readyz           should it be sent requests
 /metrics          Prometheus metrics
-/v1/should-allow  ask, in JSON
+/v1/should-allow  ask, in JSON: one request or many
+/v1/reserve, /v1/commit, /v1/cancel, /v1/reset
 /v1/authorize     for reverse proxies
 /rlconfig         the configuration in force
 /json, /healthcheck  as envoyproxy/ratelimit
@@ -40,7 +41,7 @@ func (s *Server) newHTTP(t *Trust, api *httpapi.API, metrics http.Handler) *http
 	mux.Handle("GET /metrics", s.inspection(t, metrics))
 	mux.HandleFunc("POST /json", s.guardPages(http.HandlerFunc(s.envoy.ServeJSON)))
 	mux.HandleFunc("GET /rlconfig", s.guardPages(s.permitted(auth.Inspect, s.limitsInForce())))
-	api.Handle(mux, s.guardPages)
+	api.Handle(mux, s.guardPages, func(next http.Handler) http.HandlerFunc { return s.guardPages(s.mayReset(t, next)) })
 	mux.HandleFunc(httpapi.PathAuthorize, api.Authorize)
 	return s.openHTTP(t, "http", mux)
 }

@@ -86,6 +86,9 @@ type Options struct {
 	// MaxLogCount caps the count of SLIDING_WINDOW_LOG limits. 0 is
 	// strategy.DefaultMaxLogCount.
 	MaxLogCount int64
+	// ReservationLife is how long a reservation can be settled. 0 is
+	// decide.DefaultReservationLife.
+	ReservationLife time.Duration
 	// ShutdownDelay is how long Serve answers on when it is told to stop, while it
 	// reports the server as not serving.
 	ShutdownDelay time.Duration
@@ -170,7 +173,7 @@ func New(o Options) (*Server, error) {
 		grpcapi.MethodUnary, grpcapi.MethodBatch, grpcapi.MethodStream, envoyapi.Method, httpapi.PathShouldAllow, httpapi.PathAuthorize)
 	o.Registry.MustRegister(latency, s.book.Collector(o.StoreName), failuresCollector{s.failures})
 	s.core = decide.New(decide.Options{
-		Store: o.Store, Fallback: o.Fallback, OnError: o.OnError, PoliciesOnly: o.PoliciesOnly, MaxLogCount: o.MaxLogCount,
+		Store: o.Store, Fallback: o.Fallback, OnError: o.OnError, PoliciesOnly: o.PoliciesOnly, MaxLogCount: o.MaxLogCount, ReservationLife: o.ReservationLife,
 		Authenticated: o.Config.Clients != nil, Anonymous: s.anonymous(&o.Trust), Failures: s.failures,
 		Book: s.book, StoreLatency: storeLatency(o), Logger: o.Logger,
 	})

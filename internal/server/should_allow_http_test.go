@@ -2,6 +2,8 @@ package server
 
 import (
 	"context"
+	"fmt"
+	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -63,6 +65,49 @@ func TestShouldAllowHTTP(t *testing.T) {
 	}
 	if n := d.decisions(t, "exempt"); n != 1 {
 		t.Errorf("%v exempt decisions counted, want 1", n)
+	}
+}
+
+// TestMoreIsLeftSoon has t say when one more unit is left, not when all are, and nothing
+// where no more can come or nobody can say.
+func TestMoreIsLeftSoon(t *testing.T) {
+	d := start(t, Options{})
+	for _, tt := range []struct{ strategy, state string }{
+		{"fixed_window", `"x";r=55;t=60`},
+		{"sliding_window_counter", `"x";r=55;t=62`}, // 5 x (1 - 1.2/60) is 4.9
+		{"sliding_window_log", `"x";r=55`},
+		{"token_bucket", `"x";r=55;t=1`},
+		{"leaky_bucket", `"x";r=55;t=1`},
+		{"gcra", `"x";r=55;t=1`},
+	} {
+		burst := ""
+		if tt.strategy == "gcra" {
+			burst = `, "burst": 60`
+		}
+		for _, step := range []struct{ cost, state string }{{"0", `"x";r=60`}, {"5", tt.state}} {
+			reply, text := d.post(t, fmt.Sprintf(`{"namespace": "n", "identifier": %q, "cost": %s, "limits": [{"name": "x", "rate": "60/min", "strategy": %[1]q%s}]}`, tt.strategy, step.cost, burst))
+			if got := reply.Header.Get("RateLimit"); got != step.state {
+				t.Errorf("%s, cost %s: %s, want %s; %s", tt.strategy, step.cost, got, step.state, text)
+			}
+		}
+	}
+}
+
+// TestResetOverHTTP has counters reset over HTTP where that is for this machine alone, and
+// where it is not.
+func TestResetOverHTTP(t *testing.T) {
+	const body = `{"namespace":"n","identifier":"a","limits":[{"rate":"1/min"}]}`
+	for _, tt := range []struct {
+		addr  string
+		trust Trust
+		code  int
+	}{{"127.0.0.1:0", Trust{}, 200}, {":0", Trust{}, 403}, {":0", Trust{AllowReset: true}, 200}} {
+		d := start(t, Options{HTTPAddr: tt.addr, Trust: tt.trust})
+		_, port, _ := net.SplitHostPort(d.HTTPAddr())
+		reply, text := fetch(t, http.MethodPost, "http://127.0.0.1:"+port+"/v1/reset", body, asJSON)
+		if reply.StatusCode != tt.code || (tt.code == 403) != strings.Contains(text, "operation reset is not open to everybody") {
+			t.Errorf("on %s with %+v: %s %s, want %d", tt.addr, tt.trust, reply.Status, text, tt.code)
+		}
 	}
 }
 

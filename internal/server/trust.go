@@ -48,6 +48,18 @@ func (s *Server) anonymous(t *Trust) *auth.Caller {
 	return auth.Anonymous(operations...)
 }
 
+// mayReset has next answer only callers who may reset counters over HTTP. If callers are
+// not known there, that is for those on this machine alone, whatever the gRPC port is.
+func (s *Server) mayReset(t *Trust, next http.Handler) http.Handler {
+	if !s.httpIsOpen(t) || t.AllowReset || onLoopback(s.httpListener) {
+		return next
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		s.failures.Add(auth.ForbiddenOperation)
+		web.WriteError(w, 0, auth.Anonymous(auth.Decide).Check(auth.Reset, "", ""))
+	})
+}
+
 // onLoopback reports whether only this machine reaches a listener.
 func onLoopback(l net.Listener) bool {
 	addr, ok := l.Addr().(*net.TCPAddr)

@@ -147,5 +147,11 @@ func clone(d *strategy.Decision) strategy.Decision {
 // same reports whether two decisions are equal.
 func same(a, b strategy.Decision) bool {
 	return a.Allowed == b.Allowed && a.RetryAfter == b.RetryAfter && a.Delay == b.Delay &&
-		slices.Equal(a.Statuses, b.Statuses)
+		slices.EqualFunc(a.Statuses, b.Statuses, func(a, b strategy.Status) bool { return shown(a) == shown(b) })
+}
+
+// shown returns st as callers see it.
+func shown(st strategy.Status) strategy.Status {
+	st.Previous = 0
+	return st
 }

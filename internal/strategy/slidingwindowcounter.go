@@ -55,7 +55,9 @@ func refundSlidingWindowCounter(l *Limit, s State, a *Ask, now Instant) State {
 	return State{Last: now, Used: current, Part: previous}
 }
 
-func usedSlidingWindowCounter(l *Limit, s State, now Instant) (used, reset int64) {
+// usedSlidingWindowCounter also returns the units of the previous window, or -1 if more
+// is used than the capacity.
+func usedSlidingWindowCounter(l *Limit, s State, now Instant) (used, reset, before int64) {
 	p := period(l.Rate)
 	previous, current, elapsed := countedWindows(p, s, now)
 	switch {
@@ -64,7 +66,26 @@ func usedSlidingWindowCounter(l *Limit, s State, now Instant) (used, reset int64
 	case previous > 0:
 		reset = p - elapsed
 	}
-	return weight(previous, elapsed, p) + current, reset
+	if used = weight(previous, elapsed, p) + current; used > l.Capacity {
+		return used, reset, -1
+	}
+	return used, reset, previous
+}
+
+// moreSlidingWindowCounter returns how long it takes until only left units count of a
+// counter that has these units in its previous window, and is unused after reset. One
+// more counts now.
+func moreSlidingWindowCounter(l *Limit, previous, left, reset int64) int64 {
+	p := period(l.Rate)
+	current, elapsed := int64(0), p-reset
+	if reset > p {
+		elapsed = 2*p - reset
+		current = left + 1 - weight(previous, elapsed, p)
+	}
+	if room := left - current; room >= 0 { // as in takeSlidingWindowCounter
+		return mulDivCeil(previous-room, p, 0, previous) - elapsed
+	}
+	return p - elapsed + mulDivCeil(current-left, p, 0, current)
 }
 
 // countedWindows returns the units of the window before that of now, those of

@@ -117,6 +117,33 @@ type Status struct {
 	ResetAfter time.Duration // until the counter is unused again
 	RetryAfter time.Duration // if denied: until the same cost is allowed, or Never
 	Allowed    bool          // by this limit alone
+
+	Previous int64 // for MoreAfter: of a SLIDING_WINDOW_COUNTER, the units of the window before; -1 in debt
+}
+
+// MoreAfter returns how long it takes until one more unit of l remains than does now, if
+// nobody consumes, and whether st can say so. It cannot if nothing more can come, for a
+// SLIDING_WINDOW_LOG, and for a SLIDING_WINDOW_COUNTER in debt. It is computed when
+// it is asked for, as few ask; for a bucket it may be a microsecond short.
+func (st *Status) MoreAfter(l *Limit) (wait time.Duration, ok bool) {
+	if st.ResetAfter == 0 || st.ResetAfter == math.MaxInt64 {
+		return 0, false
+	}
+	left := l.Capacity - int64(st.Remaining) - 1 // that are used when one more remains
+	reset := int64(st.ResetAfter / time.Microsecond)
+	switch l.Strategy {
+	case FixedWindow:
+		return st.ResetAfter, true
+	case SlidingWindowLog:
+		return 0, false
+	case SlidingWindowCounter:
+		if st.Previous < 0 {
+			return 0, false
+		}
+		return micros(moreSlidingWindowCounter(l, st.Previous, left, reset)), true
+	default: // TokenBucket, LeakyBucket, GCRA
+		return micros(reset - mulDivCeil(left, period(l.Rate), 0, l.Rate.Count)), true
+	}
 }
 
 // Consumed says from which limits a request has consumed.
@@ -302,7 +329,7 @@ func (d *Decision) report(l *Limit, s State, now Instant, st *Status) {
 	case FixedWindow:
 		used, reset = usedFixedWindow(l, s, at)
 	case SlidingWindowCounter:
-		used, reset = usedSlidingWindowCounter(l, s, at)
+		used, reset, st.Previous = usedSlidingWindowCounter(l, s, at)
 	case SlidingWindowLog:
 		used, reset = usedSlidingWindowLog(l, s, at)
 	default: // TokenBucket, LeakyBucket, GCRA

@@ -41,7 +41,7 @@ func (a *API) Authorize(w http.ResponseWriter, r *http.Request) {
 	case answer.Decision.Allowed:
 		w.WriteHeader(http.StatusOK)
 	default:
-		http.Error(w, "over the limit", denyStatus)
+		writeDenial(w, denyStatus, answer)
 	}
 }
 

@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"encoding/json"
 	"net/http"
 	"slices"
 	"strconv"
@@ -11,7 +12,7 @@ import (
 )
 
 // setRateLimitHeaders sets RateLimit-Policy, RateLimit and Retry-After to what
-// an answer says of limits, as draft-ietf-httpapi-ratelimit-headers-10 has it.
+// an answer says of limits, as draft-ietf-httpapi-ratelimit-headers-11 has it.
 // Limits in shadow mode and unlimited ones are left out: a caller that heeds
 // the headers would hold itself to the former. There is no partition key either:
 // it would tell the identifier to whoever reads the answer.
@@ -21,17 +22,13 @@ func setRateLimitHeaders(h http.Header, a *decide.Answer) {
 		h.Set("Retry-After", strconv.FormatInt(seconds(d.RetryAfter), 10))
 	}
 	var names [strategy.MaxLimits]string
+	nameLimits(a, &names)
 	var policies, states []byte
 	for i := range d.Statuses {
 		l, status := &a.Limits[i], &d.Statuses[i]
-		if l.Shadow || l.Rate.IsUnlimited() {
+		if names[i] == "" {
 			continue
 		}
-		names[i] = l.Counter()
-		for slices.Contains(names[:i], names[i]) { // alike in name, and of two strategies
-			names[i] += "#" + strconv.Itoa(i)
-		}
-
 		policies = appendItem(policies, names[i])
 		policies = append(policies, ";q="...)
 		policies = strconv.AppendInt(policies, l.Capacity, 10)
@@ -48,12 +45,12 @@ func setRateLimitHeaders(h http.Header, a *decide.Answer) {
 		states = strconv.AppendUint(states, status.Remaining, 10)
 		// Retry-After is to be no earlier than any reset: in a denial only the
 		// limits that denied have one.
-		wait := status.ResetAfter
-		if !d.Allowed {
-			wait = strategy.Never
-			if !status.Allowed {
-				wait = status.RetryAfter
-			}
+		wait := strategy.Never
+		if more, ok := status.MoreAfter(l); ok && d.Allowed {
+			wait = more
+		}
+		if !d.Allowed && !status.Allowed {
+			wait = status.RetryAfter
 		}
 		if wait != strategy.Never {
 			states = append(states, ";t="...)
@@ -64,6 +61,51 @@ func setRateLimitHeaders(h http.Header, a *decide.Answer) {
 		h["Ratelimit-Policy"] = []string{string(policies)}
 		h["Ratelimit"] = []string{string(states)}
 	}
+}
+
+// nameLimits sets names to those of the limits that a says something of: "" for those in
+// shadow mode and for unlimited ones.
+func nameLimits(a *decide.Answer, names *[strategy.MaxLimits]string) {
+	for i := range a.Decision.Statuses {
+		l := &a.Limits[i]
+		if l.Shadow || l.Rate.IsUnlimited() {
+			continue
+		}
+		names[i] = l.Counter()
+		for slices.Contains(names[:i], names[i]) { // alike in name, and of two strategies
+			names[i] += "#" + strconv.Itoa(i)
+		}
+	}
+}
+
+// A problem is the body of a denial, of RFC 9457 and the draft.
+type problem struct {
+	Type     string   `json:"type"`
+	Title    string   `json:"title"`
+	Status   int      `json:"status"`
+	Violated []string `json:"violated-policies"` // by their names in the headers
+}
+
+// writeDenial answers with why a is denied.
+func writeDenial(w http.ResponseWriter, code int, a *decide.Answer) {
+	p := problem{
+		Type: "https://iana.org/assignments/http-problem-types#quota-exceeded", Title: "over the limit",
+		Status: code, Violated: []string{},
+	}
+	var names [strategy.MaxLimits]string
+	nameLimits(a, &names)
+	for i := range a.Decision.Statuses {
+		if names[i] != "" && !a.Decision.Statuses[i].Allowed {
+			p.Violated = append(p.Violated, names[i])
+		}
+	}
+	body, err := json.Marshal(p)
+	if err != nil {
+		panic(err) // it has nothing that cannot be encoded
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(code)
+	_, _ = w.Write(append(body, '\n'))
 }
 
 // seconds returns d in whole seconds, rounded up.

@@ -20,11 +20,11 @@ const (
 )
 
 // Handle has mux answer the paths of the API that services ask. guard keeps others from
-// asking them.
-func (a *API) Handle(mux *http.ServeMux, guard func(http.Handler) http.HandlerFunc) {
+// asking them, and guardReset those who may not reset.
+func (a *API) Handle(mux *http.ServeMux, guard, guardReset func(http.Handler) http.HandlerFunc) {
 	service := apiv1.Service{Core: a.Core}
 	mux.HandleFunc(PathShouldAllow, guard(http.HandlerFunc(a.ShouldAllow)))
-	mux.HandleFunc("/v1/reset", guard(call(a, service.Reset, exampleRequest)))
+	mux.HandleFunc("/v1/reset", guardReset(call(a, service.Reset, exampleRequest)))
 	mux.HandleFunc("/v1/reserve", guard(call(a, service.Reserve, `{"request": `+exampleRequest+`}`)))
 	mux.HandleFunc("/v1/commit", guard(call(a, service.Commit, `{"reservation": "AQ...", "actual": 400}`)))
 	mux.HandleFunc("/v1/cancel", guard(call(a, service.Cancel, `{"reservation": "AQ..."}`)))

@@ -141,8 +141,24 @@ func (c *Cache) Decide(ctx context.Context, requests []store.Request, results []
 	}
 	store.DecideSome(ctx, c.Store, requests, results, open)
 	for j, i := range open {
-		results[i].All(&requests[i], func(r *store.Request, res *store.Result) { c.learn(ctx, r, res, now, resets[j]) })
+		beside := reports(&requests[i])
+		results[i].All(&requests[i], func(r *store.Request, res *store.Result) {
+			if beside && r.Mode == strategy.Take && !res.Allowed {
+				return // what lets a report count once is not asked alone, and would push a denial out that is
+			}
+			c.learn(ctx, r, res, now, resets[j])
+		})
 	}
+}
+
+// reports reports whether a Charge or a Refund is decided together with r.
+func reports(r *store.Request) bool {
+	for i := range r.With {
+		if m := r.With[i].Mode; m == strategy.Charge || m == strategy.Refund {
+			return true
+		}
+	}
+	return false
 }
 
 // beforeRefund forgets the denial of r's identifier, if r may give something back to

@@ -1,9 +1,11 @@
 package memcached
 
 import (
+	"bytes"
 	"encoding/binary"
 	"math"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/ratelimitd/ratelimitd/internal/store"
@@ -37,6 +39,38 @@ const (
 // maxCounterBytes is how much a counter without its name may take: seven numbers at
 // most, and one more with the next entry of a log.
 const maxCounterBytes = 8 * binary.MaxVarintLen64
+
+// maxOnce is how many counters of store.OncePrefix an identifier has. Each denies for as
+// long as it lasts, so that none would ever be evicted, and each decision reads all.
+const maxOnce = 256
+
+// forgetOnce makes room for one more counter of store.OncePrefix, if r has one that is not
+// there: it forgets the one that expires first. The item is only written if r consumes.
+func (it *item) forgetOnce(r *store.Request) {
+	if !strings.HasPrefix(r.Limits[0].Name, store.OncePrefix) || it.find(appendName(nil, &r.Limits[0])) >= 0 {
+		return
+	}
+	n, oldest := 0, -1
+	for i := range it.counters {
+		c := &it.counters[i]
+		if !isOnce(c.name) {
+			continue
+		}
+		if n++; oldest < 0 || c.expires < it.counters[oldest].expires {
+			oldest = i
+		}
+	}
+	if n >= maxOnce {
+		it.counters = slices.Delete(it.counters, oldest, oldest+1)
+		it.evicted++
+	}
+}
+
+// isOnce reports whether a name that appendName made is of a counter of store.OncePrefix.
+func isOnce(name []byte) bool {
+	_, size := binary.Uvarint(name[1:])
+	return size > 0 && bytes.HasPrefix(name[1+size:], []byte(store.OncePrefix))
+}
 
 // growth returns the most by which an item may grow when r and its With consume, in
 // bytes and in counters.

@@ -92,6 +92,7 @@ func (it *item) encode() []byte {
 // changed them. A counter expires slack after it is unused. If there is no room for what
 // the request consumes, decide makes room, or else denies the request: see full.go.
 func (it *item) decide(r *store.Request, res *store.Result, now strategy.Instant, slack time.Duration) (changed bool) {
+	it.forgetOnce(r)
 	grows, limits := growth(r)
 	if it.grown+grows <= it.room() && len(it.counters)+limits <= maxCounters {
 		changed = it.consume(r, res, now, slack)
