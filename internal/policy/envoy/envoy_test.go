@@ -199,13 +199,13 @@ func TestIdentifiersAreApart(t *testing.T) {
 				}
 			}
 		}
-		if got := envoy.Override("d", a, l).Identifier == envoy.Override("d", b, l).Identifier; got != same {
+		if got := envoy.Override("d", a, l, "").Identifier == envoy.Override("d", b, l, "").Identifier; got != same {
 			rt.Fatalf("%q and %q: same identifier %v, want %v", a, b, got, same)
 		}
 	})
 	l, _ := envoy.NewLimit(1, envoy.Second, 1)
-	long := envoy.Override("d", entries("k="+strings.Repeat("x", 100_000)), l).Identifier
-	if other := envoy.Override("d", entries("k="+strings.Repeat("x", 100_001)), l).Identifier; long == other || len(long) > 1024 {
+	long := envoy.Override("d", entries("k="+strings.Repeat("x", 100_000)), l, "").Identifier
+	if other := envoy.Override("d", entries("k="+strings.Repeat("x", 100_001)), l, "").Identifier; long == other || len(long) > 1024 {
 		t.Errorf("long values: %q and %q", long, other)
 	}
 }
