@@ -97,6 +97,8 @@ var refused = []struct{ flag, settings, says string }{
 	{"envoy-merge-domains", "envoy_merge_domains: 2", `write true or false`},
 	{"envoy-shadow-mode", "envoy_shadow_mode: 2", `write true or false`},
 	{"envoy-all-or-none", "envoy_all_or_none: 2", `write true or false`},
+	{"envoy-overdraw", "envoy_overdraw: twice", `use none, once or always`},
+	{"envoy-overdraw", "envoy_overdraw: always\nenvoy_all_or_none: true", ` always: with --envoy-all-or-none, what is over a limit is not counted`},
 	{"envoy-response-headers", "envoy_response_headers: 2", `write true or false`},
 	{"envoy-dynamic-metadata", "envoy_dynamic_metadata: 2", `write true or false`},
 	{"envoy-limit-header", `envoy_limit_header: "X Limit"`, ` "X Limit": is not the name of a header`},

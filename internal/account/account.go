@@ -159,9 +159,9 @@ func (b *Book) limit(n *namespace, policy, limit string) *checks {
 // Hits are those that one request asked of a limit of Envoy's configuration.
 type Hits struct {
 	N      uint64
-	Near   uint64 // how many of N were near the limit, if the request was within it
-	Over   bool
-	Shadow bool // whether the limit is in shadow mode
+	Over   uint64 // how many of N were over the limit
+	Near   uint64 // how many of the others were near it
+	Shadow bool   // whether the limit is in shadow mode
 }
 
 // Hit counts n hits of a limit of Envoy's configuration.
@@ -173,16 +173,19 @@ func (b *Book) Hit(limit string, n Hits) {
 	if h == nil {
 		h = &b.envoyRest
 	}
-	switch {
-	case n.Over && n.Shadow:
-		h[2].Add(n.N)
-	case n.Over:
-		h[1].Add(n.N)
-	default:
-		h[0].Add(n.N)
-		if n.Near > 0 {
-			h[3].Add(n.Near)
-		}
+	over := &h[1]
+	if n.Shadow {
+		over = &h[2]
+	}
+	addSome(&h[0], n.N-n.Over)
+	addSome(over, n.Over)
+	addSome(&h[3], n.Near)
+}
+
+// addSome adds n to count, which costs something even if n is 0.
+func addSome(count *atomic.Uint64, n uint64) {
+	if n > 0 {
+		count.Add(n)
 	}
 }
 

@@ -49,11 +49,11 @@ func TestCardinality(t *testing.T) {
 			}
 			tally.Flush(b)
 		}
-		b.Hit(fmt.Sprint("limit ", i), Hits{N: 2, Over: true, Shadow: false})
-		b.Hit(fmt.Sprint("limit ", i), Hits{N: 3, Over: false, Shadow: i%2 == 0})
+		b.Hit(fmt.Sprint("limit ", i), Hits{N: 2, Over: 2, Shadow: false})
+		b.Hit(fmt.Sprint("limit ", i), Hits{N: 3, Over: 0, Shadow: i%2 == 0})
 	}
 	for range 3 {
-		b.Hit(Others, Hits{N: 1, Over: true, Shadow: true})
+		b.Hit(Others, Hits{N: 1, Over: 1, Shadow: true})
 	}
 
 	series := shown(t, b)
@@ -100,7 +100,7 @@ func TestNamesThatAreNoLabels(t *testing.T) {
 	b.Configured(names)
 	for _, name := range names {
 		b.note(name, "alice", false)
-		b.Hit(name, Hits{N: 1, Over: false, Shadow: false})
+		b.Hit(name, Hits{N: 1, Over: 0, Shadow: false})
 	}
 	series := shown(t, b)
 	for _, name := range []string{"decisions_total namespace=other outcome=allowed", "envoy_limit_hits_total limit=other outcome=within_limit"} {
@@ -139,12 +139,12 @@ func TestConfiguredFirst(t *testing.T) {
 	b := New([]string{"allowed"}, time.Now)
 	for i := range 2 * maxEnvoyLimits {
 		b.note(fmt.Sprint("junk ", i), "alice", false)
-		b.Hit(fmt.Sprint("junk ", i), Hits{N: 1, Over: false, Shadow: false})
+		b.Hit(fmt.Sprint("junk ", i), Hits{N: 1, Over: 0, Shadow: false})
 	}
 	b.Configured([]string{"checkout"})
 	b.ConfiguredLimits([]string{"edge.user", strings.Repeat("x", maxNameBytes+1)})
 	b.note("checkout", "alice", false)
-	b.Hit("edge.user", Hits{N: 1, Over: false, Shadow: false})
+	b.Hit("edge.user", Hits{N: 1, Over: 0, Shadow: false})
 	series := shown(t, b)
 	for _, name := range []string{"decisions_total namespace=checkout outcome=allowed", "envoy_limit_hits_total limit=edge.user outcome=within_limit"} {
 		if series[name] != 1 {

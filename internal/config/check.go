@@ -14,6 +14,7 @@ import (
 
 	"github.com/ratelimitd/ratelimitd/internal/decide"
 	"github.com/ratelimitd/ratelimitd/internal/flags"
+	"github.com/ratelimitd/ratelimitd/internal/policy/envoy"
 	"github.com/ratelimitd/ratelimitd/internal/store"
 	"github.com/ratelimitd/ratelimitd/internal/store/admission"
 	"github.com/ratelimitd/ratelimitd/internal/store/memcached"
@@ -334,6 +335,9 @@ func (k *check) envoy() {
 		}
 	}
 	k.must(e.NearLimitRatio > 0 && e.NearLimitRatio <= 1, "envoy-near-limit-ratio", e.NearLimitRatio, "above 0 and at most 1, such as 0.8")
+	if e.AllOrNone && e.Overdraw == envoy.OverdrawAlways {
+		k.problem("envoy-overdraw", " %s: with --envoy-all-or-none, what is over a limit is not counted; leave one of them out, or write overdraw: always at the limits that it is for", e.Overdraw)
+	}
 	if e.ConfigDir == "" {
 		return
 	}

@@ -20,6 +20,7 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/decide"
 	"github.com/ratelimitd/ratelimitd/internal/flags"
 	"github.com/ratelimitd/ratelimitd/internal/policy"
+	"github.com/ratelimitd/ratelimitd/internal/policy/envoy"
 	"github.com/ratelimitd/ratelimitd/internal/store/admission"
 	"github.com/ratelimitd/ratelimitd/internal/store/denycache"
 	"github.com/ratelimitd/ratelimitd/internal/store/memcached"
@@ -101,6 +102,7 @@ type Envoy struct {
 	ShadowMode      bool
 	QuotaMode       bool
 	AllOrNone       bool
+	Overdraw        envoy.Overdraw // of limits and domains that have none
 	ResponseHeaders bool
 	LimitHeader     string
 	RemainingHeader string
@@ -169,6 +171,7 @@ func Default() *Config {
 			LimitHeader:     "RateLimit-Limit",
 			RemainingHeader: "RateLimit-Remaining",
 			ResetHeader:     "RateLimit-Reset",
+			Overdraw:        envoy.OverdrawOnce,
 			NearLimitRatio:  0.8,
 		},
 		XDS: defaultXDS,

@@ -3,6 +3,7 @@ package config
 import (
 	"github.com/ratelimitd/ratelimitd/internal/flags"
 	"github.com/ratelimitd/ratelimitd/internal/policy"
+	"github.com/ratelimitd/ratelimitd/internal/policy/envoy"
 	"github.com/ratelimitd/ratelimitd/internal/store/redis"
 )
 
@@ -78,6 +79,7 @@ func (c *Config) envoyFlags() []flags.Flag {
 		{Name: "envoy-shadow-mode", Value: flags.Bool(&e.ShadowMode), Help: "Answer OK whatever the limits say; the status of each descriptor, and metrics, tell what they would do."},
 		{Name: "envoy-quota-mode", Value: flags.Bool(&e.QuotaMode), Help: "Hold every limit for a quota: a request is over the limit only if all its descriptors are."},
 		{Name: "envoy-all-or-none", Value: flags.Bool(&e.AllOrNone), Help: "Charge a request that is over one of its limits to none of them. In memory, and in Redis if one server owns all keys: elsewhere each descriptor is charged on its own, as always without this."},
+		{Name: "envoy-overdraw", Value: flags.OneOf(&e.Overdraw, envoy.OverdrawNone, envoy.OverdrawOnce, envoy.OverdrawAlways), Help: "What to do with hits of which a limit has fewer left, such as a report of what an answer cost: count none of them, count them once (all of them, if anything is left), or count them always. The overdraw of a limit or of a domain wins. With --envoy-all-or-none: none."},
 		{Name: "envoy-response-headers", Value: flags.Bool(&e.ResponseHeaders), Help: "Make Envoy tell its client of the limit in headers."},
 		{Name: "envoy-limit-header", Value: flags.Text(&e.LimitHeader), Help: "The header with the limit."},
 		{Name: "envoy-remaining-header", Value: flags.Text(&e.RemainingHeader), Help: "The header with what is left of it."},

@@ -21,6 +21,7 @@ type Request struct {
 	Cost       uint64
 	Mode       strategy.Mode
 	DryRun     bool
+	Enforced   bool             // a Charge whose caller is denied what is over a limit: it is accounted for as a Take
 	ConsumedAt strategy.Instant // of a Refund: see strategy.Ask
 	once       *strategy.Limit  // of a reservation that it settles; nil: it settles none
 	Wrong      []Violation      // what its front has found wrong with it: it is refused
@@ -132,10 +133,16 @@ func (o Outcome) String() string { return Outcomes[o] }
 // StoreFailed reports whether the failure policy decided.
 func (o Outcome) StoreFailed() bool { return o >= FailedOpen && o <= LocalDenied }
 
-// outcomeOf returns the outcome of what the store decided about a request of mode.
-func outcomeOf(a *Answer, mode strategy.Mode) Outcome {
+// reports reports whether r says what has happened, and no more: it is held to no limit,
+// so that no limit has allowed or denied it.
+func (r *Request) reports() bool {
+	return r.Mode == strategy.Charge && !r.Enforced || r.Mode == strategy.Refund
+}
+
+// outcomeOf returns the outcome of what the store decided about r.
+func outcomeOf(a *Answer, r *Request) Outcome {
 	if !a.Decision.Allowed {
-		if mode == strategy.Charge {
+		if r.reports() {
 			return Overcharged
 		}
 		return Denied
@@ -145,14 +152,13 @@ func outcomeOf(a *Answer, mode strategy.Mode) Outcome {
 			return Shadowed
 		}
 	}
-	switch mode {
-	case strategy.Charge:
-		return Charged
-	case strategy.Refund:
+	switch {
+	case r.Mode == strategy.Refund:
 		return Refunded
-	default: // Take, Overdraw
-		return Allowed
+	case r.reports():
+		return Charged
 	}
+	return Allowed
 }
 
 // A Batch is requests that arrive together, and their answers. It is used again

@@ -165,15 +165,15 @@ func (c *Core) conclude(ctx context.Context, b *Batch, r *Request, a *Answer, e 
 				c.fallback.outage.over()
 			}
 			a.Decision = &e.result.Decision
-			a.Outcome = outcomeOf(a, r.Mode)
-			if !reports(r.Mode) {
+			a.Outcome = outcomeOf(a, r)
+			if !r.reports() {
 				entry.Limits, entry.Statuses = a.Limits, a.Decision.Statuses
 			}
 		}
 		if a.gone {
 			entry.Identifier = ""
 		}
-		entry.Denied = a.Err == nil && !a.Decision.Allowed && !reports(r.Mode)
+		entry.Denied = a.Err == nil && !a.Decision.Allowed && !r.reports()
 	}
 	if a.repeated {
 		return // it was accounted for
@@ -181,10 +181,6 @@ func (c *Core) conclude(ctx context.Context, b *Batch, r *Request, a *Answer, e 
 	entry.Outcome = int(a.Outcome)
 	b.tally.Add(c.book, &entry)
 }
-
-// reports reports whether a request of mode says what has happened. It is held to no
-// limit, so that no limit has allowed or denied it.
-func reports(mode strategy.Mode) bool { return mode == strategy.Charge || mode == strategy.Refund }
 
 // Reset forgets what the identifier of r has consumed from the limits of r. The
 // error is one of those that an Answer may have.

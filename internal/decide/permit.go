@@ -52,10 +52,12 @@ func operationOf(r *Request) auth.Operation {
 	if r.once != nil {
 		return auth.Decide // whoever may reserve may settle
 	}
-	switch r.Mode {
-	case strategy.Charge:
+	switch {
+	case r.Enforced:
+		return auth.Decide
+	case r.Mode == strategy.Charge:
 		return auth.Charge
-	case strategy.Refund:
+	case r.Mode == strategy.Refund:
 		return auth.Refund
 	default: // Take, Overdraw
 		return auth.Decide

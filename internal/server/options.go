@@ -21,7 +21,7 @@ func OptionsOf(c *config.Config, p *config.Policies) Options {
 		OnError:   c.Store.OnError,
 		Config:    ConfigOf(p),
 		Envoy: envoyapi.Settings{
-			ShadowMode: c.Envoy.ShadowMode, QuotaMode: c.Envoy.QuotaMode, AllOrNone: c.Envoy.AllOrNone, DynamicMetadata: c.Envoy.DynamicMetadata, ResponseHeaders: c.Envoy.ResponseHeaders,
+			ShadowMode: c.Envoy.ShadowMode, QuotaMode: c.Envoy.QuotaMode, AllOrNone: c.Envoy.AllOrNone, Overdraw: c.Envoy.Overdraw, DynamicMetadata: c.Envoy.DynamicMetadata, ResponseHeaders: c.Envoy.ResponseHeaders,
 			NearLimitRatio: c.Envoy.NearLimitRatio,
 			LimitHeader:    c.Envoy.LimitHeader, RemainingHeader: c.Envoy.RemainingHeader, ResetHeader: c.Envoy.ResetHeader,
 		},

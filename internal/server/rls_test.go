@@ -157,8 +157,9 @@ func TestShouldRateLimit(t *testing.T) {
 				{envoyAsk(0, "user=alice"), "OVER_LIMIT; OVER_LIMIT 0 of 3/DAY"},
 				{own(0, "user=alice"), "OVER_LIMIT; OVER_LIMIT 0 of 3/DAY"}, // nothing is left
 				{own(0, "user=carol"), "OK; OK 3 of 3/DAY"},
-				{envoyAsk(4, "user=carol"), "OVER_LIMIT; OVER_LIMIT 3 of 3/DAY"}, // and is not charged
-				{own(3, "user=carol"), "OK; OK 0 of 3/DAY"},                      // the descriptor's own hits
+				{envoyAsk(2, "user=carol"), "OK; OK 1 of 3/DAY"},
+				{own(2, "user=carol"), "OVER_LIMIT; OVER_LIMIT 0 of 3/DAY"}, // the descriptor's own hits, which are charged
+				{envoyAsk(1, "user=carol"), "OVER_LIMIT; OVER_LIMIT 0 of 3/DAY"},
 				{envoyAsk(0, "user=dan", "user=dan", "user=dan", "user=dan"), "OVER_LIMIT; OK 2 of 3/DAY; OK 1 of 3/DAY; OK 0 of 3/DAY; OVER_LIMIT 0 of 3/DAY"},
 				{envoyAsk(0, "user=erin", "user=banned"), "OVER_LIMIT; OK 2 of 3/DAY; OVER_LIMIT 0 of 0/SECOND"}, // each on its own
 				{envoyAsk(0, "user=erin"), "OK; OK 1 of 3/DAY"},
@@ -177,7 +178,7 @@ func TestShouldRateLimit(t *testing.T) {
 				{envoyAsk(0, "model=big", "model=small"), "OK; OVER_LIMIT 0 of 1/WEEK; OK 0 of 2/WEEK"},
 				{envoyAsk(0, "model=big", "model=small"), "OVER_LIMIT; OVER_LIMIT 0 of 1/WEEK; OVER_LIMIT 0 of 2/WEEK"},
 				{envoyAsk(4, "token=t"), "OK; OK 0 of 10/HOUR*2"},
-				{envoyAsk(5, "token=u"), "OVER_LIMIT; OVER_LIMIT 4 of 10/HOUR*2"},
+				{envoyAsk(5, "token=u"), "OVER_LIMIT; OVER_LIMIT 0 of 10/HOUR*2"},
 				{envoyAsk(1, "much=x"), "OK; OK 4294967294 of 4294967295/YEAR"},
 				{override(1, typev3.RateLimitUnit_MONTH, nil, "any=x,thing=y"), "OK; OK 0 of 1/MONTH"},
 				{override(1, typev3.RateLimitUnit_MONTH, nil, "any=x,thing=y"), "OVER_LIMIT; OVER_LIMIT 0 of 1/MONTH"},
@@ -313,7 +314,7 @@ func TestEnvoyHeadersOfTheLongest(t *testing.T) {
 		for _, h := range out.GetResponseHeadersToAdd() {
 			got += h.GetKey() + "=" + h.GetValue() + " "
 		}
-		if want := "L=3 M=2 R=86400 "; got != want {
+		if want := "L=3 M=0 R=86400 "; got != want {
 			t.Errorf("got %q, want %q", got, want)
 		}
 	}
@@ -340,7 +341,7 @@ func TestEnvoyOptions(t *testing.T) {
 		want string
 	}{
 		{envoyAsk(0, "user=alice", "page=/"), "RateLimit-Limit: 1, X-Left: 0, RateLimit-Reset: 86400"}, // the least that is left
-		{envoyAsk(3, "user=alice", "site=s"), "RateLimit-Limit: 3, X-Left: 2, RateLimit-Reset: 86400"}, // the one that it is over
+		{envoyAsk(3, "user=alice", "site=s"), "RateLimit-Limit: 3, X-Left: 0, RateLimit-Reset: 86400"}, // the one that it is over
 		{envoyAsk(0, "user=free", "nobody=knows"), ""},
 	} {
 		if got := headers(step.in); got != step.want {
@@ -426,7 +427,6 @@ func TestWrongDescriptors(t *testing.T) {
 		"unit 99":      {override(99, 1), "OVER_LIMIT; OVER_LIMIT 0 of 3/DAY; OVER_LIMIT 0 of 3/DAY"},
 		"multiplier 0": {override(typev3.RateLimitUnit_DAY, 0), "OVER_LIMIT; OVER_LIMIT 0 of 3/DAY; OVER_LIMIT 0 of 3/DAY"},
 		"too long":     {override(typev3.RateLimitUnit_YEAR, 4294967295), "OVER_LIMIT; OVER_LIMIT 0 of 3/DAY; OVER_LIMIT 0 of 3/DAY"},
-		"negative":     {func(d *commonv3.RateLimitDescriptor) { d.IsNegativeHits = true }, "OVER_LIMIT; OK 3 of 3/DAY; OVER_LIMIT 0 of 3/DAY"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := start(t, Options{Config: envoyConfig(t, edge)})
@@ -546,6 +546,7 @@ func TestSeveralLimitsOnOneDescriptor(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			o.Config = envoyConfig(t, `
 domain: edge
+overdraw: none
 descriptors:
   - key: user
     rate_limit: {unit: year, requests_per_unit: 3, name: first}
@@ -632,7 +633,7 @@ func TestOperateByDescriptor(t *testing.T) {
 }
 
 // TestMetricsOfEnvoysService asks what envoyproxy/ratelimit was asked, and shows what it
-// shows by the same names; but that a denied request takes nothing of what is left.
+// shows by the same names.
 func TestMetricsOfEnvoysService(t *testing.T) {
 	d := start(t, Options{
 		Metrics: MetricsOptions{Addr: "127.0.0.1:0", Path: "/m", Envoy: true}, Envoy: envoyapi.Settings{NearLimitRatio: 0.8},
@@ -677,7 +678,7 @@ descriptors:
 		`rate_limit_total_hits{domain="edge",key1="user_tried",key2=""} 3`, `rate_limit_over_limit{domain="edge",key1="user_tried",key2=""} 2`,
 		`rate_limit_shadow_mode{domain="edge",key1="user_tried",key2=""} 2`, `rate_limit_near_limit{domain="edge",key1="user_tried",key2=""} 1`,
 		`rate_limit_within_limit{domain="edge",key1="ip_10_0_0_7",key2=""} 1`, `rate_limit_total_hits{domain="edge",key1="path_/x",key2="y"} 1`,
-		`rate_limit_total_hits{domain="edge",key1="a",key2="b"} 7`, `rate_limit_over_limit{domain="edge",key1="a",key2="b"} 5`, // there 1 over and 1 near
+		`rate_limit_total_hits{domain="edge",key1="a",key2="b"} 7`, `rate_limit_over_limit{domain="edge",key1="a",key2="b"} 1`, `rate_limit_near_limit{domain="edge",key1="a",key2="b"} 1`,
 		`should_rate_limit_error{err_type="service_error"} 3`, `should_rate_limit_error{err_type="redis_error"} 0`,
 		`total_requests{grpc_method="ShouldRateLimit"} 16`, `response_time_seconds_count{grpc_method="ShouldRateLimit"} 17`,
 		`config_load_success 1`, `config_load_error 1`,
@@ -768,6 +769,9 @@ func TestEnvoyAllOrNone(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			o.Config, o.Envoy = envoyConfig(t, edge), envoyapi.Settings{AllOrNone: true}
 			d := start(t, o)
+			if name == "redis" { // which finds out that it may
+				awaitTogether(t, remote)
+			}
 			client := rlsv3.NewRateLimitServiceClient(d.conn)
 			for i, step := range []struct {
 				in   *rlsv3.RateLimitRequest
@@ -783,5 +787,16 @@ func TestEnvoyAllOrNone(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// awaitTogether waits until s knows that it can decide several identifiers together.
+func awaitTogether(t *testing.T, s *redis.Store) {
+	t.Helper()
+	two := &store.Request{Namespace: "edge", Identifier: "a", With: []store.Request{{Namespace: "edge", Identifier: "b"}}}
+	for end := time.Now().Add(patient); !s.DecidesTogether(two); time.Sleep(time.Millisecond) {
+		if err := s.Health(t.Context()); err != nil || time.Now().After(end) {
+			t.Fatalf("the store decides nothing together: %v", err)
+		}
 	}
 }

@@ -142,7 +142,11 @@ func TestOverdrawIsAChargeOrNothing(t *testing.T) {
 			}
 			inDebt := false
 			for i := range c.limits {
-				inDebt = inDebt || c.used(i, now) > uint64(c.limits[i].Capacity)
+				used, capacity := c.used(i, now), uint64(c.limits[i].Capacity)
+				inDebt = inDebt || used > capacity
+				if st := c.status(i, now); st.Debt != max(used, capacity)-capacity {
+					t.Fatalf("overdraw of %d: %d of %d are used, and the debt is %d", cost, used, capacity, st.Debt)
+				}
 			}
 			if zero := c.mode(overdraw, now, 0); zero.Allowed == inDebt || zero.Refused != inDebt {
 				t.Fatalf("overdraw of 0, in debt %t: %+v", inDebt, zero)

@@ -114,6 +114,7 @@ const Never time.Duration = -1
 type Status struct {
 	Limit      uint64        // the largest cost ever allowed; the greatest uint64 if unlimited
 	Remaining  uint64        // the largest cost that would be allowed now
+	Debt       uint64        // how many units the counter holds beyond its capacity
 	ResetAfter time.Duration // until the counter is unused again
 	RetryAfter time.Duration // if denied: until the same cost is allowed, or Never
 	Allowed    bool          // by this limit alone
@@ -335,7 +336,7 @@ func (d *Decision) report(l *Limit, s State, now Instant, st *Status) {
 	default: // TokenBucket, LeakyBucket, GCRA
 		used, reset = usedTokenBucket(l, s, at)
 	}
-	st.Remaining = uint64(max(0, l.Capacity-used))
+	st.Remaining, st.Debt = uint64(max(0, l.Capacity-used)), uint64(max(0, used-l.Capacity))
 	st.ResetAfter = micros(reset)
 	if at > now && reset > 0 {
 		st.ResetAfter = later(st.ResetAfter, at-now)

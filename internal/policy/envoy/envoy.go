@@ -24,7 +24,7 @@ import (
 
 // A Config is the configuration of all domains. The nil Config has none.
 type Config struct {
-	domains map[string]*node
+	domains map[string]*domain
 	awaited bool
 }
 
@@ -34,6 +34,12 @@ var Awaited = &Config{awaited: true}
 
 // IsAwaited reports whether c is Awaited.
 func (c *Config) IsAwaited() bool { return c != nil && c.awaited }
+
+// A domain is the tree of its descriptors.
+type domain struct {
+	node
+	overdraw Overdraw // of its limits that have none; "": it has none either
+}
 
 // A node is a list of descriptors, which the next entry of a request may match.
 type node struct {
@@ -98,8 +104,9 @@ type Limit struct {
 	Replaces   []string       // the limits that do not apply where this one does
 	Metadata   map[string]any // what to tell Envoy while within the limit; may be nil
 
-	metric   string // the limit's path in the file
-	detailed bool   // whether the metric has the request's values
+	overdraw Overdraw // "": that of the domain
+	metric   string   // the limit's path in the file
+	detailed bool     // whether the metric has the request's values
 }
 
 // A Part is one rate of a Limit.
@@ -198,6 +205,8 @@ type Match struct {
 	*Limit            // nil if no limit applies
 	Identifier string // of the counter, within the domain
 	Metric     string // the limit's name in metrics
+	// Overdraw is that of the limit, or else of its domain. "": neither has one.
+	Overdraw Overdraw
 }
 
 // Match returns the limit that applies to a descriptor of domain. It walks down
@@ -210,7 +219,8 @@ func (c *Config) Match(domain string, entries []Entry) Match {
 	if !c.Knows(domain) {
 		return Match{}
 	}
-	at := c.domains[domain]
+	tree := c.domains[domain]
+	at := &tree.node
 	path := make([]*descriptor, 0, 8) // room for most
 	id := make([]byte, 0, 128)
 	byValue := false
@@ -233,7 +243,7 @@ func (c *Config) Match(domain string, entries []Entry) Match {
 		if d.limit == nil {
 			return Match{}
 		}
-		m := Match{Limit: d.limit, Identifier: bounded(id), Metric: d.limit.metric}
+		m := Match{Limit: d.limit, Identifier: bounded(id), Metric: d.limit.metric, Overdraw: cmp.Or(d.limit.overdraw, tree.overdraw)}
 		if byValue || d.limit.detailed {
 			m.Metric = metric(domain, entries, path)
 		}
@@ -259,13 +269,23 @@ func metric(domain string, entries []Entry, path []*descriptor) string {
 	return b.String()
 }
 
-// Override returns the match of a request's descriptor that has its own limit.
-func Override(domain string, entries []Entry, l *Limit) Match {
+// Overdraw returns that of the limits of domain which have none. "": the domain has none
+// either, or c does not know it.
+func (c *Config) Overdraw(domain string) Overdraw {
+	if !c.Knows(domain) {
+		return ""
+	}
+	return c.domains[domain].overdraw
+}
+
+// Override returns the match of a request's descriptor that has its own limit, and the
+// Overdraw of its domain.
+func Override(domain string, entries []Entry, l *Limit, o Overdraw) Match {
 	id := make([]byte, 0, 128)
 	for _, e := range entries {
 		id = appendEntry(id, e.Key, e.Value)
 	}
-	return Match{Limit: l, Identifier: bounded(id), Metric: domain + ".override"}
+	return Match{Limit: l, Identifier: bounded(id), Metric: domain + ".override", Overdraw: o}
 }
 
 // find returns the descriptor that matches e best, or nil: see Match.
@@ -378,6 +398,9 @@ func (l *Limit) line(p *Part) string {
 		line += ", unlimited: true"
 	} else if p.Strategy != strategy.FixedWindow || p.Multiplier > 1 {
 		line += fmt.Sprintf(", strategy: %s, rate: %s, burst: %d", p.Strategy, p.Rate, p.Capacity)
+	}
+	if l.overdraw != "" {
+		line += ", overdraw: " + string(l.overdraw)
 	}
 	return line
 }

@@ -199,14 +199,45 @@ func TestIdentifiersAreApart(t *testing.T) {
 				}
 			}
 		}
-		if got := envoy.Override("d", a, l).Identifier == envoy.Override("d", b, l).Identifier; got != same {
+		if got := envoy.Override("d", a, l, "").Identifier == envoy.Override("d", b, l, "").Identifier; got != same {
 			rt.Fatalf("%q and %q: same identifier %v, want %v", a, b, got, same)
 		}
 	})
 	l, _ := envoy.NewLimit(1, envoy.Second, 1)
-	long := envoy.Override("d", entries("k="+strings.Repeat("x", 100_000)), l).Identifier
-	if other := envoy.Override("d", entries("k="+strings.Repeat("x", 100_001)), l).Identifier; long == other || len(long) > 1024 {
+	long := envoy.Override("d", entries("k="+strings.Repeat("x", 100_000)), l, "").Identifier
+	if other := envoy.Override("d", entries("k="+strings.Repeat("x", 100_001)), l, "").Identifier; long == other || len(long) > 1024 {
 		t.Errorf("long values: %q and %q", long, other)
+	}
+}
+
+// TestOverdraw has the overdraw of limits and domains, of one file or of several.
+func TestOverdraw(t *testing.T) {
+	const (
+		own    = "domain: d\ndescriptors: [{key: a, rate_limit: {unit: day, requests_per_unit: 1, overdraw: none}}, {key: b, rate_limit: {unit: day, requests_per_unit: 1}}]"
+		always = "domain: d\noverdraw: always"
+	)
+	for _, tt := range []struct {
+		files []string
+		want  string // of a, b and the domain
+	}{
+		{[]string{own}, `["none" "" ""]`},
+		{[]string{own, always}, `["none" "always" "always"]`},
+		{[]string{always, own, always}, `["none" "always" "always"]`},
+	} {
+		r, err := read(true, tt.files...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := r.Config
+		if got := fmt.Sprintf("%q", []envoy.Overdraw{c.Match("d", entries("a=1")).Overdraw, c.Match("d", entries("b=1")).Overdraw, c.Overdraw("d")}); got != tt.want {
+			t.Errorf("%q: got %s, want %s", tt.files, got, tt.want)
+		}
+		if o := c.Overdraw("unknown"); o != "" {
+			t.Errorf("an unknown domain has %s", o)
+		}
+	}
+	if _, err := read(true, always, "domain: d\noverdraw: none"); err == nil || !strings.Contains(err.Error(), "overdraw is none here, and always in another file of this domain") {
+		t.Errorf("two that differ: %v", err)
 	}
 }
 
@@ -254,10 +285,13 @@ func TestProblems(t *testing.T) {
 		"domain: d\ndescriptors: [a]":          `0.yaml:2:15: "a", where a mapping is wanted`,
 		"domain: d\ndescriptors: [{value: x}]": "0.yaml:2:15: a descriptor needs a key; this one has none",
 		"domain: d\ndescriptors: [{key: ''}]":  "0.yaml:2:21: a descriptor needs a key; this one has none",
-		"domain: d\ndescriptors: [{key: a}, {key: a}]":                     `0.yaml:2:31: descriptor "d.a" is already in this list`,
-		"domain: d\ndescriptors: [{key: a, value: b}, {key: a, value: b}]": `descriptor "d.a_b" is already in this list`,
-		"domain: d\ndescriptors: [{key: a, share_threshold: true}]":        `share_threshold needs a value with a *, such as "files/*"; this one is ""`,
-		"domain: d\ndescriptors: [{key: a, shadow_mode: 5}]":               `"5" is neither true nor false`,
+		"domain: d\ndescriptors: [{key: a}, {key: a}]":                                                                      `0.yaml:2:31: descriptor "d.a" is already in this list`,
+		"domain: d\ndescriptors: [{key: a, value: b}, {key: a, value: b}]":                                                  `descriptor "d.a_b" is already in this list`,
+		"domain: d\ndescriptors: [{key: a, share_threshold: true}]":                                                         `share_threshold needs a value with a *, such as "files/*"; this one is ""`,
+		"domain: d\ndescriptors: [{key: a, shadow_mode: 5}]":                                                                `"5" is neither true nor false`,
+		"domain: d\noverdraw: twice":                                                                                        `0.yaml:2:11: overdraw "twice" is not known; use none, once or always`,
+		limit("{unit: day, requests_per_unit: 1, overdraw: true}"):                                                          `overdraw "true" is not known; use none, once or always`,
+		limits("[{unit: day, requests_per_unit: 1, overdraw: once}, {unit: hour, requests_per_unit: 1, overdraw: always}]"): `overdraw is always here, and once of another limit of this descriptor`,
 		limit("{}"): `unit "" is not known; use second, minute, hour, day, week, month, year`,
 		limit("{unit: fortnight, requests_per_unit: 1}"):                            `0.yaml:2:43: unit "fortnight" is not known`,
 		limit("{unit: unknown, requests_per_unit: 1}"):                              `unit "unknown" is not known`,

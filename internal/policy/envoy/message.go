@@ -40,7 +40,7 @@ func (r *Reader) ReadMessage(name string, data []byte) error {
 	problems := &messageProblems{name: name}
 	root := &messagePlace{problems: problems, domain: m.GetDomain()}
 	if tree := r.domain(m.GetDomain(), name, root); tree != nil {
-		r.messages(m.GetDescriptors(), tree, root, m.GetDomain(), 0)
+		r.messages(m.GetDescriptors(), &tree.node, root, m.GetDomain(), 0)
 	}
 	return problems.err()
 }

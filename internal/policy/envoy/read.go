@@ -1,6 +1,7 @@
 package envoy
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -33,7 +34,7 @@ type Reader struct {
 
 // NewReader returns a Reader with an empty configuration.
 func NewReader(o Options) *Reader {
-	return &Reader{Config: &Config{domains: map[string]*node{}}, o: o, files: map[string]string{}}
+	return &Reader{Config: &Config{domains: map[string]*domain{}}, o: o, files: map[string]string{}}
 }
 
 // maxDepth is how deep descriptors may be nested. It is more than anybody needs, and
@@ -54,9 +55,9 @@ const (
 // The keys of each place. The service whose format this is accepts every key in
 // every place, so a key in the wrong place is only a warning.
 var (
-	rootKeys       = []string{"domain", "descriptors"}
+	rootKeys       = []string{"domain", "descriptors", "overdraw"}
 	descriptorKeys = []string{"key", "value", "rate_limit", "rate_limits", "descriptors", "shadow_mode", "detailed_metric", "value_to_metric", "share_threshold", "quota_mode", "metadata"}
-	limitKeys      = []string{"unit", "requests_per_unit", "unlimited", "name", "replaces", "unit_multiplier", "strategy", "burst"}
+	limitKeys      = []string{"unit", "requests_per_unit", "unlimited", "name", "replaces", "unit_multiplier", "strategy", "burst", "overdraw"}
 	elsewhere      = slices.Concat(rootKeys, descriptorKeys, limitKeys)
 )
 
@@ -68,23 +69,25 @@ type place interface {
 // Read adds the file with the root n to the configuration. It notes problems in
 // that file, so the caller must check its Err before it uses the Config.
 func (r *Reader) Read(name string, n yamlfile.Node) {
-	var domain, descriptors yamlfile.Node
+	var domain, descriptors, overdraw yamlfile.Node
 	r.mapping(name, n, map[string]func(yamlfile.Node){
 		"domain":      func(v yamlfile.Node) { domain = v },
 		"descriptors": func(v yamlfile.Node) { descriptors = v },
+		"overdraw":    func(v yamlfile.Node) { overdraw = v },
 	})
 	at := domain
 	if !at.Given() {
 		at = n
 	}
 	if tree := r.domain(domain.Text(), name, at); tree != nil {
-		r.descriptors(name, descriptors, tree, domain.Text(), 0)
+		tree.setOverdraw(overdraw)
+		r.descriptors(name, descriptors, &tree.node, domain.Text(), 0)
 	}
 }
 
 // domain returns the tree of a domain, to which its descriptors are to be added; or nil
 // if it has no name. source is the file, or what else has the domain.
-func (r *Reader) domain(name, source string, at place) *node {
+func (r *Reader) domain(name, source string, at place) *domain {
 	if name == "" {
 		at.Problem(`no domain; add one, as in "domain: edge"`)
 		return nil
@@ -97,7 +100,7 @@ func (r *Reader) domain(name, source string, at place) *node {
 		r.files[name] = source
 	}
 	if tree == nil {
-		tree = &node{}
+		tree = new(domain)
 		if _, ok := r.Config.domains[name]; !ok {
 			r.Config.domains[name] = tree
 		}
@@ -281,6 +284,7 @@ type partDraft struct {
 	at, unitAt place
 	unit       string // instead of spec's
 	unlimited  bool
+	overdraw   Overdraw
 }
 
 // newPart returns the draft of what is written at a place, without what is written.
@@ -314,6 +318,7 @@ func (p *partDraft) keys() map[string]func(yamlfile.Node) {
 				p.burst = v.Uint(strategy.MaxBurst)
 			}
 		},
+		"overdraw": func(v yamlfile.Node) { p.overdraw = readOverdraw(v) },
 	}
 }
 
@@ -332,6 +337,10 @@ func (r *Reader) newLimit(w *limitDraft) *Limit {
 			p.at.Problem("more than %d limits on one descriptor; leave some out", strategy.MaxLimits)
 		default:
 			right = r.addPart(p, l) && right
+			if p.overdraw != "" && l.overdraw != "" && p.overdraw != l.overdraw {
+				p.at.Problem("overdraw is %s here, and %s of another limit of this descriptor; hits are charged to all of them in one way, so leave one of them out", p.overdraw, l.overdraw)
+			}
+			l.overdraw = cmp.Or(l.overdraw, p.overdraw)
 			continue
 		}
 		right = false

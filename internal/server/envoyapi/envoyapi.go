@@ -3,6 +3,7 @@
 package envoyapi
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -120,7 +121,7 @@ func (a *API) shouldRateLimit(ctx context.Context, in *request) (*rlsv3.RateLimi
 	if err := a.o.Core.Permit(ctx, auth.Decide, in.domain, ""); err != nil {
 		return nil, fault.Error(err)
 	}
-	if err := a.match(e, in); err != nil {
+	if err := a.match(ctx, e, in); err != nil {
 		return nil, err
 	}
 	a.gather(e, in)
@@ -170,7 +171,7 @@ func (a *API) shouldRateLimit(ctx context.Context, in *request) (*rlsv3.RateLimi
 
 // match sets what each descriptor of in is held to. The error is of a request that
 // holds nothing to.
-func (a *API) match(e *exchange, in *request) error {
+func (a *API) match(ctx context.Context, e *exchange, in *request) error {
 	var wrong decide.InvalidError
 	if in.domain == "" {
 		wrong.Add("domain", `empty; give one, such as "edge"`)
@@ -190,7 +191,9 @@ func (a *API) match(e *exchange, in *request) error {
 	}
 	e.matches = decide.Resized(e.matches, len(in.descriptors))
 	for i := range in.descriptors {
+		a.bar(ctx, in, i)
 		e.matches[i] = a.matchOne(config, in, i)
+		e.matches[i].Overdraw = cmp.Or(e.matches[i].Overdraw, a.o.overdraw())
 	}
 	if replaced := envoy.Replaced(e.matches); replaced != nil {
 		for i := range e.matches {
@@ -202,13 +205,23 @@ func (a *API) match(e *exchange, in *request) error {
 	return nil
 }
 
+// bar has the hits of a descriptor be ignored if they are to be given back by who may not
+// do so. A refusal would be an error for all descriptors, and set them free.
+func (a *API) bar(ctx context.Context, in *request, i int) {
+	d := &in.descriptors[i]
+	if !d.negative {
+		return
+	}
+	if err := a.o.Core.Permit(ctx, auth.Refund, in.domain, ""); err != nil {
+		d.barred = true
+		a.o.Faults.Ignore(in.domain, fmt.Sprintf("descriptors[%d].is_negative_hits", i), err.Error()+"; nothing is given back")
+	}
+}
+
 // matchOne returns what a descriptor is held to. What is wrong with it is ignored,
 // on the safe side, so that the others are not let pass for it.
 func (a *API) matchOne(config *envoy.Config, in *request, i int) envoy.Match {
 	d, entries := &in.descriptors[i], in.entriesOf(&in.descriptors[i])
-	if d.negative {
-		a.o.Faults.Ignore(in.domain, fmt.Sprintf("descriptors[%d].is_negative_hits", i), "hits cannot be given back; nothing is taken")
-	}
 	if d.limit == nil || !config.Knows(in.domain) {
 		return config.Match(in.domain, entries)
 	}
@@ -221,11 +234,11 @@ func (a *API) matchOne(config *envoy.Config, in *request, i int) envoy.Match {
 		a.o.Faults.Ignore(in.domain, fmt.Sprintf("descriptors[%d].limit", i), err.Error()+"; the configured limit applies")
 		return config.Match(in.domain, entries)
 	}
-	return envoy.Override(in.domain, entries, l)
+	return envoy.Override(in.domain, entries, l, config.Overdraw(in.domain))
 }
 
-// gather puts what the core is to be asked into the batch of e. Those that can
-// deny come first, if they are to be held all or none.
+// gather puts what the core is to be asked into the batch of e. Those that are held all
+// or none come first: what they do not deny, they do not count either.
 func (a *API) gather(e *exchange, in *request) {
 	e.places = decide.Resized(e.places, len(e.matches))
 	parts := 0
@@ -237,13 +250,14 @@ func (a *API) gather(e *exchange, in *request) {
 	}
 	e.limits = decide.Resized(e.limits, parts)
 	free := e.limits
-	together := func(m *envoy.Match) bool {
-		return a.o.AllOrNone && !a.enforcesNothing(m)
+	together := func(i int) bool {
+		m, d := &e.matches[i], &in.descriptors[i]
+		return a.o.AllOrNone && !a.enforcesNothing(m) && modeOf(m, d, in.hitsOf(d)) == strategy.Take
 	}
 	for _, first := range []bool{true, false} {
 		for i := range e.matches {
 			m := &e.matches[i]
-			if m.Limit == nil || together(m) != first {
+			if m.Limit == nil || together(i) != first {
 				continue
 			}
 			n := len(m.Parts)
@@ -254,13 +268,28 @@ func (a *API) gather(e *exchange, in *request) {
 				limits[j].Shadow = a.enforcesNothing(m)
 			}
 			e.places[i] = len(e.batch.Requests)
-			e.batch.Requests = append(e.batch.Requests, decide.Request{
-				Namespace: in.domain, Identifier: m.Identifier, Limits: limits, Cost: in.hitsOf(&in.descriptors[i]),
-			})
+			r := decide.Request{Namespace: in.domain, Identifier: m.Identifier, Limits: limits, Cost: in.hitsOf(&in.descriptors[i])}
+			r.Mode = modeOf(m, &in.descriptors[i], r.Cost)
+			r.Enforced = r.Mode == strategy.Charge
+			e.batch.Requests = append(e.batch.Requests, r)
 		}
 		if first {
 			e.batch.Together = len(e.batch.Requests)
 		}
+	}
+}
+
+// modeOf returns what n hits of d, which is held to m, do with its limit.
+func modeOf(m *envoy.Match, d *descriptor, n uint64) strategy.Mode {
+	switch {
+	case d.givesBack():
+		return strategy.Refund
+	case m.Overdraw == envoy.OverdrawNone:
+		return strategy.Take
+	case m.Overdraw == envoy.OverdrawAlways && n > 0:
+		return strategy.Charge
+	default: // one of nothing is denied by a limit in debt
+		return strategy.Overdraw
 	}
 }
 
@@ -301,9 +330,22 @@ func (a *API) describe(m *envoy.Match, r *decide.Request, answer *decide.Answer,
 	st := &answer.Decision.Statuses[told]
 	status.LimitRemaining = uint32(min(remaining(part, st), math.MaxUint32))
 	status.DurationUntilReset = durationpb.New(untilReset(part, st))
-	// A request for nothing wants to know whether there is anything left.
-	over = !st.Allowed || r.Cost == 0 && st.Remaining == 0
-	a.o.Book.Hit(m.Metric, account.Hits{N: r.Cost, Near: a.o.near(st, r.Cost), Over: over, Shadow: m.ShadowMode || a.o.ShadowMode})
+	if r.Mode == strategy.Refund {
+		return false, nil
+	}
+	// A request for nothing wants to know whether there is anything left. Under
+	// OverdrawAlways it is over only once more than the limit was taken, as there. Under the
+	// others, reports of what was let pass at nothing left would never count.
+	over = !st.Allowed || r.Cost == 0 && st.Remaining == 0 && m.Overdraw != envoy.OverdrawAlways
+	hits := account.Hits{N: r.Cost, Shadow: m.ShadowMode || a.o.ShadowMode}
+	if over {
+		hits.Over = r.Cost
+		if r.Mode != strategy.Take && !answer.Decision.Refused && !a.enforcesNothing(m) && st.Limit > 0 {
+			hits.Over = min(r.Cost, st.Debt) // for the others there was room
+		}
+	}
+	hits.Near = a.o.near(st, hits.N-hits.Over)
+	a.o.Book.Hit(m.Metric, hits)
 	return over, nil
 }
 

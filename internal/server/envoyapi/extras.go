@@ -1,6 +1,7 @@
 package envoyapi
 
 import (
+	"cmp"
 	"slices"
 	"strconv"
 
@@ -19,6 +20,10 @@ type Settings struct {
 	AllOrNone       bool // where the store can, a request consumes of all its descriptors or of none
 	DynamicMetadata bool // the answer has the request, and what its limits have for Envoy
 
+	// Overdraw is that of limits which have none, nor has their domain. "" is OverdrawOnce.
+	// With AllOrNone it is OverdrawNone.
+	Overdraw envoy.Overdraw
+
 	NearLimitRatio float64 // how much of a limit is near it, in metrics
 
 	ResponseHeaders bool // the answer has headers for Envoy's client, with these names
@@ -34,6 +39,14 @@ func (s *Settings) isQuota(m *envoy.Match) bool {
 		return s.QuotaMode
 	}
 	return (s.QuotaMode || m.QuotaMode) && !m.Unlimited()
+}
+
+// overdraw returns the Overdraw of limits that have none, nor has their domain.
+func (s *Settings) overdraw() envoy.Overdraw {
+	if s.AllOrNone { // what one descriptor denies is charged to no other, and so not to it
+		return envoy.OverdrawNone
+	}
+	return cmp.Or(s.Overdraw, envoy.OverdrawOnce)
 }
 
 // headers returns the headers that tell a client of the limit it is over, of the one

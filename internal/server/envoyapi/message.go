@@ -52,7 +52,11 @@ type descriptor struct {
 	limit       *override
 	hits        *uint64 // nil: those of the request
 	negative    bool
+	barred      bool // it is negative, and its caller may not give back: its hits are ignored
 }
+
+// givesBack reports whether the hits of d are given back.
+func (d *descriptor) givesBack() bool { return d.negative && !d.barred }
 
 // An override is a limit that a descriptor brings along.
 type override struct {
@@ -261,9 +265,9 @@ func (r *request) fromMessage(in *rlsv3.RateLimitRequest) {
 	}
 }
 
-// hitsOf returns how much d asks for.
+// hitsOf returns how much d asks for, or gives back.
 func (r *request) hitsOf(d *descriptor) uint64 {
-	if d.negative { // it cannot give back, and takes nothing
+	if d.barred {
 		return 0
 	}
 	if d.hits != nil {

@@ -106,7 +106,7 @@ func TestBytesInTexts(t *testing.T) {
 		if got := r.entries[0].Value; got != key {
 			t.Errorf("%q is read as %q", key, got)
 		}
-		id := envoy.Override("edge", r.entries, nil).Identifier
+		id := envoy.Override("edge", r.entries, nil, "").Identifier
 		if seen[id] {
 			t.Errorf("%q is the identifier %s, which another is too", key, id)
 		}

@@ -38,8 +38,8 @@ type loads struct{ applied, refused atomic.Uint64 }
 // RefuseConfig counts a configuration that cannot be used.
 func (a *API) RefuseConfig() { a.loads.refused.Add(1) }
 
-// near returns how many of the hits of a request were near a limit, of which st is
-// what came of them.
+// near returns how many of the hits of a request that a limit had left were near it. st
+// is what came of them.
 func (s *Settings) near(st *strategy.Status, hits uint64) uint64 {
 	threshold := uint64(float32(st.Limit) * float32(s.NearLimitRatio)) // rounded as the service does
 	if used := st.Limit - min(st.Limit, st.Remaining); used > threshold {

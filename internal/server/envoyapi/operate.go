@@ -29,6 +29,7 @@ type rateState struct {
 	Strategy   string `json:"strategy"`
 	Limit      uint64 `json:"limit,omitempty"` // none: it is unlimited, or the store failed
 	Remaining  uint64 `json:"remaining"`
+	Debt       uint64 `json:"debt,omitempty"` // what was taken beyond the limit
 	ResetAfter string `json:"reset_after,omitempty"`
 }
 
@@ -55,7 +56,7 @@ func (a *API) ShowCounter(w http.ResponseWriter, r *http.Request) {
 		rate := rateState{Rate: p.Rate.String(), Strategy: p.Strategy.String()}
 		if i < len(answer.Decision.Statuses) && !p.Rate.IsUnlimited() {
 			st := &answer.Decision.Statuses[i]
-			rate.Limit, rate.Remaining = st.Limit, st.Remaining
+			rate.Limit, rate.Remaining, rate.Debt = st.Limit, st.Remaining, st.Debt
 			rate.ResetAfter = st.ResetAfter.Round(time.Millisecond).String()
 		}
 		state.Rates = append(state.Rates, rate)

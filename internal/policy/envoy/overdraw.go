@@ -1,0 +1,44 @@
+package envoy
+
+import (
+	"github.com/ratelimitd/ratelimitd/internal/quote"
+	"github.com/ratelimitd/ratelimitd/internal/yamlfile"
+)
+
+// An Overdraw says what becomes of hits if a limit has fewer left. They are over the
+// limit in any case.
+type Overdraw string
+
+const (
+	// OverdrawNone counts none of them.
+	OverdrawNone Overdraw = "none"
+	// OverdrawOnce counts all of them if the limit has anything left.
+	OverdrawOnce Overdraw = "once"
+	// OverdrawAlways counts all of them.
+	OverdrawAlways Overdraw = "always"
+)
+
+// readOverdraw returns what v says, or "" if it says nothing.
+func readOverdraw(v yamlfile.Node) Overdraw {
+	if v.IsNull() {
+		return ""
+	}
+	switch o := Overdraw(v.Text()); o {
+	case OverdrawNone, OverdrawOnce, OverdrawAlways:
+		return o
+	default:
+		v.Problem("overdraw %s is not known; use %s, %s or %s", quote.Cut(v.Text()), OverdrawNone, OverdrawOnce, OverdrawAlways)
+		return ""
+	}
+}
+
+// setOverdraw sets what hits of the limits of a domain do, of which v is a part.
+func (d *domain) setOverdraw(v yamlfile.Node) {
+	o := readOverdraw(v)
+	if o != "" && d.overdraw != "" && o != d.overdraw {
+		v.Problem("overdraw is %s here, and %s in another file of this domain; leave one of them out", o, d.overdraw)
+	}
+	if o != "" {
+		d.overdraw = o
+	}
+}
