@@ -53,7 +53,7 @@ var refused = []struct{ flag, settings, says string }{
 	{"deny-cache-ttl", "deny_cache_ttl: -1s", ` -1s: must be 0 or above, such as 1s`},
 	{"max-log-count", "max_log_count: 0", ` 0: must be 1 to 1000000, such as 10000`},
 	{"reservation-ttl", "reservation_ttl: 10ms", ` 10ms: must be 1s to 168h, such as 1h`},
-	{"reservation-ttl", "reservation_ttl: 169h", ` 169h: must be 1s to 168h, such as 1h`},
+	{"reservation-ttl", "reservation_ttl: 169h", ` 169h0m0s: must be 1s to 168h, such as 1h`},
 	{"shutdown-delay", "shutdown_delay: -1s", ` -1s: must be `},
 	{"drain-timeout", "drain_timeout: -1s", ` -1s: must be above 0, such as 10s`},
 	{"tracing", "tracing: 2", ` "2": write true or false`},

@@ -74,7 +74,7 @@ func TestMoreIsLeftSoon(t *testing.T) {
 	d := start(t, Options{})
 	for _, tt := range []struct{ strategy, state string }{
 		{"fixed_window", `"x";r=55;t=60`},
-		{"sliding_window_counter", `"x";r=55;t=62`}, // 5 x (1 - 1.2/60) is 4.9
+		{"sliding_window_counter", `"x";r=55;t=72`}, // in the next window, 5 x (1 - 12/60) is 4
 		{"sliding_window_log", `"x";r=55`},
 		{"token_bucket", `"x";r=55;t=1`},
 		{"leaky_bucket", `"x";r=55;t=1`},
@@ -85,7 +85,7 @@ func TestMoreIsLeftSoon(t *testing.T) {
 			burst = `, "burst": 60`
 		}
 		for _, step := range []struct{ cost, state string }{{"0", `"x";r=60`}, {"5", tt.state}} {
-			reply, text := d.post(t, fmt.Sprintf(`{"namespace": "n", "identifier": %q, "cost": %s, "limits": [{"name": "x", "rate": "60/min", "strategy": %[1]q%s}]}`, tt.strategy, step.cost, burst))
+			reply, text := d.post(t, fmt.Sprintf(`{"namespace": "n", "identifier": %q, "cost": %s, "limits": [{"name": "x", "rate": "60/min", "strategy": %[1]q%[3]s}]}`, tt.strategy, step.cost, burst))
 			if got := reply.Header.Get("RateLimit"); got != step.state {
 				t.Errorf("%s, cost %s: %s, want %s; %s", tt.strategy, step.cost, got, step.state, text)
 			}

@@ -214,6 +214,32 @@ func TestDenialBesideRefund(t *testing.T) {
 	}
 }
 
+// TestSettledBefore has a reservation settled again and again: the denial that says so does
+// not push out that of the identifier, but a charge beside it may have moved that.
+func TestSettledBefore(t *testing.T) {
+	c, counting, _ := newCache(t, Options{TTL: time.Hour})
+	l := storetest.Limit(t, strategy.Spec{Rate: "1/h"})
+	once := storetest.Limit(t, strategy.Spec{Rate: "1/h", Name: store.OncePrefix + "x", Strategy: strategy.GCRA})
+	for i, want := range []bool{true, false, false} {
+		results := make([]store.Result, 1)
+		c.Decide(t.Context(), []store.Request{{
+			Namespace: "test", Identifier: "alice", Limits: []strategy.Limit{once}, Cost: 1,
+			With: []store.Request{{Namespace: "test", Identifier: "alice", Limits: []strategy.Limit{l}, Cost: 1, Mode: strategy.Charge}},
+		}}, results)
+		if results[0].Allowed != want || results[0].Repeated || len(results[0].With) != 1 || results[0].With[0].Statuses[0].Remaining != 0 {
+			t.Errorf("settlement %d: %+v", i, results[0])
+		}
+	}
+	if n := len(c.shard(&store.Request{Namespace: "test", Identifier: "alice"}).denials); n != 0 {
+		t.Errorf("%d denials are remembered of what nobody asks alone", n)
+	}
+	ask(t, c, "alice", 1, l)
+	counting.asked.Store(0)
+	if d := ask(t, c, "alice", 1, l); d.Allowed || counting.asked.Load() != 0 {
+		t.Errorf("%+v, and the store was asked %d times", d, counting.asked.Load())
+	}
+}
+
 // A besideStore calls a function before it decides.
 type besideStore struct {
 	store.Store

@@ -58,6 +58,11 @@ func useAll(t *testing.T, o Options) {
 			t.Error(err)
 		}
 	}
+	for range 2 {
+		if _, err := s.Agree(t.Context(), "test-value", []byte("x")); err != nil {
+			t.Error(err)
+		}
+	}
 	if err := s.Health(t.Context()); err != nil {
 		t.Error(err)
 	}

@@ -1,7 +1,9 @@
 package redis
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/redis/go-redis/v9"
@@ -14,14 +16,20 @@ func (s *Store) Agree(ctx context.Context, name string, value []byte) ([]byte, e
 	ctx, cancel := s.own(ctx)
 	defer cancel()
 	key := s.prefix + "rl:" + name
+	var set *redis.StatusCmd
 	var get *redis.StringCmd
-	_, err := s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
-		p.SetNX(ctx, key, value, 0)
+	_, _ = s.client.Pipelined(ctx, func(p redis.Pipeliner) error { // each says itself how it went
+		set = p.SetArgs(ctx, key, value, redis.SetArgs{Mode: "NX"}) // SETNX would need another permission
 		get = p.Get(ctx, key)
 		return nil
 	})
-	if err != nil {
+	err := set.Err()
+	if errors.Is(err, redis.Nil) { // there is one
+		err = nil
+	}
+	agreed, failed := get.Bytes()
+	if err = cmp.Or(err, failed); err != nil {
 		return nil, fmt.Errorf("redis: %s: %w", key, quote.Error(err))
 	}
-	return get.Bytes()
+	return agreed, nil
 }
