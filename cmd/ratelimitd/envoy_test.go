@@ -132,7 +132,7 @@ func TestCheckAsEnvoy(t *testing.T) {
 	}{
 		{[]string{"--entry", "user=alice"}, exitOK, "allowed (ok)\n  1 of 2 left per year, reset in "},
 		{[]string{"--entry", "user=alice", "--cost", "0"}, exitOK, "1 of 2 left"},
-		{[]string{"--entry", "user=alice", "--cost", "2"}, exitNo, "denied (over limit)\n  1 of 2 left"},
+		{[]string{"--entry", "user=bob", "--cost", "3"}, exitNo, "denied (over limit)\n  0 of 2 left"},
 		{[]string{"--entry", "user=alice", "--json"}, exitOK, `"overallCode":"OK"`},
 		{[]string{"--entry", "user=x", "--entry", "page=/"}, exitOK, "no limit applies to this descriptor"},
 		{nil, exitError, "--entry is missing"},

@@ -555,7 +555,7 @@ func TestBytes(t *testing.T) {
 		denials, atLeast  int // how many are made and are kept
 	}{
 		{"usual", 1, 8, 12, 60_000, 49_000},
-		{"several limits", 4, 10, 36, 45_000, 33_000},
+		{"several limits", 4, 10, 36, 45_000, 30_000},
 		{"the worst", strategy.MaxLimits, strategy.MaxNameBytes, 1024, 15_000, 5000},
 		{"the longest identifiers", 1, 0, 1024, 25_000, 15_000},
 		{"few", 2, 8, 12, 1000, 1000},

@@ -883,9 +883,16 @@ func equalStatus(a, b strategy.Decision) bool {
 		return false
 	}
 	for i := range a.Statuses {
-		if a.Statuses[i] != b.Statuses[i] {
+		if told(a.Statuses[i]) != told(b.Statuses[i]) {
 			return false
 		}
 	}
 	return true
+}
+
+// told returns what callers are told of st. The rest follows from the state that this
+// shows too.
+func told(st strategy.Status) strategy.Status {
+	st.Debt, st.Previous = 0, 0
+	return st
 }
