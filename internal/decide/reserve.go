@@ -38,8 +38,8 @@ func (c *Core) Reserve(ctx context.Context, b *Batch) (id []byte, err error) {
 		return nil, err
 	}
 	// First the key: once something is taken, there must be an id for it.
-	key, err := c.keys.current(ctx)
-	if gone := callerGone(ctx); err != nil && gone != nil {
+	key, alone := c.keys.current(ctx)
+	if gone := callerGone(ctx); alone != nil && gone != nil {
 		return nil, gone
 	}
 	// Without the store the key is one that this process alone knows, and the failure
@@ -57,12 +57,11 @@ func (c *Core) Reserve(ctx context.Context, b *Batch) (id []byte, err error) {
 		made.At = strategy.InstantOf(time.Now())
 	}
 	made.Expires = made.At + strategy.Instant(c.reservationLife/time.Microsecond)
-	switch a.Outcome {
-	case Shadowed: // and so nothing was taken from the limits in shadow mode
+	if a.Outcome == Allowed || a.Outcome == Shadowed {
+		made.Taken = r.Cost
+	}
+	if a.Outcome == Shadowed { // and so nothing was taken from the limits in shadow mode
 		made.Limits = slices.DeleteFunc(slices.Clone(a.Limits), func(l strategy.Limit) bool { return l.Shadow })
-		made.Taken = r.Cost
-	case Allowed:
-		made.Taken = r.Cost
 	}
 	return key.Seal(made), nil
 }
