@@ -108,8 +108,10 @@ func TestTwoDaemonsSettle(t *testing.T) {
 				}
 				return out.GetAllowed()
 			}
-			if take() || take() {
-				t.Error("allowed, though all is reserved")
+			for range 2 { // the second from memory
+				if take() {
+					t.Error("allowed, though all is reserved")
+				}
 			}
 			if _, err := daemons[0].Cancel(t.Context(), &ratelimitv1.CancelRequest{Reservation: reserved.GetReservation()}); err != nil {
 				t.Fatal(err)
@@ -220,7 +222,7 @@ func TestReserveHTTP(t *testing.T) {
 	redistest.Eventually(t, "the reservation expires", func() error {
 		_, err := daemon.Commit(t.Context(), &ratelimitv1.CommitRequest{Reservation: id, Actual: 400})
 		if status.Code(err) != codes.FailedPrecondition {
-			return fmt.Errorf("%v", err)
+			return fmt.Errorf("not expired yet: %w", err)
 		}
 		return nil
 	})
@@ -264,4 +266,3 @@ func TestReserveCommand(t *testing.T) {
 		}
 	}
 }
-

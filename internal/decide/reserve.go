@@ -38,8 +38,8 @@ func (c *Core) Reserve(ctx context.Context, b *Batch) (id []byte, err error) {
 		return nil, err
 	}
 	// First the key: once something is taken, there must be an id for it.
-	key, err := c.keys.current(ctx)
-	if gone := callerGone(ctx); err != nil && gone != nil {
+	key, alone := c.keys.current(ctx)
+	if gone := callerGone(ctx); alone != nil && gone != nil {
 		return nil, gone
 	}
 	// Without the store the key is one that this process alone knows, and the failure
