@@ -1,13 +1,14 @@
 package server
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"regexp"
+	"strings"
 	"testing"
 	"time"
 
@@ -104,13 +105,13 @@ func TestOverdraw(t *testing.T) {
 func TestOverdrawAsEnvoysService(t *testing.T) {
 	d := start(t, Options{Config: envoyConfig(t, overdraws)})
 	client := rlsv3.NewRateLimitServiceClient(d.conn)
-	run, exact := 0, 0
+	ctx, run, exact := t.Context(), 0, 0
 	rapid.Check(t, func(t *rapid.T) {
 		run++
 		for _, overdraw := range []string{"once", "always"} {
 			count := 0
 			for _, n := range rapid.SliceOfN(rapid.IntRange(0, 6), 1, 12).Draw(t, "hits") {
-				out, err := client.ShouldRateLimit(context.Background(), hits(n, fmt.Sprintf("%s=%d", overdraw, run)))
+				out, err := client.ShouldRateLimit(ctx, hits(n, fmt.Sprintf("%s=%d", overdraw, run)))
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -240,6 +241,16 @@ func TestMeteredThroughEnvoy(t *testing.T) {
 	config, err := os.ReadFile(deployed + "metered.yaml")
 	if err != nil {
 		t.Fatal(err)
+	}
+	page, err := os.ReadFile("../../docs/metered.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, shown, _ := strings.Cut(string(page), "```yaml\nrate_limits:\n")
+	shown, _, _ = strings.Cut(shown, "```")
+	comment := regexp.MustCompile(`(?m)^ *#.*\n`)
+	if text := func(s string) string { return strings.Join(strings.Fields(comment.ReplaceAllString(s, "")), " ") }; shown == "" || !strings.Contains(text(string(config)), text(shown)) {
+		t.Errorf("docs/metered.md shows another configuration than metered.yaml has:\n%s", shown)
 	}
 	model := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("X-Tokens", "400") }))
 	t.Cleanup(model.Close)
