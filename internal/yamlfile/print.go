@@ -16,6 +16,7 @@ func (n Node) String() string {
 	}
 	var p printer
 	if isBlock(y) {
+		p.properties(y) // a part of it may refer to the whole
 		p.block(y, 0)
 	} else {
 		p.flow(y)
