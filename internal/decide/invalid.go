@@ -39,6 +39,20 @@ func (e *InvalidError) Add(field, format string, args ...any) {
 	e.Violations = append(e.Violations, Violation{field, fmt.Sprintf(format, args...)})
 }
 
+// RenameFields returns err with its fields called as rename says, if it is an
+// *InvalidError: for fronts whose messages have these fields elsewhere.
+func RenameFields(err error, rename func(field string) string) error {
+	invalid, ok := err.(*InvalidError) //nolint:errorlint // nothing wraps it
+	if !ok {
+		return err
+	}
+	var renamed InvalidError
+	for _, v := range invalid.Violations {
+		renamed.Violations = append(renamed.Violations, Violation{rename(v.Field), v.Problem})
+	}
+	return &renamed
+}
+
 // Err returns e, or nil if nothing is wrong.
 func (e *InvalidError) Err() error {
 	if len(e.Violations) == 0 {

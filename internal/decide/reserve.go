@@ -83,8 +83,7 @@ func (c *Core) Settle(ctx context.Context, id []byte, used uint64, b *Batch) (re
 	if err := c.Permit(ctx, auth.Decide, made.Namespace, made.Policy); err != nil {
 		return false, err
 	}
-	switch {
-	case strategy.InstantOf(time.Now()) >= made.Expires:
+	if strategy.InstantOf(time.Now()) >= made.Expires {
 		c.book.Refused.Add(1)
 		return false, fmt.Errorf("%w, at %s, and has cost its estimate of %d; charge or refund the difference", ErrExpired,
 			time.UnixMicro(int64(made.Expires)).UTC().Format(time.RFC3339), made.Taken)

@@ -37,7 +37,7 @@ func (s Service) Reserve(ctx context.Context, in *ratelimitv1.ReserveRequest) (*
 	}
 	id, err := s.Core.Reserve(ctx, batch)
 	if err == nil {
-		err = within("request.", batch.Answers[0].Err)
+		err = decide.RenameFields(batch.Answers[0].Err, func(field string) string { return "request." + field })
 	}
 	if err != nil {
 		return nil, err
@@ -71,17 +71,4 @@ func response(b *decide.Batch) *ratelimitv1.ShouldAllowResponse {
 	var e Encoder
 	e.Begin(b)
 	return e.Response(&b.Answers[0])
-}
-
-// within returns err with the fields of a message that is in another called as in that.
-func within(prefix string, err error) error {
-	invalid, ok := err.(*decide.InvalidError) //nolint:errorlint // the core wraps it in nothing
-	if !ok {
-		return err
-	}
-	var named decide.InvalidError
-	for _, v := range invalid.Violations {
-		named.Add(prefix+v.Field, "%s", v.Problem)
-	}
-	return named.Err()
 }

@@ -48,15 +48,7 @@ func (a *API) Authorize(w http.ResponseWriter, r *http.Request) {
 // inQuery returns err with the fields called as in the query: that has one limit,
 // and so its fields are parameters.
 func inQuery(err error) error {
-	invalid, ok := err.(*decide.InvalidError) //nolint:errorlint // the core wraps it in nothing
-	if !ok {
-		return err
-	}
-	var named decide.InvalidError
-	for _, v := range invalid.Violations {
-		named.Add(strings.TrimPrefix(v.Field, "limits[0]."), "%s", v.Problem)
-	}
-	return named.Err()
+	return decide.RenameFields(err, func(field string) string { return strings.TrimPrefix(field, "limits[0].") })
 }
 
 // The parameters. Any other is refused: one that is misspelt would else change
