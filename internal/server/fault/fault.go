@@ -15,6 +15,7 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/auth"
 	"github.com/ratelimitd/ratelimitd/internal/decide"
 	"github.com/ratelimitd/ratelimitd/internal/store"
+	ratelimitv1 "github.com/ratelimitd/ratelimitd/proto/ratelimit/v1"
 )
 
 // Errors of calls, beside those of the core. They are gRPC statuses.
@@ -63,6 +64,11 @@ func Status(err error) *status.Status {
 		return status.New(codes.Internal, err.Error())
 	}
 	return st
+}
+
+// Result returns the result, of one request of a batch, that says err.
+func Result(err error) *ratelimitv1.ShouldAllowResult {
+	return &ratelimitv1.ShouldAllowResult{Result: &ratelimitv1.ShouldAllowResult_Error{Error: Status(err).Proto()}}
 }
 
 // Error returns err, which may be nil, as an error that is a gRPC status.

@@ -180,7 +180,7 @@ func (e *exchange) decide(ctx context.Context) error {
 			e.response.Results[i] = overload // those of a batch mostly share it
 			continue
 		case a.Err != nil:
-			e.response.Results[i] = failedResult(a.Err)
+			e.response.Results[i] = fault.Result(a.Err)
 			if a.Outcome == decide.Shed {
 				overload = e.response.Results[i]
 			}
@@ -196,8 +196,4 @@ func (e *exchange) decide(ctx context.Context) error {
 // refuse returns the status of a message that is itself invalid.
 func (e *exchange) refuse(format string, args ...any) error {
 	return fault.Error(e.of.core.Refuse("requests", format, args...))
-}
-
-func failedResult(err error) *ratelimitv1.ShouldAllowResult {
-	return &ratelimitv1.ShouldAllowResult{Result: &ratelimitv1.ShouldAllowResult_Error{Error: fault.Status(err).Proto()}}
 }

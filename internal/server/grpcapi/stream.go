@@ -91,7 +91,7 @@ func (e *exchange) answerMessage(stream ratelimitv1.RateLimitService_ShouldAllow
 	}
 	defer latency.Since(histogram.Start())
 	if err := e.decide(stream.Context()); err != nil {
-		e.response.Results = append(e.response.GetResults()[:0], failedResult(err))
+		e.response.Results = append(e.response.GetResults()[:0], fault.Result(err))
 	}
 	return stream.SendMsg(e)
 }

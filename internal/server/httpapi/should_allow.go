@@ -105,13 +105,13 @@ func (a *API) shouldAllowBatch(w http.ResponseWriter, r *http.Request, body []by
 	encoder.Begin(batch)
 	out := new(ratelimitv1.ShouldAllowBatchResponse)
 	for i := range batch.Answers {
-		result := new(ratelimitv1.ShouldAllowResult)
-		if answer := &batch.Answers[i]; answer.Err != nil {
-			result.Result = &ratelimitv1.ShouldAllowResult_Error{Error: fault.Status(answer.Err).Proto()}
-		} else {
-			result.Result = &ratelimitv1.ShouldAllowResult_Response{Response: encoder.Response(answer)}
+		answer := &batch.Answers[i]
+		if answer.Err != nil {
+			out.Results = append(out.Results, fault.Result(answer.Err))
+			continue
 		}
-		out.Results = append(out.Results, result)
+		response := &ratelimitv1.ShouldAllowResult_Response{Response: encoder.Response(answer)}
+		out.Results = append(out.Results, &ratelimitv1.ShouldAllowResult{Result: response})
 	}
 	web.WriteMessage(w, http.StatusOK, out)
 }
