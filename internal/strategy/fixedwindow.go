@@ -27,16 +27,11 @@ func chargeFixedWindow(l *Limit, s State, cost int64, now Instant) State {
 
 func refundFixedWindow(l *Limit, s State, a *Ask, now Instant) State {
 	used, _ := fixedWindow(l, s, now)
-	if used == 0 || a.ConsumedAt != 0 && !l.inWindow(a.ConsumedAt, now) {
+	start, _ := l.Window(now)
+	if used == 0 || a.ConsumedAt != 0 && a.ConsumedAt < start {
 		return s
 	}
 	return State{Last: now, Used: used - min(used, a.units())}
-}
-
-// inWindow reports whether at, which is not after now, is in the window of now.
-func (l *Limit) inWindow(at, now Instant) bool {
-	start, _ := l.Window(now)
-	return at >= start
 }
 
 func usedFixedWindow(l *Limit, s State, now Instant) (used, reset int64) {

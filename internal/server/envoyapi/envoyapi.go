@@ -390,7 +390,9 @@ func untilReset(p *envoy.Part, st *strategy.Status) time.Duration {
 	case !st.Allowed && st.RetryAfter != strategy.Never:
 		wait = st.RetryAfter
 	case wait == 0 && p.Strategy == strategy.FixedWindow:
-		wait = p.Rate.Period - time.Duration(time.Now().UnixMicro()%p.Rate.Period.Microseconds())*time.Microsecond
+		now := strategy.InstantOf(time.Now())
+		_, end := p.Window(now)
+		wait = time.Duration(end-now) * time.Microsecond
 	}
 	whole := wait.Truncate(time.Second)
 	if whole < wait {
