@@ -96,8 +96,8 @@ func (s *State) Settle(l *Limit, now, skew Instant) bool {
 		return false
 	}
 	s.Last = now
-	if s.Used == 0 && s.Part == 0 && l.Strategy != SlidingWindowLog {
-		*s = State{} // nothing is left to count; of a log, this was only a View
+	if s.Used == 0 && s.Part == 0 {
+		*s = State{} // nothing is left to count
 	}
 	return true
 }

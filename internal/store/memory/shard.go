@@ -128,15 +128,15 @@ func (sh *shard) add(k key, pinned []uint32, by push, l *strategy.Limit) uint32 
 // settle settles the state of the counter with number n, of l.
 func (sh *shard) settle(n uint32, l *strategy.Limit, now strategy.Instant) {
 	c := sh.at(n)
-	state := c.state()
-	if !state.Settle(l, now, 0) {
+	if c.log.Load() == 0 {
+		if state := c.state(); state.Settle(l, now, 0) {
+			c.setState(&state)
+		}
 		return
 	}
-	c.setState(&state)
-	if c.log.Load() != 0 {
-		log := sh.log(n)
-		before := log.Size()
-		log.Settle(l, now, 0)
+	log := sh.log(n)
+	before := log.Size()
+	if log.Settle(l, now, 0) {
 		sh.grow(c.group, log.Size()-before)
 	}
 }
