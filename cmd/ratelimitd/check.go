@@ -28,28 +28,6 @@ func checkCommand() *command.Command {
 		flags.Flag{Name: "dry-run", Value: flags.Bool(&in.DryRun), Help: "Decide, and change nothing."},
 		flags.Flag{Name: "json", Value: flags.Bool(&json), Help: "Print the answer as JSON."},
 	)
-	q.instead = func() (asEnvoy bool, wrong []error) {
-		m, err := strategy.ParseMode(mode)
-		if err != nil {
-			wrong = append(wrong, q.set.Problem("mode", ": "+err.Error()))
-		}
-		in.Mode = ratelimitv1.Mode(m) + ratelimitv1.Mode_TAKE
-		if consumedAt != "" {
-			at, err := time.Parse(time.RFC3339Nano, consumedAt)
-			if err != nil || m != strategy.Refund {
-				wrong = append(wrong, q.set.Problem("consumed-at", fmt.Sprintf(" %s: goes with --mode=refund, and is a time such as 2026-01-31T12:00:00.5Z", quote.Cut(consumedAt))))
-			}
-			in.ConsumedAt = timestamppb.New(at)
-		}
-		if descriptor.Domain != "" {
-			not := append([]string{"namespace", "identifier", "rate", "policy", "mode", "consumed-at", "dry-run"}, limitFlags...)
-			return true, append(wrong, q.set.Without("envoy-domain", not...), descriptor.Check())
-		}
-		if descriptor.Entries != nil {
-			wrong = append(wrong, q.set.Problem("entry", ": give --envoy-domain too"))
-		}
-		return false, wrong
-	}
 	return &command.Command{
 		Name:    "check",
 		Summary: "Ask a running service whether a request is allowed. Exits with 0 if it is, 1 if it is denied, 2 after an error.",
@@ -63,12 +41,30 @@ func checkCommand() *command.Command {
   ratelimitd check --addr limits.example.org --tls --token-file token --namespace checkout --identifier alice --rate 5/s`,
 		Flags: q.set,
 		Run: func(ctx context.Context, call command.Call) error {
-			return q.ask(ctx, call, func(ctx context.Context, daemon *check.Daemon, limits []*ratelimitv1.Limit) error {
-				if descriptor.Domain != "" {
+			wrong := q.read(call)
+			m, _ := strategy.ParseMode(mode) // which its flag has checked
+			in.Mode = ratelimitv1.Mode(m) + ratelimitv1.Mode_TAKE
+			if consumedAt != "" {
+				at, err := time.Parse(time.RFC3339Nano, consumedAt)
+				if err != nil || m != strategy.Refund {
+					wrong = append(wrong, q.set.Problem("consumed-at", fmt.Sprintf(" %s: goes with --mode=refund, and is a time such as 2026-01-31T12:00:00.5Z", quote.Cut(consumedAt))))
+				}
+				in.ConsumedAt = timestamppb.New(at)
+			}
+			if descriptor.Domain != "" {
+				not := append([]string{"namespace", "identifier", "rate", "policy", "mode", "consumed-at", "dry-run"}, limitFlags...)
+				wrong = append(wrong, q.set.Without("envoy-domain", not...), descriptor.Check())
+				return q.ask(ctx, wrong, func(ctx context.Context, daemon *check.Daemon) error {
 					descriptor.Hits = in.GetCost()
 					answer, err := daemon.AskEnvoy(ctx, &descriptor)
 					return say(call, answer, json, err)
-				}
+				})
+			}
+			if descriptor.Entries != nil {
+				wrong = append(wrong, q.set.Problem("entry", ": give --envoy-domain too"))
+			}
+			limits, wrong := q.limits(wrong)
+			return q.ask(ctx, wrong, func(ctx context.Context, daemon *check.Daemon) error {
 				in.Namespace, in.Identifier, in.Policy, in.Limits = q.namespace, q.identifier, q.policy, limits
 				answer, err := daemon.Ask(ctx, in)
 				return say(call, answer, json, err)

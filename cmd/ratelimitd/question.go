@@ -17,31 +17,69 @@ import (
 	ratelimitv1 "github.com/ratelimitd/ratelimitd/proto/ratelimit/v1"
 )
 
-// A question is what check, reserve, commit and reset have in common: the limits of one
+// A contact is where a command asks a daemon.
+type contact struct {
+	addr string
+	wait time.Duration
+	how  connect.Options
+
+	set *flags.Set // of the command
+}
+
+// flagsOf sets the flags of a command: its own, and those that say where to ask.
+func (c *contact) flagsOf(own []flags.Flag) {
+	c.addr, c.wait = "127.0.0.1:8081", 2*time.Second
+	own = append(own,
+		flags.Flag{Name: "addr", Value: flags.Address(&c.addr, "8081"), Help: "The service's gRPC address. Without a port: port 8081."},
+		flags.Flag{Name: "wait", Value: flags.Duration(&c.wait), Help: "The longest to wait for the answer."},
+	)
+	c.set = &flags.Set{EnvPrefix: config.EnvPrefix, Flags: append(own, c.how.Flags()...)}
+}
+
+// read reads the flags of call, and returns what is wrong with them.
+func (c *contact) read(call command.Call) []error {
+	return c.set.Apply(call.Line, c.set.Environment(os.LookupEnv))
+}
+
+// ask has do ask the daemon, unless something is wrong. The context of do ends after
+// --wait.
+func (c *contact) ask(ctx context.Context, wrong []error, do func(context.Context, *check.Daemon) error) error {
+	if c.wait <= 0 {
+		wrong = append(wrong, c.set.Problem("wait", fmt.Sprintf(" %v: must be above 0, such as 2s", c.wait)))
+	}
+	if err := errors.Join(wrong...); err != nil {
+		return err
+	}
+	link, err := c.how.Open(os.LookupEnv)
+	if err != nil {
+		return err
+	}
+	daemon, err := check.Connect(c.addr, link)
+	if err != nil {
+		return err
+	}
+	defer daemon.Close()
+	ctx, cancel := context.WithTimeout(ctx, c.wait)
+	defer cancel()
+	return do(ctx, daemon)
+}
+
+// A question is what check, reserve and reset have in common: the limits of one
 // identifier, and the daemon that knows them.
 type question struct {
+	contact
 	namespace, identifier, policy string
 
 	limit     ratelimitv1.Limit // without its strategy and anchor day
 	algorithm string            // the strategy of limit
 	anchor    uint64            // the anchor day of limit
-
-	// instead reads what is asked in place of limits, if anything is, and returns what is
-	// wrong with it. nil: only limits are asked.
-	instead func() (is bool, wrong []error)
-
-	addr string
-	wait time.Duration
-	how  connect.Options
-
-	set *flags.Set
 }
 
 // newQuestion returns the question that flags ask: its own, then those of the command,
 // then those that say where to ask.
 func newQuestion(own ...flags.Flag) *question {
-	q := &question{algorithm: strategy.FixedWindow.String(), addr: defaultAddr, wait: defaultWait}
-	all := append([]flags.Flag{
+	q := &question{algorithm: strategy.FixedWindow.String()}
+	q.flagsOf(append([]flags.Flag{
 		{Name: "namespace", Value: flags.Text(&q.namespace), Hint: "NAME", Help: "Who owns the counters, such as checkout."},
 		{Name: "identifier", Value: flags.Text(&q.identifier), Hint: "NAME", Help: "Who is being limited, such as user:42."},
 		{Name: "rate", Value: flags.Text(&q.limit.Rate), Hint: "RATE", Help: "The rate to hold it to, such as 100/min, 5/s or 10/30s. This or --policy is required."},
@@ -51,73 +89,24 @@ func newQuestion(own ...flags.Flag) *question {
 		{Name: "burst", Value: flags.Number(&q.limit.Burst), Hint: "N", Help: "With --rate: the capacity of token_bucket, leaky_bucket and gcra; 0 for the strategy's default."},
 		{Name: "time-zone", Value: flags.Text(&q.limit.TimeZone), Hint: "ZONE", Help: "With --rate: where days, weeks, months and years of a fixed_window begin at midnight, such as Europe/Berlin."},
 		{Name: "anchor-day", Value: flags.Number(&q.anchor), Hint: "DAY", Help: "With --rate: the day on which months and years begin, 1 to 28."},
-	}, own...)
-	return q.with(all)
-}
-
-// newCommit returns the question that has flags of the command alone, and those that say
-// where to ask.
-func newCommit(own ...flags.Flag) *question {
-	q := &question{algorithm: strategy.FixedWindow.String(), addr: defaultAddr, wait: defaultWait}
-	q.instead = func() (bool, []error) { return true, nil }
-	return q.with(own)
-}
-
-const (
-	defaultAddr = "127.0.0.1:8081"
-	defaultWait = 2 * time.Second
-)
-
-// with returns q with its flags: all, and then those that say where to ask.
-func (q *question) with(all []flags.Flag) *question {
-	all = append(all,
-		flags.Flag{Name: "addr", Value: flags.Address(&q.addr, "8081"), Help: "The service's gRPC address. Without a port: port 8081."},
-		flags.Flag{Name: "wait", Value: flags.Duration(&q.wait), Help: "The longest to wait for the answer."},
-	)
-	q.set = &flags.Set{EnvPrefix: config.EnvPrefix, Flags: append(all, q.how.Flags()...)}
+	}, own...))
 	return q
 }
 
-// ask reads the flags of call, and has do ask the daemon for the limits that they
-// name. The context of do ends after --wait.
-func (q *question) ask(ctx context.Context, call command.Call, do func(context.Context, *check.Daemon, []*ratelimitv1.Limit) error) error {
-	wrong := q.set.Apply(call.Line, q.set.Environment(os.LookupEnv))
-	instead := false
-	if q.instead != nil {
-		var more []error
-		instead, more = q.instead()
-		wrong = append(wrong, more...)
-	}
-	if !instead {
-		wrong = append(wrong, q.set.Need("namespace", "identifier"), q.set.OneOf("rate", "policy"), q.set.Without("policy", limitFlags...))
-	}
+// limits returns the limit of --rate, if there is one; and wrong, with what is wrong with
+// the flags that say which limits are asked.
+func (q *question) limits(wrong []error) ([]*ratelimitv1.Limit, []error) {
+	wrong = append(wrong, q.set.Need("namespace", "identifier"), q.set.OneOf("rate", "policy"), q.set.Without("policy", limitFlags...))
 	s, err := strategy.Parse(q.algorithm)
 	if err != nil {
 		wrong = append(wrong, q.set.Problem("strategy", ": "+err.Error()))
-	}
-	if q.wait <= 0 {
-		wrong = append(wrong, q.set.Problem("wait", fmt.Sprintf(" %v: must be above 0, such as 2s", q.wait)))
-	}
-	if err := errors.Join(wrong...); err != nil {
-		return err
 	}
 	var limits []*ratelimitv1.Limit
 	if q.limit.Rate != "" {
 		q.limit.Strategy, q.limit.AnchorDay = ratelimitv1.Strategy(s), uint32(min(q.anchor, math.MaxUint32))
 		limits = append(limits, &q.limit)
 	}
-	link, err := q.how.Open(os.LookupEnv)
-	if err != nil {
-		return err
-	}
-	daemon, err := check.Connect(q.addr, link)
-	if err != nil {
-		return err
-	}
-	defer daemon.Close()
-	ctx, cancel := context.WithTimeout(ctx, q.wait)
-	defer cancel()
-	return do(ctx, daemon, limits)
+	return limits, wrong
 }
 
 // limitFlags are those that describe a limit of --rate.

@@ -25,7 +25,8 @@ func reserveCommand() *command.Command {
     ratelimitd commit --reservation "$id" --actual 420`,
 		Flags: q.set,
 		Run: func(ctx context.Context, call command.Call) error {
-			return q.ask(ctx, call, func(ctx context.Context, daemon *check.Daemon, limits []*ratelimitv1.Limit) error {
+			limits, wrong := q.limits(q.read(call))
+			return q.ask(ctx, wrong, func(ctx context.Context, daemon *check.Daemon) error {
 				in.Namespace, in.Identifier, in.Policy, in.Limits = q.namespace, q.identifier, q.policy, limits
 				id, answer, err := daemon.Reserve(ctx, in)
 				if err != nil {
@@ -45,29 +46,27 @@ func reserveCommand() *command.Command {
 func commitCommand() *command.Command {
 	var reservation string
 	var actual uint64
-	var id []byte
 	json := false
-	q := newCommit(
-		flags.Flag{Name: "reservation", Value: flags.Text(&reservation), Hint: "ID", Required: true, Help: "What \"ratelimitd reserve\" printed."},
-		flags.Flag{Name: "actual", Value: flags.Number(&actual), Help: "How many units were really used; 0 gives all of the estimate back."},
-		flags.Flag{Name: "json", Value: flags.Bool(&json), Help: "Print the answer as JSON."},
-	)
-	q.instead = func() (bool, []error) {
-		var err error
-		if id, err = base64.StdEncoding.DecodeString(reservation); err != nil {
-			return true, []error{q.set.Problem("reservation", fmt.Sprintf(" %s: give what \"ratelimitd reserve\" printed", quote.Cut(reservation)))}
-		}
-		return true, nil
-	}
+	var c contact
+	c.flagsOf([]flags.Flag{
+		{Name: "reservation", Value: flags.Text(&reservation), Hint: "ID", Required: true, Help: "What \"ratelimitd reserve\" printed."},
+		{Name: "actual", Value: flags.Number(&actual), Help: "How many units were really used; 0 gives all of the estimate back."},
+		{Name: "json", Value: flags.Bool(&json), Help: "Print the answer as JSON."},
+	})
 	return &command.Command{
 		Name:    "commit",
 		Summary: "Settle a reservation with what was really used. It counts once, however often it is sent. Exits with 0, with 1 if more was used than the limits allow, 2 after an error.",
 		Examples: `Examples:
   ratelimitd commit --reservation "$id" --actual 420
   ratelimitd commit --reservation "$id" --actual 0`,
-		Flags: q.set,
+		Flags: c.set,
 		Run: func(ctx context.Context, call command.Call) error {
-			return q.ask(ctx, call, func(ctx context.Context, daemon *check.Daemon, _ []*ratelimitv1.Limit) error {
+			wrong := c.read(call)
+			id, err := base64.StdEncoding.DecodeString(reservation)
+			if err != nil {
+				wrong = append(wrong, c.set.Problem("reservation", fmt.Sprintf(" %s: give what \"ratelimitd reserve\" printed", quote.Cut(reservation))))
+			}
+			return c.ask(ctx, wrong, func(ctx context.Context, daemon *check.Daemon) error {
 				answer, repeated, err := daemon.Commit(ctx, id, actual)
 				if err == nil && repeated {
 					fmt.Fprintln(call.Stderr, "this reservation was settled before: nothing has changed")

@@ -24,7 +24,8 @@ name. The service permits this on a gRPC port that only its machine reaches, wit
 Replicas with a deny cache of their own may go on denying for --deny-cache-ttl.`,
 		Flags: q.set,
 		Run: func(ctx context.Context, call command.Call) error {
-			return q.ask(ctx, call, func(ctx context.Context, daemon *check.Daemon, limits []*ratelimitv1.Limit) error {
+			limits, wrong := q.limits(q.read(call))
+			return q.ask(ctx, wrong, func(ctx context.Context, daemon *check.Daemon) error {
 				err := daemon.Reset(ctx, &ratelimitv1.ResetRequest{Namespace: q.namespace, Identifier: q.identifier, Policy: q.policy, Limits: limits})
 				if err != nil {
 					return err
