@@ -30,6 +30,7 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/crash"
 	"github.com/ratelimitd/ratelimitd/internal/lograte"
 	"github.com/ratelimitd/ratelimitd/internal/quote"
+	"github.com/ratelimitd/ratelimitd/internal/sleep"
 )
 
 // TypeURL is the type of the resources.
@@ -136,22 +137,10 @@ func (c *Client) Run(ctx context.Context) {
 		if n := c.lost.Pass(time.Now()); n > 0 {
 			c.o.Logger.Warn("there is no stream from the xDS server; the limits in force stay, and the daemon connects again", "server", c.o.Server, "error", quote.Error(err), "wait", pause.Round(time.Millisecond).String(), "times", n)
 		}
-		if !sleep(ctx, pause) {
+		if !sleep.For(ctx, pause) {
 			return
 		}
 		wait = min(2*wait, c.o.MaxBackoff)
-	}
-}
-
-// sleep reports whether d has passed before ctx ended.
-func sleep(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
 	}
 }
 
@@ -232,7 +221,7 @@ func (c *Client) answer(ctx context.Context, m *discoveryv3.DiscoveryResponse) (
 		pause = min(time.Second<<min(c.refusals-1, 10), maxRepeatPause)
 	}
 	c.refusals++
-	return reply, sleep(ctx, pause)
+	return reply, sleep.For(ctx, pause)
 }
 
 // detail returns the text of err as the server is told it.

@@ -12,6 +12,7 @@ import (
 	"github.com/bradfitz/gomemcache/memcache"
 
 	"github.com/ratelimitd/ratelimitd/internal/quote"
+	"github.com/ratelimitd/ratelimitd/internal/sleep"
 	"github.com/ratelimitd/ratelimitd/internal/store"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 )
@@ -110,14 +111,10 @@ func pause(ctx context.Context, attempt int) error {
 	if shift := attempt - 1; shift < 8 {
 		most = min(most, firstPause<<shift)
 	}
-	timer := time.NewTimer(rand.N(most))
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
+	if !sleep.For(ctx, rand.N(most)) {
 		return ctx.Err()
 	}
+	return nil
 }
 
 // read reads the items of edits, in one round trip to each server.

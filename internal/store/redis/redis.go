@@ -22,6 +22,7 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/lograte"
 	"github.com/ratelimitd/ratelimitd/internal/quote"
 	"github.com/ratelimitd/ratelimitd/internal/rate"
+	"github.com/ratelimitd/ratelimitd/internal/sleep"
 	"github.com/ratelimitd/ratelimitd/internal/store"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 )
@@ -118,7 +119,7 @@ func (s *Store) Decide(ctx context.Context, requests []store.Request, results []
 			break
 		}
 		if wait {
-			if time.Until(deadline) < pause || !sleep(ctx, pause) {
+			if time.Until(deadline) < pause || !sleep.For(ctx, pause) {
 				break // the errors they have are more to the point than that of ctx
 			}
 			pause *= 2
@@ -221,18 +222,6 @@ func destinationOf(lane string, to []destination) (*destination, []destination) 
 		i, to = len(to), append(to, destination{lane: lane})
 	}
 	return &to[i], to
-}
-
-// sleep waits for d, and reports whether ctx let it.
-func sleep(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }
 
 // own returns a context with the store's timeout and not its caller's: to cut
