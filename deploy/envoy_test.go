@@ -27,16 +27,6 @@ import (
 // is low enough for a loaded machine: what is counted does not depend on it.
 const restartRate = 100
 
-// portOf returns the port of an address.
-func portOf(t *testing.T, addr string) string {
-	t.Helper()
-	_, port, err := net.SplitHostPort(addr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return port
-}
-
 // send sends url restartRate requests a second until the test calls stop, which
 // waits for all answers and returns how many were sent.
 func send(t *testing.T, url string) (stop func() int) {
@@ -102,8 +92,8 @@ func TestRollingRestart(t *testing.T) {
 	endpoint := func(port string) string { return strings.Replace(daemon, "PORT", port, 1) }
 	e := envoytest.Start(t, envoytest.Edit(t, patientEnvoy(t),
 		"{address: 0.0.0.0, port_value: 10000}", "{address: 127.0.0.1, port_value: 0}",
-		endpoint("8000"), endpoint(portOf(t, service.Listener.Addr().String())),
-		endpoint("8081"), endpoint(portOf(t, one.grpc))+endpoint(portOf(t, two.grpc))))
+		endpoint("8000"), endpoint(envoytest.PortOf(t, service.Listener.Addr().String())),
+		endpoint("8081"), endpoint(envoytest.PortOf(t, one.grpc))+endpoint(envoytest.PortOf(t, two.grpc))))
 
 	stop := send(t, e.URL)
 	asked := func() int {
@@ -181,7 +171,7 @@ func TestQuickStart(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer func() { _ = l.Close() }()
-		return portOf(t, l.Addr().String())
+		return envoytest.PortOf(t, l.Addr().String())
 	}
 	service, daemon, front := free(), free(), free()
 	write := func(name, text string) {

@@ -45,6 +45,24 @@ func (d *loggedDaemon) log(t *testing.T) string {
 	return string(text)
 }
 
+// awaitServing waits until it serves, and sets its addresses.
+func (d *loggedDaemon) awaitServing(t *testing.T) {
+	t.Helper()
+	redistest.Eventually(t, "the daemon serves", func() error {
+		for line := range strings.Lines(d.log(t)) {
+			var entry struct {
+				Msg string
+				addresses
+			}
+			if json.Unmarshal([]byte(line), &entry) == nil && entry.Msg == "serving" {
+				d.addresses = entry.addresses
+				return nil
+			}
+		}
+		return errors.New("it does not serve yet")
+	})
+}
+
 // hangUp has it read its files at once.
 func (d *loggedDaemon) hangUp(t *testing.T) {
 	t.Helper()
@@ -72,19 +90,7 @@ func servesLogged(t *testing.T, flags ...string) *loggedDaemon {
 		_ = cmd.Wait() // the end of the test's context may have killed it
 		_ = file.Close()
 	})
-	redistest.Eventually(t, "the daemon serves", func() error {
-		for line := range strings.Lines(d.log(t)) {
-			var entry struct {
-				Msg string
-				addresses
-			}
-			if json.Unmarshal([]byte(line), &entry) == nil && entry.Msg == "serving" {
-				d.addresses = entry.addresses
-				return nil
-			}
-		}
-		return errors.New("it does not serve yet")
-	})
+	d.awaitServing(t)
 	return d
 }
 

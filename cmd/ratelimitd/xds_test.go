@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -223,19 +222,7 @@ func (p *pod) start(t *testing.T, env []string) *gatewayPod {
 // serving waits until it serves, and connects.
 func (g *gatewayPod) serving(authority *authtest.Authority) {
 	g.t.Helper()
-	redistest.Eventually(g.t, "the daemon serves", func() error {
-		for line := range strings.Lines(g.log(g.t)) {
-			var entry struct {
-				Msg string
-				addresses
-			}
-			if json.Unmarshal([]byte(line), &entry) == nil && entry.Msg == "serving" {
-				g.addresses = entry.addresses
-				return nil
-			}
-		}
-		return errors.New("it does not serve yet")
-	})
+	g.awaitServing(g.t)
 	conn, err := grpc.NewClient(g.GRPC, grpc.WithTransportCredentials(credentials.NewTLS(authority.Client(g.t, nil))))
 	if err != nil {
 		g.t.Fatal(err)

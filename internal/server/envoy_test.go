@@ -20,7 +20,7 @@ import (
 // front of a service that counts the requests that reach it.
 func throughEnvoy(t *testing.T, d *daemon) (e *envoytest.Envoy, reached *atomic.Int64) {
 	t.Helper()
-	return throughEnvoyOf(t, "envoy.yaml", "port_value: 8081", "port_value: "+portOf(t, d.GRPCAddr()), "max_interval: 0.1s", "max_interval: 20s")
+	return throughEnvoyOf(t, "envoy.yaml", "port_value: 8081", "port_value: "+envoytest.PortOf(t, d.GRPCAddr()), "max_interval: 0.1s", "max_interval: 20s")
 }
 
 // throughEnvoyOf does so with one of the configurations, and with edits to it.
@@ -35,27 +35,17 @@ func throughEnvoyOf(t *testing.T, file string, edits ...string) (e *envoytest.En
 	}
 	text := envoytest.Edit(t, string(data), append([]string{
 		"{address: 0.0.0.0, port_value: 10000}", "{address: 127.0.0.1, port_value: 0}",
-		"port_value: 8000", "port_value: " + portOf(t, service.Listener.Addr().String()),
+		"port_value: 8000", "port_value: " + envoytest.PortOf(t, service.Listener.Addr().String()),
 		"timeout: 0.1s", "timeout: 20s", // on a loaded machine
 	}, edits...)...)
 	return envoytest.Start(t, text), reached
-}
-
-// portOf returns the port of an address.
-func portOf(t *testing.T, addr string) string {
-	t.Helper()
-	_, port, err := net.SplitHostPort(addr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return port
 }
 
 // TestExtAuthzThroughEnvoy has a real Envoy ask the HTTP port by ext_authz: a client is held
 // to its limit whatever it claims to be, and is told nothing of how the limit is kept.
 func TestExtAuthzThroughEnvoy(t *testing.T) {
 	d := start(t, Options{Config: policyConfig(t, webPolicies)})
-	port := []string{"port_value: 8080", "port_value: " + portOf(t, d.HTTPAddr())}
+	port := []string{"port_value: 8080", "port_value: " + envoytest.PortOf(t, d.HTTPAddr())}
 	e, reached := throughEnvoyOf(t, "ext-authz.yaml", port...)
 	for i := range 8 {
 		reply, text := fetch(t, http.MethodPost, e.URL+"/some/path?x=1", "payload", http.Header{"X-Forwarded-For": {fmt.Sprintf("203.0.113.%d", i)}})
@@ -204,8 +194,8 @@ func TestFeaturesThroughEnvoy(t *testing.T) {
 	service := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
 	t.Cleanup(service.Close)
 	e := envoytest.Start(t, envoytest.Edit(t, string(config),
-		"port_value: 8000", "port_value: "+portOf(t, service.Listener.Addr().String()),
-		"port_value: 8081", "port_value: "+portOf(t, d.GRPCAddr())))
+		"port_value: 8000", "port_value: "+envoytest.PortOf(t, service.Listener.Addr().String()),
+		"port_value: 8081", "port_value: "+envoytest.PortOf(t, d.GRPCAddr())))
 	ask := func(headers ...string) httpAnswer {
 		header := http.Header{}
 		for _, h := range headers {

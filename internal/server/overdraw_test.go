@@ -21,8 +21,6 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/policy/envoy"
 	"github.com/ratelimitd/ratelimitd/internal/server/envoyapi"
 	"github.com/ratelimitd/ratelimitd/internal/server/envoyapi/envoytest"
-	"github.com/ratelimitd/ratelimitd/internal/store/redis"
-	"github.com/ratelimitd/ratelimitd/internal/store/redis/redistest"
 )
 
 // overdraws has a limit of each overdraw, and of the default.
@@ -51,12 +49,8 @@ func hits(n int, text string) *rlsv3.RateLimitRequest {
 // TestOverdraw has hits of which a limit has fewer left, for each overdraw and store; and
 // hits that are given back.
 func TestOverdraw(t *testing.T) {
-	server := redistest.Start(t)
-	remote, err := redis.New(redis.Options{URLs: []string{server.URL}, Timeout: patient})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for name, o := range map[string]Options{"memory": {}, "redis": {Store: remote, StoreName: "redis"}} {
+	stores, _ := eachStore(t)
+	for name, o := range stores {
 		t.Run(name, func(t *testing.T) {
 			o.Config = envoyConfig(t, overdraws)
 			d := start(t, o)
@@ -257,8 +251,8 @@ func TestMeteredThroughEnvoy(t *testing.T) {
 	d := start(t, Options{Config: envoyConfig(t, string(limits)), AdminAddr: "127.0.0.1:0", LogLevel: new(slog.LevelVar)})
 	e := envoytest.Start(t, envoytest.Edit(t, string(config),
 		"{address: 0.0.0.0, port_value: 10000}", "{address: 127.0.0.1, port_value: 0}", "timeout: 0.1s", "timeout: 20s",
-		"port_value: 8000", "port_value: "+portOf(t, model.Listener.Addr().String()),
-		"port_value: 8081", "port_value: "+portOf(t, d.GRPCAddr())))
+		"port_value: 8000", "port_value: "+envoytest.PortOf(t, model.Listener.Addr().String()),
+		"port_value: 8081", "port_value: "+envoytest.PortOf(t, d.GRPCAddr())))
 	used := func() int {
 		_, text := fetch(t, http.MethodGet, "http://"+d.AdminAddr()+"/envoy?domain=llm&entry=api_key=alice", "", nil)
 		var shown struct {

@@ -123,15 +123,22 @@ func shown(out *rlsv3.RateLimitResponse) string {
 	return b.String()
 }
 
-// TestShouldRateLimit is one story, told to each store: through gRPC, and, as
-// the last step, through POST /json.
-func TestShouldRateLimit(t *testing.T) {
-	server := redistest.Start(t)
-	remote, err := redis.New(redis.Options{URLs: []string{server.URL}, Timeout: patient})
+// eachStore returns options with a store in memory and with one in a Redis, which remote
+// is too.
+func eachStore(t *testing.T) (stores map[string]Options, remote *redis.Store) {
+	t.Helper()
+	remote, err := redis.New(redis.Options{URLs: []string{redistest.Start(t).URL}, Timeout: patient})
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, o := range map[string]Options{"memory": {}, "redis": {Store: remote, StoreName: "redis"}} {
+	return map[string]Options{"memory": {}, "redis": {Store: remote, StoreName: "redis"}}, remote
+}
+
+// TestShouldRateLimit is one story, told to each store: through gRPC, and, as
+// the last step, through POST /json.
+func TestShouldRateLimit(t *testing.T) {
+	stores, _ := eachStore(t)
+	for name, o := range stores {
 		t.Run(name, func(t *testing.T) {
 			o.Config = envoyConfig(t, edge)
 			d := start(t, o)
@@ -537,12 +544,8 @@ func TestEnvoyMetrics(t *testing.T) {
 // TestSeveralLimitsOnOneDescriptor holds a descriptor to several limits at once: what one
 // of them denies takes nothing from the others. Each store does the same.
 func TestSeveralLimitsOnOneDescriptor(t *testing.T) {
-	server := redistest.Start(t)
-	remote, err := redis.New(redis.Options{URLs: []string{server.URL}, Timeout: patient})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for name, o := range map[string]Options{"memory": {}, "redis": {Store: remote, StoreName: "redis"}} {
+	stores, _ := eachStore(t)
+	for name, o := range stores {
 		t.Run(name, func(t *testing.T) {
 			o.Config = envoyConfig(t, `
 domain: edge
@@ -751,11 +754,7 @@ func TestEnvoyRequireDomains(t *testing.T) {
 // TestEnvoyAllOrNone has requests charged to all of their descriptors or to
 // none, but for those that deny nothing.
 func TestEnvoyAllOrNone(t *testing.T) {
-	server := redistest.Start(t)
-	remote, err := redis.New(redis.Options{URLs: []string{server.URL}, Timeout: patient})
-	if err != nil {
-		t.Fatal(err)
-	}
+	stores, remote := eachStore(t)
 	redistest.Eventually(t, "the server is found to own all keys", func() error {
 		if err := remote.Health(t.Context()); err != nil {
 			return err
@@ -765,7 +764,7 @@ func TestEnvoyAllOrNone(t *testing.T) {
 		}
 		return nil
 	})
-	for name, o := range map[string]Options{"memory": {}, "redis": {Store: remote, StoreName: "redis"}} {
+	for name, o := range stores {
 		t.Run(name, func(t *testing.T) {
 			o.Config, o.Envoy = envoyConfig(t, edge), envoyapi.Settings{AllOrNone: true}
 			d := start(t, o)
