@@ -12,7 +12,10 @@ package strategy
 // window of now.
 
 func takeFixedWindow(l *Limit, s State, cost int64, now Instant, next *State) verdict {
-	used, toEnd := fixedWindow(l, s, now)
+	used, toEnd := clockWindow(l, s, now)
+	if l.OnCalendar() {
+		used, toEnd = fixedWindow(l, s, now)
+	}
 	if used+cost > l.Capacity {
 		return verdict{retryAfter: micros(toEnd)}
 	}
@@ -35,7 +38,10 @@ func refundFixedWindow(l *Limit, s State, a *Ask, now Instant) State {
 }
 
 func usedFixedWindow(l *Limit, s State, now Instant) (used, reset int64) {
-	used, toEnd := fixedWindow(l, s, now)
+	used, toEnd := clockWindow(l, s, now)
+	if l.OnCalendar() {
+		used, toEnd = fixedWindow(l, s, now)
+	}
 	if used == 0 {
 		return 0, 0
 	}
@@ -50,4 +56,15 @@ func fixedWindow(l *Limit, s State, now Instant) (used, toEnd int64) {
 		used = s.Used
 	}
 	return used, int64(end - now)
+}
+
+// clockWindow is fixedWindow for a limit that is not on the calendar. It costs no call,
+// which most decisions would make twice.
+func clockWindow(l *Limit, s State, now Instant) (used, toEnd int64) {
+	p := period(l.Rate)
+	elapsed := int64(now) % p
+	if int64(s.Last) >= int64(now)-elapsed {
+		used = s.Used
+	}
+	return used, p - elapsed
 }
