@@ -19,6 +19,7 @@ type callCounters struct {
 	handled *prometheus.CounterVec
 	known   map[string]*methodCounters // by full method: those that are called often
 
+	max      int           // unary calls under way
 	underWay atomic.Int64  // unary calls
 	refused  atomic.Uint64 // calls beyond the bound on them
 }
@@ -35,8 +36,9 @@ const (
 	typeStream = "stream"
 )
 
-func newCallCounters(reg prometheus.Registerer) *callCounters {
+func newCallCounters(reg prometheus.Registerer, maxCalls int) *callCounters {
 	c := &callCounters{
+		max: maxCalls,
 		started: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "grpc_server_started_total",
 			Help: "Calls begun.",
@@ -47,7 +49,7 @@ func newCallCounters(reg prometheus.Registerer) *callCounters {
 		}, []string{"grpc_method", "grpc_type", "grpc_code"}),
 		known: map[string]*methodCounters{},
 	}
-	reg.MustRegister(c.started, c.handled)
+	reg.MustRegister(c, c.started, c.handled)
 	for _, method := range []string{
 		ratelimitv1.RateLimitService_ShouldAllow_FullMethodName,
 		ratelimitv1.RateLimitService_ShouldAllowBatch_FullMethodName,
@@ -90,4 +92,27 @@ func (m *methodCounters) end(err error) {
 		code = codes.Unknown
 	}
 	m.handled[code].Inc()
+}
+
+var (
+	callsDesc = prometheus.NewDesc("ratelimitd_calls_in_flight",
+		"gRPC calls whose message has arrived and that are not answered yet, without streams.", nil, nil)
+	maxCallsDesc = prometheus.NewDesc("ratelimitd_max_calls",
+		"How many there may be.", nil, nil)
+	refusedDesc = prometheus.NewDesc("ratelimitd_calls_refused_total",
+		"gRPC calls refused to keep to that bound.", nil, nil)
+)
+
+// Describe implements prometheus.Collector.
+func (c *callCounters) Describe(descs chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{callsDesc, maxCallsDesc, refusedDesc} {
+		descs <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (c *callCounters) Collect(metrics chan<- prometheus.Metric) {
+	metrics <- prometheus.MustNewConstMetric(callsDesc, prometheus.GaugeValue, float64(c.underWay.Load()))
+	metrics <- prometheus.MustNewConstMetric(maxCallsDesc, prometheus.GaugeValue, float64(c.max))
+	metrics <- prometheus.MustNewConstMetric(refusedDesc, prometheus.CounterValue, float64(c.refused.Load()))
 }

@@ -8,8 +8,8 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/tap"
 
-	"github.com/ratelimitd/ratelimitd/internal/config"
 	"github.com/ratelimitd/ratelimitd/internal/server/fault"
 	"github.com/ratelimitd/ratelimitd/internal/server/grpcapi/codec"
 	"github.com/ratelimitd/ratelimitd/internal/server/web"
@@ -33,7 +33,29 @@ type chain struct {
 	faults   *fault.Log
 	streams  *sync.WaitGroup // the goroutines that answer streams
 	draining <-chan struct{} // closed when the server begins to stop
-	bounds   config.Bounds
+
+	messageTimeout time.Duration // how long a call's message may take to arrive
+}
+
+// tap is called when a call begins, before any of its message is read. It refuses what is
+// beyond the bound on calls, and gives the rest a deadline until which its message
+// must have arrived. (It is that of the whole call: no decision takes as long. Streams of
+// our API have bounds of their own, and whoever watches health may do so for long.)
+func (c *chain) tap(ctx context.Context, call *tap.Info) (context.Context, error) {
+	if call.FullMethodName == ratelimitv1.RateLimitService_ShouldAllowStream_FullMethodName || call.FullMethodName == watchHealth {
+		return ctx, nil
+	}
+	if c.calls.underWay.Load() >= int64(c.calls.max) && !strings.HasPrefix(call.FullMethodName, healthService) {
+		c.calls.refused.Add(1)
+		return nil, fault.ErrTooManyCalls
+	}
+	latest := time.Now().Add(c.messageTimeout)
+	if deadline, ok := ctx.Deadline(); ok && deadline.Before(latest) {
+		return ctx, nil // gRPC ends it by then
+	}
+	ctx, cancel := context.WithDeadline(ctx, latest)
+	_ = cancel // gRPC cancels the context above it when the call ends
+	return ctx, nil
 }
 
 // unary is the chain of unary calls. It is one function, as gRPC makes an
@@ -43,7 +65,7 @@ func (c *chain) unary(ctx context.Context, in any, info *grpc.UnaryServerInfo, h
 	underWay := c.calls.underWay.Add(1)
 	defer func() { c.calls.underWay.Add(-1); call.end(err) }()
 	defer c.faults.Recover(info.FullMethod, &err)
-	if underWay > int64(c.bounds.Calls) && !strings.HasPrefix(info.FullMethod, healthService) {
+	if underWay > int64(c.calls.max) && !strings.HasPrefix(info.FullMethod, healthService) {
 		c.calls.refused.Add(1)
 		return nil, fault.ErrTooManyCalls
 	}

@@ -22,6 +22,11 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/server/fault"
 )
 
+const (
+	healthService = "/grpc.health.v1.Health/"
+	watchHealth   = healthService + "Watch"
+)
+
 // A gate finds out who makes a call, and lets nobody pass whom it does not know.
 // What a caller may do, the core decides.
 type gate struct {

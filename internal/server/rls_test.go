@@ -510,7 +510,7 @@ func TestEnvoyEndpoints(t *testing.T) {
 	if _, body := request(t, http.MethodGet, d, "/rlconfig", ""); body != "other.k: unit=HOUR requests_per_unit=7, shadow_mode: false\n" {
 		t.Errorf("/rlconfig: %s", body)
 	}
-	d.health.Shutdown()
+	d.readiness.health.Shutdown()
 	if code, body := request(t, http.MethodGet, d, "/healthcheck", ""); code != http.StatusInternalServerError {
 		t.Errorf("/healthcheck of a daemon that stops: %d %q", code, body)
 	}

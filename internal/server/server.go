@@ -6,103 +6,27 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"maps"
-	"net"
 	"net/http"
 	"slices"
 	"sync"
-	"sync/atomic"
-	"syscall"
 	"time"
 
-	rlsv3 "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
-	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/health"
-	healthpb "google.golang.org/grpc/health/grpc_health_v1"
-	"google.golang.org/grpc/keepalive"
-	"google.golang.org/grpc/reflection"
 
 	"github.com/ratelimitd/ratelimitd/internal/account"
 	"github.com/ratelimitd/ratelimitd/internal/auth"
 	"github.com/ratelimitd/ratelimitd/internal/config"
-	"github.com/ratelimitd/ratelimitd/internal/crash"
 	"github.com/ratelimitd/ratelimitd/internal/decide"
 	"github.com/ratelimitd/ratelimitd/internal/histogram"
-	"github.com/ratelimitd/ratelimitd/internal/netlimit"
-	"github.com/ratelimitd/ratelimitd/internal/policy"
-	"github.com/ratelimitd/ratelimitd/internal/policy/envoy"
 	"github.com/ratelimitd/ratelimitd/internal/server/envoyapi"
 	"github.com/ratelimitd/ratelimitd/internal/server/fault"
 	"github.com/ratelimitd/ratelimitd/internal/server/grpcapi"
-	"github.com/ratelimitd/ratelimitd/internal/server/grpcapi/codec"
 	"github.com/ratelimitd/ratelimitd/internal/server/httpapi"
 	"github.com/ratelimitd/ratelimitd/internal/store"
-	ratelimitv1 "github.com/ratelimitd/ratelimitd/proto/ratelimit/v1"
 )
-
-// connectionTimeout is how long a gRPC connection may take until calls can be made on it,
-// with its TLS handshake.
-const connectionTimeout = 10 * time.Second
-
-// windowBytes is how much a client may send of a message that nobody has begun to read, on
-// each stream; and how much on a connection before that is acknowledged, which is at
-// once. It is the least that gRPC has, and fixed: by itself gRPC would raise it to 16 MB.
-const windowBytes = 64<<10 - 1
-
-// streamWorkers is how many goroutines are kept to answer calls: a goroutine of
-// its own for each call costs a fifth more of the server's time, most of it for
-// growing its stack. When all are busy, that is what further calls get.
-const streamWorkers = 128
-
-// Options say how to make a Server. Store, Logger and Registry are required.
-type Options struct {
-	GRPCAddr string // host:port; port 0 picks a free one
-	HTTPAddr string
-	GRPC     []grpc.ServerOption // further options of the gRPC server
-	// AdminAddr is where whoever reaches it may profile the daemon and set its
-	// log level. "": nowhere.
-	AdminAddr string
-	LogLevel  *slog.LevelVar    // the one of Logger; required with AdminAddr
-	Flags     map[string]string // as the admin port shows them: nothing in them is secret
-
-	Store     store.Store    // closed by the Server
-	StoreName string         // as metrics show it
-	OnError   policy.OnError // of namespaces that configure none; "": policy.FailAllow
-	// Fallback counts what Store cannot, under policy.FailLocal. It is closed
-	// by the Server, and must not fail. A Store that never fails needs none.
-	Fallback store.Store
-
-	Config       *Config // nil: nothing is configured
-	Trust        Trust
-	Envoy        envoyapi.Settings
-	PoliciesOnly bool // callers may not send limits of their own, in no namespace
-	// RequireDomains says that the server is not ready while Config has none of Envoy.
-	RequireDomains bool
-	Metrics        MetricsOptions
-
-	// MaxLogCount caps the count of SLIDING_WINDOW_LOG limits. 0 is
-	// strategy.DefaultMaxLogCount.
-	MaxLogCount int64
-	// ReservationLife is how long a reservation can be settled. 0 is
-	// decide.DefaultReservationLife.
-	ReservationLife time.Duration
-	// ShutdownDelay is how long Serve answers on when it is told to stop, while it
-	// reports the server as not serving.
-	ShutdownDelay time.Duration
-	DrainTimeout  time.Duration // bounds how long Serve then waits for calls under way
-	// Panics notes the panics of the stores' goroutines. The server counts them with
-	// its own. It may be nil.
-	Panics *crash.Log
-	Bounds config.Bounds // of all else; the zero Bounds are the default
-	// Connections bound those to all ports. The server sets their Logger.
-	Connections netlimit.Options
-
-	Logger   *slog.Logger
-	Registry *prometheus.Registry // what /metrics shows
-}
 
 // A Server is a listening daemon. New makes it, and Serve runs it once.
 type Server struct {
@@ -111,29 +35,19 @@ type Server struct {
 	delay    time.Duration
 	drain    time.Duration
 	logger   *slog.Logger
-	config   atomic.Pointer[Config]
 
-	book  *account.Book
-	core  *decide.Core
-	envoy *envoyapi.API
-	chain *chain
+	book      *account.Book
+	core      *decide.Core
+	envoy     *envoyapi.API
+	gate      *gate // nil: callers are not known
+	readiness *readiness
 
-	failures   *auth.Failures
-	handshakes *handshakes
-	pages      *http.CrossOriginProtection
-
-	health *health.Server
-	grpc   *grpc.Server
-	http   *http.Server
-	admin  *http.Server
+	ports *ports
+	grpc  *grpc.Server
+	http  *http.Server
+	admin *http.Server
 	// metrics serves nothing but metrics; nil without an address for that.
 	metrics *http.Server
-
-	grpcListener, httpListener net.Listener
-	adminListener              net.Listener // nil without an admin port
-	metricsListener            net.Listener // nil without metrics
-
-	requireDomains bool
 
 	draining chan struct{}  // closed when the server begins to stop
 	streams  sync.WaitGroup // the goroutines that answer streams
@@ -142,6 +56,12 @@ type Server struct {
 // New listens on all addresses. The error says which cannot be listened on; then
 // the store is closed, as it is when Serve returns.
 func New(o Options) (*Server, error) {
+	if o.Config == nil {
+		o.Config = new(Config)
+	}
+	if o.Bounds == (config.Bounds{}) {
+		o.Bounds = config.DefaultBounds()
+	}
 	s := &Server{
 		store:    o.Store,
 		fallback: o.Fallback,
@@ -149,205 +69,62 @@ func New(o Options) (*Server, error) {
 		drain:    o.DrainTimeout,
 		logger:   o.Logger,
 		book:     account.New(decide.Outcomes, time.Now),
-		health:   health.NewServer(),
 		draining: make(chan struct{}),
-		failures: new(auth.Failures),
-		pages:    http.NewCrossOriginProtection(),
-
-		requireDomains: o.RequireDomains,
 	}
-	s.handshakes = &handshakes{failures: s.failures, logger: o.Logger}
-	if o.Config == nil {
-		o.Config = new(Config)
-	}
-	if o.Bounds == (config.Bounds{}) {
-		o.Bounds = config.DefaultBounds()
-	}
-	if err := s.listen(o); err != nil {
+	var err error
+	if s.ports, err = listen(o); err != nil {
 		return nil, errors.Join(err, s.closeStores())
 	}
-	s.boundConnections(o)
+	failures := new(auth.Failures)
+	if o.Config.Clients != nil {
+		s.gate = &gate{failures: failures, logger: o.Logger}
+		s.gate.directory.Store(o.Config.Clients)
+	}
+	trust := &trustRule{Trust: o.Trust, ports: s.ports, gate: s.gate, failures: failures}
 
 	latency := histogram.NewVec("ratelimitd_request_duration_seconds",
 		"Time from a call's arrival to its answer, by method; of a stream, of each message.", "method",
 		grpcapi.MethodUnary, grpcapi.MethodBatch, grpcapi.MethodStream, envoyapi.Method, httpapi.PathShouldAllow, httpapi.PathAuthorize)
-	o.Registry.MustRegister(latency, s.book.Collector(o.StoreName), failuresCollector{s.failures})
+	o.Registry.MustRegister(latency, s.book.Collector(o.StoreName), failuresCollector{failures})
 	s.core = decide.New(decide.Options{
 		Store: o.Store, Fallback: o.Fallback, OnError: o.OnError, PoliciesOnly: o.PoliciesOnly, MaxLogCount: o.MaxLogCount, ReservationLife: o.ReservationLife,
-		Authenticated: o.Config.Clients != nil, Anonymous: s.anonymous(&o.Trust), Failures: s.failures,
+		Authenticated: s.gate != nil, Anonymous: trust.anonymous(), Failures: failures,
 		Book: s.book, StoreLatency: storeLatency(o), Logger: o.Logger,
 	})
+	s.readiness = &readiness{health: health.NewServer(), core: s.core, requireDomains: o.RequireDomains}
 	o.Panics.CountIn(&s.book.Panics)
 	faults := fault.NewLog(s.book, o.Logger)
-	s.chain = &chain{calls: newCallCounters(o.Registry), faults: faults, streams: &s.streams, draining: s.draining, bounds: o.Bounds}
-	o.Registry.MustRegister(s.chain)
-	if o.Config.Clients != nil {
-		s.chain.gate = &gate{failures: s.failures, logger: o.Logger}
-		s.chain.gate.directory.Store(o.Config.Clients)
+	chain := &chain{
+		calls: newCallCounters(o.Registry, o.Bounds.Calls), gate: s.gate, faults: faults,
+		streams: &s.streams, draining: s.draining, messageTimeout: o.Bounds.MessageTimeout,
 	}
 	s.envoy = envoyapi.New(envoyapi.Options{Settings: o.Envoy, MaxBodyBytes: int64(o.Bounds.MessageBytes), Core: s.core, Book: s.book, Faults: faults, Latency: latency.Of(envoyapi.Method)})
-	s.showAsEnvoy(o, latency)
-	s.grpc = s.newGRPC(o, grpcapi.New(grpcapi.Options{
+	if o.Metrics.Envoy {
+		showAsEnvoy(o.Registry, s.envoy, latency)
+	}
+	failed := &handshakes{failures: failures, logger: o.Logger}
+	if secure := trust.secureGRPC(failed); secure != nil {
+		o.GRPC = append(slices.Clip(o.GRPC), grpc.Creds(secure))
+	}
+	s.grpc = newGRPC(o.Bounds, chain, s.readiness.health, o.GRPC)
+	grpcapi.New(grpcapi.Options{
 		Core: s.core, Faults: faults, Latency: latency, Streams: &s.streams, Draining: s.draining, Bounds: o.Bounds,
-	}))
-	metrics := metricsHandler(o.Registry, o.Logger)
-	s.http = s.newHTTP(&o.Trust, &httpapi.API{Core: s.core, Faults: faults, Latency: latency}, metrics)
-	s.admin = s.newAdmin(o, metrics)
-	if s.metricsListener != nil {
-		s.metrics = s.newMetrics(o, metrics)
+	}).Register(s.grpc)
+	s.envoy.Register(s.grpc)
+
+	servers := &httpServers{
+		trust: trust, chain: chain, handshakes: failed, readiness: s.readiness, core: s.core, envoy: s.envoy,
+		pages:   &pageGuard{failures: failures, origins: http.NewCrossOriginProtection()},
+		metrics: metricsHandler(o.Registry, o.Logger),
+	}
+	s.http = servers.api(&httpapi.API{Core: s.core, Faults: faults, Latency: latency})
+	s.admin = servers.admin(o, s.book)
+	if s.ports.metrics != nil {
+		s.metrics = servers.metricsAlone(o.Metrics.Path)
 	}
 	s.SetConfig(o.Config)
-	s.warnOfTrust(&o.Trust)
+	trust.warn(o.Logger)
 	return s, nil
-}
-
-// memoryStore is the name of the store that is in the process. Its decisions are
-// not timed: that would cost as much as it measures.
-const memoryStore = "memory"
-
-// storeLatency returns what the store's decisions are timed by, or nil.
-func storeLatency(o Options) *histogram.Histogram {
-	if o.StoreName == memoryStore {
-		return nil
-	}
-	latency := histogram.NewVec("ratelimitd_store_operation_duration_seconds",
-		"Time that a store outside the process took to decide what one call asked (a batch is one operation).", "store", o.StoreName)
-	o.Registry.MustRegister(latency)
-	return latency.Of(o.StoreName)
-}
-
-// newGRPC returns the server of the gRPC port: the fronts over gRPC, health and
-// reflection. It starts its workers.
-func (s *Server) newGRPC(o Options, api *grpcapi.API) *grpc.Server {
-	options := []grpc.ServerOption{
-		grpc.MaxRecvMsgSize(o.Bounds.MessageBytes),
-		grpc.MaxConcurrentStreams(uint32(o.Bounds.Streams)),  //nolint:gosec // checked by config
-		grpc.MaxHeaderListSize(uint32(o.Bounds.HeaderBytes)), //nolint:gosec // likewise
-		grpc.InitialWindowSize(windowBytes),
-		grpc.InitialConnWindowSize(windowBytes),
-		grpc.InTapHandle(s.chain.tap),
-		grpc.NumStreamWorkers(streamWorkers),
-		grpc.ForceServerCodecV2(codec.New()),
-		grpc.RPCDecompressor(noGzip{}), //nolint:staticcheck // deprecated, and the only way to turn gzip off
-		grpc.ConnectionTimeout(connectionTimeout),
-		grpc.KeepaliveParams(keepalive.ServerParameters{
-			Time:                  time.Minute, // finds clients that vanished
-			MaxConnectionAge:      o.Bounds.ConnectionAge,
-			MaxConnectionAgeGrace: o.Bounds.ConnectionGrace,
-			MaxConnectionIdle:     o.Bounds.ConnectionIdle,
-		}),
-		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
-		grpc.UnaryInterceptor(s.chain.unary),
-		grpc.StreamInterceptor(s.chain.stream),
-	}
-	if secure := s.secureGRPC(&o.Trust); secure != nil {
-		options = append(options, grpc.Creds(secure))
-	}
-	g := grpc.NewServer(append(options, o.GRPC...)...)
-	api.Register(g)
-	s.envoy.Register(g)
-	healthpb.RegisterHealthServer(refusingRegistrar{g, s.chain.faults.Undecodable}, s.health)
-	reflection.Register(g)
-	return g
-}
-
-// noGzip refuses compressed messages. The exporter of traces installs gzip for all
-// of gRPC, and with it a caller's few kilobytes would become megabytes here.
-// Messages are small, so that compression costs more than it saves.
-type noGzip struct{}
-
-// Type implements grpc.Decompressor.
-func (noGzip) Type() string { return "gzip" }
-
-// Do implements grpc.Decompressor.
-func (noGzip) Do(io.Reader) ([]byte, error) {
-	return nil, errors.New("this server takes no compressed messages; send them uncompressed")
-}
-
-// A refusingRegistrar registers services whose unary methods have generated
-// handlers, so that these too refuse what cannot be decoded. (The fronts see to
-// that themselves, and the chain does for streams.)
-type refusingRegistrar struct {
-	*grpc.Server
-	refuse codec.Refusal
-}
-
-// RegisterService implements grpc.ServiceRegistrar.
-func (r refusingRegistrar) RegisterService(d *grpc.ServiceDesc, impl any) {
-	own := *d
-	own.Methods = slices.Clone(d.Methods)
-	for i := range own.Methods {
-		m := &own.Methods[i]
-		m.Handler = r.refuse.Handler("/"+d.ServiceName+"/"+m.MethodName, m.Handler)
-	}
-	r.Server.RegisterService(&own, impl)
-}
-
-func (s *Server) listen(o Options) error {
-	var err error
-	var open []net.Listener
-	for _, l := range []struct {
-		to                  *net.Listener
-		flag, addr, example string
-		optional            bool
-	}{
-		{&s.grpcListener, "grpc-addr", o.GRPCAddr, "127.0.0.1:8081", false},
-		{&s.httpListener, "http-addr", o.HTTPAddr, "127.0.0.1:8080", false},
-		{&s.adminListener, "admin-addr", o.AdminAddr, "127.0.0.1:6070, or off", true},
-		{&s.metricsListener, "metrics-addr", o.Metrics.Addr, "127.0.0.1:9090", true},
-	} {
-		if l.addr == "" && l.optional {
-			continue
-		}
-		if *l.to, err = listenOn(l.flag, l.addr, l.example); err != nil {
-			for _, l := range open {
-				_ = l.Close()
-			}
-			return err
-		}
-		open = append(open, *l.to)
-	}
-	return nil
-}
-
-// boundConnections bounds the connections of all ports.
-func (s *Server) boundConnections(o Options) {
-	o.Connections.Logger = o.Logger
-	bound := netlimit.New(o.Connections)
-	o.Registry.MustRegister(bound)
-	s.grpcListener = bound.Listen(s.grpcListener, "grpc")
-	s.httpListener = bound.Listen(s.httpListener, "http")
-	if s.adminListener != nil {
-		s.adminListener = bound.Listen(s.adminListener, "admin")
-	}
-	if s.metricsListener != nil {
-		s.metricsListener = bound.Listen(s.metricsListener, "metrics")
-	}
-}
-
-// listenOn listens on the address that a flag gives.
-func listenOn(flag, addr, example string) (net.Listener, error) {
-	l, err := net.Listen("tcp", addr)
-	switch {
-	case err == nil:
-		return l, nil
-	case errors.Is(err, syscall.EADDRINUSE):
-		return nil, fmt.Errorf("--%s %q: another process listens there (%w): stop it, or give a free port", flag, addr, err)
-	default:
-		return nil, fmt.Errorf("--%s %q: %w; give an address of this machine, such as %s", flag, addr, err, example)
-	}
-}
-
-// A Config is what may change while the server runs. The zero Config configures
-// nothing. What is in force is not to be changed: SetConfig replaces it.
-type Config struct {
-	Policies *policy.Config
-	Envoy    *envoy.Config
-	// Clients are those that may ask. nil: everybody may. Whether there are any is
-	// settled when the server is made.
-	Clients *auth.Directory
-	Text    string // Policies as people are shown them
-	Version string // tells it from others, as the log does
 }
 
 // SetConfig puts c in force: each call that begins from now on is decided by
@@ -357,47 +134,26 @@ func (s *Server) SetConfig(c *Config) {
 	s.book.ConfiguredLimits(c.Envoy.Metrics())
 	s.core.SetPolicies(c.Policies)
 	s.envoy.SetConfig(c.Envoy)
-	status := healthpb.HealthCheckResponse_SERVING
-	if s.requireDomains && len(c.Envoy.Domains()) == 0 {
-		status = healthpb.HealthCheckResponse_NOT_SERVING
+	if s.gate != nil && c.Clients != nil {
+		s.gate.directory.Store(c.Clients)
 	}
-	for _, name := range healthNames {
-		s.health.SetServingStatus(name, status)
-	}
-	if s.chain.gate != nil && c.Clients != nil {
-		s.chain.gate.directory.Store(c.Clients)
-	}
-	s.config.Store(c)
+	s.readiness.setConfig(c)
 }
 
 // RefuseConfig counts a configuration that cannot be put in force.
 func (s *Server) RefuseConfig() { s.envoy.RefuseConfig() }
 
-// healthNames are those that the health service knows. The last is what Envoy's
-// service calls itself.
-var healthNames = []string{"", ratelimitv1.RateLimitService_ServiceDesc.ServiceName, rlsv3.RateLimitService_ServiceDesc.ServiceName, "ratelimit"}
-
 // GRPCAddr returns the address that gRPC is served on.
-func (s *Server) GRPCAddr() string { return s.grpcListener.Addr().String() }
+func (s *Server) GRPCAddr() string { return addrOf(s.ports.grpc) }
 
 // HTTPAddr returns the address that HTTP is served on.
-func (s *Server) HTTPAddr() string { return s.httpListener.Addr().String() }
+func (s *Server) HTTPAddr() string { return addrOf(s.ports.http) }
 
 // AdminAddr returns the address of the admin port, or "".
-func (s *Server) AdminAddr() string {
-	if s.adminListener == nil {
-		return ""
-	}
-	return s.adminListener.Addr().String()
-}
+func (s *Server) AdminAddr() string { return addrOf(s.ports.admin) }
 
 // MetricsAddr returns the address that serves metrics alone, or "".
-func (s *Server) MetricsAddr() string {
-	if s.metricsListener == nil {
-		return ""
-	}
-	return s.metricsListener.Addr().String()
-}
+func (s *Server) MetricsAddr() string { return addrOf(s.ports.metrics) }
 
 // Serve serves until ctx ends, or until a listener fails, which is an error.
 // Then it reports itself as not serving, answers on for the shutdown delay, takes no
@@ -405,16 +161,16 @@ func (s *Server) MetricsAddr() string {
 // left, and closes the store.
 func (s *Server) Serve(ctx context.Context) error {
 	failed := make(chan error, 4)
-	go func() { failed <- s.grpc.Serve(s.grpcListener) }()
-	go func() { failed <- serveHTTP(s.http, s.httpListener) }()
+	go func() { failed <- s.grpc.Serve(s.ports.grpc) }()
+	go func() { failed <- serveHTTP(s.http, s.ports.http) }()
 	running := 2
-	if s.adminListener != nil {
+	if s.ports.admin != nil {
 		running++
-		go func() { failed <- serveHTTP(s.admin, s.adminListener) }()
+		go func() { failed <- serveHTTP(s.admin, s.ports.admin) }()
 	}
-	if s.metricsListener != nil {
+	if s.ports.metrics != nil {
 		running++
-		go func() { failed <- serveHTTP(s.metrics, s.metricsListener) }()
+		go func() { failed <- serveHTTP(s.metrics, s.ports.metrics) }()
 	}
 	s.logger.Info("serving", "grpc", s.GRPCAddr(), "http", s.HTTPAddr(), "admin", s.AdminAddr())
 	s.core.Probe(ctx)
@@ -459,7 +215,7 @@ func (s *Server) farewell(failed <-chan error) error {
 	if s.delay <= 0 {
 		return nil
 	}
-	s.health.Shutdown()
+	s.readiness.health.Shutdown()
 	s.logger.Info("stopping: reported as not serving, and still answering", "for", s.delay.String())
 	timer := time.NewTimer(s.delay)
 	defer timer.Stop()
@@ -473,7 +229,7 @@ func (s *Server) farewell(failed <-chan error) error {
 
 // stop stops both servers, gracefully as long as the drain timeout allows.
 func (s *Server) stop() {
-	s.health.Shutdown()
+	s.readiness.health.Shutdown()
 	close(s.draining)
 	ctx, cancel := context.WithTimeout(context.Background(), s.drain)
 	defer cancel()

@@ -1,0 +1,85 @@
+package server
+
+import (
+	"fmt"
+	"net/http"
+	"sync/atomic"
+
+	rlsv3 "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+
+	"github.com/ratelimitd/ratelimitd/internal/decide"
+	ratelimitv1 "github.com/ratelimitd/ratelimitd/proto/ratelimit/v1"
+)
+
+// A readiness says, over gRPC and HTTP, whether a server should be asked.
+type readiness struct {
+	health         *health.Server
+	core           *decide.Core
+	requireDomains bool
+	config         atomic.Pointer[Config] // that in force
+}
+
+// healthNames are those that the health service knows. The last is what Envoy's
+// service calls itself.
+var healthNames = []string{"", ratelimitv1.RateLimitService_ServiceDesc.ServiceName, rlsv3.RateLimitService_ServiceDesc.ServiceName, "ratelimit"}
+
+// setConfig says that c is in force.
+func (r *readiness) setConfig(c *Config) {
+	r.config.Store(c)
+	status := healthpb.HealthCheckResponse_SERVING
+	if r.lacksDomains() {
+		status = healthpb.HealthCheckResponse_NOT_SERVING
+	}
+	for _, name := range healthNames {
+		r.health.SetServingStatus(name, status)
+	}
+}
+
+// lacksDomains reports whether the server has no domains, and must have some.
+func (r *readiness) lacksDomains() bool {
+	return r.requireDomains && len(r.config.Load().Envoy.Domains()) == 0
+}
+
+// whyNotServing says why the server serves nobody: because it begins to stop, or lacks
+// domains. "": it serves.
+func (r *readiness) whyNotServing(req *http.Request) string {
+	reply, err := r.health.Check(req.Context(), &healthpb.HealthCheckRequest{})
+	switch {
+	case err == nil && reply.GetStatus() == healthpb.HealthCheckResponse_SERVING:
+		return ""
+	case r.lacksDomains():
+		return "no domain is configured; put a file with one into --envoy-config-dir, or leave out --envoy-require-domains"
+	}
+	return "stopping"
+}
+
+// ready answers GET /readyz: whether the daemon should be sent requests. It should until
+// it begins to stop; not before the limits have come that it waits for; and not while the
+// store fails, if callers then get nothing but errors.
+func (r *readiness) ready(w http.ResponseWriter, req *http.Request) {
+	if why := r.whyNotServing(req); why != "" {
+		http.Error(w, why, http.StatusServiceUnavailable)
+		return
+	}
+	if r.config.Load().Envoy.IsAwaited() {
+		http.Error(w, "no limits have come from the xDS server yet", http.StatusServiceUnavailable)
+		return
+	}
+	if err := r.core.Ready(req.Context()); err != nil {
+		http.Error(w, err.Error(), http.StatusServiceUnavailable)
+		return
+	}
+	fmt.Fprintln(w, "ready")
+}
+
+// healthcheck answers GET /healthcheck, as envoyproxy/ratelimit does: 500 when it
+// is about to stop.
+func (r *readiness) healthcheck(w http.ResponseWriter, req *http.Request) {
+	if why := r.whyNotServing(req); why != "" {
+		http.Error(w, why, http.StatusInternalServerError)
+		return
+	}
+	fmt.Fprint(w, "OK")
+}
