@@ -5,9 +5,13 @@ import (
 	"crypto/subtle"
 	"crypto/x509"
 	"encoding/binary"
+	"fmt"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/ratelimitd/ratelimitd/internal/quote"
 )
 
 // maxTokenBytes is more than any token has: what a stranger sends is not hashed
@@ -161,4 +165,35 @@ func isPlainSPIFFE(uri string) bool {
 		return false
 	}
 	return !slices.ContainsFunc(strings.Split(id, "/"), func(part string) bool { return part == "" || part == "." || part == ".." })
+}
+
+// addSAN makes certificates with a subject alternative name be those of c. It is a
+// DNS name, a URI, or the beginning of SPIFFE IDs with /* at the end.
+func (d *Directory) addSAN(san string, c *Caller) error {
+	if start, isPrefix := strings.CutSuffix(san, "*"); isPrefix {
+		if !strings.HasSuffix(start, "/") || !isPlainSPIFFE(strings.TrimSuffix(start, "/")) {
+			return fmt.Errorf("%s: a * stands only at the end of a SPIFFE ID and after a slash, as in spiffe://example.org/shop/*", quote.Cut(san))
+		}
+		if slices.ContainsFunc(d.prefixes, func(p prefix) bool { return p.text == start }) {
+			return fmt.Errorf("%s is there twice; a certificate belongs to one client", quote.Cut(san))
+		}
+		d.prefixes = append(d.prefixes, prefix{start, c})
+		return nil
+	}
+	key := san
+	switch u, err := url.Parse(san); {
+	case san == "" || strings.ContainsAny(san, " *@"):
+		return fmt.Errorf("%s is neither a DNS name nor a URI; write one such as checkout.example.org or spiffe://example.org/checkout", quote.Cut(san))
+	case strings.Contains(san, ":"):
+		if err != nil || u.Host == "" {
+			return fmt.Errorf("%s is not a URI; write one such as spiffe://example.org/checkout", quote.Cut(san))
+		}
+	default:
+		key = strings.ToLower(san)
+	}
+	if d.sans[key] != nil {
+		return fmt.Errorf("%s is there twice; a certificate belongs to one client", quote.Cut(san))
+	}
+	d.sans[key] = c
+	return nil
 }

@@ -4,8 +4,6 @@ import (
 	"cmp"
 	"encoding/hex"
 	"errors"
-	"fmt"
-	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -139,37 +137,6 @@ func (r *reader) token(n yamlfile.Node, c *Caller) {
 	r.tokens[string(hash)] = n.Line()
 	at := start(&t.hash)
 	r.directory.tokens[at] = append(r.directory.tokens[at], t)
-}
-
-// addSAN makes certificates with a subject alternative name be those of c. It is a
-// DNS name, a URI, or the beginning of SPIFFE IDs with /* at the end.
-func (d *Directory) addSAN(san string, c *Caller) error {
-	if start, isPrefix := strings.CutSuffix(san, "*"); isPrefix {
-		if !strings.HasSuffix(start, "/") || !isPlainSPIFFE(strings.TrimSuffix(start, "/")) {
-			return fmt.Errorf("%s: a * stands only at the end of a SPIFFE ID and after a slash, as in spiffe://example.org/shop/*", quote.Cut(san))
-		}
-		if slices.ContainsFunc(d.prefixes, func(p prefix) bool { return p.text == start }) {
-			return fmt.Errorf("%s is there twice; a certificate belongs to one client", quote.Cut(san))
-		}
-		d.prefixes = append(d.prefixes, prefix{start, c})
-		return nil
-	}
-	key := san
-	switch u, err := url.Parse(san); {
-	case san == "" || strings.ContainsAny(san, " *@"):
-		return fmt.Errorf("%s is neither a DNS name nor a URI; write one such as checkout.example.org or spiffe://example.org/checkout", quote.Cut(san))
-	case strings.Contains(san, ":"):
-		if err != nil || u.Host == "" {
-			return fmt.Errorf("%s is not a URI; write one such as spiffe://example.org/checkout", quote.Cut(san))
-		}
-	default:
-		key = strings.ToLower(san)
-	}
-	if d.sans[key] != nil {
-		return fmt.Errorf("%s is there twice; a certificate belongs to one client", quote.Cut(san))
-	}
-	d.sans[key] = c
-	return nil
 }
 
 func readNames(n yamlfile.Node) (patterns names) {

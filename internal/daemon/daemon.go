@@ -7,9 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"os/signal"
 	"sync"
-	"syscall"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -95,11 +93,4 @@ func Run(ctx context.Context, c *config.Config, policies *config.Policies, versi
 	logger.Info("starting", "version", version, "store", c.Store.Kind, "on_error", c.Store.OnError)
 	l.serve(s, policies, func(p *config.Policies) { stores.Favour(p.Names(), main, fallback) })
 	return s.Serve(ctx)
-}
-
-// hangups returns a channel of SIGHUP, and what ends it.
-func hangups() (<-chan os.Signal, func()) {
-	told := make(chan os.Signal, 1)
-	signal.Notify(told, syscall.SIGHUP)
-	return told, func() { signal.Stop(told) }
 }

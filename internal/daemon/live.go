@@ -3,7 +3,10 @@ package daemon
 import (
 	"context"
 	"log/slog"
+	"os"
+	"os/signal"
 	"sync"
+	"syscall"
 
 	"github.com/ratelimitd/ratelimitd/internal/config"
 	"github.com/ratelimitd/ratelimitd/internal/config/xds"
@@ -138,4 +141,11 @@ func (l *live) client(w *reload.Watcher, o *server.Options) *xds.Client {
 		options.TLS = &xds.TLS{CAFile: x.CAFile, CertFile: x.CertFile, KeyFile: x.KeyFile, ServerName: x.ServerName}
 	}
 	return xds.New(options)
+}
+
+// hangups returns a channel of SIGHUP, and what ends it.
+func hangups() (<-chan os.Signal, func()) {
+	told := make(chan os.Signal, 1)
+	signal.Notify(told, syscall.SIGHUP)
+	return told, func() { signal.Stop(told) }
 }

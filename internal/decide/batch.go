@@ -1,6 +1,7 @@
 package decide
 
 import (
+	"slices"
 	"sync"
 
 	"github.com/ratelimitd/ratelimitd/internal/account"
@@ -228,4 +229,28 @@ func Resized[T any](s []T, n int) []T {
 		return make([]T, n)
 	}
 	return s[:n]
+}
+
+// withoutShadow returns limits as none of them is in shadow mode: what is decided
+// together must have none. No limit stops a Charge or a Refund, so that these consume
+// the same.
+func withoutShadow(limits []strategy.Limit) []strategy.Limit {
+	enforced := slices.Clone(limits)
+	for i := range enforced {
+		enforced[i].Shadow = false
+	}
+	return enforced
+}
+
+// heedShadow makes d, of a request of withoutShadow(limits), what it is with limits.
+func heedShadow(d *strategy.Decision, limits []strategy.Limit) {
+	if d.Allowed {
+		return
+	}
+	for i := range d.Statuses {
+		if !limits[i].Shadow && !d.Statuses[i].Allowed {
+			return
+		}
+	}
+	d.Allowed, d.RetryAfter = true, 0
 }

@@ -60,6 +60,14 @@ type Core struct {
 	fallback fallback
 }
 
+// DefaultReservationLife is how long a reservation can be settled: longer than most work
+// takes whose cost is not known before. Each one that is settled takes a counter in the
+// store for twice as long.
+const DefaultReservationLife = time.Hour
+
+// MaxReservationLife bounds it.
+const MaxReservationLife = 7 * 24 * time.Hour
+
 // New returns a Core without policies.
 func New(o Options) *Core {
 	if o.OnError == "" {
@@ -71,7 +79,7 @@ func New(o Options) *Core {
 	return &Core{
 		store: o.Store, storeLatency: o.StoreLatency, book: o.Book,
 		keys: newKeyring(o.Store), reservationLife: cmp.Or(o.ReservationLife, DefaultReservationLife),
-		permits:  newPermits(o),
+		permits:  newPermits(o.Authenticated, o.Anonymous, o.Failures),
 		resolver: resolver{policiesOnly: o.PoliciesOnly, maxLogCount: o.MaxLogCount},
 		fallback: fallback{onError: o.OnError, local: o.Fallback, book: o.Book, outage: outage{log: o.Logger}},
 	}

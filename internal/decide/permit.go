@@ -15,8 +15,8 @@ type permits struct {
 	failures      *auth.Failures
 }
 
-func newPermits(o Options) permits {
-	p := permits{o.Authenticated, o.Anonymous, o.Failures}
+func newPermits(authenticated bool, anonymous *auth.Caller, failures *auth.Failures) permits {
+	p := permits{authenticated, anonymous, failures}
 	if p.anonymous == nil {
 		p.anonymous = auth.Anonymous(auth.Decide, auth.Charge, auth.Refund, auth.Reset, auth.Inspect)
 	}

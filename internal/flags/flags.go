@@ -11,21 +11,6 @@ import (
 	"strings"
 )
 
-// A Flag is one setting of a command.
-type Flag struct {
-	Name   string // without --
-	Short  string // one letter, without -; or ""
-	Help   string
-	Hint   string // what stands for the value in the help, such as FILE; "": its default
-	Group  string // the heading in the help; "": that of the ungrouped flags
-	Secret bool   // never printed
-	// NoVariable says that no environment variable sets it.
-	NoVariable bool
-	// Required says that Apply refuses to go without it.
-	Required bool
-	Value    Value // holds the default until Set.Apply
-}
-
 // A Set is the flags of one command. It is for one goroutine.
 type Set struct {
 	Flags []Flag
@@ -145,14 +130,6 @@ func (s *Set) Check(source Source) {
 	}
 }
 
-// valueProblem says that f cannot have a value.
-func (f *Flag) valueProblem(text string, err error) string {
-	if f.Secret {
-		return ": " + err.Error()
-	}
-	return fmt.Sprintf(" %s: %v", Quote(text), err)
-}
-
 // Setting returns what set a flag. It is false for a flag that has its default.
 func (s *Set) Setting(flag string) (Setting, bool) {
 	setting, ok := s.settings[flag]
@@ -178,21 +155,6 @@ func (s *Set) Shown() map[string]string {
 		shown[f.Name] = f.shown()
 	}
 	return shown
-}
-
-func (f *Flag) shown() string {
-	text := f.Value.String()
-	if f.Secret {
-		if text == "" {
-			return ""
-		}
-		return Hidden
-	}
-	words := strings.Split(text, " ")
-	for i := range words {
-		words[i] = WithoutPassword(words[i])
-	}
-	return strings.Join(words, " ")
 }
 
 // Environment returns the source that lookup, which is os.LookupEnv, knows. A

@@ -58,14 +58,6 @@ func (f *Flag) usage() string {
 	return short + "--" + f.Name + "=" + f.example() + more
 }
 
-// example returns what stands for the value of f in the help.
-func (f *Flag) example() string {
-	if f.Hint != "" {
-		return f.Hint
-	}
-	return f.shown()
-}
-
 // printHelp prints text in a column beside usage, or below it if there is no room.
 func printHelp(w io.Writer, usage, text string) {
 	if len(usage) > helpIndent-2 {

@@ -182,24 +182,3 @@ func (v floatValue) Set(text string) error {
 }
 
 func (v floatValue) String() string { return strconv.FormatFloat(*v.to, 'g', -1, 64) }
-
-// IsList reports whether f holds several values.
-func (f *Flag) IsList() bool {
-	switch f.Value.(type) {
-	case listValue, linesValue:
-		return true
-	default:
-		return false
-	}
-}
-
-// Separator is what is between the values of a list.
-func (f *Flag) Separator() string {
-	if _, ok := f.Value.(linesValue); ok {
-		return "\n"
-	}
-	return " "
-}
-
-// isBool reports whether f needs no value on the command line.
-func (f *Flag) isBool() bool { _, ok := f.Value.(boolValue); return ok }

@@ -16,6 +16,15 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/lograte"
 )
 
+const (
+	// quiet is how long the files must not change before they are read. Whoever
+	// changes them may not be done yet.
+	quiet = 100 * time.Millisecond
+	// lookEvery is how often the files are read even without a notice of a change.
+	// Not every file system sends notices.
+	lookEvery = 10 * time.Second
+)
+
 // Notices notice when files change. All fields are required.
 type Notices struct {
 	Of     string   // what the log calls the files: "the configuration"

@@ -16,18 +16,12 @@ import (
 )
 
 const (
-	// quiet is how long the files must not change before they are read. Whoever
-	// changes them may not be done yet.
-	quiet = 100 * time.Millisecond
 	// settle is how long they must then have stayed the same before they are put in
 	// force. Whoever writes slowly may have written what can be used by chance.
 	settle = time.Second
 	// patience is how long a file that somebody has open for writing holds up the
 	// rest.
 	patience = time.Minute
-	// lookEvery is how often the files are read even without a notice of a change.
-	// Not every file system sends notices.
-	lookEvery = 10 * time.Second
 )
 
 // Options say how to make a Watcher. All are required, but for Writing and Refused.

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	rlsv3 "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
+	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
@@ -30,9 +31,6 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/store"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 )
-
-// Method is the label of the latency of ShouldRateLimit.
-const Method = "ShouldRateLimit"
 
 // Options say how to make an API. Core, Book, Faults and Latency are required.
 type Options struct {
@@ -66,6 +64,12 @@ func (a *API) SetConfig(c *envoy.Config) {
 		a.loads.applied.Add(1)
 	}
 }
+
+// RefuseConfig counts a configuration that cannot be used.
+func (a *API) RefuseConfig() { a.loads.refused.Add(1) }
+
+// Collector returns what shows a by the names of envoyproxy/ratelimit.
+func (a *API) Collector() prometheus.Collector { return collector{a.o.Book, &a.calls, &a.loads} }
 
 // Register has s serve the API.
 func (a *API) Register(s *grpc.Server) {
@@ -344,7 +348,7 @@ func (a *API) describe(m *envoy.Match, r *decide.Request, answer *decide.Answer,
 			hits.Over = min(r.Cost, st.Debt) // for the others there was room
 		}
 	}
-	hits.Near = a.o.near(st, hits.N-hits.Over)
+	hits.Near = near(a.o.NearLimitRatio, st, hits.N-hits.Over)
 	a.o.Book.Hit(m.Metric, hits)
 	return over, nil
 }

@@ -35,25 +35,26 @@ func (c *calls) failed(err error) {
 // loads count configurations.
 type loads struct{ applied, refused atomic.Uint64 }
 
-// RefuseConfig counts a configuration that cannot be used.
-func (a *API) RefuseConfig() { a.loads.refused.Add(1) }
-
-// near returns how many of the hits of a request that a limit had left were near it. st
-// is what came of them.
-func (s *Settings) near(st *strategy.Status, hits uint64) uint64 {
-	threshold := uint64(float32(st.Limit) * float32(s.NearLimitRatio)) // rounded as the service does
+// near returns how many of the hits of a request that a limit had left were above ratio
+// of it. st is what came of them.
+func near(ratio float64, st *strategy.Status, hits uint64) uint64 {
+	threshold := uint64(float32(st.Limit) * float32(ratio)) // rounded as the service does
 	if used := st.Limit - min(st.Limit, st.Remaining); used > threshold {
 		return min(hits, used-threshold)
 	}
 	return 0
 }
 
+// Method is the label of the latency of ShouldRateLimit.
+const Method = "ShouldRateLimit"
+
 // A collector shows an API to Prometheus by the names of envoyproxy/ratelimit, so that
 // dashboards which exist go on.
-type collector struct{ api *API }
-
-// Collector returns what shows a by the names of envoyproxy/ratelimit.
-func (a *API) Collector() prometheus.Collector { return collector{a} }
+type collector struct {
+	book  *account.Book
+	calls *calls
+	loads *loads
+}
 
 var (
 	limitLabels = []string{"domain", "key1", "key2"}
@@ -81,7 +82,7 @@ func (c collector) Collect(metrics chan<- prometheus.Metric) {
 		metrics <- prometheus.MustNewConstMetric(desc, prometheus.CounterValue, float64(n), labels...)
 	}
 	sums := map[[3]string]account.LimitHits{} // several limits may have the same labels
-	c.api.o.Book.Limits(func(h account.LimitHits) {
+	c.book.Limits(func(h account.LimitHits) {
 		labels := labelsOf(h.Limit)
 		sum := sums[labels]
 		sum.Within += h.Within
@@ -97,11 +98,11 @@ func (c collector) Collect(metrics chan<- prometheus.Metric) {
 		show(withinDesc, h.Within, labels[:]...)
 		show(shadowDesc, h.Shadow, labels[:]...)
 	}
-	show(errorsDesc, c.api.calls.undone.Load(), "redis_error")
-	show(errorsDesc, c.api.calls.invalid.Load(), "service_error")
-	show(appliedDesc, c.api.loads.applied.Load())
-	show(refusedDesc, c.api.loads.refused.Load())
-	show(callsDesc, c.api.calls.begun.Load(), Method)
+	show(errorsDesc, c.calls.undone.Load(), "redis_error")
+	show(errorsDesc, c.calls.invalid.Load(), "service_error")
+	show(appliedDesc, c.loads.applied.Load())
+	show(refusedDesc, c.loads.refused.Load())
+	show(callsDesc, c.calls.begun.Load(), Method)
 }
 
 var (

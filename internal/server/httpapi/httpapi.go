@@ -6,17 +6,7 @@ package httpapi
 import (
 	"net/http"
 
-	"github.com/ratelimitd/ratelimitd/internal/decide"
-	"github.com/ratelimitd/ratelimitd/internal/histogram"
 	"github.com/ratelimitd/ratelimitd/internal/server/apiv1"
-	"github.com/ratelimitd/ratelimitd/internal/server/fault"
-	"github.com/ratelimitd/ratelimitd/internal/server/web"
-)
-
-// The paths, which are the labels of their latency too.
-const (
-	PathShouldAllow = "/v1/should-allow"
-	PathAuthorize   = "/v1/authorize"
 )
 
 // Handle has mux answer the paths of the API that services ask. guard keeps others from
@@ -28,18 +18,4 @@ func (a *API) Handle(mux *http.ServeMux, guard, guardReset func(http.Handler) ht
 	mux.HandleFunc("/v1/reserve", guard(call(a, service.Reserve, `{"request": `+exampleRequest+`}`)))
 	mux.HandleFunc("/v1/commit", guard(call(a, service.Commit, `{"reservation": "AQ...", "actual": 400}`)))
 	mux.HandleFunc("/v1/cancel", guard(call(a, service.Cancel, `{"reservation": "AQ..."}`)))
-}
-
-// An API answers both paths.
-type API struct {
-	Core    *decide.Core
-	Faults  *fault.Log
-	Latency *histogram.Vec // by path
-}
-
-var noStore = []string{"no-store"}
-
-// refuse answers a request that is wrong before the core can decide it.
-func (a *API) refuse(w http.ResponseWriter, code int, field, format string, args ...any) {
-	web.WriteError(w, code, a.Core.Refuse(field, format, args...))
 }
