@@ -28,13 +28,22 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
 
 	"github.com/ratelimitd/ratelimitd/internal/build"
+	"github.com/ratelimitd/ratelimitd/internal/check"
 	"github.com/ratelimitd/ratelimitd/internal/command"
 	"github.com/ratelimitd/ratelimitd/internal/daemon"
+	"github.com/ratelimitd/ratelimitd/internal/top"
+)
+
+const (
+	exitOK = iota
+	exitNo // denied, invalid
+	exitError
 )
 
 func main() {
@@ -56,7 +65,7 @@ func newProgram(name string) *command.Program {
 		Name:     "ratelimitd",
 		Summary:  "A rate-limit service: may this caller do this now?",
 		Version:  build.Version(version),
-		Commands: []*command.Command{serveCommand(), validateCommand(), checkCommand(), reserveCommand(), commitCommand(), resetCommand(), topCommand(), tokenCommand(), versionCommand()},
+		Commands: slices.Concat([]*command.Command{serveCommand(), validateCommand()}, check.Commands(), []*command.Command{top.Command(), tokenCommand(), versionCommand()}),
 	}
 	if filepath.Base(name) == nameThatServes {
 		program.Default = "serve"
@@ -69,7 +78,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	switch err := newProgram(os.Args[0]).Run(ctx, args, stdout, stderr); {
 	case err == nil:
 		return exitOK
-	case errors.Is(err, errNo):
+	case errors.Is(err, command.ErrNo):
 		return exitNo
 	default:
 		separator := " "

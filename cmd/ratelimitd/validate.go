@@ -38,7 +38,7 @@ the same environment variables, and nothing is started.`,
 				return spans.Shutdown(ctx)
 			}}
 			if !v.Run(call.Args) {
-				return errNo
+				return command.ErrNo
 			}
 			return nil
 		},

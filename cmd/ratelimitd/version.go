@@ -9,6 +9,9 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/flags"
 )
 
+// version is set when a release is built.
+var version string
+
 func versionCommand() *command.Command {
 	return &command.Command{
 		Name:    "version",

@@ -14,19 +14,19 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/quote"
 )
 
-// A Descriptor is what Envoy asks about.
-type Descriptor struct {
-	Domain  string
-	Entries []string // key=value each
-	Hits    uint64   // 0 only looks
+// A descriptor is what Envoy asks about.
+type descriptor struct {
+	domain  string
+	entries []string // key=value each
+	hits    uint64   // 0 only looks
 }
 
-// Check returns what is wrong with the entries of d, or nil.
-func (d *Descriptor) Check() error {
-	if len(d.Entries) == 0 {
+// check returns what is wrong with the entries of d, or nil.
+func (d *descriptor) check() error {
+	if len(d.entries) == 0 {
 		return fmt.Errorf("--entry is missing; write --entry=user=alice")
 	}
-	for _, text := range d.Entries {
+	for _, text := range d.entries {
 		if key, _, ok := strings.Cut(text, "="); !ok || key == "" {
 			return fmt.Errorf("--entry %s: write it as key=value, such as user=alice", quote.Cut(text))
 		}
@@ -34,18 +34,18 @@ func (d *Descriptor) Check() error {
 	return nil
 }
 
-// envoyResponse is the Answer to a request as Envoy makes it.
+// envoyResponse is the reply to a request as Envoy makes it.
 type envoyResponse struct{ *rlsv3.RateLimitResponse }
 
-// AskEnvoy asks about a descriptor as Envoy does, and waits for the answer until ctx ends.
-func (d *Daemon) AskEnvoy(ctx context.Context, of *Descriptor) (Answer, error) {
-	descriptor := &commonv3.RateLimitDescriptor{HitsAddend: wrapperspb.UInt64(of.Hits)}
-	for _, text := range of.Entries {
+// askEnvoy asks about a descriptor as Envoy does, and waits for the answer until ctx ends.
+func (d *daemon) askEnvoy(ctx context.Context, of *descriptor) (reply, error) {
+	asked := &commonv3.RateLimitDescriptor{HitsAddend: wrapperspb.UInt64(of.hits)}
+	for _, text := range of.entries {
 		key, value, _ := strings.Cut(text, "=")
-		descriptor.Entries = append(descriptor.Entries, &commonv3.RateLimitDescriptor_Entry{Key: key, Value: value})
+		asked.Entries = append(asked.Entries, &commonv3.RateLimitDescriptor_Entry{Key: key, Value: value})
 	}
 	answer, err := rlsv3.NewRateLimitServiceClient(d.conn).ShouldRateLimit(ctx, &rlsv3.RateLimitRequest{
-		Domain: of.Domain, Descriptors: []*commonv3.RateLimitDescriptor{descriptor},
+		Domain: of.domain, Descriptors: []*commonv3.RateLimitDescriptor{asked},
 	})
 	if err != nil {
 		return nil, d.failed(err)
@@ -53,18 +53,18 @@ func (d *Daemon) AskEnvoy(ctx context.Context, of *Descriptor) (Answer, error) {
 	return envoyResponse{answer}, nil
 }
 
-// Allowed implements Answer.
-func (r envoyResponse) Allowed() bool {
+// allowed implements reply.
+func (r envoyResponse) allowed() bool {
 	return r.GetOverallCode() != rlsv3.RateLimitResponse_OVER_LIMIT
 }
 
-// PrintJSON implements Answer.
-func (r envoyResponse) PrintJSON(out io.Writer) error { return printJSON(out, r.RateLimitResponse) }
+// printJSON implements reply.
+func (r envoyResponse) printJSON(out io.Writer) error { return printMessage(out, r.RateLimitResponse) }
 
-// Print implements Answer.
-func (r envoyResponse) Print(out io.Writer) {
+// print implements reply.
+func (r envoyResponse) print(out io.Writer) {
 	verdict := "denied"
-	if r.Allowed() {
+	if r.allowed() {
 		verdict = "allowed"
 	}
 	fmt.Fprintf(out, "%s (%s)\n", verdict, strings.ToLower(strings.ReplaceAll(r.GetOverallCode().String(), "_", " ")))

@@ -35,6 +35,9 @@ type Command struct {
 	Run  func(context.Context, Call) error
 }
 
+// ErrNo is what a Command returns whose answer, already printed, is no.
+var ErrNo = errors.New("no")
+
 // A Call is what the command line says.
 type Call struct {
 	Line           flags.Source // what it sets the flags to

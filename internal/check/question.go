@@ -1,4 +1,4 @@
-package main
+package check
 
 import (
 	"context"
@@ -6,9 +6,9 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"strings"
 	"time"
 
-	"github.com/ratelimitd/ratelimitd/internal/check"
 	"github.com/ratelimitd/ratelimitd/internal/command"
 	"github.com/ratelimitd/ratelimitd/internal/config"
 	"github.com/ratelimitd/ratelimitd/internal/connect"
@@ -43,7 +43,7 @@ func (c *contact) read(call command.Call) []error {
 
 // ask has do ask the daemon, unless something is wrong. The context of do ends after
 // --wait.
-func (c *contact) ask(ctx context.Context, wrong []error, do func(context.Context, *check.Daemon) error) error {
+func (c *contact) ask(ctx context.Context, wrong []error, do func(context.Context, *daemon) error) error {
 	if c.wait <= 0 {
 		wrong = append(wrong, c.set.Problem("wait", fmt.Sprintf(" %v: must be above 0, such as 2s", c.wait)))
 	}
@@ -54,14 +54,14 @@ func (c *contact) ask(ctx context.Context, wrong []error, do func(context.Contex
 	if err != nil {
 		return err
 	}
-	daemon, err := check.Connect(c.addr, link)
+	to, err := newDaemon(c.addr, link)
 	if err != nil {
 		return err
 	}
-	defer daemon.Close()
+	defer to.close()
 	ctx, cancel := context.WithTimeout(ctx, c.wait)
 	defer cancel()
-	return do(ctx, daemon)
+	return do(ctx, to)
 }
 
 // A question is what check, reserve and reset have in common: the limits of one
@@ -70,9 +70,10 @@ type question struct {
 	contact
 	namespace, identifier, policy string
 
-	limit     ratelimitv1.Limit // without its strategy and anchor day
+	limit     ratelimitv1.Limit // without the following
 	algorithm string            // the strategy of limit
 	anchor    uint64            // the anchor day of limit
+	maxDebt   uint64            // that of limit, if its flag is set
 }
 
 // newQuestion returns the question that flags ask: its own, then those of the command,
@@ -84,9 +85,10 @@ func newQuestion(own ...flags.Flag) *question {
 		{Name: "identifier", Value: flags.Text(&q.identifier), Hint: "NAME", Help: "Who is being limited, such as user:42."},
 		{Name: "rate", Value: flags.Text(&q.limit.Rate), Hint: "RATE", Help: "The rate to hold it to, such as 100/min, 5/s or 10/30s. This or --policy is required."},
 		{Name: "policy", Value: flags.Text(&q.policy), Hint: "NAME", Help: "Or the policy of the server's configuration."},
-		{Name: "strategy", Value: flags.Text(&q.algorithm), Help: "With --rate: one of " + check.Strategies() + "."},
+		{Name: "strategy", Value: flags.Text(&q.algorithm), Help: "With --rate: one of " + strategyNames() + "."},
 		{Name: "name", Value: flags.Text(&q.limit.Name), Hint: "NAME", Help: "With --rate: names the limit's counter, which then outlives a change of its rate."},
 		{Name: "burst", Value: flags.Number(&q.limit.Burst), Hint: "N", Help: "With --rate: the capacity of token_bucket, leaky_bucket and gcra; 0 for the strategy's default."},
+		{Name: "max-debt", Value: flags.Number(&q.maxDebt), Hint: "N", Help: "With --rate: the most debt that charges may leave, in units. Without it there is no bound."},
 		{Name: "time-zone", Value: flags.Text(&q.limit.TimeZone), Hint: "ZONE", Help: "With --rate: where days, weeks, months and years of a fixed_window begin at midnight, such as Europe/Berlin."},
 		{Name: "anchor-day", Value: flags.Number(&q.anchor), Hint: "DAY", Help: "With --rate: the day on which months and years begin, 1 to 28."},
 	}, own...))
@@ -104,10 +106,22 @@ func (q *question) limits(wrong []error) ([]*ratelimitv1.Limit, []error) {
 	var limits []*ratelimitv1.Limit
 	if q.limit.Rate != "" {
 		q.limit.Strategy, q.limit.AnchorDay = ratelimitv1.Strategy(s), uint32(min(q.anchor, math.MaxUint32))
+		if _, set := q.set.Setting("max-debt"); set {
+			q.limit.MaxDebt = &q.maxDebt
+		}
 		limits = append(limits, &q.limit)
 	}
 	return limits, wrong
 }
 
 // limitFlags are those that describe a limit of --rate.
-var limitFlags = []string{"strategy", "name", "burst", "time-zone", "anchor-day"}
+var limitFlags = []string{"strategy", "name", "burst", "max-debt", "time-zone", "anchor-day"}
+
+// strategyNames lists the strategies for a person.
+func strategyNames() string {
+	names := make([]string, len(strategy.All))
+	for i, s := range strategy.All {
+		names[i] = s.String()
+	}
+	return strings.Join(names, ", ")
+}

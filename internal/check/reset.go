@@ -1,10 +1,9 @@
-package main
+package check
 
 import (
 	"context"
 	"fmt"
 
-	"github.com/ratelimitd/ratelimitd/internal/check"
 	"github.com/ratelimitd/ratelimitd/internal/command"
 	ratelimitv1 "github.com/ratelimitd/ratelimitd/proto/ratelimit/v1"
 )
@@ -25,8 +24,8 @@ Replicas with a deny cache of their own may go on denying for --deny-cache-ttl.`
 		Flags: q.set,
 		Run: func(ctx context.Context, call command.Call) error {
 			limits, wrong := q.limits(q.read(call))
-			return q.ask(ctx, wrong, func(ctx context.Context, daemon *check.Daemon) error {
-				err := daemon.Reset(ctx, &ratelimitv1.ResetRequest{Namespace: q.namespace, Identifier: q.identifier, Policy: q.policy, Limits: limits})
+			return q.ask(ctx, wrong, func(ctx context.Context, to *daemon) error {
+				err := to.reset(ctx, &ratelimitv1.ResetRequest{Namespace: q.namespace, Identifier: q.identifier, Policy: q.policy, Limits: limits})
 				if err != nil {
 					return err
 				}

@@ -1,4 +1,4 @@
-package main
+package top
 
 import (
 	"context"
@@ -11,11 +11,11 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/config"
 	"github.com/ratelimitd/ratelimitd/internal/connect"
 	"github.com/ratelimitd/ratelimitd/internal/flags"
-	"github.com/ratelimitd/ratelimitd/internal/top"
 )
 
-func topCommand() *command.Command {
-	w := &top.Watch{Addr: "127.0.0.1:6070", Interval: 2 * time.Second, Lines: 10}
+// Command returns the command that shows what a daemon does.
+func Command() *command.Command {
+	w := &Watch{Addr: "127.0.0.1:6070", Interval: 2 * time.Second, Lines: 10}
 	var how connect.Options
 	set := &flags.Set{EnvPrefix: config.EnvPrefix, Flags: append([]flags.Flag{
 		{Name: "admin-addr", Value: flags.Address(&w.Addr, "6070"), Help: "The daemon's admin address. Without a port: port 6070."},

@@ -1,11 +1,10 @@
-package main
+package check
 
 import (
 	"context"
 	"encoding/base64"
 	"fmt"
 
-	"github.com/ratelimitd/ratelimitd/internal/check"
 	"github.com/ratelimitd/ratelimitd/internal/command"
 	"github.com/ratelimitd/ratelimitd/internal/flags"
 	"github.com/ratelimitd/ratelimitd/internal/quote"
@@ -26,15 +25,15 @@ func reserveCommand() *command.Command {
 		Flags: q.set,
 		Run: func(ctx context.Context, call command.Call) error {
 			limits, wrong := q.limits(q.read(call))
-			return q.ask(ctx, wrong, func(ctx context.Context, daemon *check.Daemon) error {
+			return q.ask(ctx, wrong, func(ctx context.Context, to *daemon) error {
 				in.Namespace, in.Identifier, in.Policy, in.Limits = q.namespace, q.identifier, q.policy, limits
-				id, answer, err := daemon.Reserve(ctx, in)
+				id, answer, err := to.reserve(ctx, in)
 				if err != nil {
 					return err
 				}
-				if !answer.Allowed() {
-					answer.Print(call.Stderr)
-					return errNo
+				if !answer.GetAllowed() {
+					response{ShouldAllowResponse: answer}.print(call.Stderr)
+					return command.ErrNo
 				}
 				_, err = fmt.Fprintln(call.Stdout, base64.StdEncoding.EncodeToString(id))
 				return err
@@ -66,12 +65,15 @@ func commitCommand() *command.Command {
 			if err != nil {
 				wrong = append(wrong, c.set.Problem("reservation", fmt.Sprintf(" %s: give what \"ratelimitd reserve\" printed", quote.Cut(reservation))))
 			}
-			return c.ask(ctx, wrong, func(ctx context.Context, daemon *check.Daemon) error {
-				answer, repeated, err := daemon.Commit(ctx, id, actual)
-				if err == nil && repeated {
+			return c.ask(ctx, wrong, func(ctx context.Context, to *daemon) error {
+				answer, repeated, err := to.commit(ctx, id, actual)
+				if err != nil {
+					return err
+				}
+				if repeated {
 					fmt.Fprintln(call.Stderr, "this reservation was settled before: nothing has changed")
 				}
-				return say(call, answer, json, err)
+				return say(call, response{ShouldAllowResponse: answer, settled: true}, json)
 			})
 		},
 	}
