@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/ratelimitd/ratelimitd/internal/server/httpapi"
 	ratelimitv1 "github.com/ratelimitd/ratelimitd/proto/ratelimit/v1"
@@ -22,8 +23,9 @@ import (
 var fuzzed = []string{
 	ratelimitv1.RateLimitService_ShouldAllow_FullMethodName, ratelimitv1.RateLimitService_ShouldAllowBatch_FullMethodName,
 	ratelimitv1.RateLimitService_ShouldAllowStream_FullMethodName, ratelimitv1.RateLimitService_Reset_FullMethodName,
+	ratelimitv1.RateLimitService_Reserve_FullMethodName, ratelimitv1.RateLimitService_Commit_FullMethodName, ratelimitv1.RateLimitService_Cancel_FullMethodName,
 	rlsv3.RateLimitService_ShouldRateLimit_FullMethodName, "/grpc.health.v1.Health/Check", "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
-	httpapi.PathShouldAllow, "/json", httpapi.PathAuthorize, "/",
+	httpapi.PathShouldAllow, "/v1/reset", "/v1/reserve", "/v1/commit", "/v1/cancel", "/json", httpapi.PathAuthorize, "/",
 }
 
 // FuzzCall sends bytes to a whole server, in each way. It always answers, nothing
@@ -50,6 +52,17 @@ func FuzzCall(f *testing.F) {
 	seed(one)
 	seed(&ratelimitv1.ShouldAllowBatchRequest{Requests: []*ratelimitv1.ShouldAllowRequest{one, askPolicy("bob", "gold"), {}}})
 	seed(&ratelimitv1.ResetRequest{Namespace: "checkout", Identifier: "alice", Policy: "gold"})
+	charged := proto.CloneOf(one)
+	charged.Mode, charged.Limits[0].MaxDebt = ratelimitv1.Mode_CHARGE, new(uint64(3))
+	refunded := proto.CloneOf(charged)
+	refunded.Mode, refunded.ConsumedAt = ratelimitv1.Mode_REFUND, timestamppb.Now()
+	seed(&ratelimitv1.ShouldAllowBatchRequest{Requests: []*ratelimitv1.ShouldAllowRequest{charged, refunded}})
+	reserved, err := d.client.Reserve(context.Background(), &ratelimitv1.ReserveRequest{Request: one})
+	if err != nil {
+		f.Fatal(err)
+	}
+	seed(&ratelimitv1.ReserveRequest{Request: one})
+	seed(&ratelimitv1.CommitRequest{Reservation: reserved.GetReservation(), Actual: 2})
 	seed(envoyAsk(1, "user=alice", "plan=gold"))
 	f.Add(byte(len(fuzzed)-2), []byte("namespace=checkout&identifier=alice&rate=5/s&cost=2&identifier_from=client_ip"))
 	f.Add(byte(len(fuzzed)-1), []byte("metrics"))
@@ -62,11 +75,10 @@ func FuzzCall(f *testing.F) {
 	innocent.Cost = new(uint64) // from now on it only looks
 	f.Fuzz(func(t *testing.T, way byte, data []byte) {
 		how := fuzzed[int(way)%len(fuzzed)]
-		switch how {
-		case "/", httpapi.PathAuthorize, httpapi.PathShouldAllow, "/json":
-			fuzzHTTP(t, d, how, data)
-		default:
+		if strings.Count(how, "/") == 2 && !strings.HasPrefix(how, "/v1/") {
 			fuzzGRPC(t, d, how, data)
+		} else {
+			fuzzHTTP(t, d, how, data)
 		}
 		if n := d.book.Panics.Load(); n > 0 {
 			t.Fatalf("%s panics", how)

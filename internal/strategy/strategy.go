@@ -185,11 +185,40 @@ type Decision struct {
 // Take consumes from them if they all allow it as well. So their counts and
 // statuses are what they would be if these limits were enforced.
 func (d *Decision) Decide(limits []Limit, states []State, a Ask) Consumed {
-	if len(limits) == 1 { // most requests have one, and need no room for more
+	if len(limits) == 1 { // as most requests have
+		if a.Mode == Take {
+			return d.takeOne(&limits[0], &states[0], &a)
+		}
 		var next [1]State
 		return d.decide(limits, states, &a, next[:])
 	}
 	return d.decideMany(limits, states, &a)
+}
+
+// takeOne is decide for a Take of one limit, in less than half its instructions.
+func (d *Decision) takeOne(l *Limit, s *State, a *Ask) Consumed {
+	var next State
+	v := take(l, *s, a.Cost, a.Now, &next)
+	d.Allowed, d.Refused, d.At, d.RetryAfter, d.Delay = true, false, 0, 0, 0
+	consumed := ConsumedNone
+	if v.allowed && a.Cost > 0 && !a.DryRun {
+		consumed, *s = ConsumedAll, next
+	}
+	switch {
+	case l.Shadow:
+	case v.allowed:
+		d.Delay = v.delay
+	default:
+		d.Allowed, d.Refused, d.RetryAfter = false, true, v.retryAfter
+	}
+	if cap(d.Statuses) == 0 {
+		d.Statuses = make([]Status, 1)
+	}
+	d.Statuses = d.Statuses[:1]
+	st := &d.Statuses[0]
+	*st = Status{Allowed: v.allowed, RetryAfter: v.retryAfter}
+	d.report(l, *s, a.Now, st)
+	return consumed
 }
 
 // decideMany is a function of its own to keep its array out of Decide's stack
