@@ -93,7 +93,7 @@ func (a *Ask) units() int64 { return int64(min(a.Cost, MaxUnits)) }
 
 // decideMode is decide for the modes other than Take.
 func (d *Decision) decideMode(limits []Limit, states []State, a *Ask, next []State) Consumed {
-	*d = Decision{Allowed: true, Statuses: d.Statuses[:0]}
+	d.begin(len(limits))
 	would := ConsumedAll // from which limits it consumes, but for a dry run
 	for i := range limits {
 		l := &limits[i]
@@ -102,7 +102,7 @@ func (d *Decision) decideMode(limits []Limit, states []State, a *Ask, next []Sta
 			v = takeUnits(l, states[i], a.Cost, a.Now, &next[i])
 		}
 		next[i] = l.change(states[i], a)
-		d.Statuses = append(d.Statuses, Status{Allowed: v.allowed, RetryAfter: v.retryAfter})
+		d.Statuses[i] = Status{Allowed: v.allowed, RetryAfter: v.retryAfter}
 		stops := a.Mode == Overdraw && !l.overdraws(states[i], a)
 		switch {
 		case !l.Shadow:

@@ -199,7 +199,7 @@ func (d *Decision) Decide(limits []Limit, states []State, a Ask) Consumed {
 func (d *Decision) takeOne(l *Limit, s *State, a *Ask) Consumed {
 	var next State
 	v := take(l, *s, a.Cost, a.Now, &next)
-	d.Allowed, d.Refused, d.At, d.RetryAfter, d.Delay = true, false, 0, 0, 0
+	d.begin(1)
 	consumed := ConsumedNone
 	if v.allowed && a.Cost > 0 && !a.DryRun {
 		consumed, *s = ConsumedAll, next
@@ -211,10 +211,6 @@ func (d *Decision) takeOne(l *Limit, s *State, a *Ask) Consumed {
 	default:
 		d.Allowed, d.Refused, d.RetryAfter = false, true, v.retryAfter
 	}
-	if cap(d.Statuses) == 0 {
-		d.Statuses = make([]Status, 1)
-	}
-	d.Statuses = d.Statuses[:1]
 	st := &d.Statuses[0]
 	*st = Status{Allowed: v.allowed, RetryAfter: v.retryAfter}
 	d.report(l, *s, a.Now, st)
@@ -235,22 +231,23 @@ func (d *Decision) decide(limits []Limit, states []State, a *Ask, next []State) 
 	if a.Mode != Take {
 		return d.decideMode(limits, states, a, next)
 	}
-	*d = Decision{Allowed: true, Statuses: d.Statuses[:0]}
+	d.begin(len(limits))
 	consumed := ConsumedAll
 	for i := range limits {
-		verdict := take(&limits[i], states[i], a.Cost, a.Now, &next[i])
-		d.Statuses = append(d.Statuses, Status{Allowed: verdict.allowed, RetryAfter: verdict.retryAfter})
-		if limits[i].Shadow {
-			if !verdict.allowed {
+		l := &limits[i]
+		v := take(l, states[i], a.Cost, a.Now, &next[i])
+		d.Statuses[i] = Status{Allowed: v.allowed, RetryAfter: v.retryAfter}
+		switch {
+		case l.Shadow:
+			if !v.allowed {
 				consumed = ConsumedEnforced
 			}
-			continue
-		}
-		if !verdict.allowed {
+		case v.allowed:
+			d.Delay = max(d.Delay, v.delay)
+		default:
 			d.Allowed = false
-			d.RetryAfter = longer(d.RetryAfter, verdict.retryAfter)
+			d.RetryAfter = longer(d.RetryAfter, v.retryAfter)
 		}
-		d.Delay = max(d.Delay, verdict.delay)
 	}
 	if !d.Allowed {
 		d.Delay, d.Refused = 0, true
@@ -265,6 +262,14 @@ func (d *Decision) decide(limits []Limit, states []State, a *Ask, next []State) 
 		d.report(&limits[i], states[i], a.Now, &d.Statuses[i])
 	}
 	return consumed
+}
+
+// begin makes d an answer that allows, with room for the statuses of n limits.
+func (d *Decision) begin(n int) {
+	if cap(d.Statuses) < n {
+		d.Statuses = make([]Status, n)
+	}
+	*d = Decision{Allowed: true, Statuses: d.Statuses[:n]}
 }
 
 // A verdict is the answer of one limit to a request.
