@@ -179,21 +179,21 @@ type Batch struct {
 	together int             // how many of asked, from the first on, are decided together
 	results  []store.Result
 	limits   []strategy.Limit // those that requests brought, one after the other
-	last     lastLimits       // of limits
+	last     lastChecked
 	tally    account.Tally
 }
 
-// lastLimits are the limits that the last request of a batch brought, if they
-// are valid. The next request mostly brings the same, which are then not read
-// again.
-type lastLimits struct {
-	specs  []strategy.Spec
-	limits []strategy.Limit
+// lastChecked has what a request of a batch was last found to be valid with. The next
+// request mostly has the same, which is then not checked again.
+type lastChecked struct {
+	namespace string // "": none
+	specs     []strategy.Spec
+	limits    []strategy.Limit // that these are
 }
 
 // prepare makes b ready for its requests to be decided.
 func (b *Batch) prepare() {
-	b.asked, b.together, b.limits, b.last = b.asked[:0], 0, b.limits[:0], lastLimits{}
+	b.asked, b.together, b.limits, b.last = b.asked[:0], 0, b.limits[:0], lastChecked{}
 	clear(b.Answers) // those that are left, if b was not cleared
 	b.Answers = Resized(b.Answers, len(b.Requests))
 }
@@ -208,7 +208,7 @@ func (b *Batch) Clear() {
 		b.results[i].With, b.results[i].Err = nil, nil
 	}
 	b.Requests, b.Answers, b.asked, b.limits = b.Requests[:0], b.Answers[:0], b.asked[:0], b.limits[:0]
-	b.Together, b.last = 0, lastLimits{}
+	b.Together, b.last = 0, lastChecked{}
 }
 
 var batches = sync.Pool{New: func() any { return new(Batch) }}

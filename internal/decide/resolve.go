@@ -28,7 +28,7 @@ type resolver struct {
 // store is asked.
 func (c *resolver) resolve(ns *policy.Namespace, b *Batch, r *Request, a *Answer) {
 	a.namespace = ns
-	if ns.IsExempt(r.Identifier) && (r.Limits != nil || len(c.check(r, ns)) == 0) {
+	if ns.IsExempt(r.Identifier) && (r.Limits != nil || len(c.check(ns, b, r)) == 0) {
 		a.fate = toExempt
 		return
 	}
@@ -70,7 +70,7 @@ func (c *resolver) resolveLimits(ns *policy.Namespace, b *Batch, r *Request, a *
 // limitsOf returns the limits of r: those of the policy that it names, or those
 // that it brings along.
 func (c *resolver) limitsOf(ns *policy.Namespace, b *Batch, r *Request) ([]strategy.Limit, error) {
-	wrong := InvalidError{c.check(r, ns)}
+	wrong := InvalidError{c.check(ns, b, r)}
 	valid := len(wrong.Violations) == 0
 	switch {
 	case valid && r.Policy != "":
@@ -104,14 +104,18 @@ func (c *resolver) limitsOf(ns *policy.Namespace, b *Batch, r *Request) ([]strat
 		b.limits = b.limits[:start]
 		return nil, &InvalidError{wrong.Violations}
 	}
-	b.last = lastLimits{r.Specs, b.limits[start:]}
+	b.last.specs, b.last.limits = r.Specs, b.limits[start:]
 	return b.last.limits, nil
 }
 
 // check returns what is wrong with r but for its limits.
-func (c *resolver) check(r *Request, ns *policy.Namespace) []Violation {
+func (c *resolver) check(ns *policy.Namespace, b *Batch, r *Request) []Violation {
 	var wrong InvalidError
-	checkName(&wrong, "namespace", r.Namespace, store.MaxNamespaceBytes, "checkout")
+	if r.Namespace != b.last.namespace || r.Namespace == "" {
+		if checkName(&wrong, "namespace", r.Namespace, store.MaxNamespaceBytes, "checkout"); wrong.Violations == nil {
+			b.last.namespace = r.Namespace
+		}
+	}
 	checkName(&wrong, "identifier", r.Identifier, store.MaxIdentifierBytes, "user:42")
 	if r.Policy != "" {
 		checkName(&wrong, "policy", r.Policy, policy.MaxNameBytes, "default")
