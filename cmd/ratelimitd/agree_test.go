@@ -73,6 +73,8 @@ var refused = []struct{ flag, settings, says string }{
 	{"redis-shared-scripts", "store: redis\nredis_cluster: true\nredis_shared_scripts: always", `a script in a cluster has the keys of one slot`},
 	{"redis-key-prefix", "store: redis\nredis_key_prefix: a b", `"a b": write printable ASCII`},
 	{"redis-password-file", "store: redis\nredis_password_file: /nowhere", `no such file or directory`},
+	{"redis-auth-file", "store: redis\nredis_auth_file: /nowhere", `no such file or directory`},
+	{"redis-auth-file", "store: redis\nredis_user: a\nredis_password: b\nredis_auth_file: /nowhere", `there is a user or a password too`},
 	{"memcached-key-prefix", "store: memcached\nmemcached_key_prefix: '{'", `"{": write printable ASCII`},
 
 	{"tls-cert", "tls_cert: /nowhere", ` "/nowhere": give --tls-key too`},

@@ -340,8 +340,10 @@ func advice(err error) string {
 	switch {
 	case !isReply(err):
 		return ""
+	case redis.IsAuthError(err) && strings.Contains(err.Error(), "sentinel"):
+		return " (check --redis-sentinel-user and --redis-sentinel-password)"
 	case redis.IsAuthError(err):
-		return " (check --redis-user and --redis-password)"
+		return " (check --redis-user and --redis-password, or what is in their place)"
 	case redis.IsPermissionError(err):
 		return " (give the user of --redis-user the permissions that docs/redis.md lists)"
 	case moved:
