@@ -48,6 +48,7 @@ var refused = []struct{ flag, settings, says string }{
 	{"policies-only", "policies_only: maybe", ` "maybe": write true or false`},
 	{"store", "store: mongo", ` "mongo": use memory, redis or memcached`},
 	{"on-error", "on_error: panic", ` "panic": use allow, deny, error or local`},
+	{"wait-for-store", "wait_for_store: maybe", ` "maybe": write true or false`},
 	{"store-timeout", "store_timeout: 0s", ` 0s: must be above 0, such as 50ms`},
 	{"store-timeout", "store_timeout: 50", ` "50": write a number and its unit`},
 	{"deny-cache-ttl", "deny_cache_ttl: -1s", ` -1s: must be 0 or above, such as 1s`},

@@ -133,7 +133,10 @@ func (s *Server) serving(r *http.Request) bool {
 
 // whyNotServing says why serving is false.
 func (s *Server) whyNotServing() string {
-	if s.requireDomains && len(s.config.Load().Envoy.Domains()) == 0 {
+	if s.awaitsStore.Load() {
+		return "the store has made no decision yet, for which --wait-for-store waits; the log says why"
+	}
+	if s.lacksDomains() {
 		return "no domain is configured; put a file with one into --envoy-config-dir, or leave out --envoy-require-domains"
 	}
 	return "stopping"

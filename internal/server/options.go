@@ -27,6 +27,7 @@ func OptionsOf(c *config.Config, p *config.Policies) Options {
 		},
 		PoliciesOnly:    c.PoliciesOnly,
 		RequireDomains:  c.Envoy.RequireDomains,
+		AwaitStore:      c.Store.Await,
 		MaxLogCount:     c.Store.MaxLogCount,
 		ReservationLife: c.Store.ReservationTTL,
 		ShutdownDelay:   c.ShutdownDelay,

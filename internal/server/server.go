@@ -39,6 +39,7 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/server/grpcapi"
 	"github.com/ratelimitd/ratelimitd/internal/server/grpcapi/codec"
 	"github.com/ratelimitd/ratelimitd/internal/server/httpapi"
+	"github.com/ratelimitd/ratelimitd/internal/sleep"
 	"github.com/ratelimitd/ratelimitd/internal/store"
 	ratelimitv1 "github.com/ratelimitd/ratelimitd/proto/ratelimit/v1"
 )
@@ -81,7 +82,9 @@ type Options struct {
 	PoliciesOnly bool // callers may not send limits of their own, in no namespace
 	// RequireDomains says that the server is not ready while Config has none of Envoy.
 	RequireDomains bool
-	Metrics        MetricsOptions
+	// AwaitStore says that the server is not ready until Store has decided, once.
+	AwaitStore bool
+	Metrics    MetricsOptions
 
 	// MaxLogCount caps the count of SLIDING_WINDOW_LOG limits. 0 is
 	// strategy.DefaultMaxLogCount.
@@ -134,6 +137,8 @@ type Server struct {
 	metricsListener            net.Listener // nil without metrics
 
 	requireDomains bool
+	awaitsStore    atomic.Bool
+	showing        sync.Mutex // held by showHealth
 
 	draining chan struct{}  // closed when the server begins to stop
 	streams  sync.WaitGroup // the goroutines that answer streams
@@ -156,6 +161,7 @@ func New(o Options) (*Server, error) {
 
 		requireDomains: o.RequireDomains,
 	}
+	s.awaitsStore.Store(o.AwaitStore)
 	s.handshakes = &handshakes{failures: s.failures, logger: o.Logger}
 	if o.Config == nil {
 		o.Config = new(Config)
@@ -357,17 +363,29 @@ func (s *Server) SetConfig(c *Config) {
 	s.book.ConfiguredLimits(c.Envoy.Metrics())
 	s.core.SetPolicies(c.Policies)
 	s.envoy.SetConfig(c.Envoy)
+	if s.chain.gate != nil && c.Clients != nil {
+		s.chain.gate.directory.Store(c.Clients)
+	}
+	s.config.Store(c)
+	s.showHealth()
+}
+
+// showHealth has the health service say whether the server has all that it waits for.
+func (s *Server) showHealth() {
+	s.showing.Lock()
+	defer s.showing.Unlock()
 	status := healthpb.HealthCheckResponse_SERVING
-	if s.requireDomains && len(c.Envoy.Domains()) == 0 {
+	if s.lacksDomains() || s.awaitsStore.Load() {
 		status = healthpb.HealthCheckResponse_NOT_SERVING
 	}
 	for _, name := range healthNames {
 		s.health.SetServingStatus(name, status)
 	}
-	if s.chain.gate != nil && c.Clients != nil {
-		s.chain.gate.directory.Store(c.Clients)
-	}
-	s.config.Store(c)
+}
+
+// lacksDomains reports whether no domain is configured, though one must be.
+func (s *Server) lacksDomains() bool {
+	return s.requireDomains && len(s.config.Load().Envoy.Domains()) == 0
 }
 
 // RefuseConfig counts a configuration that cannot be put in force.
@@ -417,7 +435,7 @@ func (s *Server) Serve(ctx context.Context) error {
 		go func() { failed <- serveHTTP(s.metrics, s.metricsListener) }()
 	}
 	s.logger.Info("serving", "grpc", s.GRPCAddr(), "http", s.HTTPAddr(), "admin", s.AdminAddr())
-	s.core.Probe(ctx)
+	waiting := s.lookAtStore(ctx)
 
 	var err error
 	select {
@@ -430,6 +448,7 @@ func (s *Server) Serve(ctx context.Context) error {
 		running--
 	}
 	s.stop()
+	waiting()
 	for range running {
 		stopErr := <-failed
 		if errors.Is(stopErr, http.ErrServerClosed) || errors.Is(stopErr, grpc.ErrServerStopped) {
@@ -440,6 +459,31 @@ func (s *Server) Serve(ctx context.Context) error {
 	err = errors.Join(err, s.closeStores())
 	s.logger.Info("stopped")
 	return err
+}
+
+// askStoreEvery is how often a store is asked that has not decided yet.
+const askStoreEvery = 500 * time.Millisecond
+
+// lookAtStore has the log say if the store does not decide. If the server waits for it,
+// that goes on until the store does, or ctx ends. Call what it returns to wait for that.
+func (s *Server) lookAtStore(ctx context.Context) (wait func()) {
+	err := s.core.Probe(ctx)
+	if !s.awaitsStore.Load() {
+		return func() {}
+	}
+	ctx, end := context.WithCancel(ctx)
+	var looking sync.WaitGroup
+	looking.Go(func() {
+		for err != nil && sleep.For(ctx, askStoreEvery) {
+			err = s.core.Probe(ctx)
+		}
+		if err == nil {
+			s.logger.Info("the store has decided: serving")
+			s.awaitsStore.Store(false)
+			s.showHealth()
+		}
+	})
+	return func() { end(); looking.Wait() }
 }
 
 func (s *Server) closeStores() error {

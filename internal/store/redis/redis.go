@@ -10,7 +10,6 @@ import (
 	"log/slog"
 	"net"
 	"slices"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -21,10 +20,8 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/crash"
 	"github.com/ratelimitd/ratelimitd/internal/lograte"
 	"github.com/ratelimitd/ratelimitd/internal/quote"
-	"github.com/ratelimitd/ratelimitd/internal/rate"
 	"github.com/ratelimitd/ratelimitd/internal/sleep"
 	"github.com/ratelimitd/ratelimitd/internal/store"
-	"github.com/ratelimitd/ratelimitd/internal/strategy"
 )
 
 // firstPause is how long a decision waits before it asks again, the first time
@@ -274,13 +271,12 @@ func (s *Store) ServerOf(ctx context.Context, r *store.Request) string {
 // clusters, and of what is behind most proxies.
 const healthSample = 64
 
-// Health reports whether decisions work, for at least half of the identifiers: it looks
-// at the counters of some, which need not be there.
+// Health reports whether decisions that consume work, for at least half of some
+// identifiers.
 func (s *Store) Health(ctx context.Context) error {
-	limit := strategy.Limit{Rate: rate.Rate{Count: 1, Period: time.Second}, Capacity: 1, Strategy: strategy.FixedWindow}
 	requests, results := make([]store.Request, healthSample), make([]store.Result, healthSample)
 	for i := range requests {
-		requests[i] = store.Request{Namespace: "ratelimitd", Identifier: "health " + strconv.Itoa(i), Limits: []strategy.Limit{limit}}
+		requests[i] = store.HealthSample(i)
 	}
 	s.Decide(context.WithoutCancel(ctx), requests, results)
 	lost := 0
