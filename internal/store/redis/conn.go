@@ -8,8 +8,11 @@ import (
 	"net"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/ratelimitd/ratelimitd/internal/quote"
 )
 
 // Bounds of what a server may reply. The client allocates what a reply announces
@@ -41,9 +44,32 @@ type dialer struct {
 	// not know its hosts.
 	host   string
 	secret *secret // by which open connections say anew who they are; nil: they need not
+
+	last atomic.Pointer[error] // why the last attempt failed; nil: it did not
 }
 
+// failure returns why the last attempt to connect failed, or nil. Callers often do not wait
+// for so long that they get it themselves.
+func (d *dialer) failure() error {
+	if err := d.last.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
+// dial opens a connection.
 func (d *dialer) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	c, err := d.connect(ctx, network, addr)
+	if err != nil {
+		err = quote.Error(err)
+		d.last.Store(&err)
+		return nil, err
+	}
+	d.last.Store(nil)
+	return c, nil
+}
+
+func (d *dialer) connect(ctx context.Context, network, addr string) (net.Conn, error) {
 	plain := net.Dialer{
 		// Find a server that is gone for good well before an idle connection to it is
 		// needed.
@@ -68,7 +94,7 @@ func (d *dialer) dial(ctx context.Context, network, addr string) (net.Conn, erro
 		secure := tls.Client(tcp, d.configFor(addr))
 		if err := secure.HandshakeContext(ctx); err != nil {
 			_ = tcp.Close()
-			return nil, err
+			return nil, fmt.Errorf("the handshake of TLS with %s fails (write redis:// if its port is without TLS): %w", addr, err)
 		}
 		c.Conn = secure
 	}

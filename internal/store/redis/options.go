@@ -131,15 +131,16 @@ func (o Options) withDefaults() (Options, error) {
 	return o, err
 }
 
-// universal returns o as options of the client. The defaults must be filled in.
-func (o Options) universal() (*redis.UniversalOptions, error) {
+// universal returns o as options of the client, and its dialer. The defaults must be
+// filled in.
+func (o Options) universal() (*redis.UniversalOptions, *dialer, error) {
 	server, addrs, err := o.servers()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	secret, err := o.identify(&server)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if o.Database != 0 {
 		server.database = o.Database
@@ -147,23 +148,23 @@ func (o Options) universal() (*redis.UniversalOptions, error) {
 	cluster := o.MasterName == "" && (o.Cluster || len(addrs) > 1)
 	switch {
 	case server.user != "" && server.password == "":
-		return nil, fmt.Errorf("user %q: give a password too", server.user)
+		return nil, nil, fmt.Errorf("user %q: give a password too", server.user)
 	case server.database < 0:
-		return nil, fmt.Errorf("database %d: must be a number from 0", server.database)
+		return nil, nil, fmt.Errorf("database %d: must be a number from 0", server.database)
 	case cluster && o.SharedScripts == ShareAlways:
-		return nil, fmt.Errorf("shared scripts %q: a script in a cluster has the keys of one slot; use %q", o.SharedScripts, ShareAuto)
+		return nil, nil, fmt.Errorf("shared scripts %q: a script in a cluster has the keys of one slot; use %q", o.SharedScripts, ShareAuto)
 	case cluster && server.database != 0:
-		return nil, fmt.Errorf("database %d: a cluster has only database 0", server.database)
+		return nil, nil, fmt.Errorf("database %d: a cluster has only database 0", server.database)
 	}
 	secure, err := o.tlsConfig(server.tls)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	// Some requests have no caller with a deadline: the client asks on its own for
 	// the nodes of a cluster, for example.
 	own := max(o.Timeout, o.DialTimeout)
 	host, _, _ := net.SplitHostPort(addrs[0])
-	dialer := dialer{timeout: o.DialTimeout, secure: secure, host: host}
+	dialer := &dialer{timeout: o.DialTimeout, secure: secure, host: host}
 	var provide func(context.Context) (user, password string, err error)
 	if secret != nil {
 		provide = secret.provide
@@ -204,7 +205,7 @@ func (o Options) universal() (*redis.UniversalOptions, error) {
 		// Maintenance notifications would extend timeouts while a server is in
 		// maintenance.
 		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
-	}, nil
+	}, dialer, nil
 }
 
 // identify sets who the servers and sentinels are told this is: for the servers, by what

@@ -35,6 +35,8 @@ const perLimit = 20 * time.Microsecond
 // A Store is a store.Store in Redis. New makes it.
 type Store struct {
 	client  redis.UniversalClient
+	dialer  *dialer // of client
+	evicts  evicts
 	pipes   *pipeliner
 	owner   *ownership
 	timeout time.Duration
@@ -58,7 +60,7 @@ func New(o Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("redis store: %w", err)
 	}
-	options, err := o.universal()
+	options, dialer, err := o.universal()
 	if err != nil {
 		return nil, fmt.Errorf("redis store: %w", err)
 	}
@@ -66,7 +68,8 @@ func New(o Options) (*Store, error) {
 	// is in the errors it returns.
 	logging.Disable()
 	client := redis.NewUniversalClient(options)
-	s := &Store{client: client, timeout: o.Timeout, prefix: o.KeyPrefix, panics: o.Panics, log: o.Logger}
+	s := &Store{client: client, dialer: dialer, timeout: o.Timeout, prefix: o.KeyPrefix, panics: o.Panics, log: o.Logger}
+	s.evicts.log = o.Logger
 	s.owner = newOwnership(o.SharedScripts, o.Logger, s.sample)
 	s.greet()
 	s.pipes = newPipeliner(client, newScript(serverClock), s.owner, o.Timeout+o.DialTimeout)
@@ -88,10 +91,10 @@ func (s *Store) greet() {
 	case *redis.ClusterClient:
 		client.OnNewNode(func(node *redis.Client) {
 			host, _, _ := net.SplitHostPort(node.Options().Addr)
-			node.AddHook(&handshake{host: host})
+			node.AddHook(&handshake{host: host, evicts: &s.evicts})
 		})
 	case *redis.Client:
-		client.AddHook(&handshake{met: s.owner.met})
+		client.AddHook(&handshake{met: s.owner.met, evicts: &s.evicts})
 	}
 }
 
