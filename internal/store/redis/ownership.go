@@ -195,7 +195,7 @@ func (o *ownership) once() bool {
 // that says nothing of whose keys it has.
 func isUnwell(err error) bool {
 	return redis.IsAuthError(err) || slices.ContainsFunc([]string{
-		"READONLY", "OOM", "LOADING", "MASTERDOWN", "NOREPLICAS", "MISCONF", "BUSY",
+		"READONLY", "OOM", "LOADING", "MASTERDOWN", "NOREPLICAS", "MISCONF", "BUSY", "DENIED",
 	}, func(prefix string) bool { return redis.HasErrorPrefix(err, prefix) }) || strings.Contains(err.Error(), "max number of clients")
 }
 
