@@ -30,6 +30,7 @@ type trouble struct {
 // ends, decisions work, and the store knows as before that identifiers may share scripts.
 func TestTroubles(t *testing.T) {
 	server, other, secure := redistest.Start(t), redistest.Start(t), redistest.StartTLS(t)
+	one := redistest.StartClusterOfOne(t, func(addr string) string { return addr })
 	node := redistest.Start(t, "--cluster-enabled", "yes")
 	full := redistest.Start(t, "--maxmemory", "2mb", "--maxmemory-policy", "allkeys-lru")
 	for _, u := range []string{"keys ~other* +@all", "scripts ~* +@all -@scripting", "writes ~* +@all -set"} {
@@ -88,6 +89,9 @@ func TestTroubles(t *testing.T) {
 		{"no TLS to a port with it", Options{URLs: []string{"redis://" + secure.Addr}}, nil, nil, "write rediss://", ""},
 		{"no cluster", Options{URLs: []string{other.URL}, Cluster: true}, nil, nil, "leave out --redis-cluster", ""},
 		{"a cluster without slots", Options{URLs: []string{node.URL}, Cluster: true}, nil, nil, "CLUSTERDOWN", ""},
+		{"a cluster that loses slots", Options{URLs: []string{one.URL}, Cluster: true}, func() {
+			do(t, one, "CONFIG SET cluster-require-full-coverage no", "CLUSTER DELSLOTSRANGE 0 16383")
+		}, nil, "CLUSTERDOWN", ""},
 		{"a cluster without slots, as one server", Options{URLs: []string{node.URL}}, nil, nil, "CLUSTERDOWN", "a node of a cluster"},
 		{"keys are dropped", Options{URLs: []string{full.URL}}, nil, nil, "", "maxmemory_policy=allkeys-lru"},
 	} {
@@ -95,13 +99,22 @@ func TestTroubles(t *testing.T) {
 	}
 }
 
+func (tr *trouble) settle(t *testing.T, s *Store) {
+	t.Helper()
+	if !tr.options.Cluster {
+		settle(t, s)
+		return
+	}
+	redistest.Eventually(t, "the cluster decides", func() error { return s.Health(t.Context()) })
+}
+
 func (tr *trouble) test(t *testing.T) {
 	var log bytes.Buffer
 	o := tr.options
-	o.Timeout, o.Logger = 500*time.Millisecond, slog.New(slog.NewTextHandler(&log, nil))
+	o.Timeout, o.Logger = time.Second, slog.New(slog.NewTextHandler(&log, nil))
 	s := openWith(t, o)
 	if tr.begin != nil {
-		settle(t, s)
+		tr.settle(t, s)
 		tr.begin()
 	}
 	requests, results := make([]store.Request, 20), make([]store.Result, 20)
@@ -127,7 +140,7 @@ func (tr *trouble) test(t *testing.T) {
 	}
 	if tr.end != nil {
 		tr.end()
-		settle(t, s)
+		tr.settle(t, s)
 	}
 	if evicts := s.evicts.found.Load(); evicts != strings.Contains(tr.finds, "maxmemory") {
 		t.Errorf("evicts: %t", evicts)
