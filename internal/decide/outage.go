@@ -32,8 +32,8 @@ func (o *outage) failed(onError policy.OnError, err error, decisions int) {
 		return
 	}
 	o.on.Store(true)
-	o.log.Error("the store fails: "+meanwhile[onError]+"; check that it runs and can be reached",
-		"error", err, "on_error", string(onError), "decisions", o.unlogged.Swap(0))
+	o.log.Error("the store fails: what it cannot decide is answered by the failure policy; check that it runs and can be reached",
+		"meanwhile", meanwhile[onError], "error", err, "on_error", string(onError), "decisions", o.unlogged.Swap(0))
 }
 
 // meanwhile says what becomes of requests that the store cannot decide.

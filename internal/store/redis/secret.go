@@ -90,7 +90,9 @@ func (s *secret) refresh() {
 	was := s.state.Load()
 	switch {
 	case err != nil:
-		s.warn("redis: the credentials cannot be read, so those read before are used", err)
+		if n := s.gate.Pass(time.Now()); n > 0 {
+			s.log.Warn("redis: the credentials cannot be read, so those read before are used", "error", err, "times", n)
+		}
 	case said != was.credentials:
 		s.state.Store(&secretState{said, was.version + 1})
 		s.log.Info("redis: the credentials have changed", "file", s.file)
@@ -99,12 +101,9 @@ func (s *secret) refresh() {
 
 // refused notes that a server does not accept what the file says.
 func (s *secret) refused(reply string) {
-	s.warn("redis: the server refuses the credentials that the file has now; open connections keep those they had; write the right ones to the file", fmt.Errorf("%s", quote.Cut(reply)))
-}
-
-func (s *secret) warn(what string, err error) {
 	if n := s.gate.Pass(time.Now()); n > 0 {
-		s.log.Warn(what, "file", s.file, "error", err, "times", n)
+		s.log.Warn("redis: the server refuses the credentials that the file has now; open connections keep those they had; write the right ones to the file",
+			"file", s.file, "error", quote.Cut(reply), "times", n)
 	}
 }
 

@@ -168,6 +168,15 @@ func TestServerClosesIdleConnections(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
+		before := s.client.PoolStats().StaleConns
+		for range 100 {
+			if res := decide(t.Context(), s, r); res.Err != nil {
+				t.Errorf("%s: %v", o.URLs, res.Err)
+			}
+		}
+		if stale := s.client.PoolStats().StaleConns - before; stale > 1 {
+			t.Errorf("%s: %d connections that are well are given up", o.URLs, stale)
+		}
 	}
 }
 
