@@ -48,6 +48,7 @@ var refused = []struct{ flag, settings, says string }{
 	{"policies-only", "policies_only: maybe", ` "maybe": write true or false`},
 	{"store", "store: mongo", ` "mongo": use memory, redis or memcached`},
 	{"on-error", "on_error: panic", ` "panic": use allow, deny, error or local`},
+	{"wait-for-store", "wait_for_store: maybe", ` "maybe": write true or false`},
 	{"store-timeout", "store_timeout: 0s", ` 0s: must be above 0, such as 50ms`},
 	{"store-timeout", "store_timeout: 50", ` "50": write a number and its unit`},
 	{"deny-cache-ttl", "deny_cache_ttl: -1s", ` -1s: must be 0 or above, such as 1s`},
@@ -73,6 +74,8 @@ var refused = []struct{ flag, settings, says string }{
 	{"redis-shared-scripts", "store: redis\nredis_cluster: true\nredis_shared_scripts: always", `a script in a cluster has the keys of one slot`},
 	{"redis-key-prefix", "store: redis\nredis_key_prefix: a b", `"a b": write printable ASCII`},
 	{"redis-password-file", "store: redis\nredis_password_file: /nowhere", `no such file or directory`},
+	{"redis-auth-file", "store: redis\nredis_auth_file: /nowhere", `no such file or directory`},
+	{"redis-auth-file", "store: redis\nredis_user: a\nredis_password: b\nredis_auth_file: /nowhere", `there is a user or a password too`},
 	{"memcached-key-prefix", "store: memcached\nmemcached_key_prefix: '{'", `"{": write printable ASCII`},
 
 	{"tls-cert", "tls_cert: /nowhere", ` "/nowhere": give --tls-key too`},

@@ -81,7 +81,7 @@ func TestShortDeadlines(t *testing.T) {
 		"memcached": {m.Pause, m.Resume, "RATELIMITD_MEMCACHED_ADDR=" + m.Addr},
 	} {
 		t.Run(name, func(t *testing.T) {
-			addr, _ := serves(t, []string{"RATELIMITD_STORE=" + name, store.env, "RATELIMITD_ON_ERROR=deny"})
+			addr, _ := serves(t, []string{"RATELIMITD_STORE=" + name, store.env, "RATELIMITD_ON_ERROR=deny", "RATELIMITD_STORE_TIMEOUT=1s"})
 			conn, err := grpc.NewClient(addr, grpc.WithTransportCredentials(insecure.NewCredentials()))
 			if err != nil {
 				t.Fatal(err)
@@ -95,8 +95,8 @@ func TestShortDeadlines(t *testing.T) {
 			defer store.resume(t)
 			c := askWithin(t, client, 20*time.Millisecond, 2*time.Second)
 			t.Logf("with 20 ms: %v", c)
-			if c.allowed > 0 || c.late > 2*c.denied { // a loaded machine often stalls for longer than the margin
-				t.Errorf("with 20 ms: %v; want most of them denied", c)
+			if c.allowed > 0 || c.late > c.denied/10 { // a loaded machine stalls for longer than the margin now and then
+				t.Errorf("with 20 ms: %v; want nearly all of them denied", c)
 			}
 		})
 	}

@@ -35,8 +35,8 @@ func TestAddressTaken(t *testing.T) {
 }
 
 // startLogged starts "ratelimitd serve" on free ports, and returns its process, its
-// gRPC address and what returns its log so far.
-func startLogged(t *testing.T, env []string, flags ...string) (cmd *exec.Cmd, addr string, log func() string) {
+// addresses and what returns its log so far.
+func startLogged(t *testing.T, env []string, flags ...string) (cmd *exec.Cmd, at addresses, log func() string) {
 	t.Helper()
 	cmd = process(t, env, append([]string{"serve", "--grpc-addr=127.0.0.1:0", "--http-addr=127.0.0.1:0", "--admin-addr=off", "--log-format=json"}, flags...)...)
 	file, err := os.CreateTemp(t.TempDir(), "")
@@ -54,7 +54,6 @@ func startLogged(t *testing.T, env []string, flags ...string) (cmd *exec.Cmd, ad
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	var at addresses
 	for deadline := time.Now().Add(20 * time.Second); at.GRPC == ""; time.Sleep(10 * time.Millisecond) {
 		for line := range strings.Lines(log()) {
 			_ = json.Unmarshal([]byte(line), &at)
@@ -63,14 +62,14 @@ func startLogged(t *testing.T, env []string, flags ...string) (cmd *exec.Cmd, ad
 			t.Fatal(log())
 		}
 	}
-	return cmd, at.GRPC, log
+	return cmd, at, log
 }
 
 // TestHangup sends SIGHUP to a daemon that has no files to read again.
 func TestHangup(t *testing.T) {
-	cmd, addr, _ := startLogged(t, nil)
+	cmd, at, _ := startLogged(t, nil)
 	_ = cmd.Process.Signal(syscall.SIGHUP)
-	if _, stderr, status := runs(t, nil, "check", "--addr", addr, "--namespace=a", "--identifier=b", "--rate=1/s"); status != exitOK {
+	if _, stderr, status := runs(t, nil, "check", "--addr", at.GRPC, "--namespace=a", "--identifier=b", "--rate=1/s"); status != exitOK {
 		t.Errorf("exit status %d, %s", status, stderr)
 	}
 	_ = cmd.Process.Signal(syscall.SIGTERM)
@@ -81,9 +80,9 @@ func TestHangup(t *testing.T) {
 
 // TestTracingWithoutCollector reads the log of a daemon whose spans nobody takes.
 func TestTracingWithoutCollector(t *testing.T) {
-	cmd, addr, log := startLogged(t, []string{"OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:1", "OTEL_BSP_SCHEDULE_DELAY=10", "OTEL_EXPORTER_OTLP_TIMEOUT=100", "OTEL_RESOURCE_ATTRIBUTES=nothing"}, "--tracing")
+	cmd, at, log := startLogged(t, []string{"OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:1", "OTEL_BSP_SCHEDULE_DELAY=10", "OTEL_EXPORTER_OTLP_TIMEOUT=100", "OTEL_RESOURCE_ATTRIBUTES=nothing"}, "--tracing")
 	redistest.Eventually(t, "a problem is logged", func() error {
-		_, _, _ = runs(t, nil, "check", "--addr", addr, "--namespace=a", "--identifier=b", "--rate=1/s")
+		_, _, _ = runs(t, nil, "check", "--addr", at.GRPC, "--namespace=a", "--identifier=b", "--rate=1/s")
 		if !strings.Contains(log(), "traces export") {
 			return os.ErrNotExist
 		}

@@ -27,8 +27,10 @@ const (
 	// time series.
 	maxConfigured = 10_000
 	// maxNamespaceLimits is how many limits of policies each namespace has
-	// counters for. Those that come later count as limits that callers send.
-	maxNamespaceLimits = 200
+	// counters for. Callers cannot make up any of them: the bound is for configurations
+	// that change their names again and again. Those that come later count as limits that
+	// callers send.
+	maxNamespaceLimits = 1000
 	// maxEnvoyLimits is how many limits of Envoy's configuration have counters
 	// of their own. With detailed_metric or value_to_metric there is one for each
 	// value that clients send.

@@ -39,7 +39,7 @@ func shown(t *testing.T, b *Book) map[string]float64 {
 func TestCardinality(t *testing.T) {
 	b := New([]string{"allowed", "denied"}, time.Now)
 	b.Configured([]string{"checkout"})
-	const names, denied = 1000, 1
+	const names, denied = 2 * maxNamespaceLimits, 1
 	for i := range names {
 		for _, namespace := range []string{fmt.Sprint("made up ", i), "checkout"} {
 			var tally Tally

@@ -255,7 +255,10 @@ func (k *check) redis() {
 		k.problem("redis-url", ": is empty; write one or several URLs, such as %s", redis.DefaultURL)
 		return
 	}
-	base := redis.Options{URLs: o.URLs, MasterName: o.MasterName, Password: "any"} // as a user needs one
+	base := redis.Options{URLs: o.URLs, MasterName: o.MasterName}
+	if o.Password != "" || o.PasswordFile != "" || o.AuthFile != "" {
+		base.Password = "any" // as a user needs one
+	}
 	if !k.option("redis-url", base.Check()) {
 		return
 	}
@@ -279,15 +282,15 @@ func (k *check) redis() {
 		userFlag = "redis-url"
 	}
 	with(userFlag, func(one *redis.Options) {
-		if one.User = o.User; o.PasswordFile == "" {
-			one.Password = o.Password
-		}
+		one.User = o.User
 	})
-	with("redis-password-file", func(one *redis.Options) {
-		if o.PasswordFile != "" {
-			one.Password, one.PasswordFile = o.Password, o.PasswordFile
+	for _, file := range []struct{ flag, password, auth string }{{"redis-password-file", o.PasswordFile, ""}, {"redis-auth-file", o.PasswordFile, o.AuthFile}} {
+		if file.password+file.auth != "" {
+			with(file.flag, func(one *redis.Options) {
+				one.User, one.Password, one.PasswordFile, one.AuthFile = o.User, o.Password, file.password, file.auth
+			})
 		}
-	})
+	}
 	if o.Database > 0 {
 		with("redis-database", func(one *redis.Options) { one.Cluster, one.Database = o.Cluster && o.MasterName == "", o.Database })
 	}

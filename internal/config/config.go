@@ -91,7 +91,8 @@ type Store struct {
 	MaxLogCount  int64          // caps the count of a sliding_window_log
 	// ReservationTTL is how long a reservation can be settled.
 	ReservationTTL time.Duration
-	MaxInFlight    int // how many counters are at a store outside the process at a time
+	MaxInFlight    int  // how many counters are at a store outside the process at a time
+	Await          bool // not ready until the store has decided
 }
 
 // Envoy says how Envoy's rate limit service is answered.

@@ -333,6 +333,8 @@ func (e *envoyVariables) redis() {
 	e.set("store", string(Redis), "REDIS_URL")
 	e.redisServers(strings.Split(url, ","))
 	e.password("redis", "REDIS_AUTH")
+	e.set("redis-auth-file", e.text("REDIS_AUTH_FILE"), "REDIS_AUTH_FILE")
+	e.is("REDIS_CLOSE_CONNECTION_ON_READONLY_ERROR", "true")
 	e.set("redis-key-prefix", e.text("CACHE_KEY_PREFIX"), "CACHE_KEY_PREFIX")
 	e.set("redis-pool-size", e.text("REDIS_POOL_SIZE"), "REDIS_POOL_SIZE")
 	e.set("store-timeout", e.text("REDIS_TIMEOUT"), "REDIS_TIMEOUT")

@@ -173,7 +173,7 @@ func TestEveryEnvoyVariable(t *testing.T) {
 		{"PROMETHEUS_", map[string]string{"USE_PROMETHEUS": "true"}},
 		{"TRACING_", map[string]string{"TRACING_ENABLED": "true"}},
 	}
-	soAnyway := []string{"RUNTIME_IGNOREDOTFILES", "RUNTIME_WATCH_ROOT", "XDS_CLIENT_BACKOFF_JITTER", "REDIS_SOCKET_TYPE"}
+	soAnyway := []string{"RUNTIME_IGNOREDOTFILES", "RUNTIME_WATCH_ROOT", "XDS_CLIENT_BACKOFF_JITTER", "REDIS_SOCKET_TYPE", "REDIS_CLOSE_CONNECTION_ON_READONLY_ERROR"}
 	documented := documentedVariables(t)
 	for _, v := range serviceVariables {
 		env := map[string]string{"RUNTIME_ROOT": "/data"}

@@ -233,11 +233,13 @@ func (c *Core) Ready(ctx context.Context) error {
 	return nil
 }
 
-// Probe asks the store whether it works, and logs it if it does not.
-func (c *Core) Probe(ctx context.Context) {
-	if err := c.store.Health(ctx); err != nil && ctx.Err() == nil {
+// Probe asks the store whether it works. The log says, now and then, if it does not.
+func (c *Core) Probe(ctx context.Context) error {
+	err := c.store.Health(ctx)
+	if err != nil && ctx.Err() == nil {
 		c.fallback.outage.failed(c.fallback.onError, err, 0)
 	}
+	return err
 }
 
 // Refuse counts a message that is wrong in one field before it is a request, and

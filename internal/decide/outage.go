@@ -33,7 +33,15 @@ func (o *outage) failed(onError policy.OnError, err error, decisions int) {
 	}
 	o.on.Store(true)
 	o.log.Error("the store fails: what it cannot decide is answered by the failure policy; check that it runs and can be reached",
-		"error", err, "on_error", string(onError), "decisions", o.unlogged.Swap(0))
+		"meanwhile", meanwhile[onError], "error", err, "on_error", string(onError), "decisions", o.unlogged.Swap(0))
+}
+
+// meanwhile says what becomes of requests that the store cannot decide.
+var meanwhile = map[policy.OnError]string{
+	policy.FailAllow: "requests are ALLOWED and no limit holds them, as --on-error=allow says",
+	policy.FailDeny:  "requests are denied",
+	policy.FailError: "requests get an error",
+	policy.FailLocal: "requests are counted by this process alone",
 }
 
 // over notes that the store made a decision.

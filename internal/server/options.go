@@ -43,7 +43,9 @@ type Options struct {
 	PoliciesOnly bool // callers may not send limits of their own, in no namespace
 	// RequireDomains says that the server is not ready while Config has none of Envoy.
 	RequireDomains bool
-	Metrics        MetricsOptions
+	// AwaitStore says that the server is not ready until Store has decided, once.
+	AwaitStore bool
+	Metrics    MetricsOptions
 
 	// MaxLogCount caps the count of SLIDING_WINDOW_LOG limits. 0 is
 	// strategy.DefaultMaxLogCount.
@@ -117,6 +119,7 @@ func OptionsOf(c *config.Config, p *config.Policies) Options {
 		},
 		PoliciesOnly:    c.PoliciesOnly,
 		RequireDomains:  c.Envoy.RequireDomains,
+		AwaitStore:      c.Store.Await,
 		MaxLogCount:     c.Store.MaxLogCount,
 		ReservationLife: c.Store.ReservationTTL,
 		ShutdownDelay:   c.ShutdownDelay,

@@ -1,15 +1,20 @@
 package server
 
 import (
+	"context"
 	"fmt"
+	"log/slog"
 	"net/http"
+	"sync"
 	"sync/atomic"
+	"time"
 
 	rlsv3 "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 
 	"github.com/ratelimitd/ratelimitd/internal/decide"
+	"github.com/ratelimitd/ratelimitd/internal/sleep"
 	ratelimitv1 "github.com/ratelimitd/ratelimitd/proto/ratelimit/v1"
 )
 
@@ -19,6 +24,8 @@ type readiness struct {
 	core           *decide.Core
 	requireDomains bool
 	config         atomic.Pointer[Config] // that in force
+	awaitsStore    atomic.Bool
+	showing        sync.Mutex // held by show
 }
 
 // healthNames are those that the health service knows. The last is what Envoy's
@@ -28,13 +35,45 @@ var healthNames = []string{"", ratelimitv1.RateLimitService_ServiceDesc.ServiceN
 // setConfig says that c is in force.
 func (r *readiness) setConfig(c *Config) {
 	r.config.Store(c)
+	r.show()
+}
+
+// show has the health service say whether the server has all that it waits for.
+func (r *readiness) show() {
+	r.showing.Lock()
+	defer r.showing.Unlock()
 	status := healthpb.HealthCheckResponse_SERVING
-	if r.lacksDomains() {
+	if r.lacksDomains() || r.awaitsStore.Load() {
 		status = healthpb.HealthCheckResponse_NOT_SERVING
 	}
 	for _, name := range healthNames {
 		r.health.SetServingStatus(name, status)
 	}
+}
+
+// askStoreEvery is how often a store is asked that has not decided yet.
+const askStoreEvery = 500 * time.Millisecond
+
+// lookAtStore has the log say if the store does not decide. If the server waits for it,
+// that goes on until the store does, or ctx ends. Call what it returns to wait for that.
+func (r *readiness) lookAtStore(ctx context.Context, logger *slog.Logger) (wait func()) {
+	err := r.core.Probe(ctx)
+	if !r.awaitsStore.Load() {
+		return func() {}
+	}
+	ctx, end := context.WithCancel(ctx)
+	var looking sync.WaitGroup
+	looking.Go(func() {
+		for err != nil && sleep.For(ctx, askStoreEvery) {
+			err = r.core.Probe(ctx)
+		}
+		if err == nil {
+			logger.Info("the store has decided: serving")
+			r.awaitsStore.Store(false)
+			r.show()
+		}
+	})
+	return func() { end(); looking.Wait() }
 }
 
 // lacksDomains reports whether the server has no domains, and must have some.
@@ -49,6 +88,8 @@ func (r *readiness) whyNotServing(req *http.Request) string {
 	switch {
 	case err == nil && reply.GetStatus() == healthpb.HealthCheckResponse_SERVING:
 		return ""
+	case r.awaitsStore.Load():
+		return "the store has made no decision yet, for which --wait-for-store waits; the log says why"
 	case r.lacksDomains():
 		return "no domain is configured; put a file with one into --envoy-config-dir, or leave out --envoy-require-domains"
 	}

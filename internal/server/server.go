@@ -92,6 +92,7 @@ func New(o Options) (*Server, error) {
 		Book: s.book, StoreLatency: storeLatency(o), Logger: o.Logger,
 	})
 	s.readiness = &readiness{health: health.NewServer(), core: s.core, requireDomains: o.RequireDomains}
+	s.readiness.awaitsStore.Store(o.AwaitStore)
 	o.Panics.CountIn(&s.book.Panics)
 	faults := fault.NewLog(s.book, o.Logger)
 	chain := &chain{
@@ -173,7 +174,7 @@ func (s *Server) Serve(ctx context.Context) error {
 		go func() { failed <- serveHTTP(s.metrics, s.ports.metrics) }()
 	}
 	s.logger.Info("serving", "grpc", s.GRPCAddr(), "http", s.HTTPAddr(), "admin", s.AdminAddr())
-	s.core.Probe(ctx)
+	waiting := s.readiness.lookAtStore(ctx, s.logger)
 
 	var err error
 	select {
@@ -186,6 +187,7 @@ func (s *Server) Serve(ctx context.Context) error {
 		running--
 	}
 	s.stop()
+	waiting()
 	for range running {
 		stopErr := <-failed
 		if errors.Is(stopErr, http.ErrServerClosed) || errors.Is(stopErr, grpc.ErrServerStopped) {

@@ -115,7 +115,13 @@ func (b *Breaker) Decide(ctx context.Context, requests []store.Request, results 
 			b.end(ctx, parts, start)
 		}
 	}()
-	b.decide(ctx, requests, results, func(i int) bool { return of[i] >= 0 && !parts[of[i]].asked })
+	within := ctx
+	if d := b.probeTime(parts); d > 0 {
+		var cancel context.CancelFunc
+		within, cancel = context.WithTimeout(ctx, d)
+		defer cancel()
+	}
+	b.decide(within, requests, results, func(i int) bool { return of[i] >= 0 && !parts[of[i]].asked })
 	for i := range results {
 		if of[i] >= 0 {
 			parts[of[i]].note(results[i].Err)
@@ -123,6 +129,24 @@ func (b *Breaker) Decide(ctx context.Context, requests []store.Request, results 
 	}
 	ended = true
 	b.end(ctx, parts, start)
+}
+
+// probeTime returns for how long a call waits that does nothing but probe, or 0 if it is
+// another. A server that is back does not need the whole timeout, which may be seconds.
+func (b *Breaker) probeTime(parts []part) (d time.Duration) {
+	for i := range parts {
+		switch p := &parts[i]; {
+		case !p.asked:
+		case !p.probe:
+			return 0
+		default:
+			d = max(d, p.circuit.probeTime())
+		}
+	}
+	if d >= b.timeout {
+		return 0
+	}
+	return d
 }
 
 // end tells the circuits that let the call through how their servers did.

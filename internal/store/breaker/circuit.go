@@ -1,6 +1,7 @@
 package breaker
 
 import (
+	"math"
 	"sync"
 	"time"
 )
@@ -8,7 +9,7 @@ import (
 const (
 	// A circuit opens when calls fail and no other was answered meanwhile: all of the
 	// last interval, tripAll or more; or any number in a row, from the beginning of the
-	// first of them to the end of the last for an interval or longer. And it opens when
+	// first of them to the end of the last for about an interval or longer. And it opens when
 	// at least three in four of the last interval failed, tripMost or more. So a server
 	// that is gone is given up within an interval, and one that hangs at the end of the
 	// first call that waited so long. A server that only pauses for a moment is not, as
@@ -16,9 +17,12 @@ const (
 	tripAll  = 5
 	tripMost = 20
 	interval = 500 * time.Millisecond
-	buckets  = 5 // the interval moves on by one of so many parts at a time
+	// row is a little less than that, so that a call that waits for just half a second is
+	// enough, though the server may have answered another since it began.
+	row     = interval - interval/10
+	buckets = 5 // the interval moves on by one of so many parts at a time
 	// An open circuit lets one call through after so long. It costs one caller
-	// the store's timeout. A server that only paused, as many do for 50 ms or so,
+	// some time: see leastProbe. A server that only paused, as many do for 50 ms or so,
 	// is soon used again.
 	probeAfter = 250 * time.Millisecond
 
@@ -28,7 +32,10 @@ const (
 	// bad, and one that hangs is found out by callers of Envoy's 20 ms too.
 	leastFair = 10 * time.Millisecond
 	fairTimes = 4
-	usualPart = 8 // how much of the usual time is that of the last answer: one part in so many
+	// A probe waits as long as that too, and at least leastProbe. It does so for its
+	// timeout if the server has never answered.
+	leastProbe = 50 * time.Millisecond
+	usualPart  = 8 // how much of the usual time is that of the last answer: one part in so many
 )
 
 // A circuit says whether one server is asked. It is safe for concurrent use.
@@ -131,7 +138,7 @@ func (c *circuit) trips(now time.Time) bool {
 		}
 	}
 	return failed >= tripAll && answered == 0 ||
-		now.Sub(c.row.since) >= interval ||
+		now.Sub(c.row.since) >= row ||
 		failed >= tripMost && failed >= 3*answered
 }
 
@@ -152,6 +159,16 @@ func (c *circuit) fair() time.Duration {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return max(leastFair, fairTimes*c.usual)
+}
+
+// probeTime returns how long a probe waits at most.
+func (c *circuit) probeTime() time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.usual == 0 {
+		return math.MaxInt64
+	}
+	return max(leastProbe, fairTimes*c.usual)
 }
 
 // state returns whether c is open, and when a call last failed.

@@ -90,7 +90,7 @@ func TestHangs(t *testing.T) {
 					before := s.calls.Load()
 					later := max(5*time.Second, 3*timeout)
 					time.Sleep(later)
-					if probes := s.calls.Load() - before; probes > int64(later/(timeout+probeAfter))+2 {
+					if probes := s.calls.Load() - before; probes > int64(later/(min(timeout, leastProbe)+probeAfter))+2 {
 						t.Errorf("in %v the server was asked %d times", later, probes)
 					}
 					most := timeout

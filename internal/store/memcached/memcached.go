@@ -21,7 +21,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -226,20 +225,36 @@ func (s *Store) ServerOf(_ context.Context, r *store.Request) string {
 	return s.edit(r).server.addr
 }
 
-// Health returns an error if more than half of the servers do not answer. Otherwise
-// most identifiers are still counted.
+// Health returns an error if decisions that consume do not work at more than half of the
+// servers. Otherwise most identifiers are still counted.
 func (s *Store) Health(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, s.timeout)
-	defer cancel()
-	calls := make([]call, len(s.servers))
-	for i, server := range s.servers {
-		calls[i] = call{server, server.client.Ping}
+	requests := s.healthSample()
+	results := make([]store.Result, len(requests))
+	s.Decide(ctx, requests, results)
+	var errs []error
+	for i := range results {
+		if err := results[i].Err; err != nil {
+			errs = append(errs, err)
+		}
 	}
-	errs := slices.DeleteFunc(s.send(ctx, calls), func(err error) bool { return err == nil })
-	if 2*len(errs) <= len(s.servers) {
+	if 2*len(errs) <= len(requests) {
 		return nil
 	}
 	return errors.Join(errs...)
+}
+
+// healthSample returns a request for each server.
+func (s *Store) healthSample() []store.Request {
+	requests := make([]store.Request, 0, len(s.servers))
+	seen := make(map[string]bool, len(s.servers))
+	for i := 0; len(requests) < len(s.servers) && i < 100*len(s.servers); i++ { // which finds all but by a miracle
+		r := store.HealthSample(i)
+		if on := s.edit(&r).server.addr; !seen[on] {
+			seen[on] = true
+			requests = append(requests, r)
+		}
+	}
+	return requests
 }
 
 // Close closes all connections.

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"os"
 	"strings"
@@ -27,6 +28,7 @@ type call struct {
 	pending bool // whether it is to be sent
 	windows int  // how often it was asked with a window of the calendar that is not the store's
 
+	dialer   *dialer   // of the client
 	shipment *shipment // which it goes with
 	index    int       // which question of that it is
 	reply    *reply    // nil if there is none
@@ -54,19 +56,19 @@ type reply struct {
 // if these are decided apart.
 func (s *Store) newCalls(calls []call, r *store.Request, res *store.Result, apart bool) []call {
 	if !apart || r.Alone() {
-		return append(calls, newCall(r, res, s.prefix))
+		return append(calls, s.newCall(r, res))
 	}
 	res.All(r, func(r *store.Request, res *store.Result) {
 		alone := *r
 		alone.With = nil
-		calls = append(calls, newCall(&alone, res, s.prefix))
+		calls = append(calls, s.newCall(&alone, res))
 	})
 	return calls
 }
 
-// newCall returns the call of a request, to set res. Its keys begin with prefix.
-func newCall(r *store.Request, res *store.Result, prefix string) call {
-	c := call{request: r, result: res}
+// newCall returns the call of a request, to set res.
+func (s *Store) newCall(r *store.Request, res *store.Result) call {
+	c := call{request: r, result: res, dialer: s.dialer}
 	c.together = !r.Alone()
 	keys := 0
 	c.size = sizeOfConsumed
@@ -83,7 +85,7 @@ func newCall(r *store.Request, res *store.Result, prefix string) call {
 	text = appendRun(text, r, keys, func(int) strategy.Instant { return strategy.InstantOf(time.Now()) })
 	start := len(text)
 	eachLimit(r, func(r *store.Request, l *strategy.Limit) {
-		text = appendCounterKey(append(text, prefix...), r.Namespace, r.Identifier, l)
+		text = appendCounterKey(append(text, s.prefix...), r.Namespace, r.Identifier, l)
 		ends = append(ends, len(text))
 	})
 	whole := string(text)
@@ -305,6 +307,9 @@ func (c *call) decide() {
 
 func (c *call) answer(r *store.Request, res *store.Result) error {
 	if c.cut != nil {
+		if why := c.dialer.failure(); why != nil {
+			return fmt.Errorf("redis: no reply in time: %w; connecting last failed: %w", c.cut, why)
+		}
 		return fmt.Errorf("redis: no reply in time: %w", c.cut)
 	}
 	var states string
@@ -338,11 +343,19 @@ func (c *call) answer(r *store.Request, res *store.Result) error {
 func advice(err error) string {
 	_, moved := redis.IsMovedError(err)
 	switch {
+	case errors.Is(err, io.EOF):
+		return " (the server has closed the connection; if it always does, find out whether its port is for TLS, and write rediss://)"
 	case !isReply(err):
 		return ""
+	case redis.IsAuthError(err) && strings.Contains(err.Error(), "sentinel"):
+		return " (check --redis-sentinel-user and --redis-sentinel-password)"
 	case redis.IsAuthError(err):
-		return " (check --redis-user and --redis-password)"
-	case redis.IsPermissionError(err):
+		return " (check --redis-user and --redis-password, or what is in their place)"
+	case strings.Contains(err.Error(), "DB index"):
+		return " (check the database in --redis-url, or --redis-database)"
+	case strings.Contains(err.Error(), "cluster support disabled"):
+		return " (it is no cluster: leave out --redis-cluster, and give one --redis-url)"
+	case redis.IsPermissionError(err), strings.Contains(err.Error(), "user executing the script can't"):
 		return " (give the user of --redis-user the permissions that docs/redis.md lists)"
 	case moved:
 		return " (it is a node of a cluster: set --redis-cluster)"

@@ -7,6 +7,6 @@ func (o Options) Check() error {
 	if err != nil {
 		return err
 	}
-	_, err = o.universal()
+	_, _, err = o.universal()
 	return err
 }

@@ -8,8 +8,11 @@ import (
 	"net"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/ratelimitd/ratelimitd/internal/quote"
 )
 
 // Bounds of what a server may reply. The client allocates what a reply announces
@@ -33,51 +36,97 @@ const (
 // server should.
 var errReply = errors.New("the server sends what is no reply of a Redis server")
 
-// dialer returns what opens connections, with TLS unless secure is nil.
-// An address without a host, as in the redirects of a cluster that does not know its
-// hosts, is one of host.
-func (o Options) dialer(secure *tls.Config, host string) func(ctx context.Context, network, addr string) (net.Conn, error) {
-	plain := &net.Dialer{
-		Timeout: o.DialTimeout,
+// A dialer opens connections.
+type dialer struct {
+	timeout time.Duration // of each attempt, with the handshake of TLS
+	secure  *tls.Config   // nil: without TLS
+	// host is that of an address without one, as in the redirects of a cluster that does
+	// not know its hosts.
+	host   string
+	secret *secret // by which open connections say anew who they are; nil: they need not
+
+	last atomic.Pointer[error] // why the last attempt failed; nil: it did not
+}
+
+// failure returns why the last attempt to connect failed, or nil. Callers often do not wait
+// for so long that they get it themselves.
+func (d *dialer) failure() error {
+	if err := d.last.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
+// dial opens a connection.
+func (d *dialer) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	c, err := d.connect(ctx, network, addr)
+	if err != nil {
+		err = quote.Error(err)
+		d.last.Store(&err)
+		return nil, err
+	}
+	d.last.Store(nil)
+	return c, nil
+}
+
+func (d *dialer) connect(ctx context.Context, network, addr string) (net.Conn, error) {
+	plain := net.Dialer{
 		// Find a server that is gone for good well before an idle connection to it is
 		// needed.
 		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 30 * time.Second, Interval: 5 * time.Second, Count: 3},
 	}
-	dial := plain.DialContext
-	if secure != nil {
-		dial = (&tls.Dialer{NetDialer: plain, Config: secure}).DialContext
+	if strings.HasPrefix(addr, ":") {
+		addr = net.JoinHostPort(d.host, addr[1:])
 	}
-	return func(ctx context.Context, network, addr string) (net.Conn, error) {
-		if strings.HasPrefix(addr, ":") {
-			addr = net.JoinHostPort(host, addr[1:])
-		}
-		ctx, cancel := context.WithTimeout(ctx, o.DialTimeout) // of the handshake too
-		defer cancel()
-		c, err := dial(ctx, network, addr)
-		if err != nil {
-			return nil, err
-		}
-		if s, ok := c.(syscall.Conn); ok { // the client looks whether the server has closed it
-			return &plainConn{boundedConn{Conn: c}, s}, nil
-		}
-		return &boundedConn{Conn: c}, nil
+	ctx, cancel := context.WithTimeout(ctx, d.timeout)
+	defer cancel()
+	c := &conn{timeout: d.timeout, secret: d.secret}
+	if d.secret != nil { // the client asks for the credentials after this
+		c.version = d.secret.state.Load().version
 	}
+	tcp, err := plain.DialContext(ctx, network, addr)
+	if err != nil {
+		return nil, err
+	}
+	c.Conn = tcp
+	c.socket, _ = tcp.(syscall.Conn)
+	if d.secure != nil {
+		secure := tls.Client(tcp, d.configFor(addr))
+		if err := secure.HandshakeContext(ctx); err != nil {
+			_ = tcp.Close()
+			return nil, fmt.Errorf("the handshake of TLS with %s fails (write redis:// if its port is without TLS): %w", addr, err)
+		}
+		c.Conn = secure
+	}
+	return c, nil
 }
 
-// A boundedConn is a connection that fails when a reply is larger than it may be.
-type boundedConn struct {
+// configFor returns the configuration of TLS for a server, in whose certificate its host
+// is to be, unless there is another name.
+func (d *dialer) configFor(addr string) *tls.Config {
+	if d.secure.ServerName != "" {
+		return d.secure
+	}
+	config := d.secure.Clone()
+	config.ServerName, _, _ = net.SplitHostPort(addr)
+	return config
+}
+
+// A conn is a connection that fails when a reply is larger than it may be. The client has
+// it in turn for one command or pipeline at a time.
+type conn struct {
 	net.Conn
+	socket  syscall.Conn // below TLS; nil if there is none
 	replies replyScanner
-}
 
-// A plainConn is a boundedConn without TLS.
-type plainConn struct {
-	boundedConn
-	syscall.Conn
+	timeout time.Duration
+	secret  *secret
+	version int       // of the secret that the server has accepted
+	notYet  time.Time // until when the server is not told of another: it has refused it
 }
 
 // Read implements net.Conn. What breaks a bound is not returned.
-func (c *boundedConn) Read(p []byte) (int, error) {
+func (c *conn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
 	if broken := c.replies.scan(p[:n]); broken != nil {
 		_ = c.Close()
@@ -85,6 +134,79 @@ func (c *boundedConn) Read(p []byte) (int, error) {
 	}
 	return n, err
 }
+
+// SyscallConn implements syscall.Conn, which the client asks for before it uses a
+// connection again. An error makes it take another one. What this returns finds nothing
+// wrong: the client itself would look at a connection with TLS in a way that may hang.
+func (c *conn) SyscallConn() (syscall.RawConn, error) {
+	if c.socket != nil {
+		if err := peek(c.socket); err != nil {
+			return nil, err
+		}
+	}
+	if err := c.renew(); err != nil {
+		return nil, err
+	}
+	return nothingWrong{}, nil
+}
+
+// renew tells the server who this client is, if the secret has changed. A server that
+// refuses it goes on as before.
+func (c *conn) renew() error {
+	if c.secret == nil {
+		return nil
+	}
+	now, said := time.Now(), c.secret.look()
+	if said.version == c.version || now.Before(c.notYet) {
+		return nil
+	}
+	if err := c.SetDeadline(now.Add(c.timeout)); err != nil {
+		return err
+	}
+	if _, err := c.Write(appendAuth(nil, said.credentials)); err != nil {
+		return err
+	}
+	reply, err := c.readLine()
+	if err != nil {
+		return err
+	}
+	switch reply[0] {
+	case '+':
+		c.version = said.version
+	case '-':
+		c.secret.refused(reply)
+		c.notYet = now.Add(c.secret.every)
+	default:
+		return fmt.Errorf("%w: to AUTH %q", errReply, reply)
+	}
+	return c.SetDeadline(time.Time{})
+}
+
+// readLine reads a reply of one line, after which the server sends nothing.
+func (c *conn) readLine() (string, error) {
+	var line []byte
+	var some [512]byte
+	for {
+		n, err := c.Read(some[:])
+		line = append(line, some[:n]...)
+		if text, ends := strings.CutSuffix(string(line), "\r\n"); ends && text != "" && !strings.Contains(text, "\n") {
+			return text, nil
+		}
+		if err != nil {
+			return "", err
+		}
+		if len(line) > maxLineBytes {
+			return "", errReply
+		}
+	}
+}
+
+// nothingWrong is a syscall.RawConn of which nobody gets to see the descriptor.
+type nothingWrong struct{}
+
+func (nothingWrong) Control(func(uintptr)) error    { return nil }
+func (nothingWrong) Read(func(uintptr) bool) error  { return nil }
+func (nothingWrong) Write(func(uintptr) bool) error { return nil }
 
 // A replyScanner follows replies, in the protocols RESP2 and RESP3, as they come
 // in. It remembers no text but the first bytes of the line it is in.

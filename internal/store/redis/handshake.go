@@ -34,8 +34,9 @@ var errAgain = errors.New("the server is not what it was; ask it again")
 type handshake struct {
 	met    func(mode string, refused error) error // see ownership.met; nil for a cluster
 	host   string                                 // of the server
-	closed atomic.Int64                           // how many connections in a row were closed after HELLO
-	muted  atomic.Int64                           // since when that is because of HELLO, in nanoseconds since the Unix epoch
+	evicts *evicts
+	closed atomic.Int64 // how many connections in a row were closed after HELLO
+	muted  atomic.Int64 // since when that is because of HELLO, in nanoseconds since the Unix epoch
 }
 
 var _ redis.Hook = (*handshake)(nil)
@@ -47,6 +48,12 @@ func (r refusal) Error() string { return string(r) }
 
 // RedisError implements redis.Error.
 func (refusal) RedisError() {}
+
+// A dismissal is what a server has said that takes no connection now. The client must not
+// read it as an error reply to HELLO, after which it would go on.
+type dismissal string
+
+func (d dismissal) Error() string { return string(d) }
 
 // DialHook implements redis.Hook.
 func (h *handshake) DialHook(next redis.DialHook) redis.DialHook { return next }
@@ -98,8 +105,15 @@ func (h *handshake) hello(ctx context.Context, next redis.ProcessHook, cmd redis
 		return errAgain
 	case err != nil && !isReply(err), redis.IsAuthError(err):
 		return err // which says nothing of what the server is
+	case err != nil && isUnwell(err): // and it closes the connection, or would refuse all else
+		return dismissal(err.Error())
 	}
 	h.closed.Store(0)
+	if err == nil {
+		if err := h.evicts.look(ctx, next); err != nil {
+			return err
+		}
+	}
 	mode := ""
 	if reply, ok := cmd.(*redis.MapStringInterfaceCmd); ok && err == nil {
 		mode, _ = reply.Val()["mode"].(string)

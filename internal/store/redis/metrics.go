@@ -20,6 +20,8 @@ var (
 		"Round trips that got no connection in time, because all were in use.", nil, nil)
 	valuesDesc = prometheus.NewDesc("ratelimitd_redis_bad_values_total",
 		"Requests that failed because a key holds no counter: foreign, a value of another type, which stays; or corrupt, a value that was deleted.", []string{"kind"}, nil)
+	evictsDesc = prometheus.NewDesc("ratelimitd_redis_evicts_counters",
+		"1 if a server drops keys when its memory is full, as its maxmemory-policy says, and so sets limits free; 0 if not, or if the server does not say.", nil, nil)
 	sharedDesc = prometheus.NewDesc("ratelimitd_redis_shared_scripts",
 		"1 if requests of several identifiers share scripts, because one server owns all keys; otherwise 0.", nil, nil)
 )
@@ -44,6 +46,11 @@ func (c Collector) Collect(metrics chan<- prometheus.Metric) {
 	emit(poolTimeoutsDesc, prometheus.CounterValue, float64(pool.Timeouts))
 	emit(valuesDesc, prometheus.CounterValue, float64(c.store.foreign.Load()), "foreign")
 	emit(valuesDesc, prometheus.CounterValue, float64(c.store.damaged.Load()), "corrupt")
+	evicting := 0.0
+	if c.store.evicts.found.Load() {
+		evicting = 1
+	}
+	emit(evictsDesc, prometheus.GaugeValue, evicting)
 	shared := 0.0
 	if p.shares() {
 		shared = 1

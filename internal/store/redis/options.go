@@ -1,11 +1,12 @@
 package redis
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/url"
@@ -50,8 +51,9 @@ type Options struct {
 	SharedScripts Sharing
 
 	// MasterName says that the URLs are sentinels, and names the group of servers
-	// whose master to use. The user, password and database in a URL are for these
-	// servers. TLS is for the servers and the sentinels.
+	// whose master to use. The database in a URL is for these servers. So are its user and
+	// password, unless the servers' password is given in another way: then they are for
+	// the sentinels. TLS is for the servers and the sentinels.
 	MasterName                     string
 	SentinelUser, SentinelPassword string
 
@@ -59,10 +61,10 @@ type Options struct {
 	// or 0. So a password need not be on a command line.
 	User, Password string
 	Database       int
-	// PasswordFile has the password, in place of Password and that of a URL. It is read
-	// for each new connection. So a password that changes there, or one that a server
-	// refuses, is read again without a restart.
-	PasswordFile string
+	// PasswordFile has the password, in place of Password and that of a URL. AuthFile has
+	// user:password, or the password alone, in place of User too. Both may change: see
+	// secret.
+	PasswordFile, AuthFile string
 
 	// These are for TLS, with rediss:// URLs. CAFile has the certificates to trust,
 	// in PEM, instead of the system's. CertFile and KeyFile have this client's
@@ -129,68 +131,60 @@ func (o Options) withDefaults() (Options, error) {
 	return o, err
 }
 
-// universal returns o as options of the client. The defaults must be filled in.
-func (o Options) universal() (*redis.UniversalOptions, error) {
+// universal returns o as options of the client, and its dialer. The defaults must be
+// filled in.
+func (o Options) universal() (*redis.UniversalOptions, *dialer, error) {
 	server, addrs, err := o.servers()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	if o.User != "" {
-		server.user = o.User
-	}
-	if o.Password != "" {
-		server.password = o.Password
+	secret, err := o.identify(&server)
+	if err != nil {
+		return nil, nil, err
 	}
 	if o.Database != 0 {
 		server.database = o.Database
 	}
-	if o.PasswordFile != "" {
-		if server.password != "" {
-			return nil, fmt.Errorf("password file %q: there is a password too; give one of the two", o.PasswordFile)
-		}
-		if server.password, err = readPassword(o.PasswordFile); err != nil {
-			return nil, err
-		}
-	}
 	cluster := o.MasterName == "" && (o.Cluster || len(addrs) > 1)
 	switch {
 	case server.user != "" && server.password == "":
-		return nil, fmt.Errorf("user %q: give a password too", server.user)
+		return nil, nil, fmt.Errorf("user %q: give a password too", server.user)
 	case server.database < 0:
-		return nil, fmt.Errorf("database %d: must be a number from 0", server.database)
+		return nil, nil, fmt.Errorf("database %d: must be a number from 0", server.database)
 	case cluster && o.SharedScripts == ShareAlways:
-		return nil, fmt.Errorf("shared scripts %q: a script in a cluster has the keys of one slot; use %q", o.SharedScripts, ShareAuto)
+		return nil, nil, fmt.Errorf("shared scripts %q: a script in a cluster has the keys of one slot; use %q", o.SharedScripts, ShareAuto)
 	case cluster && server.database != 0:
-		return nil, fmt.Errorf("database %d: a cluster has only database 0", server.database)
+		return nil, nil, fmt.Errorf("database %d: a cluster has only database 0", server.database)
 	}
 	secure, err := o.tlsConfig(server.tls)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	// Some requests have no caller with a deadline: the client asks on its own for
 	// the nodes of a cluster, for example.
 	own := max(o.Timeout, o.DialTimeout)
 	host, _, _ := net.SplitHostPort(addrs[0])
-	var credentials func(context.Context) (user, password string, err error)
-	if o.PasswordFile != "" {
-		credentials = func(context.Context) (user, password string, err error) {
-			password, err = readPassword(o.PasswordFile)
-			return server.user, password, err
+	dialer := &dialer{timeout: o.DialTimeout, secure: secure, host: host}
+	var provide func(context.Context) (user, password string, err error)
+	if secret != nil {
+		provide = secret.provide
+		if o.MasterName == "" { // sentinels, which have the same dialer, are not told
+			dialer.secret = secret
 		}
 	}
 	return &redis.UniversalOptions{
-		CredentialsProviderContext: credentials,
+		CredentialsProviderContext: provide,
 
 		Addrs:            addrs,
 		IsClusterMode:    cluster,
 		MasterName:       o.MasterName,
-		SentinelUsername: o.SentinelUser,
-		SentinelPassword: o.SentinelPassword,
+		SentinelUsername: server.sentinel.user,
+		SentinelPassword: server.sentinel.password,
 		Username:         server.user,
 		Password:         server.password,
 		DB:               server.database,
 		TLSConfig:        secure,
-		Dialer:           o.dialer(secure, host),
+		Dialer:           dialer.dial,
 		ClientName:       "ratelimitd",
 		DisableIdentity:  true, // CLIENT SETINFO, which some servers refuse and nobody needs
 		PoolSize:         o.PoolSize,
@@ -211,35 +205,50 @@ func (o Options) universal() (*redis.UniversalOptions, error) {
 		// Maintenance notifications would extend timeouts while a server is in
 		// maintenance.
 		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
-	}, nil
+	}, dialer, nil
 }
 
-// maxPasswordBytes is more than a password, or a token in its place, has.
-const maxPasswordBytes = 16 << 10
-
-// readPassword returns the password in a file: its text without the end of the line.
-func readPassword(file string) (string, error) {
-	f, err := os.Open(file)
-	if err != nil {
-		return "", fmt.Errorf("password file %q: %w", file, err)
+// identify sets who the servers and sentinels are told this is: for the servers, by what
+// it returns, if that is in a file.
+func (o Options) identify(server *server) (*secret, error) {
+	given := o.Password != "" || o.PasswordFile != "" || o.AuthFile != ""
+	server.sentinel = credentials{o.SentinelUser, o.SentinelPassword}
+	if o.MasterName != "" && given && server.password != "" {
+		if o.SentinelPassword != "" {
+			return nil, errors.New("sentinel password: the URLs of the sentinels have a password too; give one of the two")
+		}
+		server.sentinel, server.credentials = server.credentials, credentials{}
 	}
-	defer func() { _ = f.Close() }()
-	text, err := io.ReadAll(io.LimitReader(f, maxPasswordBytes+1))
-	password := strings.TrimRight(string(text), "\r\n")
+	if o.User != "" {
+		server.user = o.User
+	}
+	if o.Password != "" {
+		server.password = o.Password
+	}
 	switch {
-	case err != nil:
-		return "", fmt.Errorf("password file %q: %w", file, err)
-	case password == "", len(text) > maxPasswordBytes, strings.ContainsAny(password, "\r\n"):
-		return "", fmt.Errorf("password file %q: must have the password on one line, of at most %d bytes", file, maxPasswordBytes)
+	case o.PasswordFile == "" && o.AuthFile == "":
+		return nil, nil
+	case o.PasswordFile != "" && o.AuthFile != "":
+		return nil, fmt.Errorf("auth file %q: there is a password file too; give one of the two", o.AuthFile)
+	case o.PasswordFile != "" && server.password != "":
+		return nil, fmt.Errorf("password file %q: there is a password too; give one of the two", o.PasswordFile)
+	case o.AuthFile != "" && server.credentials != credentials{}:
+		return nil, fmt.Errorf("auth file %q: there is a user or a password too; write both to the file alone", o.AuthFile)
 	}
-	return password, nil
+	secret, err := newSecret(cmp.Or(o.PasswordFile, o.AuthFile), server.user, o.AuthFile != "", o.Logger)
+	if err != nil {
+		return nil, err
+	}
+	server.credentials = secret.state.Load().credentials
+	return secret, nil
 }
 
 // A server has what URLs say about the servers, besides their addresses.
 type server struct {
-	tls            bool
-	user, password string
-	database       int
+	credentials
+	sentinel credentials // for the sentinels, which identify sets
+	tls      bool
+	database int
 }
 
 // servers returns the addresses in the URLs, and what is the same for all.

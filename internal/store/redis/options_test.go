@@ -129,11 +129,11 @@ func TestUserAndPasswordApart(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if u, err := o.universal(); err != nil || u.Username != "ratelimitd" || u.Password != "secret" {
+	if u, _, err := o.universal(); err != nil || u.Username != "ratelimitd" || u.Password != "secret" {
 		t.Errorf("%+v, %v; want the user of the URL with the password", u, err)
 	}
 	o.Password = ""
-	if _, err := o.universal(); err == nil || !strings.Contains(err.Error(), `user "ratelimitd": give a password too`) {
+	if _, _, err := o.universal(); err == nil || !strings.Contains(err.Error(), `user "ratelimitd": give a password too`) {
 		t.Errorf("without a password: %v", err)
 	}
 }

@@ -5,7 +5,9 @@ import (
 	"crypto/rand"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -173,10 +175,13 @@ func (o *ownership) run() {
 func (o *ownership) once() bool {
 	found, err := o.sample(o.ctx)
 	switch {
-	case err != nil && !isReply(err): // there was no answer
+	case err != nil && (!isReply(err) || isUnwell(err)): // nobody knows
+		return false
+	case err != nil && isApart(err):
+		o.refused(err)
 		return false
 	case err != nil:
-		o.refused(err)
+		o.deny(fmt.Sprintf("nothing, because a look for keys is refused: %v", quote.Error(err)))
 		return false
 	case found != sampleKeys:
 		o.deny(fmt.Sprintf("a proxy that spreads keys over several servers, or a server that evicts keys: a script has %d of %d keys", found, sampleKeys))
@@ -184,6 +189,14 @@ func (o *ownership) once() bool {
 	}
 	o.confirm()
 	return true
+}
+
+// isUnwell reports whether a server says that it does no work now, whatever it is asked:
+// that says nothing of whose keys it has.
+func isUnwell(err error) bool {
+	return redis.IsAuthError(err) || slices.ContainsFunc([]string{
+		"READONLY", "OOM", "LOADING", "MASTERDOWN", "NOREPLICAS", "MISCONF", "BUSY", "DENIED",
+	}, func(prefix string) bool { return redis.HasErrorPrefix(err, prefix) }) || strings.Contains(err.Error(), "max number of clients")
 }
 
 // wait waits for d, or until it is told that there is something new, or the end.

@@ -10,7 +10,6 @@ import (
 	"log/slog"
 	"net"
 	"slices"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -21,10 +20,8 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/crash"
 	"github.com/ratelimitd/ratelimitd/internal/lograte"
 	"github.com/ratelimitd/ratelimitd/internal/quote"
-	"github.com/ratelimitd/ratelimitd/internal/rate"
 	"github.com/ratelimitd/ratelimitd/internal/sleep"
 	"github.com/ratelimitd/ratelimitd/internal/store"
-	"github.com/ratelimitd/ratelimitd/internal/strategy"
 )
 
 // firstPause is how long a decision waits before it asks again, the first time
@@ -38,6 +35,8 @@ const perLimit = 20 * time.Microsecond
 // A Store is a store.Store in Redis. New makes it.
 type Store struct {
 	client  redis.UniversalClient
+	dialer  *dialer // of client
+	evicts  evicts
 	pipes   *pipeliner
 	owner   *ownership
 	timeout time.Duration
@@ -61,7 +60,7 @@ func New(o Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("redis store: %w", err)
 	}
-	options, err := o.universal()
+	options, dialer, err := o.universal()
 	if err != nil {
 		return nil, fmt.Errorf("redis store: %w", err)
 	}
@@ -69,7 +68,8 @@ func New(o Options) (*Store, error) {
 	// is in the errors it returns.
 	logging.Disable()
 	client := redis.NewUniversalClient(options)
-	s := &Store{client: client, timeout: o.Timeout, prefix: o.KeyPrefix, panics: o.Panics, log: o.Logger}
+	s := &Store{client: client, dialer: dialer, timeout: o.Timeout, prefix: o.KeyPrefix, panics: o.Panics, log: o.Logger}
+	s.evicts.log = o.Logger
 	s.owner = newOwnership(o.SharedScripts, o.Logger, s.sample)
 	s.greet()
 	s.pipes = newPipeliner(client, newScript(serverClock), s.owner, o.Timeout+o.DialTimeout)
@@ -91,10 +91,10 @@ func (s *Store) greet() {
 	case *redis.ClusterClient:
 		client.OnNewNode(func(node *redis.Client) {
 			host, _, _ := net.SplitHostPort(node.Options().Addr)
-			node.AddHook(&handshake{host: host})
+			node.AddHook(&handshake{host: host, evicts: &s.evicts})
 		})
 	case *redis.Client:
-		client.AddHook(&handshake{met: s.owner.met})
+		client.AddHook(&handshake{met: s.owner.met, evicts: &s.evicts})
 	}
 }
 
@@ -274,13 +274,12 @@ func (s *Store) ServerOf(ctx context.Context, r *store.Request) string {
 // clusters, and of what is behind most proxies.
 const healthSample = 64
 
-// Health reports whether decisions work, for at least half of the identifiers: it looks
-// at the counters of some, which need not be there.
+// Health reports whether decisions that consume work, for at least half of some
+// identifiers.
 func (s *Store) Health(ctx context.Context) error {
-	limit := strategy.Limit{Rate: rate.Rate{Count: 1, Period: time.Second}, Capacity: 1, Strategy: strategy.FixedWindow}
 	requests, results := make([]store.Request, healthSample), make([]store.Result, healthSample)
 	for i := range requests {
-		requests[i] = store.Request{Namespace: "ratelimitd", Identifier: "health " + strconv.Itoa(i), Limits: []strategy.Limit{limit}}
+		requests[i] = store.HealthSample(i)
 	}
 	s.Decide(context.WithoutCancel(ctx), requests, results)
 	lost := 0

@@ -2,6 +2,7 @@ package redis
 
 import (
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -19,6 +20,7 @@ func TestSentinel(t *testing.T) {
 		run  func(*testing.T, *redistest.SentinelGroup)
 	}{
 		{"Conformance", testSentinelConformance},
+		{"Passwords", testSentinelPasswords},
 		{"KilledMaster", testSentinelKilledMaster},
 		{"RollingRestart", testSentinelRollingRestart},
 	} {
@@ -47,6 +49,25 @@ func testSentinelConformance(t *testing.T, g *redistest.SentinelGroup) {
 			}
 		}}
 	})
+}
+
+// testSentinelPasswords has the sentinels' password in their URLs, and then not at all.
+func testSentinelPasswords(t *testing.T, g *redistest.SentinelGroup) {
+	o := throughSentinels(g)
+	o.SentinelPassword = ""
+	if err := openWith(t, o).Health(t.Context()); err == nil || !strings.Contains(err.Error(), "NOAUTH") || !strings.Contains(err.Error(), "--redis-sentinel-password") {
+		t.Errorf("without the sentinels' password: %v", err)
+	}
+	for i, u := range o.URLs {
+		o.URLs[i] = strings.Replace(u, "redis://", "redis://:"+g.SentinelPassword+"@", 1)
+	}
+	if err := openWith(t, o).Health(t.Context()); err != nil {
+		t.Error(err)
+	}
+	o.SentinelPassword = g.SentinelPassword
+	if err := o.Check(); err == nil || !strings.Contains(err.Error(), "the URLs of the sentinels have a password too") {
+		t.Errorf("with two: %v", err)
+	}
 }
 
 // testSentinelKilledMaster kills the master under load.

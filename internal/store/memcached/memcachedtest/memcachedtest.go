@@ -20,6 +20,7 @@ type Server struct {
 	Addr string
 
 	program string
+	args    []string
 	process *os.Process
 	exited  chan struct{}
 }
@@ -28,14 +29,15 @@ type Server struct {
 const patience = 10 * time.Second
 
 // Start starts a memcached on a free port of the loopback interface, and stops
-// it when the test ends. If the program is not installed, the test fails.
-func Start(tb testing.TB) *Server {
+// it when the test ends. It has the given arguments too. If the program is not installed,
+// the test fails.
+func Start(tb testing.TB, args ...string) *Server {
 	tb.Helper()
 	program, err := exec.LookPath("memcached")
 	if err != nil {
 		tb.Fatal("this test needs the program memcached, which is not installed: run scripts/install-test-deps.sh, or apt-get install memcached")
 	}
-	s := &Server{program: program}
+	s := &Server{program: program, args: args}
 	for range 3 { // another program may take the port before memcached does
 		s.Addr = freeAddr(tb)
 		if err = s.start(); err == nil {
@@ -90,7 +92,7 @@ func (s *Server) start() error {
 	_, port, _ := net.SplitHostPort(s.Addr)
 	var output bytes.Buffer
 	// memcached refuses to run as root unless it is told which user to become.
-	cmd := exec.Command(s.program, "-l", "127.0.0.1", "-p", port, "-U", "0", "-u", "nobody")
+	cmd := exec.Command(s.program, append([]string{"-l", "127.0.0.1", "-p", port, "-U", "0", "-u", "nobody"}, s.args...)...)
 	cmd.Stdout, cmd.Stderr = &output, &output
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start memcached: %w", err)
