@@ -8,6 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc/tap"
 
+	"github.com/ratelimitd/ratelimitd/internal/inflight"
 	"github.com/ratelimitd/ratelimitd/internal/server/fault"
 	ratelimitv1 "github.com/ratelimitd/ratelimitd/proto/ratelimit/v1"
 )
@@ -22,6 +23,9 @@ const (
 // must have arrived. (It is that of the whole call: no decision takes as long. Streams of
 // our API have bounds of their own, and whoever watches health may do so for long.)
 func (c *chain) tap(ctx context.Context, call *tap.Info) (context.Context, error) {
+	if call.FullMethodName != ratelimitv1.RateLimitService_ShouldAllow_FullMethodName { // whose answers are small
+		ctx = inflight.WithCall(ctx)
+	}
 	if call.FullMethodName == ratelimitv1.RateLimitService_ShouldAllowStream_FullMethodName || call.FullMethodName == watchHealth {
 		return ctx, nil
 	}

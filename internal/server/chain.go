@@ -8,8 +8,10 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/ratelimitd/ratelimitd/internal/config"
+	"github.com/ratelimitd/ratelimitd/internal/inflight"
 	"github.com/ratelimitd/ratelimitd/internal/server/fault"
 	"github.com/ratelimitd/ratelimitd/internal/server/grpcapi/codec"
 	"github.com/ratelimitd/ratelimitd/internal/server/web"
@@ -130,8 +132,20 @@ func (s *closableStream) close() {
 	s.closed = true
 }
 
+// RecvMsg implements grpc.ServerStream.
+func (s *closableStream) RecvMsg(m any) error {
+	err := s.ServerStream.RecvMsg(m)
+	if message, ok := m.(proto.Message); ok && err == nil {
+		inflight.CallFrom(s.Context()).Decoded(proto.Size(message))
+	}
+	return err
+}
+
 // SendMsg implements grpc.ServerStream.
 func (s *closableStream) SendMsg(m any) error {
+	if message, ok := m.(proto.Message); ok {
+		inflight.CallFrom(s.Context()).Reply(proto.Size(message))
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {

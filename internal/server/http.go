@@ -2,8 +2,10 @@ package server
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"strings"
 	"time"
@@ -13,6 +15,7 @@ import (
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 
 	"github.com/ratelimitd/ratelimitd/internal/auth"
+	"github.com/ratelimitd/ratelimitd/internal/inflight"
 	"github.com/ratelimitd/ratelimitd/internal/lograte"
 	"github.com/ratelimitd/ratelimitd/internal/server/adminapi"
 	"github.com/ratelimitd/ratelimitd/internal/server/httpapi"
@@ -77,6 +80,7 @@ func (s *Server) openHTTP(t *Trust, port string, handler http.Handler) *http.Ser
 		IdleTimeout:       3 * time.Minute, // longer than proxies keep a connection, so that none sends on one we close
 		MaxHeaderBytes:    64 << 10,        // proxies hand on all of their callers' headers
 		ErrorLog:          s.httpLog(port),
+		BaseContext:       func(net.Listener) context.Context { return inflight.NewContext(context.Background(), s.inFlight) },
 	}
 	if s.chain.gate != nil && chain.gate == nil {
 		server.Handler = asCaller(s.anonymous(t), server.Handler)

@@ -31,6 +31,7 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/crash"
 	"github.com/ratelimitd/ratelimitd/internal/decide"
 	"github.com/ratelimitd/ratelimitd/internal/histogram"
+	"github.com/ratelimitd/ratelimitd/internal/inflight"
 	"github.com/ratelimitd/ratelimitd/internal/netlimit"
 	"github.com/ratelimitd/ratelimitd/internal/policy"
 	"github.com/ratelimitd/ratelimitd/internal/policy/envoy"
@@ -118,6 +119,7 @@ type Server struct {
 	envoy *envoyapi.API
 	chain *chain
 
+	inFlight   *inflight.Bound
 	failures   *auth.Failures
 	handshakes *handshakes
 	pages      *http.CrossOriginProtection
@@ -167,6 +169,7 @@ func New(o Options) (*Server, error) {
 		return nil, errors.Join(err, s.closeStores())
 	}
 	s.boundConnections(o)
+	s.inFlight = inflight.New(inflight.Options{Bytes: o.Bounds.BytesInFlight, MessageBytes: o.Bounds.MessageBytes, Wait: o.Bounds.MessageTimeout, Logger: o.Logger})
 
 	latency := histogram.NewVec("ratelimitd_request_duration_seconds",
 		"Time from a call's arrival to its answer, by method; of a stream, of each message.", "method",
@@ -180,7 +183,7 @@ func New(o Options) (*Server, error) {
 	o.Panics.CountIn(&s.book.Panics)
 	faults := fault.NewLog(s.book, o.Logger)
 	s.chain = &chain{calls: newCallCounters(o.Registry), faults: faults, streams: &s.streams, draining: s.draining, bounds: o.Bounds}
-	o.Registry.MustRegister(s.chain)
+	o.Registry.MustRegister(s.chain, s.inFlight)
 	if o.Config.Clients != nil {
 		s.chain.gate = &gate{failures: s.failures, logger: o.Logger}
 		s.chain.gate.directory.Store(o.Config.Clients)
@@ -226,6 +229,8 @@ func (s *Server) newGRPC(o Options, api *grpcapi.API) *grpc.Server {
 		grpc.InitialWindowSize(windowBytes),
 		grpc.InitialConnWindowSize(windowBytes),
 		grpc.InTapHandle(s.chain.tap),
+		grpc.ReadBufferSize(0), // for s.inFlight, which reads ahead itself
+		grpc.Creds(s.inFlight.Credentials(s.secureGRPC(&o.Trust))),
 		grpc.NumStreamWorkers(streamWorkers),
 		grpc.ForceServerCodecV2(codec.New()),
 		grpc.RPCDecompressor(noGzip{}), //nolint:staticcheck // deprecated, and the only way to turn gzip off
@@ -239,9 +244,6 @@ func (s *Server) newGRPC(o Options, api *grpcapi.API) *grpc.Server {
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
 		grpc.UnaryInterceptor(s.chain.unary),
 		grpc.StreamInterceptor(s.chain.stream),
-	}
-	if secure := s.secureGRPC(&o.Trust); secure != nil {
-		options = append(options, grpc.Creds(secure))
 	}
 	g := grpc.NewServer(append(options, o.GRPC...)...)
 	api.Register(g)
@@ -407,6 +409,7 @@ func (s *Server) Serve(ctx context.Context) error {
 	failed := make(chan error, 4)
 	go func() { failed <- s.grpc.Serve(s.grpcListener) }()
 	go func() { failed <- serveHTTP(s.http, s.httpListener) }()
+	s.streams.Go(func() { s.inFlight.Watch(s.draining) })
 	running := 2
 	if s.adminListener != nil {
 		running++

@@ -14,6 +14,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/ratelimitd/ratelimitd/internal/auth"
 	"github.com/ratelimitd/ratelimitd/internal/auth/keypair"
@@ -102,11 +103,11 @@ func (s *Server) warnOfTrust(t *Trust) {
 // speaks reports whether a port speaks TLS.
 func (t *Trust) speaks(port bool) bool { return t.TLS != nil && port }
 
-// secureGRPC returns the credentials of the gRPC port, or nil without TLS. While no
+// secureGRPC returns the credentials of the gRPC port. While no
 // client has a token, one without a certificate fails in the handshake.
 func (s *Server) secureGRPC(t *Trust) credentials.TransportCredentials {
 	if !t.speaks(t.GRPC) {
-		return nil
+		return insecure.NewCredentials()
 	}
 	required := func() bool { return s.chain.gate != nil && s.chain.gate.directory.Load().NeedsCertificate() }
 	return &loggedCredentials{credentials.NewTLS(t.TLS.Server(required, "h2")), s.handshakes}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/ratelimitd/ratelimitd/internal/decide"
 	"github.com/ratelimitd/ratelimitd/internal/histogram"
+	"github.com/ratelimitd/ratelimitd/internal/inflight"
 	"github.com/ratelimitd/ratelimitd/internal/server/apiv1"
 	"github.com/ratelimitd/ratelimitd/internal/server/fault"
 	"github.com/ratelimitd/ratelimitd/internal/server/grpcapi/codec"
@@ -27,6 +28,7 @@ type exchange struct {
 	request  ratelimitv1.ShouldAllowBatchRequest
 	response ratelimitv1.ShouldAllowBatchResponse
 	single   *ratelimitv1.ShouldAllowResponse // the answer to a request that came alone; nil: response is
+	call     *inflight.Call                   // holds a batch's response until it is read
 
 	batch   decide.Batch
 	decoder apiv1.Decoder
@@ -77,6 +79,7 @@ type arrival struct {
 	*exchange
 	pool   *exchanges
 	single bool  // it is one request, and no batch
+	bytes  int   // of its message
 	err    error // why it cannot be decoded, or nil
 }
 
@@ -89,7 +92,8 @@ var (
 func (a *arrival) Undecodable(err error) { a.err = err }
 
 // Received implements codec.Receiver.
-func (a *arrival) Received() any {
+func (a *arrival) Received(bytes int) any {
+	a.bytes = bytes
 	a.exchange = a.pool.idle.Get().(*exchange)
 	if a.single {
 		return a.first()
@@ -117,7 +121,9 @@ func (e *exchange) Sending() proto.Message {
 }
 
 // Sent implements codec.Sender. Nobody may use e after it.
-func (e *exchange) Sent() {
+func (e *exchange) Sent(bytes int) {
+	e.call.Reply(bytes)
+	e.call = nil
 	if len(e.request.GetRequests()) > maxKept {
 		return
 	}
@@ -169,6 +175,7 @@ func (e *exchange) decide(ctx context.Context) error {
 	case n > apiv1.MaxBatch:
 		return e.refuse("more than %d requests; send 1 to %[1]d in a message", apiv1.MaxBatch)
 	}
+	e.call = inflight.CallFrom(ctx)
 	e.ask(ctx)
 	e.response.Results = decide.Resized(e.response.GetResults(), n)
 	e.results, e.answers = decide.Resized(e.results, n), decide.Resized(e.answers, n)

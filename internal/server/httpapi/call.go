@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/ratelimitd/ratelimitd/internal/quote"
+	"github.com/ratelimitd/ratelimitd/internal/server/fault"
 	"github.com/ratelimitd/ratelimitd/internal/server/web"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 )
@@ -63,6 +64,9 @@ func (a *API) body(w http.ResponseWriter, r *http.Request, maxBytes int64) (body
 	switch {
 	case errors.Is(err, web.ErrTooLong):
 		a.refuseLong(w, maxBytes)
+		return nil, false
+	case errors.Is(err, fault.ErrTooManyBytes):
+		web.WriteError(w, 0, err)
 		return nil, false
 	case err != nil:
 		a.refuse(w, http.StatusBadRequest, "body", "ended early")
