@@ -36,9 +36,9 @@ func DefaultBounds() Bounds {
 		Streams: 1000,
 		// Far more than a daemon answers in the time that a caller waits.
 		Calls: 10_000,
-		// A fifth of the memory of deploy/kubernetes. The process takes about twice as much
-		// for it. It is 6,000 idle streams, or 20 of the largest batches.
-		BytesInFlight:  96 << 20,
+		// An eighth of the memory of deploy/kubernetes, as an attack can have the process
+		// take three times as much, with garbage. It is 4,000 calls that wait.
+		BytesInFlight:  64 << 20,
 		MessageTimeout: 10 * time.Second,
 		// So that clients find new replicas.
 		ConnectionAge:   10 * time.Minute,

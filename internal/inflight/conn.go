@@ -65,6 +65,7 @@ type Conn struct {
 	data     struct {
 		left   int64 // of the frame, without its padding
 		padded bool  // the length of the padding comes next
+		spare  int64 // of its buffer, and not counted yet
 	}
 
 	out frames // of the goroutine that writes
@@ -92,6 +93,7 @@ type call struct {
 	left    uint32 // bytes of the message that follows
 	since   uint32 // when it began
 	arrived bool   // whether one has arrived as a whole
+	spare   int64  // bytes of the buffers of frames that hold nothing
 
 	unsent int64  // bytes of replies
 	moved  uint32 // when last a reply was written, or added to none
@@ -160,6 +162,7 @@ func (c *Conn) received(p []byte) {
 			c.header()
 		case began && c.in.kind == http2.FrameData:
 			c.data.left, c.data.padded = int64(c.in.left), c.in.flags.Has(http2.FlagDataPadded)
+			c.data.spare = spare(c.data.left)
 		case began && c.in.kind == http2.FrameRSTStream:
 			c.mu.Lock()
 			c.endLocked(c.in.stream)
@@ -217,9 +220,13 @@ func (c *Conn) payload(part []byte) {
 	}
 	part = part[:max(0, min(int64(len(part)), c.data.left))]
 	c.data.left -= int64(len(part))
-	over := false
 	c.mu.Lock()
 	held := c.calls[c.in.stream]
+	over := held != nil && c.data.spare > 0 && c.addLocked(held, c.data.spare)
+	if held != nil {
+		held.spare += c.data.spare
+	}
+	c.data.spare = 0
 	for held != nil && len(part) > 0 {
 		if held.left > 0 {
 			n := min(int(held.left), len(part))
@@ -247,6 +254,19 @@ func (c *Conn) payload(part []byte) {
 	if over {
 		c.bound.relieve(c, c.in.stream)
 	}
+}
+
+// spare returns how much of the buffer that gRPC reads a frame of data into is left over.
+func spare(bytes int64) int64 {
+	for _, size := range []int64{4 << 10, 16 << 10} {
+		if bytes <= size {
+			if bytes <= 1<<10 { // it gets a buffer of its own size
+				return 0
+			}
+			return size - bytes
+		}
+	}
+	return 0
 }
 
 // Write implements net.Conn.
@@ -423,8 +443,31 @@ func (c *Call) Decoded(n int) {
 	c.conn.mu.Lock()
 	defer c.conn.mu.Unlock()
 	if held := c.conn.calls[c.id]; held != nil {
-		c.conn.addLocked(held, -min(int64(n)+messageBytes, held.bytes))
+		c.conn.addLocked(held, -min(int64(n)+messageBytes+held.spare, held.bytes))
+		held.spare = 0
 	}
+}
+
+// Add has a call hold n bytes more, or fewer if n is below 0, to decide what it asks. It
+// reports whether the call may go on.
+func (c *Call) Add(n int) bool {
+	if c == nil {
+		return true
+	}
+	over := false
+	c.conn.mu.Lock()
+	held := c.conn.calls[c.id]
+	if held != nil {
+		over = c.conn.addLocked(held, max(int64(n), -held.bytes))
+	}
+	c.conn.mu.Unlock()
+	if !over {
+		return held != nil
+	}
+	c.conn.bound.relieve(c.conn, c.id)
+	c.conn.mu.Lock()
+	defer c.conn.mu.Unlock()
+	return c.conn.calls[c.id] != nil
 }
 
 // Reply has a call hold a reply of n bytes until that is written.

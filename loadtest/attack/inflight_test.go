@@ -1,6 +1,7 @@
 package attack
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"fmt"
@@ -20,6 +21,7 @@ import (
 func inFlightAttacks() []attack {
 	return []attack{
 		{name: "messages nearly delivered", do: nearlyDelivered(nearly{connections: size(8, 40), calls: 900, bytes: 60_000})},
+		{name: "messages in awkward frames", do: nearlyDelivered(nearly{connections: size(8, 40), calls: 900, bytes: 60_000, frame: 4100})},
 		{name: "large messages nearly delivered", do: nearlyDelivered(nearly{connections: size(4, 20), calls: size(12, 60), bytes: mostBytes - 100})},
 		{name: "calls on many connections", do: callsOnManyConnections},
 		{name: "replies that nobody may send", do: repliesWithoutWindow},
@@ -27,13 +29,13 @@ func inFlightAttacks() []attack {
 }
 
 // nearly says how messages are sent but for their last byte.
-type nearly struct{ connections, calls, bytes int }
+type nearly struct{ connections, calls, bytes, frame int }
 
 // nearlyDelivered sends messages but for their last byte.
 func nearlyDelivered(n nearly) func(context.Context, *testing.T, *daemon) {
 	const window = 60_000 // what may be sent of a message at once
 	return func(ctx context.Context, t *testing.T, d *daemon) {
-		text := make([]byte, 16<<10)
+		text := make([]byte, cmp.Or(n.frame, 16<<10))
 		var mu sync.Mutex // protects the following
 		var open []*wire
 		defer func() {
@@ -89,7 +91,7 @@ func nearlyDelivered(n nearly) func(context.Context, *testing.T, *daemon) {
 func callsOnManyConnections(ctx context.Context, t *testing.T, d *daemon) {
 	untilRefused(ctx, t, d, often{size(30, 80), 1000}, func(w *wire) error {
 		_, err := w.begin(many)
-		if w.next > 1990 {
+		if w.next > 2*1000 {
 			pause(ctx, time.Duration(size(1, 8))*time.Second)
 		}
 		return err

@@ -28,7 +28,8 @@ type exchange struct {
 	request  ratelimitv1.ShouldAllowBatchRequest
 	response ratelimitv1.ShouldAllowBatchResponse
 	single   *ratelimitv1.ShouldAllowResponse // the answer to a request that came alone; nil: response is
-	call     *inflight.Call                   // holds a batch's response until it is read
+	call     *inflight.Call                   // that of a batch
+	work     int                              // bytes that it holds to decide the batch
 
 	batch   decide.Batch
 	decoder apiv1.Decoder
@@ -42,6 +43,13 @@ type exchange struct {
 // very large messages are not to hold on to theirs. Nor is one kept with a
 // request of more limits than are valid.
 const maxKept = 256
+
+// What a request of a batch, and each of its limits, take until they are answered: on the
+// wire it can be a few bytes.
+const (
+	requestBytes = 1500
+	limitBytes   = 400
+)
 
 // exchanges are those of an API.
 type exchanges struct {
@@ -123,7 +131,8 @@ func (e *exchange) Sending() proto.Message {
 // Sent implements codec.Sender. Nobody may use e after it.
 func (e *exchange) Sent(bytes int) {
 	e.call.Reply(bytes)
-	e.call = nil
+	e.call.Add(-e.work)
+	e.call, e.work = nil, 0
 	if len(e.request.GetRequests()) > maxKept {
 		return
 	}
@@ -176,6 +185,13 @@ func (e *exchange) decide(ctx context.Context) error {
 		return e.refuse("more than %d requests; send 1 to %[1]d in a message", apiv1.MaxBatch)
 	}
 	e.call = inflight.CallFrom(ctx)
+	e.work = n * requestBytes
+	for _, r := range e.request.GetRequests() {
+		e.work += len(r.GetLimits()) * limitBytes
+	}
+	if !e.call.Add(e.work) {
+		return fault.ErrTooManyBytes
+	}
 	e.ask(ctx)
 	e.response.Results = decide.Resized(e.response.GetResults(), n)
 	e.results, e.answers = decide.Resized(e.results, n), decide.Resized(e.answers, n)

@@ -96,7 +96,10 @@ func (c Codec) Marshal(v any) (mem.BufferSlice, error) {
 	}
 	size = m.SizeVT()
 	defer c.turn(size)()
-	if mem.IsBelowBufferPoolingThreshold(size) {
+	// The pool has a megabyte for all that is longer, and a reply that nobody reads would
+	// keep that.
+	const longest = 32 << 10
+	if mem.IsBelowBufferPoolingThreshold(size) || size > longest {
 		buf := make([]byte, size)
 		if _, err := m.MarshalToSizedBufferVT(buf); err != nil {
 			return nil, err
