@@ -36,8 +36,8 @@ func DefaultBounds() Bounds {
 		Streams: 1000,
 		// Far more than a daemon answers in the time that a caller waits.
 		Calls: 10_000,
-		// An eighth of the memory of deploy/kubernetes, as an attack can have the process
-		// take three times as much, with garbage. It is 4,000 calls that wait.
+		// An eighth of the memory of deploy/kubernetes: under attack the process took up to
+		// 341 MB with it, as loadtest/results/attack.md has it. It is 4,000 calls that wait.
 		BytesInFlight:  64 << 20,
 		MessageTimeout: 10 * time.Second,
 		// So that clients find new replicas.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -415,18 +416,37 @@ type Call struct {
 	id   uint32
 }
 
-// WithCall returns the context of a call that begins, with its Call in it. gRPC calls it
-// in the goroutine that reads, before the next frame is read: see grpc.InTapHandle.
-func WithCall(ctx context.Context) context.Context {
+// Begin returns the Call that begins with a context. It reports false if there is no room
+// for it: then the server has to refuse it. The server calls this in the goroutine that
+// reads, before the next frame is read: see grpc.InTapHandle.
+func Begin(ctx context.Context) (begun Call, ok bool) {
 	p, ok := peer.FromContext(ctx)
 	if !ok {
-		return ctx
+		return Call{}, true
 	}
 	from, ok := p.Addr.(*address)
 	if !ok {
+		return Call{}, true
+	}
+	c := from.conn
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	id := c.in.header
+	if c.calls[id] != nil {
+		return Call{c, id}, true
+	}
+	// To refuse it costs less than to end it.
+	c.ending = slices.DeleteFunc(c.ending, func(e http2.StreamError) bool { return e.StreamID == id })
+	c.pressed.Store(len(c.ending) > 0)
+	return Call{}, false
+}
+
+// NewCallContext returns a context with a Call in it.
+func NewCallContext(ctx context.Context, c Call) context.Context {
+	if c.conn == nil {
 		return ctx
 	}
-	return context.WithValue(ctx, callKey, &Call{from.conn, from.conn.in.header})
+	return context.WithValue(ctx, callKey, &c)
 }
 
 // CallFrom returns the Call of a context, or nil.
@@ -448,23 +468,37 @@ func (c *Call) Decoded(n int) {
 	}
 }
 
-// Add has a call hold n bytes more, or fewer if n is below 0, to decide what it asks. It
-// reports whether the call may go on.
-func (c *Call) Add(n int) bool {
+// Work counts n bytes that it takes to decide what a call asks, until Worked: also if the
+// call ends before, as whoever decides is not interrupted. It reports whether to begin.
+func (c *Call) Work(n int) bool {
 	if c == nil {
 		return true
 	}
-	over := false
-	c.conn.mu.Lock()
-	held := c.conn.calls[c.id]
-	if held != nil {
-		over = c.conn.addLocked(held, max(int64(n), -held.bytes))
+	if !c.goesOn() {
+		return false
 	}
-	c.conn.mu.Unlock()
-	if !over {
-		return held != nil
+	c.conn.bytes.Add(int64(n))
+	if !c.conn.bound.add(int64(n)) {
+		return true
 	}
 	c.conn.bound.relieve(c.conn, c.id)
+	if c.goesOn() {
+		return true
+	}
+	c.Worked(n)
+	return false
+}
+
+// Worked undoes Work.
+func (c *Call) Worked(n int) {
+	if c != nil {
+		c.conn.bytes.Add(-int64(n))
+		c.conn.bound.add(-int64(n))
+	}
+}
+
+// goesOn reports whether neither side has ended the call.
+func (c *Call) goesOn() bool {
 	c.conn.mu.Lock()
 	defer c.conn.mu.Unlock()
 	return c.conn.calls[c.id] != nil

@@ -116,8 +116,11 @@ func (b *Bound) relieve(asking holder, call uint32) {
 		if worst == asking {
 			of = call
 		}
-		if !worst.shed(of) {
-			return
+		if !worst.shed(of) { // it works for calls that have ended
+			worst = asking
+			if !worst.shed(call) {
+				return
+			}
 		}
 		b.shed.Add(1)
 		if n := b.gate.Pass(time.Now()); n > 0 {

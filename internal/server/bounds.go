@@ -23,8 +23,12 @@ const (
 // must have arrived. (It is that of the whole call: no decision takes as long. Streams of
 // our API have bounds of their own, and whoever watches health may do so for long.)
 func (c *chain) tap(ctx context.Context, call *tap.Info) (context.Context, error) {
+	begun, ok := inflight.Begin(ctx)
+	if !ok {
+		return nil, fault.ErrTooManyBytes
+	}
 	if call.FullMethodName != ratelimitv1.RateLimitService_ShouldAllow_FullMethodName { // whose answers are small
-		ctx = inflight.WithCall(ctx)
+		ctx = inflight.NewCallContext(ctx, begun)
 	}
 	if call.FullMethodName == ratelimitv1.RateLimitService_ShouldAllowStream_FullMethodName || call.FullMethodName == watchHealth {
 		return ctx, nil

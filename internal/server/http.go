@@ -118,8 +118,9 @@ func (s *Server) newAdmin(o Options, metrics http.Handler) *http.Server {
 		handler = s.permitted(auth.Admin, handler)
 	}
 	server := &http.Server{
-		Handler:           s.guardAdmin(adminHosts(o.AdminAddr, o.Trust.AdminHosts), chain.http(handler)),
+		Handler:           bodiesInTime(bodyTimeout, s.guardAdmin(adminHosts(o.AdminAddr, o.Trust.AdminHosts), chain.http(handler))),
 		ReadHeaderTimeout: 5 * time.Second,
+		IdleTimeout:       3 * time.Minute,
 		ErrorLog:          s.httpLog("admin"),
 	}
 	if !local && o.Trust.speaks(o.Trust.Admin) {

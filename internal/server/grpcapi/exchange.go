@@ -29,7 +29,7 @@ type exchange struct {
 	response ratelimitv1.ShouldAllowBatchResponse
 	single   *ratelimitv1.ShouldAllowResponse // the answer to a request that came alone; nil: response is
 	call     *inflight.Call                   // that of a batch
-	work     int                              // bytes that it holds to decide the batch
+	working  int                              // bytes that it takes to decide the batch
 
 	batch   decide.Batch
 	decoder apiv1.Decoder
@@ -131,8 +131,8 @@ func (e *exchange) Sending() proto.Message {
 // Sent implements codec.Sender. Nobody may use e after it.
 func (e *exchange) Sent(bytes int) {
 	e.call.Reply(bytes)
-	e.call.Add(-e.work)
-	e.call, e.work = nil, 0
+	e.call.Worked(e.working)
+	e.call, e.working = nil, 0
 	if len(e.request.GetRequests()) > maxKept {
 		return
 	}
@@ -184,15 +184,17 @@ func (e *exchange) decide(ctx context.Context) error {
 	case n > apiv1.MaxBatch:
 		return e.refuse("more than %d requests; send 1 to %[1]d in a message", apiv1.MaxBatch)
 	}
-	e.call = inflight.CallFrom(ctx)
-	e.work = n * requestBytes
-	for _, r := range e.request.GetRequests() {
-		e.work += len(r.GetLimits()) * limitBytes
-	}
-	if !e.call.Add(e.work) {
+	if !e.work(ctx) {
 		return fault.ErrTooManyBytes
 	}
+	decided := false
+	defer func() {
+		if !decided { // a panic
+			e.call.Worked(e.working)
+		}
+	}()
 	e.ask(ctx)
+	decided = true
 	e.response.Results = decide.Resized(e.response.GetResults(), n)
 	e.results, e.answers = decide.Resized(e.results, n), decide.Resized(e.answers, n)
 	var overload *ratelimitv1.ShouldAllowResult
@@ -214,6 +216,20 @@ func (e *exchange) decide(ctx context.Context) error {
 		e.response.Results[i] = &e.results[i]
 	}
 	return nil
+}
+
+// work counts what it takes to decide the batch, until its response is encoded. It reports
+// whether there is room for that.
+func (e *exchange) work(ctx context.Context) bool {
+	call, bytes := inflight.CallFrom(ctx), 0
+	for _, r := range e.request.GetRequests() {
+		bytes += requestBytes + len(r.GetLimits())*limitBytes
+	}
+	if !call.Work(bytes) {
+		return false
+	}
+	e.call, e.working = call, bytes
+	return true
 }
 
 // refuse returns the status of a message that is itself invalid.
