@@ -66,6 +66,7 @@ var refused = []struct{ flag, settings, says string }{
 	{"max-header-bytes", "max_header_bytes: 1", ` 1: must be 1024 to 1048576`},
 	{"max-streams", "max_streams: 0", ` 0: must be 1 to 1000000`},
 	{"max-calls", "max_calls: 0", ` 0: must be 1 to 10000000`},
+	{"max-bytes-in-flight", "max_bytes_in_flight: 1", ` 1: must be 131072 to `},
 	{"message-timeout", "message_timeout: 0s", ` 0s: must be above 0`},
 	{"connection-age", "connection_age: 0s", ` 0s: must be above 0`},
 	{"connection-grace", "connection_grace: 0s", ` 0s: must be above 0`},

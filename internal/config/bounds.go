@@ -14,6 +14,8 @@ type Bounds struct {
 	HeaderBytes  int // of the headers of a gRPC call
 	Streams      int // calls under way on one gRPC connection
 	Calls        int // gRPC calls that are no streams, under way in all
+	// BytesInFlight is what all calls and requests may hold together, on all ports.
+	BytesInFlight int
 
 	MessageTimeout time.Duration // until a call's message has arrived
 
@@ -33,7 +35,10 @@ func DefaultBounds() Bounds {
 		// connects again.
 		Streams: 1000,
 		// Far more than a daemon answers in the time that a caller waits.
-		Calls:          10_000,
+		Calls: 10_000,
+		// An eighth of the memory of deploy/kubernetes: under attack the process took up to
+		// 341 MB with it, as loadtest/results/attack.md has it. It is 4,000 calls that wait.
+		BytesInFlight:  64 << 20,
 		MessageTimeout: 10 * time.Second,
 		// So that clients find new replicas.
 		ConnectionAge:   10 * time.Minute,
@@ -52,7 +57,8 @@ func (c *Config) boundFlags() []flags.Flag {
 		{Name: "max-header-bytes", Value: flags.Number(&b.HeaderBytes), Help: "The longest headers of a gRPC call, as HTTP/2 counts them."},
 		{Name: "max-streams", Value: flags.Number(&b.Streams), Help: "The most calls under way on one gRPC connection. A client waits with further ones."},
 		{Name: "max-calls", Value: flags.Number(&b.Calls), Help: "The most gRPC calls under way in all, without streams and health. Further ones get RESOURCE_EXHAUSTED."},
-		{Name: "message-timeout", Value: flags.Duration(&b.MessageTimeout), Help: "How long a gRPC call may take to bring its message, or a stream its first one."},
+		{Name: "max-bytes-in-flight", Value: flags.Number(&b.BytesInFlight), Help: "The most bytes that all calls hold together: messages that arrive, replies that nobody reads, and 16 KiB for each gRPC call. Beyond it, the call that holds most ends with RESOURCE_EXHAUSTED."},
+		{Name: "message-timeout", Value: flags.Duration(&b.MessageTimeout), Help: "How long a gRPC call may take to bring its message, or a stream its first one, or one that has begun; and how long a reply may wait to be read."},
 		{Name: "connection-age", Value: flags.Duration(&b.ConnectionAge), Help: "How old a gRPC connection, or a stream, becomes before its client has to connect again."},
 		{Name: "connection-grace", Value: flags.Duration(&b.ConnectionGrace), Help: "How long calls may go on after that."},
 		{Name: "connection-idle", Value: flags.Duration(&b.ConnectionIdle), Help: "How long a gRPC connection may be without a call before its client has to connect again."},
@@ -69,6 +75,7 @@ func (k *check) bounds() {
 	number("max-message-bytes", b.MessageBytes, minMessageBytes, math.MaxInt32, standard.MessageBytes)
 	number("max-header-bytes", b.HeaderBytes, 1<<10, 1<<20, standard.HeaderBytes)
 	number("max-streams", b.Streams, 1, 1_000_000, standard.Streams)
+	number("max-bytes-in-flight", b.BytesInFlight, 2*minMessageBytes, math.MaxInt, standard.BytesInFlight)
 	number("max-calls", b.Calls, 1, 10_000_000, standard.Calls)
 	k.duration("message-timeout", b.MessageTimeout, "10s")
 	k.duration("connection-age", b.ConnectionAge, "10m")

@@ -2,11 +2,16 @@ package server
 
 import (
 	"encoding/json"
+	"errors"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
+	"net/http/httptest"
+	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -96,5 +101,34 @@ func TestHotKeys(t *testing.T) {
 	}
 	if len(top) != 1 || top[0].Namespace != "checkout" || len(top[0].Asked) != 1 || top[0].Asked[0].Identifier != "alice" || len(top[0].Denied) != 1 || top[0].Denied[0].Identifier != "alice" {
 		t.Errorf("hot keys: %s", body)
+	}
+}
+
+// TestSlowBodyOfAdmin sends a body to the admin port byte by byte: it ends in time.
+func TestSlowBodyOfAdmin(t *testing.T) {
+	server := httptest.NewUnstartedServer(nil)
+	var readErr error
+	read := make(chan struct{})
+	server.Config.Handler = bodiesInTime(100*time.Millisecond, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		_, readErr = io.ReadAll(r.Body)
+		close(read)
+	}))
+	server.Start()
+	defer server.Close()
+	c, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", server.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := io.WriteString(c, "PUT /loglevel HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nd"); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-read:
+	case <-time.After(patient):
+		t.Fatal("the body is still awaited")
+	}
+	if !errors.Is(readErr, os.ErrDeadlineExceeded) {
+		t.Errorf("%v, want that it takes too long", readErr)
 	}
 }

@@ -9,7 +9,9 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/tap"
+	"google.golang.org/protobuf/proto"
 
+	"github.com/ratelimitd/ratelimitd/internal/inflight"
 	"github.com/ratelimitd/ratelimitd/internal/server/fault"
 	"github.com/ratelimitd/ratelimitd/internal/server/grpcapi/codec"
 	"github.com/ratelimitd/ratelimitd/internal/server/web"
@@ -42,6 +44,13 @@ type chain struct {
 // must have arrived. (It is that of the whole call: no decision takes as long. Streams of
 // our API have bounds of their own, and whoever watches health may do so for long.)
 func (c *chain) tap(ctx context.Context, call *tap.Info) (context.Context, error) {
+	begun, ok := inflight.Begin(ctx)
+	if !ok {
+		return nil, fault.ErrTooManyBytes
+	}
+	if call.FullMethodName != ratelimitv1.RateLimitService_ShouldAllow_FullMethodName { // whose answers are small
+		ctx = inflight.NewCallContext(ctx, begun)
+	}
 	if call.FullMethodName == ratelimitv1.RateLimitService_ShouldAllowStream_FullMethodName || call.FullMethodName == watchHealth {
 		return ctx, nil
 	}
@@ -152,8 +161,20 @@ func (s *closableStream) close() {
 	s.closed = true
 }
 
+// RecvMsg implements grpc.ServerStream.
+func (s *closableStream) RecvMsg(m any) error {
+	err := s.ServerStream.RecvMsg(m)
+	if message, ok := m.(proto.Message); ok && err == nil {
+		inflight.CallFrom(s.Context()).Decoded(proto.Size(message))
+	}
+	return err
+}
+
 // SendMsg implements grpc.ServerStream.
 func (s *closableStream) SendMsg(m any) error {
+	if message, ok := m.(proto.Message); ok {
+		inflight.CallFrom(s.Context()).Reply(proto.Size(message))
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {

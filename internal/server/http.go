@@ -1,13 +1,16 @@
 package server
 
 import (
+	"context"
 	"fmt"
+	"net"
 	"net/http"
 	"time"
 
 	"github.com/ratelimitd/ratelimitd/internal/account"
 	"github.com/ratelimitd/ratelimitd/internal/auth"
 	"github.com/ratelimitd/ratelimitd/internal/decide"
+	"github.com/ratelimitd/ratelimitd/internal/inflight"
 	"github.com/ratelimitd/ratelimitd/internal/server/adminapi"
 	"github.com/ratelimitd/ratelimitd/internal/server/envoyapi"
 	"github.com/ratelimitd/ratelimitd/internal/server/httpapi"
@@ -23,6 +26,7 @@ type httpServers struct {
 	core       *decide.Core
 	envoy      *envoyapi.API
 	metrics    http.Handler
+	inFlight   *inflight.Bound
 }
 
 // api returns the server of the HTTP port: the fronts over HTTP, health and metrics.
@@ -83,6 +87,7 @@ func (s *httpServers) open(port string, handler http.Handler) *http.Server {
 		IdleTimeout:       3 * time.Minute, // longer than proxies keep a connection, so that none sends on one we close
 		MaxHeaderBytes:    64 << 10,        // proxies hand on all of their callers' headers
 		ErrorLog:          newHTTPLog(s.handshakes, port),
+		BaseContext:       func(net.Listener) context.Context { return inflight.NewContext(context.Background(), s.inFlight) },
 	}
 	if s.chain.gate != nil && chain.gate == nil {
 		server.Handler = asCaller(s.trust.anonymous(), server.Handler)
@@ -120,8 +125,9 @@ func (s *httpServers) admin(o Options, book *account.Book) *http.Server {
 		handler = permitted(s.core.Permit, auth.Admin, handler)
 	}
 	server := &http.Server{
-		Handler:           s.pages.admin(adminHosts(o.AdminAddr, o.Trust.AdminHosts), chain.http(handler)),
+		Handler:           bodiesInTime(bodyTimeout, s.pages.admin(adminHosts(o.AdminAddr, o.Trust.AdminHosts), chain.http(handler))),
 		ReadHeaderTimeout: 5 * time.Second,
+		IdleTimeout:       3 * time.Minute,
 		ErrorLog:          newHTTPLog(s.handshakes, "admin"),
 	}
 	if !local && s.trust.speaks(s.trust.Admin) {

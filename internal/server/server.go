@@ -21,6 +21,7 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/config"
 	"github.com/ratelimitd/ratelimitd/internal/decide"
 	"github.com/ratelimitd/ratelimitd/internal/histogram"
+	"github.com/ratelimitd/ratelimitd/internal/inflight"
 	"github.com/ratelimitd/ratelimitd/internal/server/envoyapi"
 	"github.com/ratelimitd/ratelimitd/internal/server/fault"
 	"github.com/ratelimitd/ratelimitd/internal/server/grpcapi"
@@ -41,6 +42,7 @@ type Server struct {
 	envoy     *envoyapi.API
 	gate      *gate // nil: callers are not known
 	readiness *readiness
+	inFlight  *inflight.Bound
 
 	ports *ports
 	grpc  *grpc.Server
@@ -80,6 +82,8 @@ func New(o Options) (*Server, error) {
 		s.gate = &gate{failures: failures, logger: o.Logger}
 		s.gate.directory.Store(o.Config.Clients)
 	}
+	s.inFlight = inflight.New(inflight.Options{Bytes: o.Bounds.BytesInFlight, MessageBytes: o.Bounds.MessageBytes, Wait: o.Bounds.MessageTimeout, Logger: o.Logger})
+	o.Registry.MustRegister(s.inFlight)
 	trust := &trustRule{Trust: o.Trust, ports: s.ports, gate: s.gate, failures: failures}
 
 	latency := histogram.NewVec("ratelimitd_request_duration_seconds",
@@ -104,10 +108,10 @@ func New(o Options) (*Server, error) {
 		showAsEnvoy(o.Registry, s.envoy, latency)
 	}
 	failed := &handshakes{failures: failures, logger: o.Logger}
-	if secure := trust.secureGRPC(failed); secure != nil {
-		o.GRPC = append(slices.Clip(o.GRPC), grpc.Creds(secure))
-	}
-	s.grpc = newGRPC(o.Bounds, chain, s.readiness.health, o.GRPC)
+	s.grpc = newGRPC(o.Bounds, chain, s.readiness.health, append([]grpc.ServerOption{
+		grpc.ReadBufferSize(0), // for s.inFlight, which reads ahead itself
+		grpc.Creds(s.inFlight.Credentials(trust.secureGRPC(failed))),
+	}, o.GRPC...))
 	grpcapi.New(grpcapi.Options{
 		Core: s.core, Faults: faults, Latency: latency, Streams: &s.streams, Draining: s.draining, Bounds: o.Bounds,
 	}).Register(s.grpc)
@@ -116,7 +120,7 @@ func New(o Options) (*Server, error) {
 	servers := &httpServers{
 		trust: trust, chain: chain, handshakes: failed, readiness: s.readiness, core: s.core, envoy: s.envoy,
 		pages:   &pageGuard{failures: failures, origins: http.NewCrossOriginProtection()},
-		metrics: metricsHandler(o.Registry, o.Logger),
+		metrics: metricsHandler(o.Registry, o.Logger), inFlight: s.inFlight,
 	}
 	s.http = servers.api(&httpapi.API{Core: s.core, Faults: faults, Latency: latency})
 	s.admin = servers.admin(o, s.book)
@@ -164,6 +168,7 @@ func (s *Server) Serve(ctx context.Context) error {
 	failed := make(chan error, 4)
 	go func() { failed <- s.grpc.Serve(s.ports.grpc) }()
 	go func() { failed <- serveHTTP(s.http, s.ports.http) }()
+	s.streams.Go(func() { s.inFlight.Watch(s.draining) })
 	running := 2
 	if s.ports.admin != nil {
 		running++

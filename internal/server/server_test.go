@@ -73,7 +73,7 @@ func (d *daemon) metric(t *testing.T, name string, labels ...string) float64 {
 				}
 			}
 			if family.GetName() == name && has == len(labels) {
-				return m.GetCounter().GetValue()
+				return cmp.Or(m.GetCounter().GetValue(), m.GetGauge().GetValue())
 			}
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"net/http"
 
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/ratelimitd/ratelimitd/internal/auth"
 	"github.com/ratelimitd/ratelimitd/internal/server/web"
@@ -72,11 +73,11 @@ func (t *trustRule) warn(logger *slog.Logger) {
 	}
 }
 
-// secureGRPC returns the credentials of the gRPC port, or nil without TLS. While no
+// secureGRPC returns the credentials of the gRPC port. While no
 // client has a token, one without a certificate fails in the handshake.
 func (t *trustRule) secureGRPC(h *handshakes) credentials.TransportCredentials {
 	if !t.speaks(t.GRPC) {
-		return nil
+		return insecure.NewCredentials()
 	}
 	required := func() bool { return t.gate != nil && t.gate.directory.Load().NeedsCertificate() }
 	return &loggedCredentials{credentials.NewTLS(t.TLS.Server(required, "h2")), h}

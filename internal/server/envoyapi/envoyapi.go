@@ -18,6 +18,7 @@ import (
 	rlsv3 "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
@@ -25,6 +26,7 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/auth"
 	"github.com/ratelimitd/ratelimitd/internal/decide"
 	"github.com/ratelimitd/ratelimitd/internal/histogram"
+	"github.com/ratelimitd/ratelimitd/internal/inflight"
 	"github.com/ratelimitd/ratelimitd/internal/policy/envoy"
 	"github.com/ratelimitd/ratelimitd/internal/server/fault"
 	"github.com/ratelimitd/ratelimitd/internal/server/grpcapi/codec"
@@ -115,6 +117,9 @@ func (a *API) free(e *exchange) {
 	a.exchanges.Put(e)
 }
 
+// fewStatuses are so small that a reply of them need not be counted.
+const fewStatuses = 16
+
 // shouldRateLimit decides each descriptor on its own, all of them in one trip to
 // the store.
 func (a *API) shouldRateLimit(ctx context.Context, in *request) (*rlsv3.RateLimitResponse, error) {
@@ -169,6 +174,9 @@ func (a *API) shouldRateLimit(ctx context.Context, in *request) (*rlsv3.RateLimi
 	}
 	if a.o.DynamicMetadata {
 		out.DynamicMetadata = a.o.metadata(in, e.matches, out.Statuses, overQuota)
+	}
+	if len(out.GetStatuses()) > fewStatuses || a.o.DynamicMetadata {
+		inflight.CallFrom(ctx).Reply(proto.Size(out))
 	}
 	return out, nil
 }

@@ -30,6 +30,9 @@ func (a *API) ServeJSON(w http.ResponseWriter, r *http.Request) {
 	case errors.Is(err, web.ErrTooLong):
 		http.Error(w, fmt.Sprintf("the body is longer than %d bytes", min(maxBodyBytes, a.o.MaxBodyBytes)), http.StatusRequestEntityTooLarge)
 		return
+	case errors.Is(err, fault.ErrTooManyBytes):
+		web.WriteError(w, 0, err)
+		return
 	case err != nil:
 		http.Error(w, "the body cannot be read: "+err.Error(), http.StatusBadRequest)
 		return

@@ -78,7 +78,7 @@ func (o *override) String() string {
 func (r *request) entriesOf(d *descriptor) []envoy.Entry { return r.entries[d.first:d.last] }
 
 // Received implements codec.Receiver.
-func (r *request) Received() any { return r }
+func (r *request) Received(int) any { return r }
 
 // Undecodable implements codec.Receiver.
 func (r *request) Undecodable(err error) { r.err = err }

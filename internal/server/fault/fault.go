@@ -26,6 +26,8 @@ var (
 	ErrStreamAge = status.Error(codes.Unavailable, "the stream has reached its age; connect again")
 	// ErrTooManyCalls is that of a call which is one too many.
 	ErrTooManyCalls = exhausted("too many calls are under way; ask again in 1s, or raise --max-calls", time.Second).Err()
+	// ErrTooManyBytes is that of a request whose body is more than there is room for.
+	ErrTooManyBytes = exhausted("calls hold as many bytes as they may; ask again in 1s, or raise --max-bytes-in-flight", time.Second).Err()
 	// ErrNoMessage is that of a stream which has brought no message in time.
 	ErrNoMessage = status.Error(codes.DeadlineExceeded, "no message has arrived in time; send one as soon as the stream is open")
 	// ErrAwaited is that of a call to limits which have not come yet.

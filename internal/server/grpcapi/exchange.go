@@ -9,6 +9,7 @@ import (
 
 	"github.com/ratelimitd/ratelimitd/internal/decide"
 	"github.com/ratelimitd/ratelimitd/internal/histogram"
+	"github.com/ratelimitd/ratelimitd/internal/inflight"
 	"github.com/ratelimitd/ratelimitd/internal/server/apiv1"
 	"github.com/ratelimitd/ratelimitd/internal/server/fault"
 	"github.com/ratelimitd/ratelimitd/internal/server/grpcapi/codec"
@@ -27,6 +28,8 @@ type exchange struct {
 	request  ratelimitv1.ShouldAllowBatchRequest
 	response ratelimitv1.ShouldAllowBatchResponse
 	single   *ratelimitv1.ShouldAllowResponse // the answer to a request that came alone; nil: response is
+	call     *inflight.Call                   // that of a batch
+	working  int                              // bytes that it takes to decide the batch
 
 	batch   decide.Batch
 	decoder apiv1.Decoder
@@ -40,6 +43,13 @@ type exchange struct {
 // very large messages are not to hold on to theirs. Nor is one kept with a
 // request of more limits than are valid.
 const maxKept = 256
+
+// What a request of a batch, and each of its limits, take until they are answered: on the
+// wire it can be a few bytes.
+const (
+	requestBytes = 1500
+	limitBytes   = 400
+)
 
 // exchanges are those of an API.
 type exchanges struct {
@@ -77,6 +87,7 @@ type arrival struct {
 	*exchange
 	pool   *exchanges
 	single bool  // it is one request, and no batch
+	bytes  int   // of its message
 	err    error // why it cannot be decoded, or nil
 }
 
@@ -89,7 +100,8 @@ var (
 func (a *arrival) Undecodable(err error) { a.err = err }
 
 // Received implements codec.Receiver.
-func (a *arrival) Received() any {
+func (a *arrival) Received(bytes int) any {
+	a.bytes = bytes
 	a.exchange = a.pool.idle.Get().(*exchange)
 	if a.single {
 		return a.first()
@@ -117,7 +129,10 @@ func (e *exchange) Sending() proto.Message {
 }
 
 // Sent implements codec.Sender. Nobody may use e after it.
-func (e *exchange) Sent() {
+func (e *exchange) Sent(bytes int) {
+	e.call.Reply(bytes)
+	e.call.Worked(e.working)
+	e.call, e.working = nil, 0
 	if len(e.request.GetRequests()) > maxKept {
 		return
 	}
@@ -169,7 +184,17 @@ func (e *exchange) decide(ctx context.Context) error {
 	case n > apiv1.MaxBatch:
 		return e.refuse("more than %d requests; send 1 to %[1]d in a message", apiv1.MaxBatch)
 	}
+	if !e.work(ctx) {
+		return fault.ErrTooManyBytes
+	}
+	decided := false
+	defer func() {
+		if !decided { // a panic
+			e.call.Worked(e.working)
+		}
+	}()
 	e.ask(ctx)
+	decided = true
 	e.response.Results = decide.Resized(e.response.GetResults(), n)
 	e.results, e.answers = decide.Resized(e.results, n), decide.Resized(e.answers, n)
 	var overload *ratelimitv1.ShouldAllowResult
@@ -191,6 +216,20 @@ func (e *exchange) decide(ctx context.Context) error {
 		e.response.Results[i] = &e.results[i]
 	}
 	return nil
+}
+
+// work counts what it takes to decide the batch, until its response is encoded. It reports
+// whether there is room for that.
+func (e *exchange) work(ctx context.Context) bool {
+	call, bytes := inflight.CallFrom(ctx), 0
+	for _, r := range e.request.GetRequests() {
+		bytes += requestBytes + len(r.GetLimits())*limitBytes
+	}
+	if !call.Work(bytes) {
+		return false
+	}
+	e.call, e.working = call, bytes
+	return true
 }
 
 // refuse returns the status of a message that is itself invalid.

@@ -46,14 +46,14 @@ func TestExchangeOfLargeMessageIsDropped(t *testing.T) {
 	} {
 		e := newTestExchange(t)
 		e.request.Requests = requests
-		e.Sent()
+		e.Sent(0)
 		if len(e.request.GetRequests()) == 0 {
 			t.Errorf("%s: kept", name)
 		}
 	}
 	e := newTestExchange(t)
 	e.request.Requests = []*ratelimitv1.ShouldAllowRequest{ask("alice", limit("1/s"))}
-	e.Sent()
+	e.Sent(0)
 	if len(e.request.GetRequests()) != 0 {
 		t.Error("a small message's exchange is dropped")
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/ratelimitd/ratelimitd/internal/histogram"
+	"github.com/ratelimitd/ratelimitd/internal/inflight"
 	"github.com/ratelimitd/ratelimitd/internal/server/fault"
 	ratelimitv1 "github.com/ratelimitd/ratelimitd/proto/ratelimit/v1"
 )
@@ -63,6 +64,7 @@ func (s *streamEnd) with(err error) error {
 func (a *API) answerStream(stream ratelimitv1.RateLimitService_ShouldAllowStreamServer, end *streamEnd) (err error) {
 	defer a.o.Faults.Recover(ratelimitv1.RateLimitService_ShouldAllowStream_FullMethodName, &err)
 	latency := a.o.Latency.Of(MethodStream)
+	call := inflight.CallFrom(stream.Context())
 	for {
 		in := arrival{pool: a.exchanges}
 		err := stream.RecvMsg(&in)
@@ -73,6 +75,7 @@ func (a *API) answerStream(stream ratelimitv1.RateLimitService_ShouldAllowStream
 			return err
 		}
 		end.received.Store(true)
+		call.Decoded(in.bytes)
 		if in.err != nil {
 			return a.o.Faults.Undecodable(stream.Context(), ratelimitv1.RateLimitService_ShouldAllowStream_FullMethodName, in.err)
 		}

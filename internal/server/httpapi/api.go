@@ -58,6 +58,9 @@ func (a *API) body(w http.ResponseWriter, r *http.Request, maxBytes int64) (body
 	case errors.Is(err, web.ErrTooLong):
 		a.refuseLong(w, maxBytes)
 		return nil, false
+	case errors.Is(err, fault.ErrTooManyBytes):
+		web.WriteError(w, 0, err)
+		return nil, false
 	case err != nil:
 		a.refuse(w, http.StatusBadRequest, "body", "ended early")
 		return nil, false

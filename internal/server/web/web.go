@@ -4,6 +4,7 @@ package web
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,24 +12,48 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/ratelimitd/ratelimitd/internal/inflight"
 	"github.com/ratelimitd/ratelimitd/internal/server/fault"
 )
 
 // ErrTooLong is wrapped by the error of a body that is longer than it may be.
 var ErrTooLong = errors.New("too long")
 
+// freeBytes is how long a body is that is not counted: a connection takes more by itself.
+const freeBytes = 4 << 10
+
 // ReadBody reads a body of at most maxBytes. The error of one that is longer is
-// ErrTooLong; any other means that the body ended early.
+// ErrTooLong; that of one for which there is no room is fault.ErrTooManyBytes; any other
+// means that the body ended early. The body counts as in flight until the request ends.
 func ReadBody(w http.ResponseWriter, r *http.Request, maxBytes int64) ([]byte, error) {
+	bytes := maxBytes
+	if r.ContentLength >= 0 {
+		bytes = min(bytes, r.ContentLength)
+	}
+	var shed atomic.Bool
+	if bound := inflight.FromContext(r.Context()); bound != nil && bytes > freeBytes {
+		release := bound.Hold(bytes, r.RemoteAddr, func() {
+			shed.Store(true)
+			_ = http.NewResponseController(w).SetReadDeadline(time.Unix(1, 0))
+		})
+		if release == nil {
+			return nil, fault.ErrTooManyBytes
+		}
+		context.AfterFunc(r.Context(), release)
+	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBytes))
 	if tooLong := (*http.MaxBytesError)(nil); errors.As(err, &tooLong) {
 		return nil, ErrTooLong
+	}
+	if err != nil && shed.Load() {
+		return nil, fault.ErrTooManyBytes
 	}
 	return body, err
 }

@@ -69,8 +69,9 @@ type WireMessage interface {
 type Sender interface {
 	// Sending returns the message to encode, which is valid: it is not checked.
 	Sending() proto.Message
-	// Sent is called when the message is encoded, and not needed any more.
-	Sent()
+	// Sent is called when the message is encoded, in so many bytes, and not needed any
+	// more.
+	Sent(bytes int)
 }
 
 // Name implements encoding.CodecV2.
@@ -79,9 +80,10 @@ func (Codec) Name() string { return standard.Name }
 // Marshal implements encoding.CodecV2.
 func (c Codec) Marshal(v any) (mem.BufferSlice, error) {
 	s, valid := v.(Sender)
+	size := 0
 	if valid {
 		v = s.Sending()
-		defer s.Sent()
+		defer func() { s.Sent(size) }()
 	}
 	m, ok := v.(generated)
 	if !ok {
@@ -92,9 +94,12 @@ func (c Codec) Marshal(v any) (mem.BufferSlice, error) {
 			return nil, fmt.Errorf("marshal: %w", err)
 		}
 	}
-	size := m.SizeVT()
+	size = m.SizeVT()
 	defer c.turn(size)()
-	if mem.IsBelowBufferPoolingThreshold(size) {
+	// The pool has a megabyte for all that is longer, and a reply that nobody reads would
+	// keep that.
+	const longest = 32 << 10
+	if mem.IsBelowBufferPoolingThreshold(size) || size > longest {
 		buf := make([]byte, size)
 		if _, err := m.MarshalToSizedBufferVT(buf); err != nil {
 			return nil, err
@@ -123,7 +128,7 @@ func (c Codec) Unmarshal(data mem.BufferSlice, v any) error {
 	if !ok {
 		return c.decode(data, v)
 	}
-	if err := c.decode(data, r.Received()); err != nil {
+	if err := c.decode(data, r.Received(data.Len())); err != nil {
 		r.Undecodable(err)
 	}
 	return nil

@@ -11,8 +11,8 @@ import (
 // Unmarshal gRPC itself answers as an internal error.
 type Receiver interface {
 	// Received returns the message to decode into, which is empty. It is
-	// called when one has arrived.
-	Received() any
+	// called when one has arrived, in so many bytes.
+	Received(bytes int) any
 	// Undecodable is called if it cannot be decoded.
 	Undecodable(err error)
 }
@@ -28,7 +28,7 @@ type envelope struct {
 }
 
 // Received implements Receiver.
-func (e *envelope) Received() any { return e.message }
+func (e *envelope) Received(int) any { return e.message }
 
 // Undecodable implements Receiver.
 func (e *envelope) Undecodable(err error) { e.err = err }

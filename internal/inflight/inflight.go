@@ -1,0 +1,203 @@
+// Package inflight bounds what all calls together hold of a daemon's memory: messages that
+// are arriving or not decoded yet, replies that their clients do not read, and what a call
+// takes by itself.
+//
+// gRPC has no such bound. It buffers what arrives before any hook of a server is called,
+// and keeps replies until the connection ends. So a Conn below gRPC follows the frames of
+// HTTP/2 in both directions.
+//
+// When the bound is reached, the call that holds most on the connection that holds most is
+// ended. So whoever holds little is never ended for somebody who holds more.
+package inflight
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/ratelimitd/ratelimitd/internal/lograte"
+)
+
+const (
+	// callBytes is what a call takes beside its messages: goroutines, buffers and headers.
+	// It is measured.
+	callBytes = 16 << 10
+	// messageBytes is what a message takes beside its bytes.
+	messageBytes = 64
+	// ticks is how many times in the time that a message has the calls are looked at.
+	ticks = 8
+)
+
+// Options say how to make a Bound. All are required.
+type Options struct {
+	Bytes        int           // that calls may hold
+	MessageBytes int           // of the longest message
+	Wait         time.Duration // for a message that has begun, or for a reply to be read
+	Logger       *slog.Logger
+}
+
+// A Bound bounds the bytes that calls hold. New makes it. It is safe for concurrent use.
+type Bound struct {
+	o     Options
+	bytes atomic.Int64
+	now   atomic.Uint32 // in ticks
+	gate  lograte.Gate
+
+	shed, lateMessages, lateReplies atomic.Uint64
+
+	mu      sync.Mutex // protects the following. A holder's own mutex is locked after it
+	holders map[holder]struct{}
+}
+
+// A holder is who holds bytes: a connection, or a request over HTTP.
+type holder interface {
+	holding() int64
+	// shed ends the call that the bytes are for, or the one that holds most if there is
+	// no such call. It reports whether there was one.
+	shed(call uint32) bool
+	// from returns where it is from, for the log.
+	from() string
+}
+
+// New returns a Bound.
+func New(o Options) *Bound {
+	return &Bound{o: o, holders: map[holder]struct{}{}}
+}
+
+// Watch ends calls that wait for too long, until stop is closed.
+func (b *Bound) Watch(stop <-chan struct{}) {
+	ticker := time.NewTicker(max(b.o.Wait/ticks, time.Millisecond))
+	defer ticker.Stop()
+	for {
+		select {
+		case <-stop:
+			return
+		case <-ticker.C:
+			b.tick()
+		}
+	}
+}
+
+// tick moves the clock on.
+func (b *Bound) tick() {
+	now := b.now.Add(1)
+	b.mu.Lock()
+	conns := make([]*Conn, 0, len(b.holders))
+	for h := range b.holders {
+		if c, ok := h.(*Conn); ok {
+			conns = append(conns, c)
+		}
+	}
+	b.mu.Unlock()
+	for _, c := range conns {
+		c.endLate(now)
+	}
+}
+
+// add counts n more bytes, and reports whether they are too many.
+func (b *Bound) add(n int64) (over bool) { return b.bytes.Add(n) > int64(b.o.Bytes) }
+
+// relieve ends calls until the bound is kept again. asking is who has added bytes, for a
+// call of his.
+func (b *Bound) relieve(asking holder, call uint32) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for b.bytes.Load() > int64(b.o.Bytes) {
+		// Of equals, who asks for more: else two large messages would end each other.
+		worst, most := asking, asking.holding()
+		for h := range b.holders {
+			if n := h.holding(); n > most {
+				worst, most = h, n
+			}
+		}
+		of := uint32(0)
+		if worst == asking {
+			of = call
+		}
+		if !worst.shed(of) { // it works for calls that have ended
+			worst = asking
+			if !worst.shed(call) {
+				return
+			}
+		}
+		b.shed.Add(1)
+		if n := b.gate.Pass(time.Now()); n > 0 {
+			b.o.Logger.Warn("calls hold as many bytes as they may, and the one that holds most is ended; look at its client, or raise --max-bytes-in-flight and the memory of the daemon",
+				"peer", worst.from(), "held_bytes", most, "max_bytes_in_flight", b.o.Bytes, "calls", n)
+		}
+	}
+}
+
+// enter has h count as a holder.
+func (b *Bound) enter(h holder) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.holders[h] = struct{}{}
+}
+
+// leave undoes enter.
+func (b *Bound) leave(h holder) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.holders, h)
+}
+
+// A request over HTTP holds its body.
+type request struct {
+	bytes atomic.Int64
+	bound *Bound
+	peer  string
+	end   func()
+}
+
+// Hold counts the bytes of a request over HTTP until it is released. If it returns nil,
+// they are too many. end has to end the request: it is called if others need its bytes.
+func (b *Bound) Hold(n int64, peer string, end func()) (release func()) {
+	r := &request{bound: b, peer: peer, end: end}
+	r.bytes.Store(n)
+	b.enter(r)
+	if b.add(n) {
+		b.relieve(r, 0)
+	}
+	if r.bytes.Load() == 0 {
+		b.leave(r)
+		return nil
+	}
+	return func() {
+		b.bytes.Add(-r.bytes.Swap(0))
+		b.leave(r)
+	}
+}
+
+func (r *request) holding() int64 { return r.bytes.Load() }
+func (r *request) from() string   { return r.peer }
+
+func (r *request) shed(uint32) bool {
+	n := r.bytes.Swap(0)
+	r.bound.bytes.Add(-n)
+	if n > 0 {
+		r.end()
+	}
+	return n > 0
+}
+
+// contextKey is the type of the keys of this package.
+type contextKey int
+
+const (
+	boundKey contextKey = iota
+	callKey
+)
+
+// NewContext returns a context in which requests over HTTP find b.
+func NewContext(ctx context.Context, b *Bound) context.Context {
+	return context.WithValue(ctx, boundKey, b)
+}
+
+// FromContext returns the Bound of a request over HTTP, or nil.
+func FromContext(ctx context.Context) *Bound {
+	b, _ := ctx.Value(boundKey).(*Bound)
+	return b
+}
