@@ -279,6 +279,11 @@ func TestMeteredThroughEnvoy(t *testing.T) {
 			}
 		}
 	}
+	for _, headers := range []string{"", "X-Api-Key:\r\n", "X-Api-Key: alice\r\nX-Api-Key: alice\r\n", "X_Api_Key: alice\r\n"} { // without a key that Envoy sees
+		if answer := send(t, e, "GET /", headers); strings.HasPrefix(answer, "200") {
+			t.Errorf("%q: %s", headers, answer)
+		}
+	}
 	if reply, _ := fetch(t, http.MethodGet, e.URL, "", http.Header{"X-Api-Key": {"bob"}}); reply.StatusCode != http.StatusOK {
 		t.Errorf("another key: %s", reply.Status)
 	}
