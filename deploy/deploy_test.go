@@ -398,12 +398,14 @@ func TestAgainstPrometheus(t *testing.T) {
 		load(t, p)
 		targets = append(targets, p.http)
 	}
+	// Its server is not there: the panels of xDS show that.
+	targets = append(targets, serve(t, path, "--xds-server=127.0.0.1:1", "--xds-start-unconfigured").http)
 	client := prometheus(t, targets...)
 	eventually := func(what, expr string) {
 		t.Helper()
 		redistest.Eventually(t, what, func() error { return query(t, client, expr) })
 	}
-	eventually("all daemons scraped twice", "count(count_over_time(up[30s]) > 3) == 3")
+	eventually("all daemons scraped twice", "count(count_over_time(up[30s]) > 3) == 4")
 	server.Kill()
 	write(config, "namespaces: {checkout: {limit: 5}}")
 
@@ -419,7 +421,7 @@ func TestAgainstPrometheus(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	raised := map[string]bool{"RatelimitdUndecided": true, "RatelimitdStoreGivenUp": true, "RatelimitdConfigRefused": true}
+	raised := map[string]bool{"RatelimitdUndecided": true, "RatelimitdStoreGivenUp": true, "RatelimitdConfigRefused": true, "RatelimitdXDSLost": true}
 	for name, expr := range alerts(t) {
 		if raised[name] {
 			eventually(name, expr)

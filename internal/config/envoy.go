@@ -84,6 +84,8 @@ func readEnvoyVariables(lookup func(string) (string, bool), above ...flags.Sourc
 	for _, same := range sameMeaning {
 		e.set(same.flag, e.text(same.variable), same.variable)
 	}
+	e.age("connection-age", "GRPC_MAX_CONNECTION_AGE")
+	e.age("connection-grace", "GRPC_MAX_CONNECTION_AGE_GRACE")
 	e.logLevel()
 	if e.text("LOCAL_CACHE_SIZE_IN_BYTES") == "0" {
 		e.set("deny-cache-ttl", "0s", "LOCAL_CACHE_SIZE_IN_BYTES")
@@ -273,6 +275,14 @@ func (e *envoyVariables) tls() {
 	}
 	if _, set := e.over("tls-cert"); !set && e.text("GRPC_SERVER_TLS_CERT") == "" {
 		e.refuse("GRPC_SERVER_USE_TLS", "set GRPC_SERVER_TLS_CERT and GRPC_SERVER_TLS_KEY too")
+	}
+}
+
+// age sets how old connections become. An age of 0 is none for the service, and causes a
+// warning here: such connections would never see a new daemon.
+func (e *envoyVariables) age(flag, variable string) {
+	if d, _ := time.ParseDuration(e.values[variable]); d > 0 {
+		e.set(flag, e.text(variable), variable)
 	}
 }
 

@@ -83,6 +83,8 @@ func TestEnvoyVariables(t *testing.T) {
 		{name: "metrics", env: map[string]string{"USE_PROMETHEUS": "true", "PROMETHEUS_ADDR": ":19001", "PROMETHEUS_PATH": "/m"}, want: map[string]string{"envoy-metrics": "true", "metrics-addr": ":19001", "metrics-path": "/m"}},
 		{name: "metrics that are off", env: map[string]string{"USE_PROMETHEUS": "false", "PROMETHEUS_ADDR": ":19001"}, want: map[string]string{}, warnings: "PROMETHEUS_ADDR=:19001"},
 		{name: "spans over HTTP", env: map[string]string{"TRACING_ENABLED": "true"}, want: map[string]string{"tracing": "true"}, warnings: "TRACING_EXPORTER_PROTOCOL=http"},
+		{name: "ages of connections", env: map[string]string{"GRPC_MAX_CONNECTION_AGE": "24h", "GRPC_MAX_CONNECTION_AGE_GRACE": "1h"}, want: map[string]string{"connection-age": "24h", "connection-grace": "1h"}},
+		{name: "connections without an end", env: map[string]string{"GRPC_MAX_CONNECTION_AGE": "0"}, want: map[string]string{}, warnings: "GRPC_MAX_CONNECTION_AGE=0"},
 		{name: "files with dots", env: map[string]string{"RUNTIME_IGNOREDOTFILES": "false"}, want: map[string]string{}, warnings: "RUNTIME_IGNOREDOTFILES=false"},
 		{name: "a Redis for seconds alone", env: map[string]string{"REDIS_PERSECOND": "true", "REDIS_PERSECOND_URL": "a:1"}, want: map[string]string{}, wrong: `REDIS_PERSECOND="true": limits of a second are counted in the Redis of the others`, warnings: "REDIS_PERSECOND_URL=a:1"},
 		{name: "the default directory", env: map[string]string{"CONFIG_TYPE": "FILE"}, want: map[string]string{"envoy-config-dir": "/srv/runtime_data/current/config"}},

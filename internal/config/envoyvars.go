@@ -33,7 +33,7 @@ const (
 var serviceVariables = []variable{
 	{"HOST", text, heeded}, {"PORT", integer, heeded}, {"DEBUG_HOST", text, heeded}, {"DEBUG_PORT", integer, heeded},
 	{"GRPC_HOST", text, heeded}, {"GRPC_PORT", integer, heeded}, {"GRPC_UDS", text, refused},
-	{"GRPC_MAX_CONNECTION_AGE", duration, ignored}, {"GRPC_MAX_CONNECTION_AGE_GRACE", duration, ignored},
+	{"GRPC_MAX_CONNECTION_AGE", duration, heeded}, {"GRPC_MAX_CONNECTION_AGE_GRACE", duration, heeded},
 	{"GRPC_SERVER_USE_TLS", boolean, heeded}, {"GRPC_SERVER_TLS_CERT", text, heeded}, {"GRPC_SERVER_TLS_KEY", text, heeded},
 	{"GRPC_CLIENT_TLS_CACERT", text, heeded}, {"GRPC_CLIENT_TLS_SAN", text, heeded},
 	{"LOG_LEVEL", text, heeded}, {"LOG_FORMAT", text, heeded},

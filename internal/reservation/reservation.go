@@ -188,7 +188,7 @@ const clockSkew = time.Minute
 func (r *Reservation) Once() strategy.Limit {
 	life := time.Duration(r.Expires-r.At)*time.Microsecond + clockSkew
 	once := rate.Rate{Count: 1, Period: life.Truncate(rate.MinPeriod)}
-	l, wrong := strategy.NewLimitOf(store.OncePrefix+r.Nonce, once, strategy.GCRA, 0, 0)
+	l, wrong := strategy.NewLimitOf(strategy.Spec{Name: store.OncePrefix + r.Nonce, Strategy: strategy.GCRA}, once, 0)
 	if wrong != nil {
 		panic(wrong[0].Problem) // MaxLife is too long
 	}

@@ -8,8 +8,9 @@ import (
 
 	bootstrapv3 "github.com/envoyproxy/go-control-plane/envoy/config/bootstrap/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/header_mutation/v3" // for what the file holds as Any
 	ratelimitv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/ratelimit/v3"
-	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3" // for what the file holds as Any
+	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3" // likewise
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/retry/host/previous_hosts/v3" // likewise
 	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"            // likewise
@@ -80,7 +81,11 @@ func TestDeployedEnvoy(t *testing.T) {
 	d := start(t, Options{Config: envoyConfig(t, string(limits))})
 	in := &rlsv3.RateLimitRequest{Domain: filter.GetDomain()}
 	host := routes.GetVirtualHosts()[0]
-	for _, l := range append(host.GetRateLimits(), host.GetRoutes()[0].GetRoute().GetRateLimits()...) {
+	all := host.GetRateLimits()
+	for _, route := range host.GetRoutes() {
+		all = append(all, route.GetRoute().GetRateLimits()...)
+	}
+	for _, l := range all {
 		var entries []string
 		for _, a := range l.GetActions() {
 			switch {
@@ -97,7 +102,7 @@ func TestDeployedEnvoy(t *testing.T) {
 		in.Descriptors = append(in.Descriptors, descriptor(strings.Join(entries, ",")))
 	}
 	out, err := rlsv3.NewRateLimitServiceClient(d.conn).ShouldRateLimit(t.Context(), in)
-	if want := "OK; OK 99 of 100/SECOND; OK 199 of 1000/MINUTE; OK 19 of 20/HOUR"; err != nil || shown(out) != want {
+	if want := "OK; OK 99 of 100/SECOND; OK 199 of 1000/MINUTE; OK 19 of 20/HOUR; OK 99 of 100/HOUR"; err != nil || shown(out) != want {
 		t.Errorf("got %s, %v, want %s", shown(out), err, want)
 	}
 }

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bufio"
 	"fmt"
 	"io"
 	"net"
@@ -17,7 +18,7 @@ import (
 )
 
 // throughEnvoy starts a real Envoy with the configuration that operators copy, in
-// front of a service that counts the requests that reach it.
+// front of a service that counts the requests that reach it, and answers with their keys.
 func throughEnvoy(t *testing.T, d *daemon) (e *envoytest.Envoy, reached *atomic.Int64) {
 	t.Helper()
 	return throughEnvoyOf(t, "envoy.yaml", "port_value: 8081", "port_value: "+envoytest.PortOf(t, d.GRPCAddr()), "max_interval: 0.1s", "max_interval: 20s")
@@ -27,7 +28,14 @@ func throughEnvoy(t *testing.T, d *daemon) (e *envoytest.Envoy, reached *atomic.
 func throughEnvoyOf(t *testing.T, file string, edits ...string) (e *envoytest.Envoy, reached *atomic.Int64) {
 	t.Helper()
 	reached = new(atomic.Int64)
-	service := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { reached.Add(1) }))
+	service := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		reached.Add(1)
+		for name, values := range r.Header { // as a service does that reads x_api_key as x-api-key
+			if strings.EqualFold(strings.ReplaceAll(name, "_", "-"), "x-api-key") {
+				fmt.Fprintf(w, "keys %q", values)
+			}
+		}
+	}))
 	t.Cleanup(service.Close)
 	data, err := os.ReadFile(deployed + file)
 	if err != nil {
@@ -60,6 +68,14 @@ func TestExtAuthzThroughEnvoy(t *testing.T) {
 			t.Errorf("request %d: %s %s, want %d", i, reply.Status, text, want)
 		}
 	}
+	for _, method := range []string{"GET", "HEAD", "PUT", "DELETE", "OPTIONS", "TRACE", "PURGE", "get"} {
+		for _, headers := range []string{
+			"X-Forwarded-For: " + strings.Repeat("203.0.113.7, ", 4000) + "203.0.113.7\r\n", "X-Forwarded-For: \xff\r\nX-Forwarded-For:\r\n", "X_Forwarded_For: 203.0.113.7\r\n",
+			"Forwarded: for=203.0.113.7\r\nX-Real-IP: 203.0.113.7\r\nTrue-Client-IP: 203.0.113.7\r\n", "Expect: 100-continue\r\n", "Connection: X-Forwarded-For\r\n", "Content-Length: 0\r\n",
+		} {
+			send(t, e, method+" /", headers)
+		}
+	}
 	if n := reached.Load(); n != 5 {
 		t.Errorf("%d requests reached the service, want 5", n)
 	}
@@ -78,21 +94,29 @@ func TestExtAuthzThroughEnvoy(t *testing.T) {
 // hiddenReason is what end clients are told.
 const hiddenReason = "the limit of this request cannot be checked"
 
-// send sends a request as it is, and waits for its answer: a client of Go would
-// correct it.
-func send(t *testing.T, e *envoytest.Envoy, path, key string) {
+// send sends a request as it is, and returns its answer: a client of Go would correct it.
+// The headers are lines, each with its end.
+func send(t *testing.T, e *envoytest.Envoy, request, headers string) string {
 	t.Helper()
 	conn, err := net.Dial("tcp", strings.TrimPrefix(e.URL, "http://"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = conn.Close() }()
-	if _, err := fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: service\r\nX-Api-Key: %s\r\nConnection: close\r\n\r\n", path, key); err != nil {
+	if _, err := fmt.Fprintf(conn, "%s HTTP/1.1\r\nHost: service\r\n%sConnection: close\r\n\r\n", request, headers); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := io.ReadAll(conn); err != nil {
+	method, _, _ := strings.Cut(request, " ")
+	answer, err := http.ReadResponse(bufio.NewReader(conn), &http.Request{Method: method}) // Envoy closes late what it refuses
+	if err != nil {
+		t.Fatalf("%s, %q: %v", request, headers, err)
+	}
+	defer func() { _ = answer.Body.Close() }()
+	body, err := io.ReadAll(answer.Body)
+	if err != nil {
 		t.Fatal(err)
 	}
+	return answer.Status + " " + string(body)
 }
 
 // TestRetryAfterThroughEnvoy has a client of a real Envoy empty a bucket: it is told
@@ -139,19 +163,16 @@ descriptors: [{key: api_key, rate_limit: {unit: minute, requests_per_unit: 6, st
 // example's limit of 20 logins an hour: by other spellings of the path, and by
 // bytes in the header that they are known by.
 func TestLoginThroughEnvoy(t *testing.T) {
-	limits, err := os.ReadFile(deployed + "ratelimit/edge.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
-	d := start(t, Options{Config: envoyConfig(t, strings.ReplaceAll(string(limits), "requests_per_unit: 100\n", "requests_per_unit: 100000\n"))})
+	d := start(t, Options{Config: envoyConfig(t, exampleLimits(t, 1000))})
 	e, reached := throughEnvoy(t, d)
 	for _, key := range []string{"alice", "\xff", "\xfe"} {
 		reached.Store(0)
 		for range 3 {
 			for _, path := range []string{
 				"/login", "/login?x=1", "/login?", "/login/", "/login/?a=b", "//login", "/./login", "/a/../login", "/%6cogin", "/login#x", "/%2Flogin", "/login;x=1",
+				"/LOGIN", "/login%3bx=1", "/login%20", "/login.", "/login%00", "\\login", "http://service/login", "http://service:80/login?x",
 			} {
-				send(t, e, path, key)
+				send(t, e, "GET "+path, "X-Api-Key: "+key+"\r\n")
 			}
 		}
 		if n := reached.Load(); n > 20 {
@@ -162,6 +183,56 @@ func TestLoginThroughEnvoy(t *testing.T) {
 	}
 	if n := d.metric(t, "ratelimitd_undecodable_messages_total"); n != 0 {
 		t.Errorf("%v messages could not be decoded, want none", n)
+	}
+}
+
+// exampleLimits returns the limits beside the example of Envoy, but for those of an
+// address: a test has one, which may send many requests and so many logins.
+func exampleLimits(t *testing.T, logins int) string {
+	t.Helper()
+	limits, err := os.ReadFile(deployed + "ratelimit/edge.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return envoytest.Edit(t, string(limits), "unit: second\n      requests_per_unit: 100\n", "unit: second\n      requests_per_unit: 100000\n",
+		"unit: hour\n          requests_per_unit: 100\n", fmt.Sprintf("unit: hour\n          requests_per_unit: %d\n", logins))
+}
+
+// TestKeysThroughEnvoy has a client of a real Envoy whose key may send no more logins send
+// others, in each way in which the service may still know it; and then send keys that
+// nobody has.
+func TestKeysThroughEnvoy(t *testing.T) {
+	d := start(t, Options{Config: envoyConfig(t, exampleLimits(t, 60))})
+	e, reached := throughEnvoy(t, d)
+	for range 20 {
+		send(t, e, "GET /login", "X-Api-Key: alice\r\n")
+	}
+	if n := reached.Swap(0); n != 20 {
+		t.Fatalf("%d logins reached the service, want 20", n)
+	}
+	for _, headers := range []string{
+		"X-Api-Key: alice\r\n", "x-api-key:\t alice \t\r\n", "X-API-KEY: alice\r\n", "X-Api-Key: alice\r\nX-Api-Key: alice\r\n", "X-Api-Key: alice\r\nX-Api-Key:\r\n",
+		"X-Api-Key: alice,\r\n", "X-Api-Key:\r\nX-Api-Key: alice\r\n", "X_Api_Key: alice\r\n", "X-Api_Key: alice\r\n", "X-Api-Key : alice\r\n", "X-Api-Key: al\x00ice\r\n",
+		"X-Api-Key:\r\n alice\r\n", "X-Api-Key: alice\r\nX-Forwarded-For: 203.0.113.9\r\n", "X-Api-Key: alice\r\nX-Envoy-External-Address: 203.0.113.9\r\nX-Envoy-Internal: true\r\n",
+		"X-Api-Key: alice\r\nX-Envoy-Original-Path: /\r\n", "X-Api-Key: alice\r\nX-Envoy-Expected-Rq-Timeout-Ms: 1\r\nX-Envoy-Upstream-Rq-Timeout-Ms: 1\r\n",
+		"X-Api-Key: alice\r\nHost: service.\r\n", "X-Api-Key: alice\r\nTransfer-Encoding: chunked\r\n",
+	} {
+		if answer := send(t, e, "GET /login", headers); strings.Contains(answer, `"alice"`) {
+			t.Errorf("%q: the service is asked by alice: %s", headers, answer)
+		}
+	}
+	// Neither no key nor new ones are a way around the limit of the address. Those above
+	// have taken some of its 60.
+	reached.Store(0)
+	for i := range 80 {
+		headers := ""
+		if i%2 == 0 {
+			headers = fmt.Sprintf("X-Api-Key: %s%d\r\n", strings.Repeat("k", 500*i), i)
+		}
+		send(t, e, "GET /login", headers)
+	}
+	if n := reached.Load(); n > 40 || n < 10 {
+		t.Errorf("%d logins without a key or with new ones reached the service, want up to 40", n)
 	}
 }
 

@@ -32,6 +32,7 @@ descriptors:
   - {key: always, rate_limit: {unit: year, requests_per_unit: 10, overdraw: always}}
   - {key: default, rate_limit: {unit: year, requests_per_unit: 10}}
   - {key: bucket, rate_limit: {unit: year, requests_per_unit: 10, strategy: token_bucket, overdraw: always}}
+  - {key: bounded, rate_limit: {unit: year, requests_per_unit: 10, strategy: token_bucket, overdraw: always, max_debt: 3}}
   - {key: tried, shadow_mode: true, rate_limit: {unit: year, requests_per_unit: 10, overdraw: always}}
   - {key: nothing, rate_limit: {unit: year, requests_per_unit: 0, overdraw: always}}
   - key: several
@@ -65,8 +66,9 @@ func TestOverdraw(t *testing.T) {
 				{"default", []int{8, 5, 0, 7, -4, 1}, "O2 X0 X0 X0 O1 O0"},
 				{"always", []int{8, 2, 0, 5, 0, 5, -9, 0, -2, 1, -100}, "O2 O0 O0 X0 X0 X0 O0 X0 O1 O0 O10"}, // 20 at most
 				{"bucket", []int{8, 5, 0, 5, -8, 0, -1, 1}, "O2 X0 X0 X0 O0 O0 O1 O0"},
-				{"tried", []int{8, 5, 5, -9, 1}, "O2 O0 O0 O1 O0"}, // which counts, and lets pass
-				{"nothing", []int{0, 1, -1, 1}, "O0 X0 O0 X0"},
+				{"bounded", []int{8, 5, 20, -3, -1, 1}, "O2 X0 X0 O0 O1 O0"},   // 13 at most
+				{"tried", []int{8, 5, 5, -9, 1}, "O2 O0 O0 O1 O0"},             // which counts, and lets pass
+				{"nothing", []int{0, 1, 0, -1, 1, 0}, "X0 X0 X0 O0 X0 X0"},     // a limit of 0 allows nothing at all
 				{"several", []int{3, 4, 4, -1, -4, -100}, "O1 X0 X0 O0 O0 O4"}, // 11 of 10
 			} {
 				got := ""
@@ -277,6 +279,11 @@ func TestMeteredThroughEnvoy(t *testing.T) {
 			if time.Now().After(end) {
 				t.Fatalf("request %d: %d tokens are used, want %d", i, used(), want)
 			}
+		}
+	}
+	for _, headers := range []string{"", "X-Api-Key:\r\n", "X-Api-Key: alice\r\nX-Api-Key: alice\r\n", "X_Api_Key: alice\r\n"} { // without a key that Envoy sees
+		if answer := send(t, e, "GET /", headers); strings.HasPrefix(answer, "200") {
+			t.Errorf("%q: %s", headers, answer)
 		}
 	}
 	if reply, _ := fetch(t, http.MethodGet, e.URL, "", http.Header{"X-Api-Key": {"bob"}}); reply.StatusCode != http.StatusOK {

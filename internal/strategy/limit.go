@@ -122,14 +122,16 @@ func NewLimit(spec Spec, maxLogCount int64) (Limit, []Violation) {
 	return newLimit(&spec, r, problem, maxLogCount)
 }
 
-// NewLimitOf is NewLimit for a program that has the rate as numbers.
-func NewLimitOf(name string, r rate.Rate, s Strategy, burst uint64, maxLogCount int64) (Limit, []Violation) {
+// NewLimitOf is NewLimit for a program that has the rate as numbers, instead of that in
+// spec.
+func NewLimitOf(spec Spec, r rate.Rate, maxLogCount int64) (Limit, []Violation) {
 	problem := ""
 	if !r.Valid() {
 		problem = fmt.Sprintf("rate %s is out of bounds; give a count of 0 to %d and a period of %v to %v in whole milliseconds",
 			r, rate.MaxCount, rate.MinPeriod, rate.MaxPeriod)
 	}
-	return newLimit(&Spec{Name: name, Strategy: s, Burst: burst}, r, problem, maxLogCount)
+	spec.Rate = ""
+	return newLimit(&spec, r, problem, maxLogCount)
 }
 
 func parseRate(text string) (r rate.Rate, problem string) {

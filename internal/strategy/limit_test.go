@@ -194,6 +194,8 @@ func TestNewLimitOf(t *testing.T) {
 		{Rate: "1001/m", Strategy: strategy.SlidingWindowLog},
 		{Name: strings.Repeat("n", 129), Rate: "1/s", Strategy: 9, Burst: 2e9},
 		{Rate: "1/s", Burst: 1},
+		{Rate: "5/3 months", AnchorDay: 15, Zone: time.UTC, MaxDebt: strategy.AtMost(7)},
+		{Rate: "5/h", Zone: time.UTC},
 	} {
 		r, err := rate.Parse(spec.Rate)
 		if err != nil {
@@ -201,14 +203,14 @@ func TestNewLimitOf(t *testing.T) {
 		}
 		spec.Rate = r.String() // as messages of numbers quote it
 		want, wantWrong := strategy.NewLimit(spec, 1000)
-		got, gotWrong := strategy.NewLimitOf(spec.Name, r, spec.Strategy, spec.Burst, 1000)
+		got, gotWrong := strategy.NewLimitOf(spec, r, 1000)
 		if got != want || fmt.Sprint(gotWrong) != fmt.Sprint(wantWrong) {
 			t.Errorf("%+v: got %+v, %q, want %+v, %q", spec, got, gotWrong, want, wantWrong)
 		}
 	}
 	for _, r := range []rate.Rate{{}, {Count: -2, Period: time.Second}, {Count: rate.MaxCount + 1, Period: time.Second}, {Count: 1, Period: time.Microsecond},
 		{Count: 1, Period: time.Second + 1}, {Count: 1, Period: rate.MaxPeriod + time.Millisecond}, {Count: rate.Unlimited, Period: time.Second}} {
-		if _, wrong := strategy.NewLimitOf("", r, 0, 0, 1000); len(wrong) != 1 || wrong[0].Field != "rate" || !strings.Contains(wrong[0].Problem, "is out of bounds") {
+		if _, wrong := strategy.NewLimitOf(strategy.Spec{}, r, 1000); len(wrong) != 1 || wrong[0].Field != "rate" || !strings.Contains(wrong[0].Problem, "is out of bounds") {
 			t.Errorf("%+v: got %q", r, wrong)
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -212,30 +213,8 @@ func runImage(t *testing.T, c *container) {
 		}
 	}
 
-	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
-	defer cancel()
 	args := slices.Concat(c.config.Entrypoint, c.config.Cmd, []string{"--grpc-addr=127.0.0.1:0", "--http-addr=127.0.0.1:0", "--admin-addr=127.0.0.1:0", "--log-format=json"})
-	cmd := c.command(ctx, args...)
-	log, err := cmd.StderrPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatalf("%v (a chroot needs the rights of root, or user namespaces)", err)
-	}
-	var at struct{ Msg, GRPC, Admin string }
-	lines := bufio.NewScanner(log)
-	for at.Msg != "serving" && lines.Scan() {
-		_ = json.Unmarshal(lines.Bytes(), &at)
-	}
-	if at.Msg != "serving" {
-		_ = cmd.Wait()
-		t.Fatal("the daemon does not serve")
-	}
-	process, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(cmd.Process.Pid), "status"))
-	if os.Geteuid() == 0 && !strings.Contains(string(process), "\nUid:\t65534\t65534\t65534\t65534\n") {
-		t.Errorf("the daemon runs as another user, %v: %s", err, process)
-	}
+	at := c.serve(t, nil, args...)
 	_, port, err := net.SplitHostPort(at.GRPC)
 	if err != nil {
 		t.Fatal(err)
@@ -257,10 +236,75 @@ func runImage(t *testing.T, c *container) {
 			t.Errorf("%v: exit status %d, %s, want %d, %s", tt.args, status, out, tt.status, tt.says)
 		}
 	}
+	runGateway(t, c)
+}
 
-	_ = cmd.Process.Signal(syscall.SIGTERM)
-	_, _ = io.Copy(io.Discard, log)
-	if err := cmd.Wait(); err != nil {
-		t.Errorf("the daemon ends with %v", err)
+// runGateway starts the daemon as Envoy Gateway does: by /bin/ratelimit without arguments,
+// with its environment but for the ports, and here without its certificates and its xDS
+// server, which may come late. The probes of the pod must pass.
+func runGateway(t *testing.T, c *container) {
+	t.Helper()
+	at := c.serve(t, []string{
+		"GRPC_HOST=127.0.0.1", "GRPC_PORT=0", "HOST=127.0.0.1", "PORT=0", "RATELIMITD_ADMIN_ADDR=off", "RATELIMITD_LOG_FORMAT=json",
+		"RUNTIME_ROOT=/data", "RUNTIME_SUBDIRECTORY=ratelimit", "RUNTIME_IGNOREDOTFILES=true", "RUNTIME_WATCH_ROOT=false",
+		"LOG_LEVEL=info", "USE_STATSD=false", "USE_PROMETHEUS=true", "PROMETHEUS_ADDR=127.0.0.1:0", "PROMETHEUS_MAPPER_YAML=/etc/statsd-exporter/conf.yaml",
+		"CONFIG_TYPE=GRPC_XDS_SOTW", "CONFIG_GRPC_XDS_SERVER_URL=127.0.0.1:1", "CONFIG_GRPC_XDS_NODE_ID=envoy-ratelimit",
+		"GRPC_SERVER_USE_TLS=true", "GRPC_SERVER_TLS_CERT=/certs/tls.crt", "GRPC_SERVER_TLS_KEY=/certs/tls.key", "GRPC_SERVER_TLS_CA_CERT=/certs/ca.crt",
+		"CONFIG_GRPC_XDS_SERVER_USE_TLS=true", "CONFIG_GRPC_XDS_CLIENT_TLS_CERT=/certs/tls.crt", "CONFIG_GRPC_XDS_CLIENT_TLS_KEY=/certs/tls.key", "CONFIG_GRPC_XDS_SERVER_TLS_CACERT=/certs/ca.crt",
+		"FORCE_START_WITHOUT_INITIAL_CONFIG=true", "REDIS_SOCKET_TYPE=tcp", "REDIS_URL=redis.redis-system.svc:6379",
+	}, "/bin/ratelimit")
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+at.HTTP+"/healthcheck", nil)
+	if err != nil {
+		t.Fatal(err)
 	}
+	reply, err := http.DefaultClient.Do(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = reply.Body.Close() }()
+	if body, err := io.ReadAll(reply.Body); err != nil || reply.StatusCode != http.StatusOK || string(body) != "OK" {
+		t.Errorf("the probe of Envoy Gateway: %s, %s, %v", reply.Status, body, err)
+	}
+}
+
+// addresses are those that a daemon says it serves at.
+type addresses struct{ Msg, GRPC, HTTP, Admin string }
+
+// serve starts a daemon as the user of c. It runs until the test ends.
+func (c *container) serve(t *testing.T, env []string, args ...string) addresses {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
+	t.Cleanup(cancel)
+	cmd := c.command(ctx, args...)
+	cmd.Env = append(cmd.Env, env...)
+	log, err := cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatalf("%v (a chroot needs the rights of root, or user namespaces)", err)
+	}
+	var at addresses
+	said := ""
+	lines := bufio.NewScanner(log)
+	for at.Msg != "serving" && lines.Scan() {
+		said += lines.Text() + "\n"
+		_ = json.Unmarshal(lines.Bytes(), &at)
+	}
+	if at.Msg != "serving" {
+		_ = cmd.Wait()
+		t.Fatalf("%v does not serve:\n%s", args, said)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Signal(syscall.SIGTERM)
+		_, _ = io.Copy(io.Discard, log)
+		if err := cmd.Wait(); err != nil {
+			t.Errorf("%v ends with %v", args, err)
+		}
+	})
+	process, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(cmd.Process.Pid), "status"))
+	if os.Geteuid() == 0 && !strings.Contains(string(process), "\nUid:\t65534\t65534\t65534\t65534\n") {
+		t.Errorf("%v runs as another user, %v: %s", args, err, process)
+	}
+	return at
 }

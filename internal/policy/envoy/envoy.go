@@ -9,7 +9,6 @@ import (
 	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -17,7 +16,6 @@ import (
 	"time"
 
 	"github.com/ratelimitd/ratelimitd/internal/glob"
-	"github.com/ratelimitd/ratelimitd/internal/rate"
 	"github.com/ratelimitd/ratelimitd/internal/store"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 )
@@ -130,37 +128,6 @@ func NewLimit(requests uint32, unit Unit, multiplier uint32) (*Limit, error) {
 		return nil, err
 	}
 	return &Limit{Parts: []Part{part}}, nil
-}
-
-// A spec is what a file or a request says of a part of a limit.
-type spec struct {
-	requests   uint32
-	unit       Unit
-	multiplier uint32 // of the unit
-	strategy   strategy.Strategy
-	burst      uint64 // 0: the strategy's default
-}
-
-// part returns what s describes, or what is wrong with s.
-func (s *spec) part(maxLogCount int64) (Part, error) {
-	u, ok := units[s.unit]
-	if !ok {
-		return Part{}, fmt.Errorf("unit %d is not known; use %s", s.unit, unitNames())
-	}
-	period := time.Duration(s.multiplier) * u.length
-	if s.multiplier < 1 || period > rate.MaxPeriod || period/u.length != time.Duration(s.multiplier) {
-		return Part{}, fmt.Errorf("unit_multiplier %d makes a period of 0 or of more than 366 days; use 1 to %d with this unit", s.multiplier, rate.MaxPeriod/u.length)
-	}
-	name := u.name // so that a change of the count keeps the counter, and a change of the unit does not
-	if s.multiplier > 1 {
-		name = fmt.Sprintf("%d%s", s.multiplier, name)
-	}
-	r := rate.Rate{Count: min(int64(s.requests), rate.MaxCount), Period: period}
-	l, wrong := strategy.NewLimitOf(name, r, s.strategy, s.burst, maxLogCount)
-	if wrong != nil {
-		return Part{}, errors.New(wrong[0].Problem)
-	}
-	return Part{Limit: l, RequestsPerUnit: s.requests, Unit: s.unit, Multiplier: s.multiplier}, nil
 }
 
 // Knows reports whether c has domain.
@@ -396,8 +363,11 @@ func (l *Limit) line(p *Part) string {
 	line := fmt.Sprintf("%s: unit=%s requests_per_unit=%d, shadow_mode: %t", l.metric, unit, p.RequestsPerUnit, l.ShadowMode)
 	if p.Rate.IsUnlimited() {
 		line += ", unlimited: true"
-	} else if p.Strategy != strategy.FixedWindow || p.Multiplier > 1 {
-		line += fmt.Sprintf(", strategy: %s, rate: %s, burst: %d", p.Strategy, p.Rate, p.Capacity)
+	} else if p.Strategy != strategy.FixedWindow || p.Multiplier > 1 || p.OnCalendar() {
+		line += fmt.Sprintf(", strategy: %s, rate: %s, burst: %d", p.Strategy, p.AppendCalendar(p.Rate.Append(nil)), p.Capacity)
+	}
+	if debt, ok := p.MaxDebt.Units(); ok {
+		line += fmt.Sprintf(", max_debt: %d", debt)
 	}
 	if l.overdraw != "" {
 		line += ", overdraw: " + string(l.overdraw)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 
@@ -241,6 +242,41 @@ func TestOverdraw(t *testing.T) {
 	}
 }
 
+// TestCalendar has windows of the calendar and those of units that have one length.
+func TestCalendar(t *testing.T) {
+	at := strategy.InstantOf(time.Date(2026, time.March, 29, 12, 0, 0, 0, time.UTC)) // a Sunday; in Berlin it has 23 hours
+	names := map[string]bool{}
+	for _, tt := range []struct{ limit, begin, end string }{
+		{"unit: month", "2026-03-08T00:00:00Z", "2026-04-07T00:00:00Z"},
+		{"unit: month, calendar: true", "2026-03-01T00:00:00Z", "2026-04-01T00:00:00Z"},
+		{"unit: month, calendar: true, anchor_day: 15", "2026-03-15T00:00:00Z", "2026-04-15T00:00:00Z"},
+		{"unit: month, calendar: true, time_zone: Europe/Berlin", "2026-02-28T23:00:00Z", "2026-03-31T22:00:00Z"},
+		{"unit: month, unit_multiplier: 3, calendar: true", "2026-01-01T00:00:00Z", "2026-04-01T00:00:00Z"},
+		{"unit: year", "2025-12-18T00:00:00Z", "2026-12-18T00:00:00Z"},
+		{"unit: year, calendar: true, anchor_day: 2", "2026-01-02T00:00:00Z", "2027-01-02T00:00:00Z"},
+		{"unit: week", "2026-03-26T00:00:00Z", "2026-04-02T00:00:00Z"}, // from Thursday, as in envoyproxy/ratelimit
+		{"unit: week, calendar: true", "2026-03-23T00:00:00Z", "2026-03-30T00:00:00Z"},
+		{"unit: day", "2026-03-29T00:00:00Z", "2026-03-30T00:00:00Z"},
+		{"unit: day, calendar: true", "2026-03-29T00:00:00Z", "2026-03-30T00:00:00Z"},
+		{"unit: day, calendar: true, time_zone: Europe/Berlin", "2026-03-28T23:00:00Z", "2026-03-29T22:00:00Z"},
+	} {
+		c := mustRead(t, "domain: d\ndescriptors: [{key: a, rate_limit: {requests_per_unit: 5, "+tt.limit+"}}]")
+		part := c.Match("d", entries("a=1")).Parts[0]
+		begin, end := part.Window(at)
+		text := func(i strategy.Instant) string { return time.UnixMicro(int64(i)).UTC().Format(time.RFC3339) }
+		if text(begin) != tt.begin || text(end) != tt.end {
+			t.Errorf("%s: from %s to %s, want %s to %s", tt.limit, text(begin), text(end), tt.begin, tt.end)
+		}
+		if names[part.Name] {
+			t.Errorf("%s: another limit has the counter %s too", tt.limit, part.Name)
+		}
+		names[part.Name] = true
+		if c.String() == "" || strings.Contains(tt.limit, "Berlin") != strings.Contains(c.String(), "Europe/Berlin") {
+			t.Errorf("%s: shown as %s", tt.limit, c)
+		}
+	}
+}
+
 func TestReplaced(t *testing.T) {
 	c := mustRead(t, `
 domain: d
@@ -258,12 +294,12 @@ func TestString(t *testing.T) {
 	got := mustRead(t, `
 domain: d
 descriptors:
-  - {key: b, value: c, shadow_mode: true, rate_limit: {unit: minute, requests_per_unit: 2}}
+  - {key: b, value: c, shadow_mode: true, rate_limit: {unit: minute, requests_per_unit: 2, max_debt: 9}}
   - {key: a, rate_limit: {unlimited: true}, descriptors: [{key: x, rate_limit: {unit: day, unit_multiplier: 2, requests_per_unit: 3, strategy: gcra, burst: 2}}]}
 `).String()
 	want := `d.a.x: unit=DAY requests_per_unit=3, shadow_mode: false, strategy: gcra, rate: 3/2d, burst: 2
 d.a: unit=UNKNOWN requests_per_unit=0, shadow_mode: false, unlimited: true
-d.b_c: unit=MINUTE requests_per_unit=2, shadow_mode: true
+d.b_c: unit=MINUTE requests_per_unit=2, shadow_mode: true, max_debt: 9
 `
 	if got != want {
 		t.Errorf("got\n%swant\n%s", got, want)
@@ -293,24 +329,37 @@ func TestProblems(t *testing.T) {
 		limit("{unit: day, requests_per_unit: 1, overdraw: true}"):                                                          `overdraw "true" is not known; use none, once or always`,
 		limits("[{unit: day, requests_per_unit: 1, overdraw: once}, {unit: hour, requests_per_unit: 1, overdraw: always}]"): `overdraw is always here, and once of another limit of this descriptor`,
 		limit("{}"): `unit "" is not known; use second, minute, hour, day, week, month, year`,
-		limit("{unit: fortnight, requests_per_unit: 1}"):                            `0.yaml:2:43: unit "fortnight" is not known`,
-		limit("{unit: unknown, requests_per_unit: 1}"):                              `unit "unknown" is not known`,
-		limit("{unit: day, requests_per_unit: -1}"):                                 `"-1" is not a whole number of 0 to 4294967295`,
-		limit("{unit: day, requests_per_unit: 4294967296}"):                         `"4294967296" is over 4294967295`,
-		limit("{unlimited: true, unit: day}"):                                       `unlimited and a unit of "day" are both given; leave one of them out`,
-		limit("{unit: day, replaces: [{}]}"):                                        "an item of replaces needs a name",
-		limit("{unit: day, name: x, replaces: [{name: x}]}"):                        `"x" replaces itself`,
-		limit("{unit: day, unit_multiplier: 0}"):                                    "unit_multiplier 0 makes a period of 0 or of more than 366 days; use 1 to 366 with this unit",
-		limit("{unit: year, unit_multiplier: 4294967295}"):                          "use 1 to 1 with this unit",
-		limit("{unit: day, strategy: x}"):                                           `unknown strategy "x"`,
-		limits("{unit: day}"):                                                       "a mapping, where a list is wanted",
-		limits("[{unit: day}, {}]"):                                                 `unit "" is not known`,
-		limits("[{unit: day}, {unit: DAY}]"):                                        "another limit of this descriptor has the unit \"DAY\" and the same strategy",
-		limits("[{unit: day, burst: 5}]"):                                           "burst 5: fixed_window has none",
-		limits("[" + many + "]"):                                                    "more than 16 limits on one descriptor",
-		limit("{unlimited: true}, rate_limits: [{unit: day}]"):                      "no other can be beside it",
-		limit("{unit: day, burst: 5}"):                                              "burst 5: fixed_window has none",
-		limit("{unit: day, requests_per_unit: 5000, strategy: sliding_window_log}"): "caps its count at 1000",
+		limit("{unit: fortnight, requests_per_unit: 1}"):                                                       `0.yaml:2:43: unit "fortnight" is not known`,
+		limit("{unit: unknown, requests_per_unit: 1}"):                                                         `unit "unknown" is not known`,
+		limit("{unit: day, requests_per_unit: -1}"):                                                            `"-1" is not a whole number of 0 to 4294967295`,
+		limit("{unit: day, requests_per_unit: 4294967296}"):                                                    `"4294967296" is over 4294967295`,
+		limit("{unlimited: true, unit: day}"):                                                                  `unlimited and a unit of "day" are both given; leave one of them out`,
+		limit("{unit: day, replaces: [{}]}"):                                                                   "an item of replaces needs a name",
+		limit("{unit: day, name: x, replaces: [{name: x}]}"):                                                   `"x" replaces itself`,
+		limit("{unit: day, unit_multiplier: 0}"):                                                               "unit_multiplier 0 makes a period of 0 or of more than 366 days; use 1 to 366 with this unit",
+		limit("{unit: year, unit_multiplier: 4294967295}"):                                                     "use 1 to 1 with this unit",
+		limit("{unit: day, strategy: x}"):                                                                      `unknown strategy "x"`,
+		limits("{unit: day}"):                                                                                  "a mapping, where a list is wanted",
+		limits("[{unit: day}, {}]"):                                                                            `unit "" is not known`,
+		limits("[{unit: day}, {unit: DAY}]"):                                                                   "another limit of this descriptor has the unit \"DAY\" and the same strategy",
+		limits("[{unit: day, burst: 5}]"):                                                                      "burst 5: fixed_window has none",
+		limits("[" + many + "]"):                                                                               "more than 16 limits on one descriptor",
+		limit("{unlimited: true}, rate_limits: [{unit: day}]"):                                                 "no other can be beside it",
+		limit("{unit: day, burst: 5}"):                                                                         "burst 5: fixed_window has none",
+		limit("{unit: day, requests_per_unit: 5000, strategy: sliding_window_log}"):                            "caps its count at 1000",
+		limit("{unit: hour, calendar: true}"):                                                                  "calendar: windows of a hour are the same in all calendars; leave it out, or use day, week, month or year",
+		limit("{unit: month, calendar: true, strategy: gcra}"):                                                 "calendar: a gcra follows no calendar",
+		limit("{unit: month, calendar: true, unit_multiplier: 5}"):                                             "unit_multiplier 5: months of the calendar are a whole part of a year",
+		limit("{unit: month, calendar: true, unit_multiplier: 0}"):                                             "unit_multiplier 0",
+		limit("{unit: year, calendar: true, unit_multiplier: 2}"):                                              "use 1 to 1 with this unit",
+		limit("{unit: month, calendar: true, anchor_day: 29}"):                                                 "anchor_day 29: not every month has this day; write 1 to 28",
+		limit("{unit: week, calendar: true, anchor_day: 2}"):                                                   "anchor_day 2: only months and years begin on a day of a month; leave it out, or use the unit month or year",
+		limit("{unit: month, anchor_day: 2}"):                                                                  "anchor_day 2: without the calendar, a month begins on no day of a month; add calendar: true",
+		limit("{unit: day, time_zone: Europe/Berlin}"):                                                         "time_zone Europe/Berlin: without the calendar, windows are the same in all zones; add calendar: true",
+		limit("{unit: day, calendar: true, time_zone: Berlin}"):                                                `0.yaml:2:75: time_zone "Berlin" is not known`,
+		limit("{unlimited: true, calendar: true}"):                                                             "an unlimited descriptor counts nothing; leave out calendar",
+		limit("{unit: day, overdraw: none, max_debt: 5}"):                                                      "overdraw: none leaves no debt; leave one of them out",
+		limit("{unit: day, max_debt: -5}"):                                                                     `"-5" is not a whole number`,
 		"domain: d\ndescriptors:" + strings.Repeat(" [{key: a, descriptors:", 120) + strings.Repeat("}]", 120): "nested more than 100 deep",
 	} {
 		if _, err := read(false, data); err == nil || !strings.Contains(err.Error(), want) {

@@ -3,12 +3,14 @@ package envoy
 import (
 	"cmp"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 
 	"github.com/ratelimitd/ratelimitd/internal/quote"
 	"github.com/ratelimitd/ratelimitd/internal/rate"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
+	"github.com/ratelimitd/ratelimitd/internal/timezone"
 	"github.com/ratelimitd/ratelimitd/internal/yamlfile"
 )
 
@@ -57,7 +59,7 @@ const (
 var (
 	rootKeys       = []string{"domain", "descriptors", "overdraw"}
 	descriptorKeys = []string{"key", "value", "rate_limit", "rate_limits", "descriptors", "shadow_mode", "detailed_metric", "value_to_metric", "share_threshold", "quota_mode", "metadata"}
-	limitKeys      = []string{"unit", "requests_per_unit", "unlimited", "name", "replaces", "unit_multiplier", "strategy", "burst", "overdraw"}
+	limitKeys      = []string{"unit", "requests_per_unit", "unlimited", "name", "replaces", "unit_multiplier", "strategy", "burst", "overdraw", "max_debt", "calendar", "time_zone", "anchor_day"}
 	elsewhere      = slices.Concat(rootKeys, descriptorKeys, limitKeys)
 )
 
@@ -319,6 +321,24 @@ func (p *partDraft) keys() map[string]func(yamlfile.Node) {
 			}
 		},
 		"overdraw": func(v yamlfile.Node) { p.overdraw = readOverdraw(v) },
+		"max_debt": func(v yamlfile.Node) {
+			if !v.IsNull() {
+				p.maxDebt = strategy.AtMost(v.Uint(strategy.MaxUnits))
+			}
+		},
+		"calendar": func(v yamlfile.Node) { p.calendar = v.Bool() },
+		"time_zone": func(v yamlfile.Node) {
+			zone, err := timezone.Load(v.Text())
+			if err != nil {
+				v.Problem("%v", err)
+			}
+			p.zone = zone
+		},
+		"anchor_day": func(v yamlfile.Node) {
+			if !v.IsNull() {
+				p.anchorDay = uint32(v.Uint(math.MaxUint32))
+			}
+		},
 	}
 }
 
@@ -359,6 +379,9 @@ func (r *Reader) addPart(p *partDraft, l *Limit) bool {
 		if p.spec.unit != 0 {
 			p.unitAt.Problem("unlimited and a unit of %s are both given; leave one of them out", quote.Cut(p.unit))
 		}
+		if p.calendar || p.zone != nil || p.anchorDay > 0 || p.maxDebt != 0 {
+			p.at.Problem("an unlimited descriptor counts nothing; leave out calendar, time_zone, anchor_day and max_debt")
+		}
 		everything := strategy.Limit{Strategy: strategy.FixedWindow, Rate: rate.Rate{Count: rate.Unlimited}}
 		l.Parts = append(l.Parts, Part{Limit: everything, Multiplier: 1})
 		return true
@@ -366,6 +389,9 @@ func (r *Reader) addPart(p *partDraft, l *Limit) bool {
 	if p.spec.unit == 0 {
 		p.unitAt.Problem("unit %s is not known; use %s", quote.Cut(p.unit), unitNames())
 		return false
+	}
+	if p.maxDebt != 0 && p.overdraw == OverdrawNone {
+		p.at.Problem("max_debt bounds what overdraw leaves, and overdraw: none leaves no debt; leave one of them out")
 	}
 	part, err := p.part(r.o.MaxLogCount)
 	if err != nil {

@@ -347,8 +347,9 @@ func (a *API) describe(m *envoy.Match, r *decide.Request, answer *decide.Answer,
 	}
 	// A request for nothing wants to know whether there is anything left. Under
 	// OverdrawAlways it is over only once more than the limit was taken, as there. Under the
-	// others, reports of what was let pass at nothing left would never count.
-	over = !st.Allowed || r.Cost == 0 && st.Remaining == 0 && m.Overdraw != envoy.OverdrawAlways
+	// others, reports of what was let pass at nothing left would never count. A limit of 0
+	// has nothing to count: it would let pass all that ask for nothing first.
+	over = !st.Allowed || r.Cost == 0 && st.Remaining == 0 && (m.Overdraw != envoy.OverdrawAlways || st.Limit == 0)
 	hits := account.Hits{N: r.Cost, Shadow: m.ShadowMode || a.o.ShadowMode}
 	if over {
 		hits.Over = r.Cost
