@@ -39,6 +39,7 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/server/grpcapi"
 	"github.com/ratelimitd/ratelimitd/internal/server/grpcapi/codec"
 	"github.com/ratelimitd/ratelimitd/internal/server/httpapi"
+	"github.com/ratelimitd/ratelimitd/internal/server/respapi"
 	"github.com/ratelimitd/ratelimitd/internal/store"
 	ratelimitv1 "github.com/ratelimitd/ratelimitd/proto/ratelimit/v1"
 )
@@ -61,6 +62,7 @@ const streamWorkers = 128
 type Options struct {
 	GRPCAddr string // host:port; port 0 picks a free one
 	HTTPAddr string
+	RESPAddr string              // "": the protocol of Redis is not served
 	GRPC     []grpc.ServerOption // further options of the gRPC server
 	// AdminAddr is where whoever reaches it may profile the daemon and set its
 	// log level. "": nowhere.
@@ -126,12 +128,14 @@ type Server struct {
 	grpc   *grpc.Server
 	http   *http.Server
 	admin  *http.Server
+	resp   *respapi.Server // nil without an address for it
 	// metrics serves nothing but metrics; nil without an address for that.
 	metrics *http.Server
 
 	grpcListener, httpListener net.Listener
 	adminListener              net.Listener // nil without an admin port
 	metricsListener            net.Listener // nil without metrics
+	respListener               net.Listener // nil without the protocol of Redis
 
 	requireDomains bool
 
@@ -170,7 +174,7 @@ func New(o Options) (*Server, error) {
 
 	latency := histogram.NewVec("ratelimitd_request_duration_seconds",
 		"Time from a call's arrival to its answer, by method; of a stream, of each message.", "method",
-		grpcapi.MethodUnary, grpcapi.MethodBatch, grpcapi.MethodStream, envoyapi.Method, httpapi.PathShouldAllow, httpapi.PathAuthorize)
+		grpcapi.MethodUnary, grpcapi.MethodBatch, grpcapi.MethodStream, envoyapi.Method, httpapi.PathShouldAllow, httpapi.PathAuthorize, respapi.Method)
 	o.Registry.MustRegister(latency, s.book.Collector(o.StoreName), failuresCollector{s.failures})
 	s.core = decide.New(decide.Options{
 		Store: o.Store, Fallback: o.Fallback, OnError: o.OnError, PoliciesOnly: o.PoliciesOnly, MaxLogCount: o.MaxLogCount, ReservationLife: o.ReservationLife,
@@ -195,6 +199,9 @@ func New(o Options) (*Server, error) {
 	s.admin = s.newAdmin(o, metrics)
 	if s.metricsListener != nil {
 		s.metrics = s.newMetrics(o, metrics)
+	}
+	if s.respListener != nil {
+		s.resp = s.newRESP(o, latency.Of(respapi.Method))
 	}
 	s.SetConfig(o.Config)
 	s.warnOfTrust(&o.Trust)
@@ -295,6 +302,7 @@ func (s *Server) listen(o Options) error {
 		{&s.httpListener, "http-addr", o.HTTPAddr, "127.0.0.1:8080", false},
 		{&s.adminListener, "admin-addr", o.AdminAddr, "127.0.0.1:6070, or off", true},
 		{&s.metricsListener, "metrics-addr", o.Metrics.Addr, "127.0.0.1:9090", true},
+		{&s.respListener, "resp-addr", o.RESPAddr, "127.0.0.1:6379", true},
 	} {
 		if l.addr == "" && l.optional {
 			continue
@@ -322,6 +330,9 @@ func (s *Server) boundConnections(o Options) {
 	}
 	if s.metricsListener != nil {
 		s.metricsListener = bound.Listen(s.metricsListener, "metrics")
+	}
+	if s.respListener != nil {
+		s.respListener = bound.Listen(s.respListener, "resp")
 	}
 }
 
@@ -404,7 +415,7 @@ func (s *Server) MetricsAddr() string {
 // new calls, waits for those under way up to the drain timeout, ends those that are
 // left, and closes the store.
 func (s *Server) Serve(ctx context.Context) error {
-	failed := make(chan error, 4)
+	failed := make(chan error, 5)
 	go func() { failed <- s.grpc.Serve(s.grpcListener) }()
 	go func() { failed <- serveHTTP(s.http, s.httpListener) }()
 	running := 2
@@ -416,7 +427,11 @@ func (s *Server) Serve(ctx context.Context) error {
 		running++
 		go func() { failed <- serveHTTP(s.metrics, s.metricsListener) }()
 	}
-	s.logger.Info("serving", "grpc", s.GRPCAddr(), "http", s.HTTPAddr(), "admin", s.AdminAddr())
+	if s.resp != nil {
+		running++
+		go func() { failed <- s.resp.Serve(s.respListener) }()
+	}
+	s.logger.Info("serving", "grpc", s.GRPCAddr(), "http", s.HTTPAddr(), "admin", s.AdminAddr(), "resp", s.RESPAddr())
 	s.core.Probe(ctx)
 
 	var err error
@@ -432,7 +447,7 @@ func (s *Server) Serve(ctx context.Context) error {
 	s.stop()
 	for range running {
 		stopErr := <-failed
-		if errors.Is(stopErr, http.ErrServerClosed) || errors.Is(stopErr, grpc.ErrServerStopped) {
+		if stopErr == nil || errors.Is(stopErr, http.ErrServerClosed) || errors.Is(stopErr, grpc.ErrServerStopped) {
 			continue // the latter if it was stopped before it had begun
 		}
 		err = errors.Join(err, stopErr)
@@ -478,6 +493,7 @@ func (s *Server) stop() {
 	ctx, cancel := context.WithTimeout(context.Background(), s.drain)
 	defer cancel()
 
+	stopped := s.stopRESP(ctx)
 	drained := make(chan struct{})
 	go func() { s.grpc.GracefulStop(); close(drained) }()
 	select {
@@ -488,6 +504,7 @@ func (s *Server) stop() {
 		<-drained
 	}
 	s.streams.Wait()
+	<-stopped
 	// HTTP last, so that readiness and the last metrics can be seen until then.
 	if err := s.http.Shutdown(ctx); err != nil {
 		_ = s.http.Close()

@@ -28,7 +28,7 @@ import (
 type Trust struct {
 	TLS *keypair.Pair // nil: no port speaks TLS
 	// The ports that speak it. The admin port does only beyond loopback.
-	GRPC, HTTP, Admin bool
+	GRPC, HTTP, Admin, RESP bool
 	// AllowReset lets everybody reset counters, on any address, if callers are not
 	// known.
 	AllowReset bool
@@ -55,9 +55,15 @@ func (s *Server) mayReset(t *Trust, next http.Handler) http.Handler {
 		return next
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		s.failures.Add(auth.ForbiddenOperation)
-		web.WriteError(w, 0, auth.Anonymous(auth.Decide).Check(auth.Reset, "", ""))
+		web.WriteError(w, 0, s.refuseReset())
 	})
+}
+
+// refuseReset counts that somebody wants to reset counters who may not, and returns the
+// error.
+func (s *Server) refuseReset() error {
+	s.failures.Add(auth.ForbiddenOperation)
+	return auth.Anonymous(auth.Decide).Check(auth.Reset, "", "")
 }
 
 // onLoopback reports whether only this machine reaches a listener.
@@ -81,17 +87,18 @@ func asCaller(c *auth.Caller, next http.Handler) http.Handler {
 
 // warnOfTrust logs, once, what the addresses and the credentials leave open.
 func (s *Server) warnOfTrust(t *Trust) {
-	open := !onLoopback(s.grpcListener) || !onLoopback(s.httpListener)
+	redis := s.respListener != nil && !onLoopback(s.respListener)
+	open := !onLoopback(s.grpcListener) || !onLoopback(s.httpListener) || redis
 	switch {
 	case open && s.chain.gate == nil:
-		s.logger.Warn("no authentication: whoever reaches these addresses can use up the limits of everybody; set --auth-file, or --tls-client-ca, or listen on 127.0.0.1", "grpc", s.GRPCAddr(), "http", s.HTTPAddr())
+		s.logger.Warn("no authentication: whoever reaches these addresses can use up the limits of everybody; set --auth-file, or --tls-client-ca, or listen on 127.0.0.1", "grpc", s.GRPCAddr(), "http", s.HTTPAddr(), "resp", s.RESPAddr())
 	case s.httpIsOpen(t):
 		if !onLoopback(s.httpListener) {
 			s.logger.Warn("the HTTP port is open: it has no TLS, so that nobody can show a certificate there; add http to --tls-ports, set --auth-file, or listen on 127.0.0.1", "http", s.HTTPAddr())
 		}
-	case !onLoopback(s.grpcListener) && !t.speaks(t.GRPC) || !onLoopback(s.httpListener) && !t.speaks(t.HTTP):
+	case !onLoopback(s.grpcListener) && !t.speaks(t.GRPC) || !onLoopback(s.httpListener) && !t.speaks(t.HTTP) || redis && !t.speaks(t.RESP):
 		if s.chain.gate != nil {
-			s.logger.Warn("tokens are sent without encryption to a port without TLS; set --tls-cert and --tls-key, unless a mesh encrypts", "grpc_tls", t.speaks(t.GRPC), "http_tls", t.speaks(t.HTTP))
+			s.logger.Warn("tokens are sent without encryption to a port without TLS; set --tls-cert and --tls-key, unless a mesh encrypts", "grpc_tls", t.speaks(t.GRPC), "http_tls", t.speaks(t.HTTP), "resp_tls", t.speaks(t.RESP))
 		}
 	}
 	if s.adminListener != nil && !onLoopback(s.adminListener) && s.chain.gate == nil {
