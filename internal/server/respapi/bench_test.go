@@ -15,6 +15,7 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/histogram"
 	"github.com/ratelimitd/ratelimitd/internal/server/fault"
 	"github.com/ratelimitd/ratelimitd/internal/store/memory"
+	"github.com/ratelimitd/ratelimitd/internal/strategy"
 )
 
 // freeCalls bound nothing.
@@ -29,10 +30,11 @@ type sink struct{ net.Conn }
 func (sink) Write(p []byte) (int, error)      { return len(p), nil }
 func (sink) SetWriteDeadline(time.Time) error { return nil }
 
-// newServer returns a Server over a store in memory.
-func newServer(tb testing.TB) *Server {
+// newServer returns a Server over a store in memory, whose clock is now; nil: that of the
+// process.
+func newServer(tb testing.TB, now func() strategy.Instant) *Server {
 	tb.Helper()
-	s, err := memory.New(memory.Options{})
+	s, err := memory.New(memory.Options{Now: now})
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -66,7 +68,7 @@ func BenchmarkTurn(b *testing.B) {
 	} {
 		for _, pipeline := range []int{1, 16, 100} {
 			b.Run(fmt.Sprintf("%s/%d", name, pipeline), func(b *testing.B) {
-				s := newServer(b)
+				s := newServer(b, nil)
 				c := &conn{server: s, Conn: sink{}, raw: sink{}, protocol: 2, base: s.ctx}
 				var turns [][]byte
 				for id := 0; id < 1000; id += pipeline {
