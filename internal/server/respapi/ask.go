@@ -37,11 +37,7 @@ func (t *turn) ask(c command) {
 func (t *turn) subject(r *decide.Request) {
 	*r = decide.Request{Namespace: t.args[1], Identifier: t.args[2], Cost: 1}
 	rest := t.args[3:]
-	if isWord(rest[0], "POLICY") {
-		if len(rest) == 1 {
-			refuse(r, "policy", "POLICY has no name; write one, as in POLICY default")
-			return
-		}
+	if isWord(rest[0], "POLICY") && len(rest) > 1 {
 		r.Policy = rest[1]
 		t.options(r, rest[2:])
 		return
@@ -212,6 +208,9 @@ func argumentOf(field string) string {
 		if field = strings.TrimPrefix(name, "."); field == "" {
 			return fmt.Sprintf("limit %d", n+1)
 		}
+	}
+	if field == "limits" {
+		return "rate"
 	}
 	if o := optionOfField(field); o != nil {
 		return o.word + of
