@@ -70,7 +70,7 @@ func (c *nullCmd) Run(ctx context.Context, out io.Writer) error {
 	}
 	fmt.Fprintf(out, "null server: gRPC %s, HTTP %s\n", g.Addr(), h.Addr())
 	return null.Serve(ctx, null.Options{
-		RESP: r,
+		RESP:          r,
 		StreamWorkers: uint(c.StreamWorkers), StandardCodec: c.Codec == "standard",
 		ReadBuffer: c.ReadBuffer, WriteBuffer: c.WriteBuffer,
 	}, g, h)

@@ -113,17 +113,17 @@ func TestCrabThrottle(t *testing.T) {
 func TestThrottleErrors(t *testing.T) {
 	s := newServer(t, nil)
 	for command, want := range map[string]string{
-		"CL.THROTTLE a 15 30":                                 "-ERR wrong number of arguments for CL.THROTTLE; write CL.THROTTLE key max_burst count period [quantity], such as",
-		"CL.THROTTLE a -1 30 60":                              `-ERR invalid request: max_burst: "-1" is not a whole number of 0 or more; write one such as 15`,
-		"CL.THROTTLE a 15 0 60":                               `-ERR invalid request: count: "0" is not a whole number of 1 or more; write one such as 30`,
-		"CL.THROTTLE a 15 30 x":                               `period: "x" is not a whole number of 1 or more; write one such as 60`,
-		"CL.THROTTLE a 15 30 60 1.5":                          `-ERR invalid request: quantity: "1.5" is not a whole number; write one such as 1`,
-		"THROTTLE a 0 30 60":                                  `-ERR invalid request: max_burst: "0" is not a whole number of 1 or more`,
-		"THROTTLE a 1 30 60 -1":                               `-ERR invalid request: quantity: "-1" is not a whole number of 0 or more`,
-		"THROTTLE a 9223372036854775807 30 60":                `-ERR invalid request: max_burst: burst 9223372036854775807 is over 1000000000`,
-		"CL.THROTTLE a 9223372036854775807 30 60":             `-ERR invalid request: max_burst: burst 9223372036854775808 is over 1000000000`,
-		"CL.THROTTLE a 1 9223372036854775807 60":              `-ERR invalid request: count and period: rate "9223372036854775807/60s"`,
-		"CL.THROTTLE a 1 1 60 -9223372036854775808":           `quantity: "-9223372036854775808" is not a whole number`,
+		"CL.THROTTLE a 15 30":                                  "-ERR wrong number of arguments for CL.THROTTLE; write CL.THROTTLE key max_burst count period [quantity], such as",
+		"CL.THROTTLE a -1 30 60":                               `-ERR invalid request: max_burst: "-1" is not a whole number of 0 or more; write one such as 15`,
+		"CL.THROTTLE a 15 0 60":                                `-ERR invalid request: count: "0" is not a whole number of 1 or more; write one such as 30`,
+		"CL.THROTTLE a 15 30 x":                                `period: "x" is not a whole number of 1 or more; write one such as 60`,
+		"CL.THROTTLE a 15 30 60 1.5":                           `-ERR invalid request: quantity: "1.5" is not a whole number; write one such as 1`,
+		"THROTTLE a 0 30 60":                                   `-ERR invalid request: max_burst: "0" is not a whole number of 1 or more`,
+		"THROTTLE a 1 30 60 -1":                                `-ERR invalid request: quantity: "-1" is not a whole number of 0 or more`,
+		"THROTTLE a 9223372036854775807 30 60":                 `-ERR invalid request: max_burst: burst 9223372036854775807 is over 1000000000`,
+		"CL.THROTTLE a 9223372036854775807 30 60":              `-ERR invalid request: max_burst: burst 9223372036854775808 is over 1000000000`,
+		"CL.THROTTLE a 1 9223372036854775807 60":               `-ERR invalid request: count and period: rate "9223372036854775807/60s"`,
+		"CL.THROTTLE a 1 1 60 -9223372036854775808":            `quantity: "-9223372036854775808" is not a whole number`,
 		"CL.THROTTLE " + strings.Repeat("k", 1025) + " 1 1 60": `-ERR invalid request: key: "kkk`,
 	} {
 		got := answers(t, s, strings.Fields(command)...)
