@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"os/exec"
 	"reflect"
 	"strings"
@@ -585,5 +586,31 @@ func (s *deafStore) Decide(ctx context.Context, _ []store.Request, results []sto
 	<-ctx.Done()
 	for i := range results {
 		results[i].Err = ctx.Err()
+	}
+}
+
+// TestRESPDocs runs the examples of docs/resp.md.
+func TestRESPDocs(t *testing.T) {
+	page, err := os.ReadFile("../../docs/resp.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := startRESP(t, Options{})
+	_, port, _ := net.SplitHostPort(d.RESPAddr())
+	examples := 0
+	for _, block := range strings.Split(string(page), "```console\n")[1:] {
+		block, _, _ = strings.Cut(block, "```")
+		for _, example := range strings.Split(block, "$ redis-cli ")[1:] {
+			command, want, _ := strings.Cut(example, "\n")
+			got, err := exec.CommandContext(t.Context(), "redis-cli", append([]string{"--no-raw", "-p", port}, strings.Fields(command)...)...).Output()
+			printed := strings.ReplaceAll(string(got), " \n", "\n")
+			if err != nil || strings.TrimRight(printed, "\n") != strings.TrimRight(want, "\n") {
+				t.Errorf("redis-cli %s prints, %v:\n%s\nwant\n%s", command, err, got, want)
+			}
+			examples++
+		}
+	}
+	if examples < 6 {
+		t.Errorf("the page has %d examples", examples)
 	}
 }
