@@ -57,7 +57,7 @@ func says(t *testing.T, client *redis.Client, command ...any) any {
 }
 
 func words(command string) (all []any) {
-	for _, w := range strings.Fields(command) {
+	for w := range strings.FieldsSeq(command) {
 		all = append(all, w)
 	}
 	return all
@@ -319,7 +319,7 @@ func TestRESPGreetings(t *testing.T) {
 // raw returns a connection to the port, whose reads do not wait for ever.
 func (d *daemon) raw(t testing.TB) net.Conn {
 	t.Helper()
-	c, err := (&net.Dialer{}).DialContext(context.Background(), "tcp", d.RESPAddr())
+	c, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", d.RESPAddr())
 	if err != nil {
 		t.Fatal(err)
 	}

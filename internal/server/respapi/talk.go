@@ -48,7 +48,7 @@ func (t *turn) talk(c command) error {
 		t.conn.protocol = 2
 		t.conn.logout()
 		t.out = append(t.out, "+RESET\r\n"...)
-	case quit:
+	default: // quit
 		t.out = append(t.out, replyOK...)
 		t.closing = true
 	}

@@ -138,8 +138,7 @@ func (t *turn) dispatch(c command, begun bool) {
 
 // run runs the command at hand, which has enough arguments.
 func (t *turn) run(c command) {
-	switch c {
-	case allow, byPolicy, cellThrottle, crabThrottle:
+	if c == allow || c == byPolicy || c == cellThrottle || c == crabThrottle {
 		t.ask(c)
 		return
 	}
