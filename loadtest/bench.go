@@ -30,8 +30,8 @@ type benchCase struct {
 	baseline, subject program
 }
 
-// A program is a server to measure. In its command line and its environment, {grpc} and
-// {http} stand for its addresses, {grpc-port} and {http-port} for their ports, and
+// A program is a server to measure. In its command line and its environment, {grpc}, {http}
+// and {resp} stand for its addresses, {grpc-port} and {http-port} for their ports, and
 // {store} for the address of its store. {envoy} stands for a directory with Envoy's
 // configuration, envoyConfig, in config/.
 type program struct {
@@ -46,6 +46,8 @@ var (
 	envoyServer     = program{command: memoryServer.command + " --envoy-config-dir={envoy}/config"}
 	redisServer     = program{command: memoryServer.command + " --store=redis --redis-url=redis://{store} --store-timeout=1s", store: "redis"}
 	envoyRedis      = program{command: redisServer.command + " --envoy-config-dir={envoy}/config", store: "redis"}
+	nullRESP        = program{command: nullServer.command + " --resp-addr={resp}"}
+	respServer      = program{command: memoryServer.command + " --resp-addr={resp}"}
 	memcachedServer = program{command: memoryServer.command + " --store=memcached --memcached-addr={store} --store-timeout=1s", store: "memcached"}
 
 	// This is the service of Envoy's project. `go install` builds it. It sends
@@ -113,6 +115,16 @@ var matrices = map[string][]benchCase{
 		{"unary, Redis; likewise", runCmd{Concurrency: 128, Limit: []string{"1000000/s,token_bucket"}}, nullServer.with("GOGC=100"), redisServer},
 		{"unary, memory, open loop of 5,000/s", runCmd{ArrivalRate: 5000, Poisson: true}, nullServer, memoryServer},
 	},
+	// The protocol of Redis: the daemon against a server of the library redcon that decides
+	// nothing.
+	"resp": {
+		{"pipelines of 1, 8 connections", respLoad(1, 8), nullRESP, respServer},
+		{"pipelines of 16, 8 connections", respLoad(16, 8), nullRESP, respServer},
+		{"pipelines of 100, 8 connections", respLoad(100, 8), nullRESP, respServer},
+		{"a lone caller", respLoad(1, 1), nullRESP, respServer},
+		{"pipelines of 16, THROTTLE", throttleLoad(16), nullRESP, respServer},
+		{"pipelines of 16, one key far over its limit", runCmd{Target: target.RESP, Batch: 16, Concurrency: 8, KeyDistribution: keys.Hot, Scenario: "over"}, nullRESP, respServer},
+	},
 	// Other services against the daemon, each with its own Redis.
 	"peers": {
 		{"envoyproxy/ratelimit, unary, Redis", envoyLoad(runCmd{}), envoyproxy, envoyRedis},
@@ -135,6 +147,16 @@ var matrices = map[string][]benchCase{
 		{"stream, generated code", runCmd{Target: target.Stream, Concurrency: 256}, plain(""), plain("--codec=generated")},
 		{"stream of batches of 100, generated code", runCmd{Target: target.Stream, Batch: 100}, plain(""), plain("--codec=generated")},
 	},
+}
+
+// respLoad is pipelines over the protocol of Redis.
+func respLoad(pipeline, connections int) runCmd {
+	return runCmd{Target: target.RESP, Batch: pipeline, Concurrency: connections}
+}
+
+// throttleLoad is pipelines of THROTTLE.
+func throttleLoad(pipeline int) runCmd {
+	return runCmd{Target: target.Throttle, Batch: pipeline, Concurrency: 8, Limit: []string{"1000000/s,gcra,burst=1000000"}}
 }
 
 // plain is the null server with the defaults of gRPC, followed by more options.
@@ -167,7 +189,7 @@ func newBenchCmd() *benchCmd {
 // flags returns the flags whose values are the fields of c.
 func (c *benchCmd) flags() *flags.Set {
 	return &flags.Set{Flags: []flags.Flag{
-		{Name: "matrix", Value: flags.OneOf(&c.Matrix, "server", "peers", "transport"), Help: "What to compare: the daemon with the null server (server) or with other services (peers), or options of gRPC (transport)."},
+		{Name: "matrix", Value: flags.OneOf(&c.Matrix, "server", "resp", "peers", "transport"), Help: "What to compare: the daemon with the null server (server; or resp, over the protocol of Redis) or with other services (peers), or options of gRPC (transport)."},
 		{Name: "out", Value: flags.Text(&c.Out), Help: "Where to write the results."},
 		{Name: "duration", Value: flags.Duration(&c.Duration), Help: "How long to measure each run."},
 		{Name: "warmup", Value: flags.Duration(&c.Warmup), Help: "How long to run before that, unmeasured."},
@@ -325,7 +347,7 @@ func (b *bench) pair(ctx context.Context, bc *benchCase, baseline, subject *proc
 	if p.subject, err = b.measure(ctx, bc, subject); err != nil {
 		return p, fmt.Errorf("subject: %w", err)
 	}
-	if p.subject.Correctness.KeysOver > 0 && b.Matrix == "server" {
+	if p.subject.Correctness.KeysOver > 0 && (b.Matrix == "server" || b.Matrix == "resp") {
 		return p, fmt.Errorf("subject: %s", p.subject.Verdict())
 	}
 	stolenThen, allThen, err := cputime.Stolen()
@@ -335,8 +357,8 @@ func (b *bench) pair(ctx context.Context, bc *benchCase, baseline, subject *proc
 
 // A process is a running server, together with its store and files.
 type process struct {
-	grpc, http, store string
-	stops             []func()
+	grpc, http, resp, store string
+	stops                   []func()
 }
 
 func (p *process) stop() {
@@ -360,11 +382,11 @@ func (b *bench) start(ctx context.Context, s program) (p *process, err error) {
 		p.stops = append(p.stops, stop)
 		return nil
 	}
-	addrs, err := freeAddrs(3)
+	addrs, err := freeAddrs(4)
 	if err != nil {
 		return p, err
 	}
-	p.grpc, p.http = addrs[0], addrs[1]
+	p.grpc, p.http, p.resp = addrs[0], addrs[1], addrs[3]
 	if s.store != "" {
 		p.store = addrs[2]
 		_, port, _ := net.SplitHostPort(p.store)
@@ -380,7 +402,7 @@ func (b *bench) start(ctx context.Context, s program) (p *process, err error) {
 		_, port, _ := net.SplitHostPort(addr)
 		return port
 	}
-	fill := strings.NewReplacer("{grpc}", p.grpc, "{http}", p.http, "{grpc-port}", port(p.grpc), "{http-port}", port(p.http),
+	fill := strings.NewReplacer("{grpc}", p.grpc, "{http}", p.http, "{resp}", p.resp, "{grpc-port}", port(p.grpc), "{http-port}", port(p.http),
 		"{store}", p.store, "{envoy}", filepath.Join(b.dir, "envoy"))
 	command := strings.Fields(fill.Replace(s.command))
 	command[0] = filepath.Join(b.dir, command[0])
@@ -410,6 +432,9 @@ func (b *bench) measure(ctx context.Context, bc *benchCase, p *process) (*report
 	c.Addr, c.Duration, c.Warmup = p.grpc, b.Duration, b.Warmup
 	if c.Target == target.HTTP {
 		c.Addr = p.http
+	}
+	if c.Target == target.RESP || c.Target == target.Throttle {
+		c.Addr = p.resp
 	}
 	c.Concurrency = cmp.Or(c.Concurrency, 64)
 	c.Connections, c.Streams = 4, 4

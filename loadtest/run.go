@@ -90,8 +90,8 @@ func newRunCmd() *runCmd {
 // flags returns the flags whose values are the fields of c.
 func (c *runCmd) flags() *flags.Set {
 	return &flags.Set{Flags: append([]flags.Flag{
-		{Name: "target", Value: flags.OneOf(&c.Target, "unary", "batch", "stream", "envoy", "http", "envoy-http"), Help: "How to ask: unary, batch or stream of ratelimit.v1; envoy (RateLimitService v3); http (JSON of ratelimit.v1) or envoy-http."},
-		{Name: "addr", Value: flags.Text(&c.Addr), Hint: "HOST:PORT", Help: "The server; by default 127.0.0.1:8081, or :8080 for http."},
+		{Name: "target", Value: flags.OneOf(&c.Target, "unary", "batch", "stream", "envoy", "http", "envoy-http", "resp", "throttle"), Help: "How to ask: unary, batch or stream of ratelimit.v1; envoy (RateLimitService v3); http (JSON of ratelimit.v1) or envoy-http; resp (RL.ALLOW over the protocol of Redis) or throttle (THROTTLE of throttlecrab over it)."},
+		{Name: "addr", Value: flags.Text(&c.Addr), Hint: "HOST:PORT", Help: "The server; by default 127.0.0.1:8081, or :8080 for http and :6379 for resp and throttle."},
 		{Name: "path", Value: flags.Text(&c.Path), Hint: "/PATH", Help: "The path for http targets; by default /v1/should-allow, or /json for envoy-http."},
 		{Name: "duration", Value: flags.Duration(&c.Duration), Help: "How long to measure."},
 		{Name: "warmup", Value: flags.Duration(&c.Warmup), Help: "How long to run before that, unmeasured."},
@@ -99,7 +99,7 @@ func (c *runCmd) flags() *flags.Set {
 		{Name: "concurrency", Value: flags.Number(&c.Concurrency), Help: "How many calls are under way at a time, at most."},
 		{Name: "connections", Value: flags.Number(&c.Connections), Help: "gRPC connections."},
 		{Name: "streams", Value: flags.Number(&c.Streams), Help: "Streams, in total over all connections."},
-		{Name: "batch", Value: flags.Number(&c.Batch), Hint: "N", Help: "Requests per message, for batch and stream; by default 100 for batch and 1 for stream."},
+		{Name: "batch", Value: flags.Number(&c.Batch), Hint: "N", Help: "Requests per message, for batch and stream, or commands per pipeline, for resp and throttle; by default 100 for batch and 1 for the others."},
 		{Name: "arrival-rate", Value: flags.Float(&c.ArrivalRate), Hint: "N", Help: "Open loop: make this many calls per second, whatever the server does, and measure latency from when each was due. 0: closed loop, as many calls as possible."},
 		{Name: "poisson", Value: flags.Bool(&c.Poisson), Help: "Open loop: make calls at random times, as independent callers do, and not evenly."},
 		{Name: "seed", Value: flags.Number(&c.Seed), Help: "The seed for what is random. Runs with the same seed ask the same."},
@@ -151,11 +151,15 @@ const (
 func (c *runCmd) validate() error {
 	isHTTP := c.Target == target.HTTP || c.Target == target.EnvoyHTTP
 	isEnvoy := c.Target == target.Envoy || c.Target == target.EnvoyHTTP
-	isBatch := c.Target == target.Batch || c.Target == target.Stream
+	isRESP := c.Target == target.RESP || c.Target == target.Throttle
+	isBatch := c.Target == target.Batch || c.Target == target.Stream || isRESP
 	if c.Addr == "" {
 		c.Addr = "127.0.0.1:8081"
 		if isHTTP {
 			c.Addr = "127.0.0.1:8080"
+		}
+		if isRESP {
+			c.Addr = "127.0.0.1:6379"
 		}
 	}
 	if host, port, err := net.SplitHostPort(c.Addr); err != nil || host == "" || port == "" {
@@ -229,6 +233,9 @@ func (c *runCmd) validate() error {
 			return err
 		}
 		c.limits = append(c.limits, l)
+	}
+	if c.Target == target.Throttle && (len(c.limits) != 1 || c.limits[0].Rate.Period%time.Second != 0) {
+		return fmt.Errorf("--target %s has one limit, in whole seconds; give one such as --limit 100/min,gcra,burst=10", c.Target)
 	}
 	if c.Namespace == "" {
 		c.Namespace = "loadtest-" + strconv.FormatUint(rand.Uint64(), 36)

@@ -86,7 +86,7 @@ var refused = []struct{ flag, settings, says string }{
 	{"tls-client-san", "tls_client_san: a", ` "a": give --tls-client-ca too`},
 	{"tls-client-san", "tls_cert: a\ntls_key: b\ntls_client_ca: c\ntls_client_san: a*", `: "a*": a * stands only at the end of a SPIFFE ID`},
 	{"tls-client-san", "tls_cert: a\ntls_key: b\ntls_client_ca: c\nauth_file: /nowhere\ntls_client_san: a", ` "a": --auth-file is given`},
-	{"tls-ports", "tls_ports: [grpc, https]", ` "https": use grpc, http or admin`},
+	{"tls-ports", "tls_ports: [grpc, https]", ` "https": use grpc, http, admin or resp`},
 	{"tls-min-version", "tls_min_version: 1.1", ` "1.1": use 1.2 or 1.3`},
 	{"auth-file", "auth_file: /nowhere", `: open /nowhere: no such file or directory`},
 	{"allow-reset", "allow_reset: 2", `write true or false`},

@@ -13,14 +13,14 @@ type Bounds struct {
 	MessageBytes int // of a message, and of a body over HTTP
 	HeaderBytes  int // of the headers of a gRPC call
 	Streams      int // calls under way on one gRPC connection
-	Calls        int // gRPC calls that are no streams, under way in all
+	Calls        int // gRPC calls that are no streams, and turns of the protocol of Redis, under way in all
 	// BytesInFlight is what all calls and requests may hold together, on all ports.
 	BytesInFlight int
 
-	MessageTimeout time.Duration // until a call's message has arrived
+	MessageTimeout time.Duration // until a call's message, or a command, has arrived
 
 	ConnectionAge, ConnectionGrace time.Duration // of a gRPC connection; Grace is for the calls on it
-	ConnectionIdle                 time.Duration // without a call
+	ConnectionIdle                 time.Duration // without a call, or a command of the protocol of Redis
 }
 
 // DefaultBounds returns the Bounds of a daemon that nobody configures.
@@ -56,12 +56,12 @@ func (c *Config) boundFlags() []flags.Flag {
 		{Name: "max-message-bytes", Value: flags.Number(&b.MessageBytes), Help: "The longest message over gRPC, and the longest body over HTTP."},
 		{Name: "max-header-bytes", Value: flags.Number(&b.HeaderBytes), Help: "The longest headers of a gRPC call, as HTTP/2 counts them."},
 		{Name: "max-streams", Value: flags.Number(&b.Streams), Help: "The most calls under way on one gRPC connection. A client waits with further ones."},
-		{Name: "max-calls", Value: flags.Number(&b.Calls), Help: "The most gRPC calls under way in all, without streams and health. Further ones get RESOURCE_EXHAUSTED."},
+		{Name: "max-calls", Value: flags.Number(&b.Calls), Help: "The most gRPC calls under way in all, without streams and health, and of connections of the protocol of Redis whose commands are being decided. Further ones get RESOURCE_EXHAUSTED."},
 		{Name: "max-bytes-in-flight", Value: flags.Number(&b.BytesInFlight), Help: "The most bytes that all calls hold together: messages that arrive, replies that nobody reads, and 16 KiB for each gRPC call. Beyond it, the call that holds most ends with RESOURCE_EXHAUSTED."},
-		{Name: "message-timeout", Value: flags.Duration(&b.MessageTimeout), Help: "How long a gRPC call may take to bring its message, or a stream its first one, or one that has begun; and how long a reply may wait to be read."},
+		{Name: "message-timeout", Value: flags.Duration(&b.MessageTimeout), Help: "How long a gRPC call may take to bring its message, or a stream its first one, or one that has begun; and how long a reply may wait to be read. Also how long a command of the protocol of Redis may take to be all there."},
 		{Name: "connection-age", Value: flags.Duration(&b.ConnectionAge), Help: "How old a gRPC connection, or a stream, becomes before its client has to connect again."},
 		{Name: "connection-grace", Value: flags.Duration(&b.ConnectionGrace), Help: "How long calls may go on after that."},
-		{Name: "connection-idle", Value: flags.Duration(&b.ConnectionIdle), Help: "How long a gRPC connection may be without a call before its client has to connect again."},
+		{Name: "connection-idle", Value: flags.Duration(&b.ConnectionIdle), Help: "How long a connection, over gRPC or the protocol of Redis, may be without a call before its client has to connect again."},
 	})
 }
 

@@ -111,6 +111,9 @@ func (c *Config) listeners() []listener {
 	if c.MetricsAddr != "" {
 		all = append(all, listener{"metrics-addr", c.MetricsAddr, "127.0.0.1:9090"})
 	}
+	if c.RESPAddr != "" {
+		all = append(all, listener{"resp-addr", c.RESPAddr, "127.0.0.1:6379"})
+	}
 	return all
 }
 

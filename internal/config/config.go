@@ -37,6 +37,7 @@ const EnvPrefix = "RATELIMITD"
 type Config struct {
 	GRPCAddr, HTTPAddr string // host:port
 	AdminAddr          string // host:port; or AdminOff
+	RESPAddr           string // host:port of the protocol of Redis; "": there is none
 	MetricsAddr        string // host:port that has metrics alone; "": there is none
 	MetricsPath        string // on that port
 
@@ -131,10 +132,11 @@ const (
 	PortGRPC  = "grpc"
 	PortHTTP  = "http"
 	PortAdmin = "admin"
+	PortRESP  = "resp"
 )
 
 // TLSPorts lists them.
-var TLSPorts = []string{PortGRPC, PortHTTP, PortAdmin}
+var TLSPorts = []string{PortGRPC, PortHTTP, PortAdmin, PortRESP}
 
 // A TLSVersion is a version of TLS.
 type TLSVersion string

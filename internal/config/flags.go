@@ -24,6 +24,7 @@ func (c *Config) Flags() *flags.Set {
 		{Name: "grpc-addr", Value: flags.Text(&c.GRPCAddr), Help: "Where to serve gRPC, as host:port."},
 		{Name: "http-addr", Value: flags.Text(&c.HTTPAddr), Help: "Where to serve HTTP, as host:port: health, readiness and metrics."},
 		{Name: "admin-addr", Value: flags.Text(&c.AdminAddr), Help: "Where to serve administration, as host:port: profiles, log level, configuration, hot keys. On a loopback address whoever reaches it needs no credentials; on any other it answers only clients of --auth-file with the operation admin. off: nowhere."},
+		{Name: "resp-addr", Value: flags.Text(&c.RESPAddr), Hint: "HOST:PORT", Help: "Where to serve the protocol of Redis, as host:port, such as 127.0.0.1:6379: for clients of Redis, redis-cell and throttlecrab. Without it: nowhere."},
 		{Name: "metrics-addr", Value: flags.Text(&c.MetricsAddr), Hint: "HOST:PORT", Help: "A further address that serves metrics alone. They are on the HTTP port all the same, and who may see them there may here."},
 		{Name: "metrics-path", Value: flags.Text(&c.MetricsPath), Help: "The path of metrics at --metrics-addr."},
 
@@ -63,7 +64,7 @@ func (c *Config) trustFlags() []flags.Flag {
 		{Name: "tls-key", Value: flags.Path(&t.KeyFile), Hint: "FILE", Help: "Its key, as PEM."},
 		{Name: "tls-client-ca", Value: flags.Path(&t.ClientCAFile), Hint: "FILE", Help: "The authorities of client certificates, as PEM. Without --auth-file, every client needs such a certificate. With it, a client needs a certificate or a token of that file."},
 		{Name: "tls-client-san", Value: flags.List(&t.ClientSANs), Hint: "NAME", Help: "Without --auth-file: a DNS name or URI that client certificates must have. Repeat it for several, one of which is enough."},
-		{Name: "tls-ports", Value: flags.List(&t.Ports), Hint: "PORT", Help: "The ports that speak TLS if there is a certificate: grpc, http, admin. The default is all of them. The admin port never does on a loopback address."},
+		{Name: "tls-ports", Value: flags.List(&t.Ports), Hint: "PORT", Help: "The ports that speak TLS if there is a certificate: grpc, http, admin, resp. The default is all of them. The admin port never does on a loopback address."},
 		{Name: "tls-min-version", Value: flags.OneOf(&t.MinVersion, TLS12, TLS13), Help: "The least version of TLS to accept: 1.2 or 1.3. An Envoy that is not told otherwise offers 1.2 at most."},
 		{Name: "auth-file", Value: flags.Path(&t.AuthFile), Hint: "FILE", Help: "A YAML file of the clients that may ask, and of what each may do. The daemon reads it again when it changes. Without it, and without --tls-client-ca, everybody may ask."},
 		{Name: "allow-reset", Value: flags.Bool(&t.AllowReset), Help: "Let everybody reset counters though nobody is known, also on an address that other machines reach."},

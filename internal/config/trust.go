@@ -29,7 +29,7 @@ func (k *check) trust() {
 	}
 	for _, port := range t.Ports {
 		if !slices.Contains(TLSPorts, port) {
-			k.problem("tls-ports", " %s: use grpc, http or admin", flags.Quote(port))
+			k.problem("tls-ports", " %s: use grpc, http, admin or resp", flags.Quote(port))
 		}
 	}
 	for _, host := range t.AdminHosts {

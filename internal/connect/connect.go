@@ -8,6 +8,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"os"
 	"strings"
@@ -151,6 +152,18 @@ func (l Link) Scheme() string {
 	}
 	return "http"
 }
+
+// Dial returns a connection to an address, for a protocol of one's own. It has no
+// credentials but a client certificate: Token has the others.
+func (l Link) Dial(ctx context.Context, addr string) (net.Conn, error) {
+	if l.tls == nil {
+		return new(net.Dialer).DialContext(ctx, "tcp", addr)
+	}
+	return (&tls.Dialer{Config: l.tls}).DialContext(ctx, "tcp", addr)
+}
+
+// Token returns the bearer token, or "".
+func (l Link) Token() string { return l.token }
 
 // HTTP has transport connect as l says. Each request needs Authorize too.
 func (l Link) HTTP(transport *http.Transport) *http.Transport {

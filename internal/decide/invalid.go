@@ -14,8 +14,8 @@ type Violation struct {
 	Problem string // quotes the value, and shows a right one
 }
 
-// maxShown is how many violations an InvalidError shows.
-const maxShown = 3
+// MaxShown is how many violations an InvalidError shows.
+const MaxShown = 3
 
 // Error shows the first violations.
 func (e *InvalidError) Error() string {
@@ -23,7 +23,7 @@ func (e *InvalidError) Error() string {
 	b.WriteString("invalid request: ")
 	for i, v := range e.Violations {
 		switch {
-		case i == maxShown:
+		case i == MaxShown:
 			fmt.Fprintf(&b, "; and %d more", len(e.Violations)-i)
 			return b.String()
 		case i > 0:

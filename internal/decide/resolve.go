@@ -159,8 +159,8 @@ func unknownPolicy(r *Request, ns *policy.Namespace) error {
 		return fmt.Errorf("%w %q in namespace %q: the server's configuration has no policy for it; configure one, or send limits", ErrUnknownPolicy, r.Policy, r.Namespace)
 	}
 	more := ""
-	if n := len(known) - maxShown; n > 0 {
-		known, more = known[:maxShown], fmt.Sprintf(" and %d more", n)
+	if n := len(known) - MaxShown; n > 0 {
+		known, more = known[:MaxShown], fmt.Sprintf(" and %d more", n)
 	}
 	return fmt.Errorf("%w %q in namespace %q: the server's configuration has %s%s", ErrUnknownPolicy, r.Policy, r.Namespace, strings.Join(known, ", "), more)
 }

@@ -96,11 +96,11 @@ func (m *methodCounters) end(err error) {
 
 var (
 	callsDesc = prometheus.NewDesc("ratelimitd_calls_in_flight",
-		"gRPC calls whose message has arrived and that are not answered yet, without streams.", nil, nil)
+		"gRPC calls whose message has arrived and that are not answered yet, without streams, and connections of the protocol of Redis whose commands are being decided.", nil, nil)
 	maxCallsDesc = prometheus.NewDesc("ratelimitd_max_calls",
 		"How many there may be.", nil, nil)
 	refusedDesc = prometheus.NewDesc("ratelimitd_calls_refused_total",
-		"gRPC calls refused to keep to that bound.", nil, nil)
+		"Calls refused to keep to that bound.", nil, nil)
 )
 
 // Describe implements prometheus.Collector.

@@ -2,9 +2,15 @@ package server
 
 import (
 	"bytes"
+	"cmp"
 	"context"
+	"errors"
+	"io"
+	"net"
 	"net/http"
+	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	rlsv3 "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
@@ -16,16 +22,17 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/ratelimitd/ratelimitd/internal/server/httpapi"
+	"github.com/ratelimitd/ratelimitd/internal/server/respapi"
 	ratelimitv1 "github.com/ratelimitd/ratelimitd/proto/ratelimit/v1"
 )
 
-// fuzzed are the ways to ask: methods of gRPC, and paths of HTTP.
+// fuzzed are the ways to ask: methods of gRPC, paths of HTTP, and the protocol of Redis.
 var fuzzed = []string{
 	ratelimitv1.RateLimitService_ShouldAllow_FullMethodName, ratelimitv1.RateLimitService_ShouldAllowBatch_FullMethodName,
 	ratelimitv1.RateLimitService_ShouldAllowStream_FullMethodName, ratelimitv1.RateLimitService_Reset_FullMethodName,
 	ratelimitv1.RateLimitService_Reserve_FullMethodName, ratelimitv1.RateLimitService_Commit_FullMethodName, ratelimitv1.RateLimitService_Cancel_FullMethodName,
 	rlsv3.RateLimitService_ShouldRateLimit_FullMethodName, "/grpc.health.v1.Health/Check", "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
-	httpapi.PathShouldAllow, "/v1/reset", "/v1/reserve", "/v1/commit", "/v1/cancel", "/json", httpapi.PathAuthorize, "/",
+	respapi.Method, httpapi.PathShouldAllow, "/v1/reset", "/v1/reserve", "/v1/commit", "/v1/cancel", "/json", httpapi.PathAuthorize, "/",
 }
 
 // FuzzCall sends bytes to a whole server, in each way. It always answers, nothing
@@ -33,7 +40,7 @@ var fuzzed = []string{
 func FuzzCall(f *testing.F) {
 	c := policyConfig(f, "checkout: {policies: {gold: {limits: [{name: a, rate: 5/s, strategy: token_bucket}]}}}")
 	c.Envoy = envoyConfig(f, edge).Envoy
-	d := start(f, Options{Config: c})
+	d := startRESP(f, Options{Config: c})
 	seed := func(m proto.Message) {
 		data, err := proto.Marshal(m)
 		if err != nil {
@@ -66,6 +73,14 @@ func FuzzCall(f *testing.F) {
 	seed(envoyAsk(1, "user=alice", "plan=gold"))
 	f.Add(byte(len(fuzzed)-2), []byte("namespace=checkout&identifier=alice&rate=5/s&cost=2&identifier_from=client_ip"))
 	f.Add(byte(len(fuzzed)-1), []byte("metrics"))
+	for _, text := range []string{
+		"*4\r\n$8\r\nRL.ALLOW\r\n$8\r\ncheckout\r\n$5\r\nalice\r\n$3\r\n5/s\r\n*1\r\n$4\r\nPING\r\n", "*1\r\n$9223372036854775807\r\n",
+		"RL.ALLOW checkout alice 5/s BURST 3 NAME a STRATEGY gcra LIMIT 2/h COST 2 MODE refund DRY CONSUMED_AT 5\r\nRL.POLICY checkout gold bob\r\n",
+		"HELLO 3 AUTH a b SETNAME c\r\nRL.RESERVE checkout alice 5/s\r\nRL.COMMIT AAAA 5\r\nRL.CANCEL AAAA\r\nRL.RESET checkout alice POLICY gold\r\n",
+		"HELLO 3\r\nCL.THROTTLE a 15 30 60 -1\r\nTHROTTLE a 10 100 60\r\nCOMMAND INFO x\r\nCLIENT ID\r\nINFO\r\nSELECT 0\r\nRESET\r\nQUIT\r\n",
+	} {
+		f.Add(byte(slices.Index(fuzzed, respapi.Method)), []byte(text))
+	}
 
 	innocent := ask("innocent, and with a name that nobody guesses: 6f1a0a0c", &ratelimitv1.Limit{Rate: "7/366d", Name: "own"})
 	before, err := d.client.ShouldAllow(context.Background(), innocent)
@@ -75,9 +90,12 @@ func FuzzCall(f *testing.F) {
 	innocent.Cost = new(uint64) // from now on it only looks
 	f.Fuzz(func(t *testing.T, way byte, data []byte) {
 		how := fuzzed[int(way)%len(fuzzed)]
-		if strings.Count(how, "/") == 2 && !strings.HasPrefix(how, "/v1/") {
+		switch {
+		case how == respapi.Method:
+			fuzzRESP(t, d, data)
+		case strings.Count(how, "/") == 2 && !strings.HasPrefix(how, "/v1/"):
 			fuzzGRPC(t, d, how, data)
-		} else {
+		default:
 			fuzzHTTP(t, d, how, data)
 		}
 		if n := d.book.Panics.Load(); n > 0 {
@@ -108,6 +126,24 @@ func fuzzGRPC(t *testing.T, d *daemon, method string, data []byte) {
 	}
 	if code := status.Code(err); code == codes.Internal || code == codes.Unavailable || err.Error() != "EOF" && code == codes.Unknown {
 		t.Errorf("%s answers %v", method, err)
+	}
+}
+
+func fuzzRESP(t *testing.T, d *daemon, data []byte) {
+	t.Helper()
+	conn := d.raw(t)
+	defer conn.Close()
+	_, err := conn.Write(data)
+	if err == nil {
+		err = conn.(*net.TCPConn).CloseWrite()
+	}
+	reply, readErr := io.ReadAll(conn)
+	// It closes the connection at what is no protocol, though there is more to read.
+	if err = cmp.Or(err, readErr); err != nil && !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, syscall.EPIPE) && !errors.Is(err, syscall.ENOTCONN) {
+		t.Fatal(err)
+	}
+	if bytes.Contains(reply, []byte("-INTERNAL")) {
+		t.Errorf("%q gets %q", data, reply)
 	}
 }
 

@@ -23,6 +23,7 @@ import (
 type Options struct {
 	GRPCAddr string // host:port; port 0 picks a free one
 	HTTPAddr string
+	RESPAddr string              // "": the protocol of Redis is not served
 	GRPC     []grpc.ServerOption // further options of the gRPC server
 	// AdminAddr is where whoever reaches it may profile the daemon and set its
 	// log level. "": nowhere.
@@ -73,7 +74,7 @@ type Options struct {
 type Trust struct {
 	TLS *keypair.Pair // nil: no port speaks TLS
 	// The ports that speak it. The admin port does only beyond loopback.
-	GRPC, HTTP, Admin bool
+	GRPC, HTTP, Admin, RESP bool
 	// AllowReset lets everybody reset counters, on any address, if callers are not
 	// known.
 	AllowReset bool
@@ -107,6 +108,7 @@ func OptionsOf(c *config.Config, p *config.Policies) Options {
 		GRPCAddr:  c.GRPCAddr,
 		HTTPAddr:  c.HTTPAddr,
 		AdminAddr: c.AdminAddr,
+		RESPAddr:  c.RESPAddr,
 		Metrics:   MetricsOptions{Addr: c.MetricsAddr, Path: c.MetricsPath, Envoy: c.Envoy.Metrics},
 		Flags:     c.Shown(),
 		StoreName: string(c.Store.Kind),
@@ -130,6 +132,7 @@ func OptionsOf(c *config.Config, p *config.Policies) Options {
 			GRPC:       slices.Contains(c.Trust.Ports, config.PortGRPC),
 			HTTP:       slices.Contains(c.Trust.Ports, config.PortHTTP),
 			Admin:      slices.Contains(c.Trust.Ports, config.PortAdmin),
+			RESP:       slices.Contains(c.Trust.Ports, config.PortRESP),
 			AllowReset: c.Trust.AllowReset,
 			AdminHosts: c.Trust.AdminHosts,
 		},

@@ -14,6 +14,7 @@ import (
 type ports struct {
 	grpc, http     net.Listener
 	admin, metrics net.Listener // nil: there is none
+	resp           net.Listener // the same
 }
 
 // listen listens on all addresses. The error says which cannot be listened on; then all
@@ -30,6 +31,7 @@ func listen(o Options) (*ports, error) {
 		{&p.http, "http-addr", o.HTTPAddr, "127.0.0.1:8080", false},
 		{&p.admin, "admin-addr", o.AdminAddr, "127.0.0.1:6070, or off", true},
 		{&p.metrics, "metrics-addr", o.Metrics.Addr, "127.0.0.1:9090", true},
+		{&p.resp, "resp-addr", o.RESPAddr, "127.0.0.1:6379", true},
 	} {
 		if l.addr == "" && l.optional {
 			continue
@@ -72,6 +74,9 @@ func (p *ports) bound(o Options) {
 	}
 	if p.metrics != nil {
 		p.metrics = bound.Listen(p.metrics, "metrics")
+	}
+	if p.resp != nil {
+		p.resp = bound.Listen(p.resp, "resp")
 	}
 }
 

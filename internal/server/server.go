@@ -26,6 +26,7 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/server/fault"
 	"github.com/ratelimitd/ratelimitd/internal/server/grpcapi"
 	"github.com/ratelimitd/ratelimitd/internal/server/httpapi"
+	"github.com/ratelimitd/ratelimitd/internal/server/respapi"
 	"github.com/ratelimitd/ratelimitd/internal/store"
 )
 
@@ -48,6 +49,7 @@ type Server struct {
 	grpc  *grpc.Server
 	http  *http.Server
 	admin *http.Server
+	resp  *respapi.Server // nil without an address for it
 	// metrics serves nothing but metrics; nil without an address for that.
 	metrics *http.Server
 
@@ -88,7 +90,7 @@ func New(o Options) (*Server, error) {
 
 	latency := histogram.NewVec("ratelimitd_request_duration_seconds",
 		"Time from a call's arrival to its answer, by method; of a stream, of each message.", "method",
-		grpcapi.MethodUnary, grpcapi.MethodBatch, grpcapi.MethodStream, envoyapi.Method, httpapi.PathShouldAllow, httpapi.PathAuthorize)
+		grpcapi.MethodUnary, grpcapi.MethodBatch, grpcapi.MethodStream, envoyapi.Method, httpapi.PathShouldAllow, httpapi.PathAuthorize, respapi.Method)
 	o.Registry.MustRegister(latency, s.book.Collector(o.StoreName), failuresCollector{failures})
 	s.core = decide.New(decide.Options{
 		Store: o.Store, Fallback: o.Fallback, OnError: o.OnError, PoliciesOnly: o.PoliciesOnly, MaxLogCount: o.MaxLogCount, ReservationLife: o.ReservationLife,
@@ -127,6 +129,10 @@ func New(o Options) (*Server, error) {
 	if s.ports.metrics != nil {
 		s.metrics = servers.metricsAlone(o.Metrics.Path)
 	}
+	if s.ports.resp != nil {
+		s.resp = newRESP(o.Bounds, s.core, trust, chain, failed, latency.Of(respapi.Method))
+		o.Registry.MustRegister(s.resp)
+	}
 	s.SetConfig(o.Config)
 	trust.warn(o.Logger)
 	return s, nil
@@ -160,12 +166,15 @@ func (s *Server) AdminAddr() string { return addrOf(s.ports.admin) }
 // MetricsAddr returns the address that serves metrics alone, or "".
 func (s *Server) MetricsAddr() string { return addrOf(s.ports.metrics) }
 
+// RESPAddr returns the address that serves the protocol of Redis, or "".
+func (s *Server) RESPAddr() string { return addrOf(s.ports.resp) }
+
 // Serve serves until ctx ends, or until a listener fails, which is an error.
 // Then it reports itself as not serving, answers on for the shutdown delay, takes no
 // new calls, waits for those under way up to the drain timeout, ends those that are
 // left, and closes the store.
 func (s *Server) Serve(ctx context.Context) error {
-	failed := make(chan error, 4)
+	failed := make(chan error, 5)
 	go func() { failed <- s.grpc.Serve(s.ports.grpc) }()
 	go func() { failed <- serveHTTP(s.http, s.ports.http) }()
 	s.streams.Go(func() { s.inFlight.Watch(s.draining) })
@@ -178,7 +187,11 @@ func (s *Server) Serve(ctx context.Context) error {
 		running++
 		go func() { failed <- serveHTTP(s.metrics, s.ports.metrics) }()
 	}
-	s.logger.Info("serving", "grpc", s.GRPCAddr(), "http", s.HTTPAddr(), "admin", s.AdminAddr())
+	if s.resp != nil {
+		running++
+		go func() { failed <- s.resp.Serve(s.ports.resp) }()
+	}
+	s.logger.Info("serving", "grpc", s.GRPCAddr(), "http", s.HTTPAddr(), "admin", s.AdminAddr(), "resp", s.RESPAddr())
 	waiting := s.readiness.lookAtStore(ctx, s.logger)
 
 	var err error
@@ -195,7 +208,7 @@ func (s *Server) Serve(ctx context.Context) error {
 	waiting()
 	for range running {
 		stopErr := <-failed
-		if errors.Is(stopErr, http.ErrServerClosed) || errors.Is(stopErr, grpc.ErrServerStopped) {
+		if stopErr == nil || errors.Is(stopErr, http.ErrServerClosed) || errors.Is(stopErr, grpc.ErrServerStopped) {
 			continue // the latter if it was stopped before it had begun
 		}
 		err = errors.Join(err, stopErr)
@@ -241,6 +254,7 @@ func (s *Server) stop() {
 	ctx, cancel := context.WithTimeout(context.Background(), s.drain)
 	defer cancel()
 
+	stopped := s.stopRESP(ctx)
 	drained := make(chan struct{})
 	go func() { s.grpc.GracefulStop(); close(drained) }()
 	select {
@@ -251,6 +265,7 @@ func (s *Server) stop() {
 		<-drained
 	}
 	s.streams.Wait()
+	<-stopped
 	// HTTP last, so that readiness and the last metrics can be seen until then.
 	if err := s.http.Shutdown(ctx); err != nil {
 		_ = s.http.Close()
@@ -259,4 +274,20 @@ func (s *Server) stop() {
 		_ = s.metrics.Close()
 	}
 	_ = s.admin.Close() // a profile under way holds nothing up
+}
+
+// stopRESP stops the port, gracefully until ctx ends. The channel is closed when it has.
+func (s *Server) stopRESP(ctx context.Context) <-chan struct{} {
+	stopped := make(chan struct{})
+	if s.resp == nil {
+		close(stopped)
+		return stopped
+	}
+	go func() {
+		defer close(stopped)
+		if err := s.resp.Shutdown(ctx); err != nil {
+			s.logger.Warn("the protocol of Redis: connections are still busy after the drain timeout: ending them", "drain_timeout", s.drain.String())
+		}
+	}()
+	return stopped
 }

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"crypto/tls"
 	"log/slog"
 	"net/http"
 
@@ -49,24 +50,31 @@ func (t *trustRule) mayReset(next http.Handler) http.Handler {
 		return next
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		t.failures.Add(auth.ForbiddenOperation)
-		web.WriteError(w, 0, auth.Anonymous(auth.Decide).Check(auth.Reset, "", ""))
+		web.WriteError(w, 0, t.refuseReset())
 	})
+}
+
+// refuseReset counts that somebody wants to reset counters who may not, and returns the
+// error.
+func (t *trustRule) refuseReset() error {
+	t.failures.Add(auth.ForbiddenOperation)
+	return auth.Anonymous(auth.Decide).Check(auth.Reset, "", "")
 }
 
 // warn logs, once, what the addresses and the credentials leave open.
 func (t *trustRule) warn(logger *slog.Logger) {
 	grpcAddr, httpAddr := addrOf(t.ports.grpc), addrOf(t.ports.http)
 	grpcIsLocal, httpIsLocal := onLoopback(t.ports.grpc), onLoopback(t.ports.http)
+	respIsLocal := t.ports.resp == nil || onLoopback(t.ports.resp)
 	switch {
-	case t.gate == nil && !(grpcIsLocal && httpIsLocal):
-		logger.Warn("no authentication: whoever reaches these addresses can use up the limits of everybody; set --auth-file, or --tls-client-ca, or listen on 127.0.0.1", "grpc", grpcAddr, "http", httpAddr)
+	case t.gate == nil && !(grpcIsLocal && httpIsLocal && respIsLocal):
+		logger.Warn("no authentication: whoever reaches these addresses can use up the limits of everybody; set --auth-file, or --tls-client-ca, or listen on 127.0.0.1", "grpc", grpcAddr, "http", httpAddr, "resp", addrOf(t.ports.resp))
 	case t.httpIsOpen():
 		if !httpIsLocal {
 			logger.Warn("the HTTP port is open: it has no TLS, so that nobody can show a certificate there; add http to --tls-ports, set --auth-file, or listen on 127.0.0.1", "http", httpAddr)
 		}
-	case !grpcIsLocal && !t.speaks(t.GRPC) || !httpIsLocal && !t.speaks(t.HTTP):
-		logger.Warn("tokens are sent without encryption to a port without TLS; set --tls-cert and --tls-key, unless a mesh encrypts", "grpc_tls", t.speaks(t.GRPC), "http_tls", t.speaks(t.HTTP))
+	case !grpcIsLocal && !t.speaks(t.GRPC) || !httpIsLocal && !t.speaks(t.HTTP) || !respIsLocal && !t.speaks(t.RESP):
+		logger.Warn("tokens are sent without encryption to a port without TLS; set --tls-cert and --tls-key, unless a mesh encrypts", "grpc_tls", t.speaks(t.GRPC), "http_tls", t.speaks(t.HTTP), "resp_tls", t.speaks(t.RESP))
 	}
 	if t.gate == nil && t.ports.admin != nil && !onLoopback(t.ports.admin) {
 		logger.Warn("the admin port refuses every request: beyond loopback it needs clients with the operation admin; set --auth-file, or --admin-addr=127.0.0.1:6070", "admin", addrOf(t.ports.admin))
@@ -81,6 +89,15 @@ func (t *trustRule) secureGRPC(h *handshakes) credentials.TransportCredentials {
 	}
 	required := func() bool { return t.gate != nil && t.gate.directory.Load().NeedsCertificate() }
 	return &loggedCredentials{credentials.NewTLS(t.TLS.Server(required, "h2")), h}
+}
+
+// secureRESP returns the TLS of the port for the protocol of Redis, or nil. While no client
+// has a token, one without a certificate fails in the handshake, as over gRPC.
+func (t *trustRule) secureRESP() *tls.Config {
+	if !t.speaks(t.RESP) {
+		return nil
+	}
+	return t.TLS.Server(func() bool { return t.gate != nil && t.gate.directory.Load().NeedsCertificate() })
 }
 
 // secureHTTP makes h speak TLS. Whether a client must be known, the gate decides for

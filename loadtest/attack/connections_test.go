@@ -255,7 +255,7 @@ func slow(beginnings []string) func(context.Context, *testing.T, *daemon) {
 func idle(connections int, from string) func(context.Context, *testing.T, *daemon) {
 	return func(ctx context.Context, t *testing.T, d *daemon) {
 		settings := []byte{0, 0, 0, byte(http2.FrameSettings), 0, 0, 0, 0, 0}
-		hold(ctx, t, crowd{connections, from, []string{d.GRPC, d.HTTP}}, func(i int) string {
+		hold(ctx, t, crowd{connections, from, []string{d.GRPC, d.HTTP, d.RESP}}, func(i int) string {
 			if i%4 == 0 {
 				return http2.ClientPreface + string(settings)
 			}
@@ -313,7 +313,7 @@ func withTLS(t *testing.T) setup {
 // halfHandshakes begins handshakes and does not end them, and makes others that fail.
 func halfHandshakes(ctx context.Context, t *testing.T, d *daemon) {
 	together(ctx, 8, size(100, 3000), func(i int) {
-		c, err := (&net.Dialer{Timeout: patience}).DialContext(ctx, "tcp", []string{d.GRPC, d.HTTP}[i%2])
+		c, err := (&net.Dialer{Timeout: patience}).DialContext(ctx, "tcp", []string{d.GRPC, d.HTTP, d.RESP}[i%3])
 		if err != nil {
 			return
 		}
@@ -323,7 +323,7 @@ func halfHandshakes(ctx context.Context, t *testing.T, d *daemon) {
 			t.Error("TLS 1.2 is accepted")
 		}
 	})
-	hold(ctx, t, crowd{size(200, 4000), "127.0.0.1", []string{d.GRPC, d.HTTP}}, func(int) string {
+	hold(ctx, t, crowd{size(200, 4000), "127.0.0.1", []string{d.GRPC, d.HTTP, d.RESP}}, func(int) string {
 		return "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + strings.Repeat("r", 32)
 	})
 }

@@ -84,7 +84,7 @@ const (
 
 // A daemon is a running process.
 type daemon struct {
-	GRPC, HTTP, Admin string
+	GRPC, HTTP, Admin, RESP string
 
 	config  string // its file
 	process *os.Process
@@ -104,7 +104,7 @@ func start(t *testing.T, s setup) *daemon {
 	text := fmt.Sprintf("namespaces:\n  innocent: {policies: {default: {limits: [{name: all, rate: %d/366d}]}}}\n%s", innocentLimit(), s.namespaces)
 	write(t, d.config, text)
 	args := append([]string{
-		program, "serve", "--grpc-addr=127.0.0.1:0", "--http-addr=127.0.0.1:0", "--admin-addr=127.0.0.1:0", "--log-format=json",
+		program, "serve", "--grpc-addr=127.0.0.1:0", "--http-addr=127.0.0.1:0", "--admin-addr=127.0.0.1:0", "--resp-addr=127.0.0.1:0", "--log-format=json",
 		"--config=" + d.config, "--drain-timeout=500ms",
 	}, s.flags...)
 	if s.files > 0 {

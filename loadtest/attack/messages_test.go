@@ -137,7 +137,7 @@ func nonsense(ctx context.Context, t *testing.T, d *daemon) {
 		[]byte("GET /v1/authorize?" + strings.Repeat("limit=1/s&", 5000) + " HTTP/1.1\r\nHost: a\r\n\r\n"),
 		[]byte("GET /v1/authorize?namespace=%ff%00&identifier=%zz HTTP/1.1\r\nHost: a\r\n" + strings.Repeat("X: y\r\n", 20_000) + "\r\n"),
 	}
-	ports := []string{d.GRPC, d.HTTP, d.Admin}
+	ports := []string{d.GRPC, d.HTTP, d.Admin, d.RESP}
 	together(ctx, size(8, 32), size(1, 20)*len(all)*len(ports), func(i int) {
 		c, err := (&net.Dialer{Timeout: patience}).DialContext(ctx, "tcp", ports[i%len(ports)])
 		if err != nil {

@@ -164,7 +164,7 @@ func (e *Encoder) Response(a *decide.Answer) *ratelimitv1.ShouldAllowResponse {
 		response.DecidedAt = at
 	}
 	response.Allowed = d.Allowed
-	response.Reason = reasons[a.Outcome]
+	response.Reason = Reason(a.Outcome)
 	if n := len(d.Statuses); n > 0 {
 		first := e.used.statuses
 		e.used.statuses += n
@@ -185,7 +185,9 @@ func (e *Encoder) Response(a *decide.Answer) *ratelimitv1.ShouldAllowResponse {
 // perSecond is a second, in the unit of Instants.
 const perSecond = strategy.Instant(time.Second / time.Microsecond)
 
-// reasons are what callers are told of each outcome.
+// Reason returns what callers are told of an outcome.
+func Reason(o decide.Outcome) ratelimitv1.Reason { return reasons[o] }
+
 var reasons = [...]ratelimitv1.Reason{
 	decide.Allowed:      ratelimitv1.Reason_WITHIN_LIMIT,
 	decide.Denied:       ratelimitv1.Reason_OVER_LIMIT,

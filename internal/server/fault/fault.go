@@ -145,3 +145,30 @@ func HTTPCode(code codes.Code) int {
 		return http.StatusInternalServerError
 	}
 }
+
+// RESPCode returns the word that an error over the protocol of Redis begins with. Clients
+// know some of them; none is one at which they ask again by themselves.
+func RESPCode(code codes.Code) string {
+	switch code {
+	case codes.InvalidArgument:
+		return "ERR"
+	case codes.Unauthenticated:
+		return "NOAUTH"
+	case codes.PermissionDenied:
+		return "NOPERM"
+	case codes.NotFound:
+		return "NOTFOUND"
+	case codes.FailedPrecondition: // what a reservation is that has expired
+		return "EXPIRED"
+	case codes.Unavailable:
+		return "UNAVAILABLE"
+	case codes.ResourceExhausted:
+		return "OVERLOADED"
+	case codes.DeadlineExceeded:
+		return "TIMEOUT"
+	case codes.Canceled:
+		return "CANCELLED"
+	default:
+		return "INTERNAL"
+	}
+}

@@ -29,6 +29,8 @@ type Options struct {
 	StandardCodec bool // encodes messages with reflection
 	ReadBuffer    int  // bytes; 0 is gRPC's default, 32 KiB
 	WriteBuffer   int  // bytes; 0 is gRPC's default, 32 KiB
+
+	RESP net.Listener // for the protocol of Redis; nil: none
 }
 
 func (o *Options) server() *grpc.Server {
@@ -55,11 +57,15 @@ func Serve(ctx context.Context, o Options, grpcListener, httpListener net.Listen
 	envoyv3.RegisterRateLimitServiceServer(s, envoyHandler{})
 	h := &http.Server{Handler: httpHandler(), ReadHeaderTimeout: 5 * time.Second}
 
-	failed := make(chan error, 2)
+	failed := make(chan error, 3)
 	go func() { failed <- s.Serve(grpcListener) }()
 	go func() { failed <- h.Serve(httpListener) }()
 	var err error
 	running := 2
+	if o.RESP != nil {
+		running++
+		go func() { failed <- serveRESP(o.RESP) }()
+	}
 	select {
 	case <-ctx.Done():
 	case err = <-failed:
@@ -67,6 +73,9 @@ func Serve(ctx context.Context, o Options, grpcListener, httpListener net.Listen
 	}
 	s.Stop()
 	_ = h.Close()
+	if o.RESP != nil {
+		_ = o.RESP.Close()
+	}
 	for range running {
 		if stopErr := <-failed; !errors.Is(stopErr, http.ErrServerClosed) && !errors.Is(stopErr, grpc.ErrServerStopped) {
 			err = errors.Join(err, stopErr)

@@ -4,7 +4,9 @@ package target
 import (
 	"context"
 	"fmt"
+	"net"
 	"net/http"
+	"sync"
 
 	envoycommon "github.com/envoyproxy/go-control-plane/envoy/extensions/common/ratelimit/v3"
 	envoyv3 "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
@@ -23,6 +25,8 @@ const (
 	Envoy     = "envoy"      // Envoy's RateLimitService v3, ShouldRateLimit
 	HTTP      = "http"       // POST of a ShouldAllowRequest as JSON
 	EnvoyHTTP = "envoy-http" // POST of Envoy's RateLimitRequest as JSON
+	RESP      = "resp"       // RL.ALLOW over the protocol of Redis
+	Throttle  = "throttle"   // THROTTLE of throttlecrab over it
 )
 
 // A Verdict is a server's answer to one request.
@@ -67,6 +71,9 @@ type Target struct {
 	streams []*stream
 	http    *http.Client
 	opened  int
+
+	mu      sync.Mutex // protects the following
+	sockets []net.Conn // of the protocol of Redis
 }
 
 // Dial returns the target. Connections are opened when they are needed. Only streams are
@@ -75,6 +82,9 @@ func Dial(ctx context.Context, o Options) (*Target, error) {
 	t := &Target{options: o}
 	if o.Protocol == HTTP || o.Protocol == EnvoyHTTP {
 		t.http = &http.Client{Transport: o.Link.HTTP(&http.Transport{MaxIdleConnsPerHost: o.Sessions, MaxConnsPerHost: o.Sessions, DisableCompression: true})}
+		return t, nil
+	}
+	if o.Protocol == RESP || o.Protocol == Throttle {
 		return t, nil
 	}
 	for range o.Connections {
@@ -110,6 +120,11 @@ func (t *Target) Close() {
 	if t.http != nil {
 		t.http.CloseIdleConnections()
 	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, socket := range t.sockets {
+		_ = socket.Close()
+	}
 }
 
 // Session returns a session. Sessions share the connections and streams evenly. Session
@@ -127,6 +142,8 @@ func (t *Target) Session() Session {
 	case Envoy:
 		in, entry := t.envoyRequest()
 		return &envoy{client: envoyv3.NewRateLimitServiceClient(t.conns[i%len(t.conns)]), request: in, entry: entry}
+	case RESP, Throttle:
+		return t.newRedis()
 	default:
 		return t.newHTTP()
 	}

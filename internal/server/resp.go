@@ -1,0 +1,62 @@
+package server
+
+import (
+	"context"
+	"crypto/x509"
+
+	"google.golang.org/grpc/peer"
+
+	"github.com/ratelimitd/ratelimitd/internal/auth"
+	"github.com/ratelimitd/ratelimitd/internal/config"
+	"github.com/ratelimitd/ratelimitd/internal/decide"
+	"github.com/ratelimitd/ratelimitd/internal/histogram"
+	"github.com/ratelimitd/ratelimitd/internal/server/respapi"
+)
+
+// newRESP returns the server of the port for the protocol of Redis.
+func newRESP(b config.Bounds, core *decide.Core, t *trustRule, c *chain, h *handshakes, latency *histogram.Histogram) *respapi.Server {
+	options := respapi.Options{
+		Core: core, Faults: c.faults, Latency: latency, Calls: respCalls{c.calls}, Bounds: b,
+		TLS: t.secureRESP(), HandshakeFailed: h.failed,
+	}
+	if t.gate != nil {
+		options.Gate = respGate{t.gate}
+	} else if !t.AllowReset && !onLoopback(t.ports.resp) {
+		options.RefuseReset = t.refuseReset
+	}
+	return respapi.New(options)
+}
+
+// respCalls bound the turns of connections with the calls over gRPC.
+type respCalls struct{ *callCounters }
+
+// Begin implements respapi.Calls.
+func (c respCalls) Begin() bool {
+	if c.underWay.Add(1) <= int64(c.max) {
+		return true
+	}
+	c.underWay.Add(-1)
+	c.refused.Add(1)
+	return false
+}
+
+// End implements respapi.Calls.
+func (c respCalls) End() { c.underWay.Add(-1) }
+
+// respGate is the gate as the protocol of Redis has it.
+type respGate struct{ *gate }
+
+// InForce implements respapi.Gate.
+func (g respGate) InForce() *auth.Directory { return g.directory.Load() }
+
+// Admit implements respapi.Gate. ctx has the peer.
+func (g respGate) Admit(ctx context.Context, token string, certificate *x509.Certificate) (context.Context, error) {
+	p := proof{certificate: certificate}
+	if token != "" {
+		p.authorization = "Bearer " + token
+	}
+	if from, ok := peer.FromContext(ctx); ok {
+		p.from = from.Addr
+	}
+	return g.admit(ctx, p)
+}

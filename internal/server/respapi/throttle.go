@@ -1,0 +1,171 @@
+package respapi
+
+import (
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/ratelimitd/ratelimitd/internal/decide"
+	"github.com/ratelimitd/ratelimitd/internal/quote"
+	"github.com/ratelimitd/ratelimitd/internal/strategy"
+)
+
+// CL.THROTTLE and THROTTLE have a key and no namespace. Their counters are those of the
+// limit throttleLimit in the namespace throttleNamespace, whose configuration, and
+// permission, they are under as any others. The limit has a name so that a caller may
+// change the numbers and keeps what it has consumed.
+const (
+	throttleNamespace = "throttle"
+	throttleLimit     = "throttle"
+)
+
+// A wholeRate is the text of a rate that came as two numbers. The next command mostly has
+// the same.
+type wholeRate struct{ count, period, text string }
+
+// of returns the text of a rate.
+func (w *wholeRate) of(count, period string) string {
+	if w.count != count || w.period != period {
+		*w = wholeRate{count, period, count + "/" + period + "s"}
+	}
+	return w.text
+}
+
+// throttle sets r to what CL.THROTTLE or THROTTLE asks, and returns the capacity.
+func (t *turn) throttle(r *decide.Request, c command) (capacity uint64) {
+	*r = decide.Request{Namespace: throttleNamespace, Identifier: t.args[1], Cost: 1}
+	numbers := [...]struct {
+		name, example string
+		least         int64
+		value         int64
+	}{{"max_burst", "15", 1, 0}, {"count", "30", 1, 0}, {"period", "60", 1, 0}, {"quantity", "1", 0, 1}}
+	if c == cellThrottle {
+		numbers[0].least = 0
+		numbers[3].least = math.MinInt64 + 1
+	}
+	for i, arg := range t.args[2:] {
+		n := &numbers[i]
+		value, err := strconv.ParseInt(arg, 10, 64)
+		if err != nil || value < n.least {
+			refuse(r, n.name, "%s is not a whole number%s; write one such as %s", quote.Cut(arg), from(n.least), n.example)
+			continue
+		}
+		n.value = value
+	}
+	capacity = uint64(numbers[0].value) //nolint:gosec // it is not negative
+	if c == cellThrottle {
+		capacity++
+	}
+	if quantity := numbers[3].value; quantity < 0 {
+		r.Mode, r.Cost = strategy.Refund, uint64(-quantity)
+	} else {
+		r.Cost = uint64(quantity)
+	}
+	start := len(t.specs)
+	t.specs = append(t.specs, strategy.Spec{Name: throttleLimit, Strategy: strategy.GCRA, Rate: t.rate.of(t.args[3], t.args[4]), Burst: capacity})
+	r.Specs = t.specs[start:len(t.specs):len(t.specs)]
+	return capacity
+}
+
+// from says which numbers there may be, from the least on.
+func from(least int64) string {
+	if least < 0 {
+		return ""
+	}
+	return fmt.Sprintf(" of %d or more", least)
+}
+
+// throttleField returns what the two commands call a field of the API.
+func throttleField(field string) string {
+	switch name := strings.TrimPrefix(field, "limits[0]."); name {
+	case "identifier":
+		return "key"
+	case "rate":
+		return "count and period"
+	case "burst":
+		return "max_burst"
+	case "limits":
+		return "CL.THROTTLE and THROTTLE"
+	default:
+		return name
+	}
+}
+
+// A throttled is what a reply to one of the two commands says.
+type throttled struct {
+	allowed          bool
+	limit, remaining uint64
+	retry, reset     time.Duration // retry is strategy.Never if no wait helps
+}
+
+// throttledOf returns what a says to a command with a capacity. Without a decision on
+// the limit, whoever is allowed has all of it.
+func throttledOf(a *decide.Answer, capacity uint64) throttled {
+	d := a.Decision
+	r := throttled{allowed: d.Allowed, limit: capacity, retry: strategy.Never}
+	if len(d.Statuses) == 0 {
+		if d.Allowed {
+			r.remaining = capacity
+		}
+		return r
+	}
+	s := &d.Statuses[0]
+	r.remaining, r.retry, r.reset = s.Remaining, d.RetryAfter, s.ResetAfter
+	return r
+}
+
+// appendCellThrottle appends the reply of redis-cell: whether it is limited, the limit,
+// what remains, the seconds to wait or -1, and the seconds until it is unused. Its
+// seconds are rounded up from a millisecond on.
+func appendCellThrottle(b []byte, a *decide.Answer, capacity uint64) []byte {
+	r := throttledOf(a, capacity)
+	b = append(b, "*5\r\n"...)
+	b = appendBit(b, !r.allowed)
+	b = appendUint(appendUint(b, r.limit), r.remaining)
+	if r.allowed {
+		r.retry = strategy.Never
+	}
+	return appendInt(appendInt(b, cellSeconds(r.retry)), cellSeconds(r.reset))
+}
+
+// cellSeconds returns d in the seconds of redis-cell.
+func cellSeconds(d time.Duration) int64 {
+	if d == strategy.Never {
+		return never
+	}
+	whole := int64(d / time.Second)
+	if d%time.Second >= time.Millisecond {
+		whole++
+	}
+	return whole
+}
+
+// appendCrabThrottle appends the reply of throttlecrab: whether it is allowed, the limit,
+// what remains, the seconds of reset_after, and the seconds to wait.
+//
+// Its reset_after is not until the limit is unused, but further on by the whole burst
+// but two: it is what its users know. Its retry_after is in whole seconds rounded down, at
+// which a caller would ask too early: here it is rounded up.
+func appendCrabThrottle(b []byte, a *decide.Answer, capacity uint64) []byte {
+	r := throttledOf(a, capacity)
+	reset := r.reset.Seconds()
+	if len(a.Limits) > 0 {
+		rate := &a.Limits[0].Rate
+		reset += (float64(capacity) - 2) * rate.Period.Seconds() / float64(rate.Count)
+	}
+	b = append(b, "*5\r\n"...)
+	b = appendBit(b, r.allowed)
+	b = appendUint(appendUint(b, r.limit), r.remaining)
+	// A microsecond is more than the arithmetic may be off by.
+	b = appendInt(b, int64(max(reset+1e-6, 0)))
+	wait := int64(0)
+	if !r.allowed {
+		wait = never
+		if r.retry != strategy.Never {
+			wait = int64((r.retry + time.Second - 1) / time.Second)
+		}
+	}
+	return appendInt(b, wait)
+}
