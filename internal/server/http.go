@@ -101,6 +101,7 @@ func (s *Server) newAdmin(o Options, metrics http.Handler) *http.Server {
 		Counter:      asCaller(operator, http.HandlerFunc(s.envoy.ShowCounter)),
 		ResetCounter: asCaller(operator, http.HandlerFunc(s.envoy.ResetCounter)),
 		Book:         s.book, Metrics: metrics, Limits: s.limitsInForce(), LogLevel: o.LogLevel, Logger: s.logger,
+		TestClock: o.TestClock,
 		Configuration: func() adminapi.Configuration {
 			c := s.config.Load()
 			return adminapi.Configuration{Flags: o.Flags, Version: c.Version, Policies: c.Text}

@@ -40,6 +40,8 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/server/grpcapi/codec"
 	"github.com/ratelimitd/ratelimitd/internal/server/httpapi"
 	"github.com/ratelimitd/ratelimitd/internal/store"
+	"github.com/ratelimitd/ratelimitd/internal/strategy"
+	"github.com/ratelimitd/ratelimitd/internal/testclock"
 	ratelimitv1 "github.com/ratelimitd/ratelimitd/proto/ratelimit/v1"
 )
 
@@ -75,6 +77,8 @@ type Options struct {
 	// by the Server, and must not fail. A Store that never fails needs none.
 	Fallback store.Store
 
+	TestClock *testclock.Clock // the clock of Store, which the admin port turns; nil: it is none of these
+
 	Config       *Config // nil: nothing is configured
 	Trust        Trust
 	Envoy        envoyapi.Settings
@@ -102,6 +106,14 @@ type Options struct {
 
 	Logger   *slog.Logger
 	Registry *prometheus.Registry // what /metrics shows
+}
+
+// clock returns the clock of Store, if it is not that of the machine.
+func (o *Options) clock() func() strategy.Instant {
+	if o.TestClock == nil {
+		return nil
+	}
+	return o.TestClock.Now
 }
 
 // A Server is a listening daemon. New makes it, and Serve runs it once.
@@ -175,7 +187,7 @@ func New(o Options) (*Server, error) {
 	s.core = decide.New(decide.Options{
 		Store: o.Store, Fallback: o.Fallback, OnError: o.OnError, PoliciesOnly: o.PoliciesOnly, MaxLogCount: o.MaxLogCount, ReservationLife: o.ReservationLife,
 		Authenticated: o.Config.Clients != nil, Anonymous: s.anonymous(&o.Trust), Failures: s.failures,
-		Book: s.book, StoreLatency: storeLatency(o), Logger: o.Logger,
+		Now: o.clock(), Book: s.book, StoreLatency: storeLatency(o), Logger: o.Logger,
 	})
 	o.Panics.CountIn(&s.book.Panics)
 	faults := fault.NewLog(s.book, o.Logger)

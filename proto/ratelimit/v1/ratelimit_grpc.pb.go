@@ -4,7 +4,7 @@
 // versions:
 // - protoc-gen-go-grpc v1.6.2
 // - protoc             (unknown)
-// source: ratelimit/v1/ratelimit.proto
+// source: ratelimitd/v1/ratelimit.proto
 
 package ratelimitv1
 
@@ -404,5 +404,5 @@ var RateLimitService_ServiceDesc = grpc.ServiceDesc{
 			ClientStreams: true,
 		},
 	},
-	Metadata: "ratelimit/v1/ratelimit.proto",
+	Metadata: "ratelimitd/v1/ratelimit.proto",
 }
