@@ -2,6 +2,7 @@ package client
 
 import (
 	"hash/maphash"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -39,16 +40,20 @@ type denial struct {
 	limiter *Limiter
 	cost    uint64
 	result  Result
-	asked   time.Duration // since the start
-	until   time.Duration
+	until   time.Duration // since the start
+	shown   time.Duration // as of when the statuses of result are
 }
+
+// fresh is how old the statuses of a denial may be when they are repeated: to make them anew
+// for each call would be a quarter of what it costs.
+const fresh = time.Millisecond
 
 func newDenials(most int) *denials {
 	return &denials{share: max(1, most/denialShards), start: time.Now(), seed: maphash.MakeSeed()}
 }
 
 func (d *denials) shard(id identity) *denialShard {
-	return &d.shards[maphash.Comparable(d.seed, id)%denialShards]
+	return &d.shards[maphash.String(d.seed, id.identifier)%denialShards]
 }
 
 // A recollection is what remember needs to know of when a call was made.
@@ -71,18 +76,18 @@ func (d *denials) recall(l *Limiter, identifier string, cost uint64) (result Res
 	return of.at(now), true, recollection{}
 }
 
-// at returns the denial as it is at now.
+// at returns the denial as it is at now. The lock of its shard is held.
 func (of *denial) at(now time.Duration) Result {
-	age := now - of.asked
-	result := of.result
-	result.Remembered, result.RetryAfter = true, older(result.RetryAfter, age)
-	result.Statuses = make([]Status, len(of.result.Statuses))
-	for i := range result.Statuses {
-		st := &result.Statuses[i]
-		*st = of.result.Statuses[i]
-		st.ResetAfter, st.RetryAfter = max(0, st.ResetAfter-age), older(st.RetryAfter, age)
+	if by := now - of.shown; by >= fresh {
+		of.shown = now
+		of.result.RetryAfter = older(of.result.RetryAfter, by)
+		of.result.Statuses = slices.Clone(of.result.Statuses) // callers have the last ones
+		for i := range of.result.Statuses {
+			st := &of.result.Statuses[i]
+			st.ResetAfter, st.RetryAfter = max(0, st.ResetAfter-by), older(st.RetryAfter, by)
+		}
 	}
-	return result
+	return of.result
 }
 
 // older returns what is left of a RetryAfter after age.
@@ -124,7 +129,8 @@ func (d *denials) remember(l *Limiter, identifier string, cost uint64, result *R
 	if _, there := sh.known[id]; !there && len(sh.known) >= d.share {
 		sh.evict(now)
 	}
-	of := &denial{limiter: l, cost: cost, result: *result, asked: r.asked, until: until}
+	of := &denial{limiter: l, cost: cost, result: *result, until: until, shown: r.asked}
+	of.result.Remembered = true
 	sh.known[id] = of
 }
 

@@ -1,6 +1,8 @@
 package client
 
 import (
+	"strings"
+
 	ratelimitv1 "github.com/ratelimitd/ratelimitd/proto/ratelimit/v1"
 )
 
@@ -41,3 +43,11 @@ func (l *Limit) message() *ratelimitv1.Limit {
 
 // bytes returns about how long l is in a message.
 func (l *Limit) bytes() int { return len(l.Rate) + len(l.Name) + len(l.TimeZone) + 48 }
+
+// String returns the name of s, such as "token_bucket". That of 0 is "fixed_window".
+func (s Strategy) String() string {
+	if s == 0 {
+		s = FixedWindow
+	}
+	return strings.ToLower(ratelimitv1.Strategy(s).String())
+}

@@ -128,7 +128,8 @@ func (l *Limiter) take(ctx context.Context, operation, identifier string, cost u
 		var result Result
 		var known bool
 		if result, known, when = memory.recall(l, id, cost); known {
-			return l.told(operation, identifier, result, began)
+			l.tell(operation, identifier, &result, began)
+			return result
 		}
 	}
 	r := &ratelimitv1.ShouldAllowRequest{Namespace: l.namespace, Identifier: id, Limits: l.sent, Policy: l.policy, DryRun: dryRun}
