@@ -15,6 +15,7 @@ require (
 	github.com/prometheus/client_golang v1.25.0
 	github.com/prometheus/client_model v0.6.3
 	github.com/prometheus/common v0.72.0
+	github.com/ratelimitd/ratelimitd/client v0.1.0
 	github.com/ratelimitd/ratelimitd/proto v0.1.0
 	github.com/redis/go-redis/v9 v9.23.0
 	github.com/rs/zerolog v1.28.0
@@ -65,4 +66,7 @@ require (
 	gopkg.in/tomb.v1 v1.0.0-20141024135613-dd632973f1e7 // indirect
 )
 
-replace github.com/ratelimitd/ratelimitd/proto => ./proto
+replace (
+	github.com/ratelimitd/ratelimitd/client => ./client
+	github.com/ratelimitd/ratelimitd/proto => ./proto
+)
