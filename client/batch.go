@@ -80,6 +80,9 @@ var calls = sync.Pool{New: func() any {
 
 // do returns the answer to r, which is about so many bytes long, within timeout.
 func (b *batcher) do(ctx context.Context, r *ratelimitv1.ShouldAllowRequest, bytes int, timeout time.Duration) (*ratelimitv1.ShouldAllowResponse, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err // nobody waits, so that nothing is to be consumed
+	}
 	now := time.Now()
 	c := calls.Get().(*call)
 	c.request, c.bytes, c.deadline = r, bytes, now.Add(timeout)
@@ -255,7 +258,7 @@ func (b *batcher) receive(stream ratelimitv1.RateLimitService_ShouldAllowStreamC
 func (b *batcher) answer(results []*ratelimitv1.ShouldAllowResult) (send func(), err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	whole := len(results) == 1 && len(b.flight) != 1 // the error of the message itself
+	whole := len(results) == 1 && len(b.flight) != 1 && results[0].GetError() != nil // of the message itself
 	if len(results) != len(b.flight) && !whole {
 		return nothing, status.Errorf(codes.Internal, "the daemon answers %d requests with %d results", len(b.flight), len(results))
 	}
@@ -278,8 +281,11 @@ func (b *batcher) answer(results []*ratelimitv1.ShouldAllowResult) (send func(),
 // that the daemon has certainly not decided are sent again. Those that it may have decided
 // are not, lest they are charged twice.
 func (b *batcher) end(err error, unopened bool) {
-	if errors.Is(err, io.EOF) {
+	switch {
+	case errors.Is(err, io.EOF):
 		err = status.Error(codes.Unavailable, "the daemon has ended the stream")
+	case status.Code(err) == codes.Canceled: // by leave: these callers have not cancelled
+		err = status.Error(codes.Unavailable, "no answer for too long, so that the stream is given up")
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
