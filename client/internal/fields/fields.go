@@ -94,13 +94,12 @@ func nameOf(st *client.Status, limit *client.Limit, place int) string {
 	}
 }
 
-// units are the seconds of the units of rates that are whole seconds, by their shortest and
-// their longest names.
+// units are the seconds of the units of rates that are whole seconds, by their names.
 var units = []struct {
 	names   string
 	seconds uint64
 }{
-	{" s sec second ", 1}, {" m min minute ", 60}, {" h hr hour ", 3600}, {" d day ", 86400}, {" w week ", 604800},
+	{" s sec secs second seconds ", 1}, {" m min mins minute minutes ", 60}, {" h hr hrs hour hours ", 3600}, {" d day days ", 86400}, {" w week weeks ", 604800},
 }
 
 // windowOf returns the period of a limit, if that is whole seconds: the field has no others.
@@ -126,9 +125,6 @@ func windowOf(l *client.Limit) (seconds uint64, ok bool) {
 		}
 	}
 	unit = strings.TrimSpace(unit)
-	if len(unit) > 1 {
-		unit = strings.TrimSuffix(unit, "s")
-	}
 	for _, u := range units {
 		if unit != "" && strings.Contains(u.names, " "+unit+" ") {
 			return n * u.seconds, true
