@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"strings"
@@ -44,7 +45,7 @@ func dial(o *Options) (*grpc.ClientConn, error) {
 	}
 	if o.Token != "" {
 		if strings.ContainsFunc(o.Token, func(r rune) bool { return r <= ' ' || r > '~' }) {
-			return nil, fmt.Errorf("ratelimitd: Options.Token: it has a character that no token has; give one token without spaces")
+			return nil, errors.New("ratelimitd: Options.Token: it has a character that no token has; give one token without spaces")
 		}
 		options = append(options, grpc.WithPerRPCCredentials(bearer("Bearer "+o.Token)))
 	}

@@ -26,7 +26,7 @@ func run(m *testing.M) int {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}
-		defer os.RemoveAll(dir)
+		defer func() { _ = os.RemoveAll(dir) }()
 		program := filepath.Join(dir, "ratelimitd")
 		build := exec.Command("go", "build", "-o", program, "./cmd/ratelimitd")
 		build.Dir = "../.."
@@ -34,7 +34,10 @@ func run(m *testing.M) int {
 			fmt.Fprintf(os.Stderr, "building the daemon: %v\n%s", err, out)
 			return 1
 		}
-		os.Setenv(clienttest.BinaryVariable, program)
+		if err := os.Setenv(clienttest.BinaryVariable, program); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
 	}
 	return m.Run()
 }
@@ -140,11 +143,11 @@ func TestREADME(t *testing.T) {
 	}
 	d, addr := clienttest.Start(t), freeAddr(t)
 	source := strings.NewReplacer(`"localhost:8081"`, fmt.Sprintf("%q", d.GRPC), `":8000"`, fmt.Sprintf("%q", addr)).Replace(string(block[1]))
-	dir, err := os.MkdirTemp(".", "testdata-") // within the module, or else it would not build
+	dir, err := os.MkdirTemp(".", "testdata-") //nolint:usetesting // within the module, or else it would not build
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }()
 	if err := os.WriteFile(filepath.Join(dir, "main.go"), []byte(source), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -23,7 +23,7 @@ func Main(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }()
 	program := filepath.Join(dir, "ratelimitd")
 	_, here, _, _ := runtime.Caller(0)
 	build := exec.Command("go", "build", "-o", program, "./cmd/ratelimitd")
