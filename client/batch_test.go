@@ -168,7 +168,12 @@ func TestWithoutStreams(t *testing.T) {
 	ratelimitv1.RegisterRateLimitServiceServer(server, daemon)
 	done := make(chan error, 1)
 	go func() { done <- server.Serve(listener) }()
-	defer func() { server.Stop(); <-done }()
+	defer func() {
+		server.Stop()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}()
 	limiter := newClient(t, client.Options{Addresses: []string{listener.Addr().String()}, Timeout: 5 * time.Second}).Limiter("shop", client.Rate("1/h"))
 	for range 5 {
 		if r := limiter.Allow(t.Context(), "alice"); !r.Allowed || r.Err != nil {

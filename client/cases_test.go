@@ -305,18 +305,18 @@ func (s *step) wrong(result *client.Result, allowed, denied int64, took time.Dur
 		switch field {
 		case "error":
 			if code := codeOf(result.Err); code != want && !oneOf(want, code) {
-				return fmt.Errorf("%s: %v, want %v", field, result.Err, want)
+				return fmt.Errorf("%s: %w, want %v", field, result.Err, want)
 			}
 		case "error_has":
 			if result.Err == nil || !strings.Contains(result.Err.Error(), want.(string)) {
-				return fmt.Errorf("%s: %v, want %v", field, result.Err, want)
+				return fmt.Errorf("%s: %w, want %v", field, result.Err, want)
 			}
 		case "statuses":
 			if err := wrongStatuses(result.Statuses, want.([]any)); err != nil {
 				return err
 			}
 		case "within_ms", "at_least_ms":
-			if bound := time.Duration(want.(float64)) * time.Millisecond; (field == "within_ms") == (took > bound) {
+			if bound := time.Duration(want.(float64) * float64(time.Millisecond)); (field == "within_ms") == (took > bound) {
 				return fmt.Errorf("%s: it took %v, want %v", field, took, bound)
 			}
 		default:

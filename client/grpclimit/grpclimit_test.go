@@ -54,7 +54,12 @@ func serve(t *testing.T, limits *Limits) ratelimitv1.RateLimitServiceClient {
 	ratelimitv1.RegisterRateLimitServiceServer(server, echo{})
 	done := make(chan error, 1)
 	go func() { done <- server.Serve(listener) }()
-	t.Cleanup(func() { server.Stop(); <-done })
+	t.Cleanup(func() {
+		server.Stop()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
 	conn, err := grpc.NewClient(listener.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		t.Fatal(err)

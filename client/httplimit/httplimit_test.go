@@ -50,8 +50,15 @@ func serve(t *testing.T, limit func(http.Handler) http.Handler) *service {
 	return s
 }
 
-// get returns the answer to a request with headers, as "name: value".
-func (s *service) do(method, path string, headers ...string) (response *http.Response, body string) {
+// An answer is what a caller gets.
+type answer struct {
+	status int
+	header http.Header
+	body   string
+}
+
+// do returns the answer to a request with headers, as "name: value".
+func (s *service) do(method, path string, headers ...string) answer {
 	s.t.Helper()
 	r, err := http.NewRequestWithContext(s.t.Context(), method, s.URL+path, http.NoBody)
 	if err != nil {
@@ -61,7 +68,7 @@ func (s *service) do(method, path string, headers ...string) (response *http.Res
 		name, value, _ := strings.Cut(h, ": ")
 		r.Header.Add(name, value)
 	}
-	response, err = s.Client().Do(r)
+	response, err := s.Client().Do(r)
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -70,17 +77,17 @@ func (s *service) do(method, path string, headers ...string) (response *http.Res
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	return response, string(text)
+	return answer{response.StatusCode, response.Header, string(text)}
 }
 
 // wants fails the test unless the next request is answered with a status.
-func (s *service) wants(status int, method, path string, headers ...string) *http.Response {
+func (s *service) wants(status int, method, path string, headers ...string) answer {
 	s.t.Helper()
-	response, body := s.do(method, path, headers...)
-	if response.StatusCode != status {
-		s.t.Errorf("%s %s %v: %d %s, want %d", method, path, headers, response.StatusCode, body, status)
+	got := s.do(method, path, headers...)
+	if got.status != status {
+		s.t.Errorf("%s %s %v: %d %s, want %d", method, path, headers, got.status, got.body, status)
 	}
-	return response
+	return got
 }
 
 func TestDenialIsAProblem(t *testing.T) {
@@ -93,20 +100,20 @@ func TestDenialIsAProblem(t *testing.T) {
 		"RateLimit":        `"fixed_window:2/min";r=1;t=50, "daily";r=99;t=172790`,
 		"Retry-After":      "",
 	} {
-		if got := allowed.Header.Get(name); got != want {
+		if got := allowed.header.Get(name); got != want {
 			t.Errorf("allowed: %s: %s, want %s", name, got, want)
 		}
 	}
 	s.wants(200, "GET", "/")
-	response, body := s.do("GET", "/")
+	over := s.do("GET", "/")
 	const problem = `{"type":"https://iana.org/assignments/http-problem-types#quota-exceeded","title":"over the limit","status":429,"violated-policies":["fixed_window:2/min"]}` + "\n"
-	if response.StatusCode != 429 || body != problem || response.Header.Get("Content-Type") != "application/problem+json" {
-		t.Errorf("denied: %d %v %s", response.StatusCode, response.Header, body)
+	if over.status != 429 || over.body != problem || over.header.Get("Content-Type") != "application/problem+json" {
+		t.Errorf("denied: %+v", over)
 	}
-	if got, want := response.Header.Get("RateLimit"), `"fixed_window:2/min";r=0;t=50, "daily";r=98`; got != want {
+	if got, want := over.header.Get("RateLimit"), `"fixed_window:2/min";r=0;t=50, "daily";r=98`; got != want {
 		t.Errorf("denied: RateLimit: %s, want %s", got, want)
 	}
-	if got := response.Header.Get("Retry-After"); got != "50" {
+	if got := over.header.Get("Retry-After"); got != "50" {
 		t.Errorf("Retry-After: %s", got)
 	}
 	if n := s.served.Load(); n != 2 {
@@ -163,7 +170,7 @@ func TestStepsAndCosts(t *testing.T) {
 	s.wants(200, "GET", "/", from, "X-API-Key: one")
 	s.wants(200, "GET", "/", from, "X-API-Key: one")
 	denied := s.wants(429, "GET", "/", from, "X-API-Key: one")
-	if got, want := denied.Header.Get("RateLimit"), `"address";r=0, "key";r=0;t=3600`; got != want {
+	if got, want := denied.header.Get("RateLimit"), `"address";r=0, "key";r=0;t=3600`; got != want {
 		t.Errorf("RateLimit: %s, want %s", got, want)
 	}
 	told = nil
@@ -186,7 +193,7 @@ func TestShadowDeniesNobody(t *testing.T) {
 		},
 	}))
 	for range 3 {
-		if h := s.wants(200, "GET", "/").Header; h.Get("RateLimit") != "" || h.Get("Retry-After") != "" {
+		if h := s.wants(200, "GET", "/").header; h.Get("RateLimit") != "" || h.Get("Retry-After") != "" {
 			t.Errorf("a limit in shadow mode shows: %v", h)
 		}
 	}
@@ -198,8 +205,8 @@ func TestShadowDeniesNobody(t *testing.T) {
 func TestMessagesOfOneRequest(t *testing.T) {
 	_, limits := newClient(t)
 	s := serve(t, Limit(limits.Limiter("shop", client.Rate("3/h")), ClientAddress()))
-	if _, body := s.do("GET", "/?messages=3"); body != "message 2 denied" {
-		t.Errorf("%q", body)
+	if got := s.do("GET", "/?messages=3"); got.body != "message 2 denied" {
+		t.Errorf("%q", got.body)
 	}
 	if r := (*Caller)(nil).Allow(t.Context(), 1); !r.Allowed {
 		t.Errorf("no rule: %+v", r)
@@ -212,16 +219,16 @@ func TestOwnAnswerAndFailure(t *testing.T) {
 	own := serve(t, New(Options{Rules: []Rule{{By: ClientAddress(), Steps: []Step{{Limiter: l}}}}, Denied: func(w http.ResponseWriter, _ *http.Request, r client.Result) {
 		http.Error(w, r.Reason.String(), http.StatusTeapot)
 	}}))
-	if response, body := own.do("GET", "/"); response.StatusCode != http.StatusTeapot || body != "OVER_LIMIT\n" || response.Header.Get("RateLimit-Policy") == "" {
-		t.Errorf("%d %s", response.StatusCode, body)
+	if got := own.do("GET", "/"); got.status != http.StatusTeapot || got.body != "OVER_LIMIT\n" || got.header.Get("RateLimit-Policy") == "" {
+		t.Errorf("%+v", got)
 	}
 	s := serve(t, Limit(l, ClientAddress()))
-	if response := s.wants(429, "GET", "/"); response.Header.Get("Retry-After") != "" {
+	if s.wants(429, "GET", "/").header.Get("Retry-After") != "" {
 		t.Error("a wait that never ends has a Retry-After")
 	}
 	d.Kill()
-	if response, body := s.do("GET", "/"); response.StatusCode != 503 || !strings.Contains(body, "about:blank") {
-		t.Errorf("without a daemon: %d %s", response.StatusCode, body)
+	if got := s.do("GET", "/"); got.status != 503 || !strings.Contains(got.body, "about:blank") {
+		t.Errorf("without a daemon: %+v", got)
 	}
 }
 
