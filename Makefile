@@ -24,6 +24,7 @@ LONGFUZZTIME ?= 10m
 
 # Tools, at the versions that tools/go.mod pins.
 TOOL := go tool -modfile=$(CURDIR)/tools/go.mod
+BUF := go tool -modfile=$(CURDIR)/tools/buf/go.mod buf
 LINT := $(TOOL) golangci-lint run --config=$(CURDIR)/.golangci.yml
 
 .PHONY: help
@@ -48,7 +49,7 @@ run: ## run the daemon from source
 
 .PHONY: test
 test: FUZZTIME = 2s
-test: deps generate-check lint manifests deadcode-check image-test licenses vulncheck-tests unit fuzz ## install what the checks need, and run all checks
+test: deps generate-check proto-check lint manifests deadcode-check image-test licenses vulncheck-tests unit fuzz ## install what the checks need, and run all checks
 
 .PHONY: deps
 deps:
@@ -65,6 +66,8 @@ image-test: ## make the image, unpack it, run it as its user and ask it
 .PHONY: unit
 unit: ## run the tests
 	go test -race -shuffle=on ./...
+	cd client && go test -race -shuffle=on ./...
+	cd examples/go && go test ./...
 	cd tools && go test ./...
 
 .PHONY: fuzz
@@ -114,7 +117,7 @@ reproducible: ## fail if two builds in two folders differ
 
 .PHONY: lint
 lint: ## run go vet, golangci-lint and go mod tidy in all modules
-	@for module in . tools tools/image tools/manifests; do \
+	@for module in . proto client examples/go tools tools/image tools/manifests; do \
 		echo "lint $$module"; \
 		(cd $$module && go vet ./... && $(LINT) ./... && go mod tidy -diff); \
 	done
@@ -128,4 +131,14 @@ generate: ## generate Go code from the .proto files
 generate-check: ## fail if the generated code is out of date
 	@fresh=$$(mktemp -d); trap 'rm -rf "$$fresh"' EXIT; \
 	(cd tools && go run ./protogen -out "$$fresh" ../proto); \
-	diff -r -x '*.proto' proto "$$fresh" || { echo 'proto/ is out of date: run make generate' >&2; exit 1; }
+	diff -r proto/ratelimit "$$fresh/ratelimit" || { echo 'proto/ is out of date: run make generate' >&2; exit 1; }
+
+.PHONY: proto-check
+proto-check: ## check the style of the .proto files, and that they break no client of the last release
+	$(BUF) lint
+	$(BUF) breaking --against proto/released.binpb
+
+# What is in it may never change again but by additions.
+.PHONY: proto-release
+proto-release: ## with a release: keep the API as it is now, for proto-check
+	$(BUF) build --exclude-source-info -o proto/released.binpb

@@ -38,6 +38,13 @@ type program struct {
 	command string
 	env     string // environment variables, separated by spaces
 	store   string // "redis" or "memcached"; empty if it needs no server
+	target  string // how it is asked, if not as the load says
+}
+
+// by returns p, asked in another way.
+func (p program) by(target string) program {
+	p.target = target
+	return p
 }
 
 var (
@@ -132,6 +139,15 @@ var matrices = map[string][]benchCase{
 		{"envoyproxy/ratelimit with its local cache, one key far over its limit, Redis", envoyLoad(runCmd{KeyDistribution: keys.Hot, DescriptorKey: "hot"}), envoyproxy.with("LOCAL_CACHE_SIZE_IN_BYTES=1000000"), envoyRedis},
 		{"envoyproxy/ratelimit with Redis, and ours in memory", envoyLoad(runCmd{}), envoyproxy, envoyServer},
 	},
+	// The Go client against calls of which each goes on its own, as generated code makes them.
+	"client": {
+		{"1 caller", runCmd{Concurrency: 1}, memoryServer, memoryServer.by(target.Client)},
+		{"16 callers", runCmd{Concurrency: 16}, memoryServer, memoryServer.by(target.Client)},
+		{"256 callers", runCmd{Concurrency: 256}, memoryServer, memoryServer.by(target.Client)},
+		{"256 callers, four limits", runCmd{Concurrency: 256, Scenario: "several"}, memoryServer, memoryServer.by(target.Client)},
+		{"1 caller, Redis", runCmd{Concurrency: 1}, redisServer, redisServer.by(target.Client)},
+		{"256 callers, Redis", runCmd{Concurrency: 256}, redisServer, redisServer.by(target.Client)},
+	},
 	// The transport's options, on the null server: each option on its own against the
 	// defaults of gRPC, and the options that the null server uses.
 	"transport": {
@@ -189,7 +205,7 @@ func newBenchCmd() *benchCmd {
 // flags returns the flags whose values are the fields of c.
 func (c *benchCmd) flags() *flags.Set {
 	return &flags.Set{Flags: []flags.Flag{
-		{Name: "matrix", Value: flags.OneOf(&c.Matrix, "server", "resp", "peers", "transport"), Help: "What to compare: the daemon with the null server (server; or resp, over the protocol of Redis) or with other services (peers), or options of gRPC (transport)."},
+		{Name: "matrix", Value: flags.OneOf(&c.Matrix, "server", "resp", "peers", "client", "transport"), Help: "What to compare: the daemon with the null server (server; or resp, over the protocol of Redis) or with other services (peers), the Go client with calls that go alone (client), or options of gRPC (transport)."},
 		{Name: "out", Value: flags.Text(&c.Out), Help: "Where to write the results."},
 		{Name: "duration", Value: flags.Duration(&c.Duration), Help: "How long to measure each run."},
 		{Name: "warmup", Value: flags.Duration(&c.Warmup), Help: "How long to run before that, unmeasured."},
@@ -236,7 +252,7 @@ func (c *benchCmd) Run(ctx context.Context, out, log io.Writer) error {
 		if err != nil {
 			return fmt.Errorf("%s: %w", bc.name, err)
 		}
-		fmt.Fprintln(log, r.markdown())
+		fmt.Fprintln(log, b.line(&r))
 		rows = append(rows, r)
 	}
 	startup, err := b.startup(ctx)
@@ -358,6 +374,7 @@ func (b *bench) pair(ctx context.Context, bc *benchCase, baseline, subject *proc
 // A process is a running server, together with its store and files.
 type process struct {
 	grpc, http, resp, store string
+	target                  string // of its program
 	stops                   []func()
 }
 
@@ -368,7 +385,7 @@ func (p *process) stop() {
 }
 
 func (b *bench) start(ctx context.Context, s program) (p *process, err error) {
-	p = &process{}
+	p = &process{target: s.target}
 	defer func() {
 		if err != nil {
 			p.stop()
@@ -428,7 +445,7 @@ func freeAddrs(n int) ([]string, error) {
 
 func (b *bench) measure(ctx context.Context, bc *benchCase, p *process) (*report.Report, error) {
 	c := bc.load
-	c.Target = cmp.Or(c.Target, target.Unary)
+	c.Target = cmp.Or(p.target, c.Target, target.Unary)
 	c.Addr, c.Duration, c.Warmup = p.grpc, b.Duration, b.Warmup
 	if c.Target == target.HTTP {
 		c.Addr = p.http
@@ -493,6 +510,38 @@ func (r *row) markdown() string {
 		100*slices.Max(r.stolen), r.tries)
 }
 
+const clientHeader = "The baseline is calls that go alone, on four connections and with no deadline. The subject is package client, on one connection\nand with deadlines. CPU is that of both, the daemon and the load generator with its client.\n\n" +
+	`| case | alone: decisions/s | client: decisions/s | alone: CPU, µs a decision | client: CPU | decisions a CPU second, client to alone | alone: p50 | client: p50 | ratio | alone: p99 | client: p99 | ratio | stolen | pairs run |
+|---|---|---|---|---|---|---|---|---|---|---|---|---|---|
+`
+
+// line returns r as a line of the table of the matrix.
+func (b *bench) line(r *row) string {
+	if b.Matrix != "client" {
+		return r.markdown()
+	}
+	rate := func(x *report.Report) float64 { return x.DecisionsPerSecond }
+	both := func(x *report.Report) float64 { return value(x.CPU.Server) + value(x.CPU.Client) }
+	p50 := func(x *report.Report) float64 { return x.Latency.P50 }
+	p99 := func(x *report.Report) float64 { return x.Latency.P99 }
+	ratio := func(of, to []*report.Report, f func(*report.Report) float64) string {
+		all := make([]float64, len(of))
+		for i := range all {
+			all[i] = f(of[i]) / f(to[i])
+		}
+		return spread(all, "%.2f")
+	}
+	latency := func(runs []*report.Report, f func(*report.Report) float64) string {
+		return fmt.Sprintf("%.0f µs", median(of(runs, f)))
+	}
+	return fmt.Sprintf("| %s | %s | %s | %s | %s | **%s** | %s | %s | %s | %s | %s | %s | %.0f%% | %d |", r.name,
+		spread(of(r.baseline, rate), "%.0f"), spread(of(r.subject, rate), "%.0f"),
+		spread(of(r.baseline, both), "%.2f"), spread(of(r.subject, both), "%.2f"), ratio(r.baseline, r.subject, both),
+		latency(r.baseline, p50), latency(r.subject, p50), ratio(r.subject, r.baseline, p50),
+		latency(r.baseline, p99), latency(r.subject, p99), ratio(r.subject, r.baseline, p99),
+		100*slices.Max(r.stolen), r.tries)
+}
+
 func value(x *float64) float64 {
 	if x == nil {
 		return 0
@@ -526,9 +575,13 @@ func (b *bench) page(ctx context.Context, rows []row) string {
 	fmt.Fprintf(&out, "| | |\n|---|---|\n| when | %s |\n| commit | %s |\n| machine | %d processors, %s |\n| kernel | %s |\n| Go | %s |\n| Redis | %s |\n| memcached | %s |\n\n",
 		time.Now().UTC().Format(time.DateOnly), says(ctx, "git", "describe", "--always", "--dirty"), runtime.NumCPU(), processor(), says(ctx, "uname", "-sr"),
 		runtime.Version(), says(ctx, "redis-server", "--version"), says(ctx, "memcached", "--version"))
-	out.WriteString(header)
+	if b.Matrix == "client" {
+		out.WriteString(clientHeader)
+	} else {
+		out.WriteString(header)
+	}
 	for _, r := range rows {
-		out.WriteString(r.markdown() + "\n")
+		out.WriteString(b.line(&r) + "\n")
 	}
 	return out.String()
 }

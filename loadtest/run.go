@@ -90,7 +90,7 @@ func newRunCmd() *runCmd {
 // flags returns the flags whose values are the fields of c.
 func (c *runCmd) flags() *flags.Set {
 	return &flags.Set{Flags: append([]flags.Flag{
-		{Name: "target", Value: flags.OneOf(&c.Target, "unary", "batch", "stream", "envoy", "http", "envoy-http", "resp", "throttle"), Help: "How to ask: unary, batch or stream of ratelimit.v1; envoy (RateLimitService v3); http (JSON of ratelimit.v1) or envoy-http; resp (RL.ALLOW over the protocol of Redis) or throttle (THROTTLE of throttlecrab over it)."},
+		{Name: "target", Value: flags.OneOf(&c.Target, "unary", "batch", "stream", "client", "envoy", "http", "envoy-http", "resp", "throttle"), Help: "How to ask: unary, batch or stream of ratelimit.v1; the Go client, which makes batches of its own (client); envoy (RateLimitService v3); http (JSON of ratelimit.v1) or envoy-http; resp (RL.ALLOW over the protocol of Redis) or throttle (THROTTLE of throttlecrab over it)."},
 		{Name: "addr", Value: flags.Text(&c.Addr), Hint: "HOST:PORT", Help: "The server; by default 127.0.0.1:8081, or :8080 for http and :6379 for resp and throttle."},
 		{Name: "path", Value: flags.Text(&c.Path), Hint: "/PATH", Help: "The path for http targets; by default /v1/should-allow, or /json for envoy-http."},
 		{Name: "duration", Value: flags.Duration(&c.Duration), Help: "How long to measure."},

@@ -58,6 +58,10 @@ var refused = []struct{ flag, settings, says string }{
 	{"shutdown-delay", "shutdown_delay: -1s", ` -1s: must be `},
 	{"drain-timeout", "drain_timeout: -1s", ` -1s: must be above 0, such as 10s`},
 	{"tracing", "tracing: 2", ` "2": write true or false`},
+	{"test-clock", "test_clock: true\ngrpc_addr: :8081", `: other machines may reach --grpc-addr ":8081"; write --grpc-addr=127.0.0.1:8081`},
+	{"test-clock", "test_clock: true\nmetrics_addr: 192.0.2.1:9090", `: other machines may reach --metrics-addr "192.0.2.1:9090"; write --metrics-addr=127.0.0.1:9090`},
+	{"test-clock", "test_clock: true\nadmin_addr: off", `: the admin port turns the clock, and --admin-addr is off; write --admin-addr=127.0.0.1:0`},
+	{"test-clock", "test_clock: true\nstore: redis", `: with --store=redis the clock is not ours to turn; use --store=memory`},
 	{"log-level", "log_level: loud", ` "loud": use debug, info, warn or error`},
 	{"log-format", "log_format: xml", ` "xml": use text or json`},
 

@@ -65,6 +65,9 @@ func (c *Config) check() []error {
 	k.envoy()
 	k.bounds()
 	k.xds()
+	if c.TestClock {
+		k.testClock()
+	}
 	k.duration("drain-timeout", c.DrainTimeout, "10s")
 	k.must(c.ShutdownDelay >= 0, "shutdown-delay", c.ShutdownDelay, "0 or above, such as 5s")
 	for flag, n := range map[string]int{"max-connections": c.MaxConnections, "max-connections-per-address": c.MaxConnectionsPerAddress} {
@@ -128,6 +131,23 @@ func (k *check) addresses() {
 			if overlap(l.addr, other.addr) {
 				k.problem(l.flag, " %q: --%s has this address too; choose another port", l.addr, other.flag)
 			}
+		}
+	}
+}
+
+// testClock adds why there can be no clock that stands still: nobody who is not testing is
+// to meet a daemon whose limits never recover.
+func (k *check) testClock() {
+	if k.c.Store.Kind != Memory {
+		k.problem("test-clock", ": with --store=%s the clock is not ours to turn; use --store=memory", k.c.Store.Kind)
+	}
+	if k.c.AdminAddr == AdminOff {
+		k.problem("test-clock", ": the admin port turns the clock, and --admin-addr is off; write --admin-addr=127.0.0.1:0")
+	}
+	for _, l := range k.c.listeners() {
+		host, port, err := net.SplitHostPort(l.addr)
+		if err == nil && !addressOf(host).IsLoopback() {
+			k.problem("test-clock", ": other machines may reach --%s %s; write --%[1]s=%[3]s", l.flag, flags.Quote(l.addr), net.JoinHostPort("127.0.0.1", port))
 		}
 	}
 }

@@ -59,6 +59,8 @@ type Config struct {
 	MaxConnectionsPerAddress int // 0: half of all
 
 	Tracing bool
+	// TestClock says that the clock of the store stands still until it is turned.
+	TestClock bool
 
 	// What the stores are made of. MemoryOptions, RedisOptions and
 	// MemcachedOptions return them with what is set in Store.

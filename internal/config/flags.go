@@ -45,6 +45,7 @@ func (c *Config) Flags() *flags.Set {
 		{Name: "shutdown-delay", Value: flags.Duration(&c.ShutdownDelay), Help: "How long a shutdown answers on as before, while it reports the daemon as not serving: as long as whatever sends requests here takes to see that."},
 		{Name: "drain-timeout", Value: flags.Duration(&c.DrainTimeout), Help: "The longest that a shutdown waits for calls under way."},
 		{Name: "tracing", Value: flags.Bool(&c.Tracing), Help: "Export a span for each gRPC call and what it asks the store, by OTLP over gRPC, to where the standard OTEL_... variables say."},
+		{Name: "test-clock", Value: flags.Bool(&c.TestClock), Help: "For tests: the clock stands still until a POST to /test-clock?advance=90s on the admin port turns it on. With the memory store, and on loopback addresses alone."},
 		{Name: "log-level", Value: flags.OneOf(&c.Log.Level, "debug", "info", "warn", "error"), Help: "Log what is of this level or above: debug, info, warn or error."},
 		{Name: "log-format", Value: flags.OneOf(&c.Log.Format, "text", "json"), Help: "Log lines for people (text) or for machines (json)."},
 	}

@@ -20,6 +20,8 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/gctuning"
 	"github.com/ratelimitd/ratelimitd/internal/server"
 	"github.com/ratelimitd/ratelimitd/internal/stores"
+	"github.com/ratelimitd/ratelimitd/internal/strategy"
+	"github.com/ratelimitd/ratelimitd/internal/testclock"
 	"github.com/ratelimitd/ratelimitd/internal/tracing"
 )
 
@@ -78,7 +80,13 @@ func Run(ctx context.Context, c *config.Config, policies *config.Policies, versi
 	}
 	policies = l.inForce()
 	options.Config = server.ConfigOf(policies)
-	if options.Store, options.Fallback, err = stores.Open(c, options.Registry, logger, options.Panics); err != nil {
+	var clock func() strategy.Instant
+	if c.TestClock {
+		options.TestClock = testclock.New()
+		clock = options.TestClock.Now
+		logger.Warn("THE CLOCK STANDS STILL, as --test-clock says: no limit recovers until a POST to /test-clock on the admin port turns it. This is for tests alone")
+	}
+	if options.Store, options.Fallback, err = stores.Open(c, options.Registry, logger, options.Panics, clock); err != nil {
 		return err
 	}
 	main, fallback := options.Store, options.Fallback

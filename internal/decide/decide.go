@@ -40,6 +40,9 @@ type Options struct {
 	Anonymous     *auth.Caller   // nil: may do everything but administer
 	Failures      *auth.Failures // counts what callers may not do; nil: nobody reads it
 
+	// Now is the clock by which reservations expire. nil is the wall clock.
+	Now func() strategy.Instant
+
 	Book         *account.Book
 	StoreLatency *histogram.Histogram // of what one batch asks the store; nil: not measured
 	Logger       *slog.Logger
@@ -54,6 +57,7 @@ type Core struct {
 	policies     atomic.Pointer[policy.Config]
 
 	reservationLife time.Duration
+	now             func() strategy.Instant // by which they expire
 
 	permits  permits
 	resolver resolver
@@ -76,8 +80,11 @@ func New(o Options) *Core {
 	if o.MaxLogCount == 0 {
 		o.MaxLogCount = strategy.DefaultMaxLogCount
 	}
+	if o.Now == nil {
+		o.Now = func() strategy.Instant { return strategy.InstantOf(time.Now()) }
+	}
 	return &Core{
-		store: o.Store, storeLatency: o.StoreLatency, book: o.Book,
+		now: o.Now, store: o.Store, storeLatency: o.StoreLatency, book: o.Book,
 		keys: newKeyring(o.Store), reservationLife: cmp.Or(o.ReservationLife, DefaultReservationLife),
 		permits:  newPermits(o.Authenticated, o.Anonymous, o.Failures),
 		resolver: resolver{policiesOnly: o.PoliciesOnly, maxLogCount: o.MaxLogCount},

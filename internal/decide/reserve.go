@@ -44,7 +44,7 @@ func (c *Core) Reserve(ctx context.Context, b *Batch) (id []byte, err error) {
 		At: a.Decision.At, Nonce: reservation.NewNonce(),
 	}
 	if made.At == 0 {
-		made.At = strategy.InstantOf(time.Now())
+		made.At = c.now()
 	}
 	made.Expires = made.At + strategy.Instant(c.reservationLife/time.Microsecond)
 	if a.Outcome == Allowed || a.Outcome == Shadowed { // or else nothing was counted
@@ -73,7 +73,7 @@ func (c *Core) Settle(ctx context.Context, id []byte, used uint64, b *Batch) (re
 	if err := c.Permit(ctx, auth.Decide, made.Namespace, made.Policy); err != nil {
 		return false, err
 	}
-	if strategy.InstantOf(time.Now()) >= made.Expires {
+	if c.now() >= made.Expires {
 		c.book.Refused.Add(1)
 		return false, fmt.Errorf("%w, at %s, and has cost its estimate of %d; charge or refund the difference", ErrExpired,
 			time.UnixMicro(int64(made.Expires)).UTC().Format(time.RFC3339), made.Taken)

@@ -112,6 +112,7 @@ func (s *httpServers) admin(o Options, book *account.Book) *http.Server {
 		Counter:      asCaller(operator, http.HandlerFunc(s.envoy.ShowCounter)),
 		ResetCounter: asCaller(operator, http.HandlerFunc(s.envoy.ResetCounter)),
 		Book:         book, Metrics: s.metrics, Limits: s.limitsInForce(), LogLevel: o.LogLevel, Logger: o.Logger,
+		TestClock: o.TestClock,
 		Configuration: func() adminapi.Configuration {
 			c := s.readiness.config.Load()
 			return adminapi.Configuration{Flags: o.Flags, Version: c.Version, Policies: c.Text}

@@ -17,6 +17,8 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/policy/envoy"
 	"github.com/ratelimitd/ratelimitd/internal/server/envoyapi"
 	"github.com/ratelimitd/ratelimitd/internal/store"
+	"github.com/ratelimitd/ratelimitd/internal/strategy"
+	"github.com/ratelimitd/ratelimitd/internal/testclock"
 )
 
 // Options say how to make a Server. Store, Logger and Registry are required.
@@ -37,6 +39,8 @@ type Options struct {
 	// Fallback counts what Store cannot, under policy.FailLocal. It is closed
 	// by the Server, and must not fail. A Store that never fails needs none.
 	Fallback store.Store
+
+	TestClock *testclock.Clock // the clock of Store, which the admin port turns; nil: it is none of these
 
 	Config       *Config // nil: nothing is configured
 	Trust        Trust
@@ -99,6 +103,14 @@ type Config struct {
 	Clients *auth.Directory
 	Text    string // Policies as people are shown them
 	Version string // tells it from others, as the log does
+}
+
+// clock returns the clock of Store, if it is not that of the machine.
+func (o *Options) clock() func() strategy.Instant {
+	if o.TestClock == nil {
+		return nil
+	}
+	return o.TestClock.Now
 }
 
 // OptionsOf returns the options of a server as c and p have them, but for its

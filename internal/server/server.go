@@ -95,7 +95,7 @@ func New(o Options) (*Server, error) {
 	s.core = decide.New(decide.Options{
 		Store: o.Store, Fallback: o.Fallback, OnError: o.OnError, PoliciesOnly: o.PoliciesOnly, MaxLogCount: o.MaxLogCount, ReservationLife: o.ReservationLife,
 		Authenticated: s.gate != nil, Anonymous: trust.anonymous(), Failures: failures,
-		Book: s.book, StoreLatency: storeLatency(o), Logger: o.Logger,
+		Now: o.clock(), Book: s.book, StoreLatency: storeLatency(o), Logger: o.Logger,
 	})
 	s.readiness = &readiness{health: health.NewServer(), core: s.core, requireDomains: o.RequireDomains}
 	s.readiness.awaitsStore.Store(o.AwaitStore)

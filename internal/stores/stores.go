@@ -19,23 +19,25 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/store/memcached"
 	"github.com/ratelimitd/ratelimitd/internal/store/memory"
 	"github.com/ratelimitd/ratelimitd/internal/store/redis"
+	"github.com/ratelimitd/ratelimitd/internal/strategy"
 )
 
 // Open returns the store of c, and registers its metrics and those of its
 // wrappers. fallback counts in memory what the store could not decide, for
 // on_error: local; it is nil for the memory store, which never fails. The caller
 // closes both. What an operator should know later is logged by logger, and panics
-// notes the panics of their goroutines.
-func Open(c *config.Config, registry *prometheus.Registry, logger *slog.Logger, panics *crash.Log) (main, fallback store.Store, err error) {
+// notes the panics of their goroutines. clock is that of the memory store; nil is the
+// machine's.
+func Open(c *config.Config, registry *prometheus.Registry, logger *slog.Logger, panics *crash.Log, clock func() strategy.Instant) (main, fallback store.Store, err error) {
 	if c.Store.Kind == config.Memory {
-		main, err = openMemory(c, registry, logger)
+		main, err = openMemory(c, registry, logger, clock)
 		return main, nil, err
 	}
 	remote, err := openRemote(c, registry, logger, panics)
 	if err != nil {
 		return nil, nil, err
 	}
-	if fallback, err = openMemory(c, registry, logger); err != nil {
+	if fallback, err = openMemory(c, registry, logger, nil); err != nil {
 		return nil, nil, errors.Join(err, remote.Close())
 	}
 	guarded := breaker.New(remote, c.Store.Timeout)
@@ -73,9 +75,9 @@ func callerOf(ctx context.Context) (name string, shares int) {
 	return "", 0
 }
 
-func openMemory(c *config.Config, registry *prometheus.Registry, logger *slog.Logger) (store.Store, error) {
+func openMemory(c *config.Config, registry *prometheus.Registry, logger *slog.Logger, clock func() strategy.Instant) (store.Store, error) {
 	o := c.MemoryOptions()
-	o.Logger = logger
+	o.Logger, o.Now = logger, clock
 	s, err := memory.New(o)
 	if err != nil {
 		return nil, err

@@ -5,8 +5,9 @@
 //
 //	go run ./protogen [-out dir] protodir
 //
-// It compiles every .proto file under protodir, which is also the root of
-// their imports, and writes beside each file, or to the same place under dir.
+// It compiles the .proto files under protodir, which is also the root of their imports and
+// the folder of our module of that name. Of those whose go_package is in that module it
+// writes the code to the folder of the package, or to the same place under dir.
 package main
 
 import (
@@ -23,10 +24,8 @@ import (
 
 	"github.com/bufbuild/protocompile"
 	"github.com/bufbuild/protocompile/protoutil"
-	_ "google.golang.org/genproto/googleapis/rpc/status" // links in google/rpc/status.proto
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
-	"google.golang.org/protobuf/reflect/protoregistry"
 	"google.golang.org/protobuf/types/descriptorpb"
 	"google.golang.org/protobuf/types/pluginpb"
 )
@@ -35,13 +34,18 @@ import (
 // have.
 const pooled = ",pool=" + api + "ShouldAllowBatchRequest,pool=" + api + "ShouldAllowRequest,pool=" + api + "Limit"
 
-const api = "github.com/ratelimitd/ratelimitd/proto/ratelimit/v1."
+const api = module + "/ratelimit/v1."
+
+// inModule has a plugin write each package to its folder in our module.
+const inModule = "module=" + module
+
+const module = "github.com/ratelimitd/ratelimitd/proto"
 
 // plugins are tools of this module, each with its parameter.
 var plugins = []struct{ name, parameter string }{
-	{"protoc-gen-go", "paths=source_relative"},
-	{"protoc-gen-go-grpc", "paths=source_relative"},
-	{"protoc-gen-go-vtproto", "paths=source_relative,features=marshal+unmarshal_unsafe+size+pool" + pooled},
+	{"protoc-gen-go", inModule},
+	{"protoc-gen-go-grpc", inModule},
+	{"protoc-gen-go-vtproto", inModule + ",features=marshal+unmarshal_unsafe+size+pool" + pooled},
 }
 
 func main() {
@@ -73,7 +77,7 @@ func run(ctx context.Context, root, out string) error {
 		// CompilerVersion stays nil: there is no protoc, and so the header of
 		// the generated code is the same everywhere.
 		generated, err := runPlugin(ctx, p.name, &pluginpb.CodeGeneratorRequest{
-			FileToGenerate: names,
+			FileToGenerate: own(files),
 			Parameter:      &p.parameter,
 			ProtoFile:      files,
 		})
@@ -85,6 +89,18 @@ func run(ctx context.Context, root, out string) error {
 		}
 	}
 	return nil
+}
+
+// own returns the names of the files whose code is in our module. The others are there for
+// whoever generates a client.
+func own(files []*descriptorpb.FileDescriptorProto) []string {
+	var names []string
+	for _, file := range files {
+		if strings.HasPrefix(file.GetOptions().GetGoPackage(), module+"/") {
+			names = append(names, file.GetName())
+		}
+	}
+	return names
 }
 
 // protoFiles returns the .proto files under root, as slash-separated paths
@@ -110,10 +126,7 @@ func protoFiles(root string) ([]string, error) {
 // imports, as plugins require.
 func compile(ctx context.Context, root string, names []string) ([]*descriptorpb.FileDescriptorProto, error) {
 	compiler := protocompile.Compiler{
-		Resolver: protocompile.WithStandardImports(protocompile.CompositeResolver{
-			&protocompile.SourceResolver{ImportPaths: []string{root}},
-			protocompile.ResolverFunc(linkedIn),
-		}),
+		Resolver:       protocompile.WithStandardImports(&protocompile.SourceResolver{ImportPaths: []string{root}}),
 		SourceInfoMode: protocompile.SourceInfoStandard, // or generated code loses its comments
 	}
 	compiled, err := compiler.Compile(ctx, names...)
@@ -138,12 +151,6 @@ func compile(ctx context.Context, root string, names []string) ([]*descriptorpb.
 		add(file)
 	}
 	return files, nil
-}
-
-// linkedIn resolves imports from the generated packages that this program imports.
-func linkedIn(path string) (protocompile.SearchResult, error) {
-	file, err := protoregistry.GlobalFiles.FindFileByPath(path)
-	return protocompile.SearchResult{Desc: file}, err
 }
 
 func runPlugin(ctx context.Context, name string, request *pluginpb.CodeGeneratorRequest) ([]*pluginpb.CodeGeneratorResponse_File, error) {

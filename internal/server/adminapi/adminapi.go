@@ -13,6 +13,7 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/account"
 	"github.com/ratelimitd/ratelimitd/internal/quote"
 	"github.com/ratelimitd/ratelimitd/internal/server/web"
+	"github.com/ratelimitd/ratelimitd/internal/testclock"
 )
 
 const (
@@ -20,7 +21,7 @@ const (
 	maxLevelBytes  = 16 // of what is PUT to /loglevel
 )
 
-// Options say what the admin port shows. All are required.
+// Options say what the admin port shows. All but TestClock are required.
 type Options struct {
 	Book          *account.Book
 	Metrics       http.Handler
@@ -30,6 +31,8 @@ type Options struct {
 	Configuration func() Configuration // that in force
 	LogLevel      *slog.LevelVar       // the one of Logger
 	Logger        *slog.Logger
+
+	TestClock *testclock.Clock // of /test-clock, which there is not if it is nil
 }
 
 // A Configuration is what /configuration shows.
@@ -71,6 +74,10 @@ func New(o Options) http.Handler {
 	mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
 	mux.HandleFunc("POST /debug/pprof/symbol", pprof.Symbol)
 	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	if o.TestClock != nil {
+		mux.Handle("GET /test-clock", o.TestClock)
+		mux.Handle("POST /test-clock", o.TestClock)
+	}
 	return mux
 }
 

@@ -20,14 +20,15 @@ import (
 
 // Errors of calls, beside those of the core. They are gRPC statuses.
 var (
-	// ErrStopping is that of a stream which the server ends because it stops.
-	ErrStopping = status.Error(codes.Unavailable, "the server is stopping; connect again")
+	// ErrStopping is that of a stream which the server ends because it stops. That it says
+	// when to ask again tells clients that what has no answer was not decided.
+	ErrStopping = again(codes.Unavailable, "the server is stopping; connect again", 0).Err()
 	// ErrStreamAge is that of a stream which the server ends because it is old.
-	ErrStreamAge = status.Error(codes.Unavailable, "the stream has reached its age; connect again")
+	ErrStreamAge = again(codes.Unavailable, "the stream has reached its age; connect again", 0).Err()
 	// ErrTooManyCalls is that of a call which is one too many.
-	ErrTooManyCalls = exhausted("too many calls are under way; ask again in 1s, or raise --max-calls", time.Second).Err()
+	ErrTooManyCalls = again(codes.ResourceExhausted, "too many calls are under way; ask again in 1s, or raise --max-calls", time.Second).Err()
 	// ErrTooManyBytes is that of a request whose body is more than there is room for.
-	ErrTooManyBytes = exhausted("calls hold as many bytes as they may; ask again in 1s, or raise --max-bytes-in-flight", time.Second).Err()
+	ErrTooManyBytes = again(codes.ResourceExhausted, "calls hold as many bytes as they may; ask again in 1s, or raise --max-bytes-in-flight", time.Second).Err()
 	// ErrNoMessage is that of a stream which has brought no message in time.
 	ErrNoMessage = status.Error(codes.DeadlineExceeded, "no message has arrived in time; send one as soon as the stream is open")
 	// ErrAwaited is that of a call to limits which have not come yet.
@@ -43,7 +44,7 @@ func Status(err error) *status.Status {
 		return invalidArgument(invalid)
 	}
 	if overload, ok := errors.AsType[*store.Overload](err); ok {
-		return exhausted(err.Error(), overload.RetryAfter)
+		return again(codes.ResourceExhausted, err.Error(), overload.RetryAfter)
 	}
 	for _, known := range []struct {
 		err  error
@@ -101,9 +102,9 @@ func invalidArgument(invalid *decide.InvalidError) *status.Status {
 	return st
 }
 
-// exhausted returns a status that says when to ask again.
-func exhausted(text string, retryAfter time.Duration) *status.Status {
-	st := status.New(codes.ResourceExhausted, text)
+// again returns a status that says when to ask again.
+func again(code codes.Code, text string, retryAfter time.Duration) *status.Status {
+	st := status.New(code, text)
 	if detailed, err := st.WithDetails(&errdetails.RetryInfo{RetryDelay: durationpb.New(retryAfter)}); err == nil {
 		return detailed
 	}

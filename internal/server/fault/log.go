@@ -70,7 +70,7 @@ func (l *Log) Hide(path string, err error) error {
 	}
 	const hidden = "the limit of this request cannot be checked"
 	if after, ok := RetryAfter(st); ok {
-		return exhausted(hidden, after).Err()
+		return again(codes.ResourceExhausted, hidden, after).Err()
 	}
 	return status.Error(st.Code(), hidden)
 }

@@ -12,6 +12,7 @@ import (
 	envoyv3 "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
 	"google.golang.org/grpc"
 
+	"github.com/ratelimitd/ratelimitd/client"
 	"github.com/ratelimitd/ratelimitd/internal/connect"
 	"github.com/ratelimitd/ratelimitd/internal/server/grpcapi/codec"
 	ratelimitv1 "github.com/ratelimitd/ratelimitd/proto/ratelimit/v1"
@@ -22,6 +23,7 @@ const (
 	Unary     = "unary"      // ratelimit.v1 ShouldAllow
 	Batch     = "batch"      // ratelimit.v1 ShouldAllowBatch
 	Stream    = "stream"     // ratelimit.v1 ShouldAllowStream
+	Client    = "client"     // package client, which makes batches of its own
 	Envoy     = "envoy"      // Envoy's RateLimitService v3, ShouldRateLimit
 	HTTP      = "http"       // POST of a ShouldAllowRequest as JSON
 	EnvoyHTTP = "envoy-http" // POST of Envoy's RateLimitRequest as JSON
@@ -70,6 +72,7 @@ type Target struct {
 	conns   []*grpc.ClientConn
 	streams []*stream
 	http    *http.Client
+	client  *client.Client
 	opened  int
 
 	mu      sync.Mutex // protects the following
@@ -86,6 +89,11 @@ func Dial(ctx context.Context, o Options) (*Target, error) {
 	}
 	if o.Protocol == RESP || o.Protocol == Throttle {
 		return t, nil
+	}
+	if o.Protocol == Client {
+		var err error
+		t.client, err = newClient(&o)
+		return t, err
 	}
 	for range o.Connections {
 		conn, err := grpc.NewClient("passthrough:///"+o.Addr, append(o.Link.GRPC(),
@@ -117,6 +125,9 @@ func (t *Target) Close() {
 	for _, s := range t.streams {
 		<-s.done
 	}
+	if t.client != nil {
+		_ = t.client.Close()
+	}
 	if t.http != nil {
 		t.http.CloseIdleConnections()
 	}
@@ -139,6 +150,8 @@ func (t *Target) Session() Session {
 		return &batch{client: ratelimitv1.NewRateLimitServiceClient(t.conns[i%len(t.conns)]), batchRequest: batchRequest{prototype: t.request()}}
 	case Stream:
 		return &streamSession{stream: t.streams[i%len(t.streams)], batchRequest: batchRequest{prototype: t.request()}, reply: make(chan *ratelimitv1.ShouldAllowBatchResponse, 1)}
+	case Client:
+		return &clientSession{limiterOf(t.client, &t.options), t.options.Cost}
 	case Envoy:
 		in, entry := t.envoyRequest()
 		return &envoy{client: envoyv3.NewRateLimitServiceClient(t.conns[i%len(t.conns)]), request: in, entry: entry}

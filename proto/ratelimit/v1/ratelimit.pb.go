@@ -4,7 +4,7 @@
 // versions:
 // 	protoc-gen-go v1.36.12
 // 	protoc        (unknown)
-// source: ratelimit/v1/ratelimit.proto
+// source: ratelimitd/v1/ratelimit.proto
 
 package ratelimitv1
 
@@ -67,11 +67,11 @@ func (x Mode) String() string {
 }
 
 func (Mode) Descriptor() protoreflect.EnumDescriptor {
-	return file_ratelimit_v1_ratelimit_proto_enumTypes[0].Descriptor()
+	return file_ratelimitd_v1_ratelimit_proto_enumTypes[0].Descriptor()
 }
 
 func (Mode) Type() protoreflect.EnumType {
-	return &file_ratelimit_v1_ratelimit_proto_enumTypes[0]
+	return &file_ratelimitd_v1_ratelimit_proto_enumTypes[0]
 }
 
 func (x Mode) Number() protoreflect.EnumNumber {
@@ -80,7 +80,7 @@ func (x Mode) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Mode.Descriptor instead.
 func (Mode) EnumDescriptor() ([]byte, []int) {
-	return file_ratelimit_v1_ratelimit_proto_rawDescGZIP(), []int{0}
+	return file_ratelimitd_v1_ratelimit_proto_rawDescGZIP(), []int{0}
 }
 
 type Strategy int32
@@ -135,11 +135,11 @@ func (x Strategy) String() string {
 }
 
 func (Strategy) Descriptor() protoreflect.EnumDescriptor {
-	return file_ratelimit_v1_ratelimit_proto_enumTypes[1].Descriptor()
+	return file_ratelimitd_v1_ratelimit_proto_enumTypes[1].Descriptor()
 }
 
 func (Strategy) Type() protoreflect.EnumType {
-	return &file_ratelimit_v1_ratelimit_proto_enumTypes[1]
+	return &file_ratelimitd_v1_ratelimit_proto_enumTypes[1]
 }
 
 func (x Strategy) Number() protoreflect.EnumNumber {
@@ -148,7 +148,7 @@ func (x Strategy) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Strategy.Descriptor instead.
 func (Strategy) EnumDescriptor() ([]byte, []int) {
-	return file_ratelimit_v1_ratelimit_proto_rawDescGZIP(), []int{1}
+	return file_ratelimitd_v1_ratelimit_proto_rawDescGZIP(), []int{1}
 }
 
 type Reason int32
@@ -200,11 +200,11 @@ func (x Reason) String() string {
 }
 
 func (Reason) Descriptor() protoreflect.EnumDescriptor {
-	return file_ratelimit_v1_ratelimit_proto_enumTypes[2].Descriptor()
+	return file_ratelimitd_v1_ratelimit_proto_enumTypes[2].Descriptor()
 }
 
 func (Reason) Type() protoreflect.EnumType {
-	return &file_ratelimit_v1_ratelimit_proto_enumTypes[2]
+	return &file_ratelimitd_v1_ratelimit_proto_enumTypes[2]
 }
 
 func (x Reason) Number() protoreflect.EnumNumber {
@@ -213,7 +213,7 @@ func (x Reason) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Reason.Descriptor instead.
 func (Reason) EnumDescriptor() ([]byte, []int) {
-	return file_ratelimit_v1_ratelimit_proto_rawDescGZIP(), []int{2}
+	return file_ratelimitd_v1_ratelimit_proto_rawDescGZIP(), []int{2}
 }
 
 type ShouldAllowRequest struct {
@@ -243,7 +243,7 @@ type ShouldAllowRequest struct {
 
 func (x *ShouldAllowRequest) Reset() {
 	*x = ShouldAllowRequest{}
-	mi := &file_ratelimit_v1_ratelimit_proto_msgTypes[0]
+	mi := &file_ratelimitd_v1_ratelimit_proto_msgTypes[0]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -255,7 +255,7 @@ func (x *ShouldAllowRequest) String() string {
 func (*ShouldAllowRequest) ProtoMessage() {}
 
 func (x *ShouldAllowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_ratelimit_proto_msgTypes[0]
+	mi := &file_ratelimitd_v1_ratelimit_proto_msgTypes[0]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -268,7 +268,7 @@ func (x *ShouldAllowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShouldAllowRequest.ProtoReflect.Descriptor instead.
 func (*ShouldAllowRequest) Descriptor() ([]byte, []int) {
-	return file_ratelimit_v1_ratelimit_proto_rawDescGZIP(), []int{0}
+	return file_ratelimitd_v1_ratelimit_proto_rawDescGZIP(), []int{0}
 }
 
 func (x *ShouldAllowRequest) GetNamespace() string {
@@ -360,7 +360,7 @@ type Limit struct {
 
 func (x *Limit) Reset() {
 	*x = Limit{}
-	mi := &file_ratelimit_v1_ratelimit_proto_msgTypes[1]
+	mi := &file_ratelimitd_v1_ratelimit_proto_msgTypes[1]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -372,7 +372,7 @@ func (x *Limit) String() string {
 func (*Limit) ProtoMessage() {}
 
 func (x *Limit) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_ratelimit_proto_msgTypes[1]
+	mi := &file_ratelimitd_v1_ratelimit_proto_msgTypes[1]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -385,7 +385,7 @@ func (x *Limit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Limit.ProtoReflect.Descriptor instead.
 func (*Limit) Descriptor() ([]byte, []int) {
-	return file_ratelimit_v1_ratelimit_proto_rawDescGZIP(), []int{1}
+	return file_ratelimitd_v1_ratelimit_proto_rawDescGZIP(), []int{1}
 }
 
 func (x *Limit) GetRate() string {
@@ -459,7 +459,7 @@ type ShouldAllowResponse struct {
 
 func (x *ShouldAllowResponse) Reset() {
 	*x = ShouldAllowResponse{}
-	mi := &file_ratelimit_v1_ratelimit_proto_msgTypes[2]
+	mi := &file_ratelimitd_v1_ratelimit_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -471,7 +471,7 @@ func (x *ShouldAllowResponse) String() string {
 func (*ShouldAllowResponse) ProtoMessage() {}
 
 func (x *ShouldAllowResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_ratelimit_proto_msgTypes[2]
+	mi := &file_ratelimitd_v1_ratelimit_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -484,7 +484,7 @@ func (x *ShouldAllowResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShouldAllowResponse.ProtoReflect.Descriptor instead.
 func (*ShouldAllowResponse) Descriptor() ([]byte, []int) {
-	return file_ratelimit_v1_ratelimit_proto_rawDescGZIP(), []int{2}
+	return file_ratelimitd_v1_ratelimit_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *ShouldAllowResponse) GetAllowed() bool {
@@ -553,7 +553,7 @@ type LimitStatus struct {
 
 func (x *LimitStatus) Reset() {
 	*x = LimitStatus{}
-	mi := &file_ratelimit_v1_ratelimit_proto_msgTypes[3]
+	mi := &file_ratelimitd_v1_ratelimit_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -565,7 +565,7 @@ func (x *LimitStatus) String() string {
 func (*LimitStatus) ProtoMessage() {}
 
 func (x *LimitStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_ratelimit_proto_msgTypes[3]
+	mi := &file_ratelimitd_v1_ratelimit_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -578,7 +578,7 @@ func (x *LimitStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LimitStatus.ProtoReflect.Descriptor instead.
 func (*LimitStatus) Descriptor() ([]byte, []int) {
-	return file_ratelimit_v1_ratelimit_proto_rawDescGZIP(), []int{3}
+	return file_ratelimitd_v1_ratelimit_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *LimitStatus) GetName() string {
@@ -633,7 +633,7 @@ type ShouldAllowBatchRequest struct {
 
 func (x *ShouldAllowBatchRequest) Reset() {
 	*x = ShouldAllowBatchRequest{}
-	mi := &file_ratelimit_v1_ratelimit_proto_msgTypes[4]
+	mi := &file_ratelimitd_v1_ratelimit_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -645,7 +645,7 @@ func (x *ShouldAllowBatchRequest) String() string {
 func (*ShouldAllowBatchRequest) ProtoMessage() {}
 
 func (x *ShouldAllowBatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_ratelimit_proto_msgTypes[4]
+	mi := &file_ratelimitd_v1_ratelimit_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -658,7 +658,7 @@ func (x *ShouldAllowBatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShouldAllowBatchRequest.ProtoReflect.Descriptor instead.
 func (*ShouldAllowBatchRequest) Descriptor() ([]byte, []int) {
-	return file_ratelimit_v1_ratelimit_proto_rawDescGZIP(), []int{4}
+	return file_ratelimitd_v1_ratelimit_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *ShouldAllowBatchRequest) GetRequests() []*ShouldAllowRequest {
@@ -678,7 +678,7 @@ type ShouldAllowBatchResponse struct {
 
 func (x *ShouldAllowBatchResponse) Reset() {
 	*x = ShouldAllowBatchResponse{}
-	mi := &file_ratelimit_v1_ratelimit_proto_msgTypes[5]
+	mi := &file_ratelimitd_v1_ratelimit_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -690,7 +690,7 @@ func (x *ShouldAllowBatchResponse) String() string {
 func (*ShouldAllowBatchResponse) ProtoMessage() {}
 
 func (x *ShouldAllowBatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_ratelimit_proto_msgTypes[5]
+	mi := &file_ratelimitd_v1_ratelimit_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -703,7 +703,7 @@ func (x *ShouldAllowBatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShouldAllowBatchResponse.ProtoReflect.Descriptor instead.
 func (*ShouldAllowBatchResponse) Descriptor() ([]byte, []int) {
-	return file_ratelimit_v1_ratelimit_proto_rawDescGZIP(), []int{5}
+	return file_ratelimitd_v1_ratelimit_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ShouldAllowBatchResponse) GetResults() []*ShouldAllowResult {
@@ -726,7 +726,7 @@ type ShouldAllowResult struct {
 
 func (x *ShouldAllowResult) Reset() {
 	*x = ShouldAllowResult{}
-	mi := &file_ratelimit_v1_ratelimit_proto_msgTypes[6]
+	mi := &file_ratelimitd_v1_ratelimit_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -738,7 +738,7 @@ func (x *ShouldAllowResult) String() string {
 func (*ShouldAllowResult) ProtoMessage() {}
 
 func (x *ShouldAllowResult) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_ratelimit_proto_msgTypes[6]
+	mi := &file_ratelimitd_v1_ratelimit_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -751,7 +751,7 @@ func (x *ShouldAllowResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShouldAllowResult.ProtoReflect.Descriptor instead.
 func (*ShouldAllowResult) Descriptor() ([]byte, []int) {
-	return file_ratelimit_v1_ratelimit_proto_rawDescGZIP(), []int{6}
+	return file_ratelimitd_v1_ratelimit_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ShouldAllowResult) GetResult() isShouldAllowResult_Result {
@@ -809,7 +809,7 @@ type ResetRequest struct {
 
 func (x *ResetRequest) Reset() {
 	*x = ResetRequest{}
-	mi := &file_ratelimit_v1_ratelimit_proto_msgTypes[7]
+	mi := &file_ratelimitd_v1_ratelimit_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -821,7 +821,7 @@ func (x *ResetRequest) String() string {
 func (*ResetRequest) ProtoMessage() {}
 
 func (x *ResetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_ratelimit_proto_msgTypes[7]
+	mi := &file_ratelimitd_v1_ratelimit_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -834,7 +834,7 @@ func (x *ResetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResetRequest.ProtoReflect.Descriptor instead.
 func (*ResetRequest) Descriptor() ([]byte, []int) {
-	return file_ratelimit_v1_ratelimit_proto_rawDescGZIP(), []int{7}
+	return file_ratelimitd_v1_ratelimit_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ResetRequest) GetNamespace() string {
@@ -873,7 +873,7 @@ type ResetResponse struct {
 
 func (x *ResetResponse) Reset() {
 	*x = ResetResponse{}
-	mi := &file_ratelimit_v1_ratelimit_proto_msgTypes[8]
+	mi := &file_ratelimitd_v1_ratelimit_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -885,7 +885,7 @@ func (x *ResetResponse) String() string {
 func (*ResetResponse) ProtoMessage() {}
 
 func (x *ResetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_ratelimit_proto_msgTypes[8]
+	mi := &file_ratelimitd_v1_ratelimit_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -898,7 +898,7 @@ func (x *ResetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResetResponse.ProtoReflect.Descriptor instead.
 func (*ResetResponse) Descriptor() ([]byte, []int) {
-	return file_ratelimit_v1_ratelimit_proto_rawDescGZIP(), []int{8}
+	return file_ratelimitd_v1_ratelimit_proto_rawDescGZIP(), []int{8}
 }
 
 type ReserveRequest struct {
@@ -911,7 +911,7 @@ type ReserveRequest struct {
 
 func (x *ReserveRequest) Reset() {
 	*x = ReserveRequest{}
-	mi := &file_ratelimit_v1_ratelimit_proto_msgTypes[9]
+	mi := &file_ratelimitd_v1_ratelimit_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -923,7 +923,7 @@ func (x *ReserveRequest) String() string {
 func (*ReserveRequest) ProtoMessage() {}
 
 func (x *ReserveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_ratelimit_proto_msgTypes[9]
+	mi := &file_ratelimitd_v1_ratelimit_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -936,7 +936,7 @@ func (x *ReserveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReserveRequest.ProtoReflect.Descriptor instead.
 func (*ReserveRequest) Descriptor() ([]byte, []int) {
-	return file_ratelimit_v1_ratelimit_proto_rawDescGZIP(), []int{9}
+	return file_ratelimitd_v1_ratelimit_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ReserveRequest) GetRequest() *ShouldAllowRequest {
@@ -959,7 +959,7 @@ type ReserveResponse struct {
 
 func (x *ReserveResponse) Reset() {
 	*x = ReserveResponse{}
-	mi := &file_ratelimit_v1_ratelimit_proto_msgTypes[10]
+	mi := &file_ratelimitd_v1_ratelimit_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -971,7 +971,7 @@ func (x *ReserveResponse) String() string {
 func (*ReserveResponse) ProtoMessage() {}
 
 func (x *ReserveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_ratelimit_proto_msgTypes[10]
+	mi := &file_ratelimitd_v1_ratelimit_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -984,7 +984,7 @@ func (x *ReserveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReserveResponse.ProtoReflect.Descriptor instead.
 func (*ReserveResponse) Descriptor() ([]byte, []int) {
-	return file_ratelimit_v1_ratelimit_proto_rawDescGZIP(), []int{10}
+	return file_ratelimitd_v1_ratelimit_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ReserveResponse) GetReservation() []byte {
@@ -1012,7 +1012,7 @@ type CommitRequest struct {
 
 func (x *CommitRequest) Reset() {
 	*x = CommitRequest{}
-	mi := &file_ratelimit_v1_ratelimit_proto_msgTypes[11]
+	mi := &file_ratelimitd_v1_ratelimit_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1024,7 +1024,7 @@ func (x *CommitRequest) String() string {
 func (*CommitRequest) ProtoMessage() {}
 
 func (x *CommitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_ratelimit_proto_msgTypes[11]
+	mi := &file_ratelimitd_v1_ratelimit_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1037,7 +1037,7 @@ func (x *CommitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitRequest.ProtoReflect.Descriptor instead.
 func (*CommitRequest) Descriptor() ([]byte, []int) {
-	return file_ratelimit_v1_ratelimit_proto_rawDescGZIP(), []int{11}
+	return file_ratelimitd_v1_ratelimit_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *CommitRequest) GetReservation() []byte {
@@ -1067,7 +1067,7 @@ type CommitResponse struct {
 
 func (x *CommitResponse) Reset() {
 	*x = CommitResponse{}
-	mi := &file_ratelimit_v1_ratelimit_proto_msgTypes[12]
+	mi := &file_ratelimitd_v1_ratelimit_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1079,7 +1079,7 @@ func (x *CommitResponse) String() string {
 func (*CommitResponse) ProtoMessage() {}
 
 func (x *CommitResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_ratelimit_proto_msgTypes[12]
+	mi := &file_ratelimitd_v1_ratelimit_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1092,7 +1092,7 @@ func (x *CommitResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitResponse.ProtoReflect.Descriptor instead.
 func (*CommitResponse) Descriptor() ([]byte, []int) {
-	return file_ratelimit_v1_ratelimit_proto_rawDescGZIP(), []int{12}
+	return file_ratelimitd_v1_ratelimit_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *CommitResponse) GetResponse() *ShouldAllowResponse {
@@ -1118,7 +1118,7 @@ type CancelRequest struct {
 
 func (x *CancelRequest) Reset() {
 	*x = CancelRequest{}
-	mi := &file_ratelimit_v1_ratelimit_proto_msgTypes[13]
+	mi := &file_ratelimitd_v1_ratelimit_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1130,7 +1130,7 @@ func (x *CancelRequest) String() string {
 func (*CancelRequest) ProtoMessage() {}
 
 func (x *CancelRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_ratelimit_proto_msgTypes[13]
+	mi := &file_ratelimitd_v1_ratelimit_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1143,7 +1143,7 @@ func (x *CancelRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelRequest.ProtoReflect.Descriptor instead.
 func (*CancelRequest) Descriptor() ([]byte, []int) {
-	return file_ratelimit_v1_ratelimit_proto_rawDescGZIP(), []int{13}
+	return file_ratelimitd_v1_ratelimit_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *CancelRequest) GetReservation() []byte {
@@ -1161,7 +1161,7 @@ type CancelResponse struct {
 
 func (x *CancelResponse) Reset() {
 	*x = CancelResponse{}
-	mi := &file_ratelimit_v1_ratelimit_proto_msgTypes[14]
+	mi := &file_ratelimitd_v1_ratelimit_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1173,7 +1173,7 @@ func (x *CancelResponse) String() string {
 func (*CancelResponse) ProtoMessage() {}
 
 func (x *CancelResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ratelimit_v1_ratelimit_proto_msgTypes[14]
+	mi := &file_ratelimitd_v1_ratelimit_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1186,14 +1186,14 @@ func (x *CancelResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelResponse.ProtoReflect.Descriptor instead.
 func (*CancelResponse) Descriptor() ([]byte, []int) {
-	return file_ratelimit_v1_ratelimit_proto_rawDescGZIP(), []int{14}
+	return file_ratelimitd_v1_ratelimit_proto_rawDescGZIP(), []int{14}
 }
 
-var File_ratelimit_v1_ratelimit_proto protoreflect.FileDescriptor
+var File_ratelimitd_v1_ratelimit_proto protoreflect.FileDescriptor
 
-const file_ratelimit_v1_ratelimit_proto_rawDesc = "" +
+const file_ratelimitd_v1_ratelimit_proto_rawDesc = "" +
 	"\n" +
-	"\x1cratelimit/v1/ratelimit.proto\x12\fratelimit.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"\xb7\x02\n" +
+	"\x1dratelimitd/v1/ratelimit.proto\x12\fratelimit.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"\xb7\x02\n" +
 	"\x12ShouldAllowRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x1e\n" +
 	"\n" +
@@ -1298,23 +1298,24 @@ const file_ratelimit_v1_ratelimit_proto_rawDesc = "" +
 	"\x05Reset\x12\x1a.ratelimit.v1.ResetRequest\x1a\x1b.ratelimit.v1.ResetResponse\x12F\n" +
 	"\aReserve\x12\x1c.ratelimit.v1.ReserveRequest\x1a\x1d.ratelimit.v1.ReserveResponse\x12C\n" +
 	"\x06Commit\x12\x1b.ratelimit.v1.CommitRequest\x1a\x1c.ratelimit.v1.CommitResponse\x12C\n" +
-	"\x06Cancel\x12\x1b.ratelimit.v1.CancelRequest\x1a\x1c.ratelimit.v1.CancelResponseBAZ?github.com/ratelimitd/ratelimitd/proto/ratelimit/v1;ratelimitv1b\x06proto3"
+	"\x06Cancel\x12\x1b.ratelimit.v1.CancelRequest\x1a\x1c.ratelimit.v1.CancelResponseBp\n" +
+	"\x1bio.github.ratelimitd.api.v1B\x0eRatelimitProtoP\x01Z?github.com/ratelimitd/ratelimitd/proto/ratelimit/v1;ratelimitv1b\x06proto3"
 
 var (
-	file_ratelimit_v1_ratelimit_proto_rawDescOnce sync.Once
-	file_ratelimit_v1_ratelimit_proto_rawDescData []byte
+	file_ratelimitd_v1_ratelimit_proto_rawDescOnce sync.Once
+	file_ratelimitd_v1_ratelimit_proto_rawDescData []byte
 )
 
-func file_ratelimit_v1_ratelimit_proto_rawDescGZIP() []byte {
-	file_ratelimit_v1_ratelimit_proto_rawDescOnce.Do(func() {
-		file_ratelimit_v1_ratelimit_proto_rawDescData = protoimpl.X.CompressGZIP(unsafe.Slice(unsafe.StringData(file_ratelimit_v1_ratelimit_proto_rawDesc), len(file_ratelimit_v1_ratelimit_proto_rawDesc)))
+func file_ratelimitd_v1_ratelimit_proto_rawDescGZIP() []byte {
+	file_ratelimitd_v1_ratelimit_proto_rawDescOnce.Do(func() {
+		file_ratelimitd_v1_ratelimit_proto_rawDescData = protoimpl.X.CompressGZIP(unsafe.Slice(unsafe.StringData(file_ratelimitd_v1_ratelimit_proto_rawDesc), len(file_ratelimitd_v1_ratelimit_proto_rawDesc)))
 	})
-	return file_ratelimit_v1_ratelimit_proto_rawDescData
+	return file_ratelimitd_v1_ratelimit_proto_rawDescData
 }
 
-var file_ratelimit_v1_ratelimit_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_ratelimit_v1_ratelimit_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
-var file_ratelimit_v1_ratelimit_proto_goTypes = []any{
+var file_ratelimitd_v1_ratelimit_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_ratelimitd_v1_ratelimit_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_ratelimitd_v1_ratelimit_proto_goTypes = []any{
 	(Mode)(0),                        // 0: ratelimit.v1.Mode
 	(Strategy)(0),                    // 1: ratelimit.v1.Strategy
 	(Reason)(0),                      // 2: ratelimit.v1.Reason
@@ -1337,7 +1338,7 @@ var file_ratelimit_v1_ratelimit_proto_goTypes = []any{
 	(*durationpb.Duration)(nil),      // 19: google.protobuf.Duration
 	(*status.Status)(nil),            // 20: google.rpc.Status
 }
-var file_ratelimit_v1_ratelimit_proto_depIdxs = []int32{
+var file_ratelimitd_v1_ratelimit_proto_depIdxs = []int32{
 	4,  // 0: ratelimit.v1.ShouldAllowRequest.limits:type_name -> ratelimit.v1.Limit
 	0,  // 1: ratelimit.v1.ShouldAllowRequest.mode:type_name -> ratelimit.v1.Mode
 	18, // 2: ratelimit.v1.ShouldAllowRequest.consumed_at:type_name -> google.protobuf.Timestamp
@@ -1378,14 +1379,14 @@ var file_ratelimit_v1_ratelimit_proto_depIdxs = []int32{
 	0,  // [0:19] is the sub-list for field type_name
 }
 
-func init() { file_ratelimit_v1_ratelimit_proto_init() }
-func file_ratelimit_v1_ratelimit_proto_init() {
-	if File_ratelimit_v1_ratelimit_proto != nil {
+func init() { file_ratelimitd_v1_ratelimit_proto_init() }
+func file_ratelimitd_v1_ratelimit_proto_init() {
+	if File_ratelimitd_v1_ratelimit_proto != nil {
 		return
 	}
-	file_ratelimit_v1_ratelimit_proto_msgTypes[0].OneofWrappers = []any{}
-	file_ratelimit_v1_ratelimit_proto_msgTypes[1].OneofWrappers = []any{}
-	file_ratelimit_v1_ratelimit_proto_msgTypes[6].OneofWrappers = []any{
+	file_ratelimitd_v1_ratelimit_proto_msgTypes[0].OneofWrappers = []any{}
+	file_ratelimitd_v1_ratelimit_proto_msgTypes[1].OneofWrappers = []any{}
+	file_ratelimitd_v1_ratelimit_proto_msgTypes[6].OneofWrappers = []any{
 		(*ShouldAllowResult_Response)(nil),
 		(*ShouldAllowResult_Error)(nil),
 	}
@@ -1393,18 +1394,18 @@ func file_ratelimit_v1_ratelimit_proto_init() {
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
-			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ratelimit_v1_ratelimit_proto_rawDesc), len(file_ratelimit_v1_ratelimit_proto_rawDesc)),
+			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ratelimitd_v1_ratelimit_proto_rawDesc), len(file_ratelimitd_v1_ratelimit_proto_rawDesc)),
 			NumEnums:      3,
 			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
-		GoTypes:           file_ratelimit_v1_ratelimit_proto_goTypes,
-		DependencyIndexes: file_ratelimit_v1_ratelimit_proto_depIdxs,
-		EnumInfos:         file_ratelimit_v1_ratelimit_proto_enumTypes,
-		MessageInfos:      file_ratelimit_v1_ratelimit_proto_msgTypes,
+		GoTypes:           file_ratelimitd_v1_ratelimit_proto_goTypes,
+		DependencyIndexes: file_ratelimitd_v1_ratelimit_proto_depIdxs,
+		EnumInfos:         file_ratelimitd_v1_ratelimit_proto_enumTypes,
+		MessageInfos:      file_ratelimitd_v1_ratelimit_proto_msgTypes,
 	}.Build()
-	File_ratelimit_v1_ratelimit_proto = out.File
-	file_ratelimit_v1_ratelimit_proto_goTypes = nil
-	file_ratelimit_v1_ratelimit_proto_depIdxs = nil
+	File_ratelimitd_v1_ratelimit_proto = out.File
+	file_ratelimitd_v1_ratelimit_proto_goTypes = nil
+	file_ratelimitd_v1_ratelimit_proto_depIdxs = nil
 }

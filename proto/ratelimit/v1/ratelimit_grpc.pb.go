@@ -4,7 +4,7 @@
 // versions:
 // - protoc-gen-go-grpc v1.6.2
 // - protoc             (unknown)
-// source: ratelimit/v1/ratelimit.proto
+// source: ratelimitd/v1/ratelimit.proto
 
 package ratelimitv1
 
@@ -52,7 +52,8 @@ type RateLimitServiceClient interface {
 	// A message that is itself invalid (no requests, or too many) is answered
 	// with a single result that holds the error, and the stream goes on. A message
 	// that cannot be decoded ends the stream. The server ends a stream that is old,
-	// or when it stops, with UNAVAILABLE: connect again.
+	// or when it stops, with UNAVAILABLE and a google.rpc.RetryInfo: connect again. Then
+	// a message that has no answer was not decided.
 	ShouldAllowStream(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ShouldAllowBatchRequest, ShouldAllowBatchResponse], error)
 	// Reset forgets what an identifier has consumed from the limits named.
 	Reset(ctx context.Context, in *ResetRequest, opts ...grpc.CallOption) (*ResetResponse, error)
@@ -177,7 +178,8 @@ type RateLimitServiceServer interface {
 	// A message that is itself invalid (no requests, or too many) is answered
 	// with a single result that holds the error, and the stream goes on. A message
 	// that cannot be decoded ends the stream. The server ends a stream that is old,
-	// or when it stops, with UNAVAILABLE: connect again.
+	// or when it stops, with UNAVAILABLE and a google.rpc.RetryInfo: connect again. Then
+	// a message that has no answer was not decided.
 	ShouldAllowStream(grpc.BidiStreamingServer[ShouldAllowBatchRequest, ShouldAllowBatchResponse]) error
 	// Reset forgets what an identifier has consumed from the limits named.
 	Reset(context.Context, *ResetRequest) (*ResetResponse, error)
@@ -404,5 +406,5 @@ var RateLimitService_ServiceDesc = grpc.ServiceDesc{
 			ClientStreams: true,
 		},
 	},
-	Metadata: "ratelimit/v1/ratelimit.proto",
+	Metadata: "ratelimitd/v1/ratelimit.proto",
 }

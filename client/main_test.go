@@ -1,0 +1,10 @@
+package client_test
+
+import (
+	"os"
+	"testing"
+
+	"github.com/ratelimitd/ratelimitd/client/internal/testdaemon"
+)
+
+func TestMain(m *testing.M) { os.Exit(testdaemon.Main(m)) }
