@@ -2,10 +2,14 @@ package strategy_test
 
 import (
 	"math"
+	"reflect"
 	"slices"
 	"testing"
 	"time"
 
+	"pgregory.net/rapid"
+
+	"github.com/ratelimitd/ratelimitd/internal/rate"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 )
 
@@ -590,4 +594,24 @@ func everySpec() []strategy.Spec {
 		specs = append(specs, spec)
 	}
 	return specs
+}
+
+// TestOneAsSeveral holds what decides a Take of one limit to what decides several: with an
+// unlimited limit beside it, the answer is the same.
+func TestOneAsSeveral(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		l := limitOf(t, rapid.SampledFrom(strategy.All[:]).Draw(t, "strategy"))
+		l.Shadow = rapid.Bool().Draw(t, "shadow")
+		now := after(start, time.Duration(rapid.IntRange(-1000, 1000).Draw(t, "ms"))*ms)
+		state := strategy.State{Last: start, Used: rapid.Int64Range(0, 2*max(l.Capacity, 1)).Draw(t, "used")}
+		a := strategy.Ask{Cost: rapid.Uint64Range(0, 20).Draw(t, "cost"), Now: now, DryRun: rapid.Bool().Draw(t, "dry run")}
+		one, two := []strategy.State{state}, []strategy.State{state, {}}
+		var alone, beside strategy.Decision
+		gotFrom := alone.Decide([]strategy.Limit{l}, one, a)
+		wantFrom := beside.Decide([]strategy.Limit{l, {Rate: rate.Rate{Count: rate.Unlimited}}}, two, a)
+		beside.Statuses = beside.Statuses[:1]
+		if gotFrom != wantFrom || one[0] != two[0] || !reflect.DeepEqual(alone, beside) {
+			t.Fatalf("%+v in %+v, %+v:\n%v %+v %+v, and beside another\n%v %+v %+v", l, state, a, gotFrom, one[0], alone, wantFrom, two[0], beside)
+		}
+	})
 }

@@ -200,16 +200,22 @@ func (d *Decision) takeOne(l *Limit, s *State, a *Ask) Consumed {
 	var next State
 	v := take(l, *s, a.Cost, a.Now, &next)
 	d.begin(1)
-	consumed := ConsumedNone
-	if v.allowed && a.Cost > 0 && !a.DryRun {
-		consumed, *s = ConsumedAll, next
-	}
+	consumed := ConsumedAll
 	switch {
 	case l.Shadow:
+		if !v.allowed {
+			consumed = ConsumedEnforced // of which there are none
+		}
 	case v.allowed:
 		d.Delay = v.delay
 	default:
 		d.Allowed, d.Refused, d.RetryAfter = false, true, v.retryAfter
+	}
+	if !d.Allowed || a.Cost == 0 || a.DryRun {
+		consumed = ConsumedNone
+	}
+	if consumed == ConsumedAll {
+		*s = next
 	}
 	st := &d.Statuses[0]
 	*st = Status{Allowed: v.allowed, RetryAfter: v.retryAfter}
