@@ -120,7 +120,7 @@ func (sh *shard) decide(r *store.Request, keys []key, d *strategy.Decision, now 
 // add adds a counter of l with key k, and returns its number. It drops none of pinned
 // for it.
 func (sh *shard) add(k key, pinned []uint32, by push, l *strategy.Limit) uint32 {
-	g := sh.join(by.owner, sh.store.hash.limit(0, l), l.Strategy == strategy.SlidingWindowLog)
+	g := sh.join(by.owner, sh.store.hash.limit(l).hi, l.Strategy == strategy.SlidingWindowLog)
 	sh.makeRoom(g, pinned, by)
 	return sh.insert(k, g)
 }
