@@ -85,6 +85,7 @@ type Store struct {
 	maxLogEntries int64
 
 	agreement agreement
+	kept      *keeper // nil: the counters end with the process
 
 	logger  *slog.Logger
 	reports [causes][pushers]lograte.Gate
@@ -346,11 +347,16 @@ func (s *Store) Reset(_ context.Context, r *store.Request) error {
 // Health reports nil: memory does not fail.
 func (s *Store) Health(context.Context) error { return nil }
 
-// Close stops the sweeper.
-func (s *Store) Close() error {
-	s.close.Do(func() { close(s.closed) })
+// Close stops the sweeper, and takes the last snapshot if Keep has been called.
+func (s *Store) Close() (err error) {
+	s.close.Do(func() {
+		close(s.closed)
+		if s.kept != nil {
+			err = s.kept.close()
+		}
+	})
 	s.swept.Wait()
-	return nil
+	return err
 }
 
 func (s *Store) shard(identity key) *shard { return &s.shards[identity.hi>>s.shift] }
