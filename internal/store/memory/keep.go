@@ -14,7 +14,7 @@ import (
 )
 
 // DefaultSnapshotInterval is how much a daemon that is killed forgets at most. A snapshot of a
-// million counters takes a processor 0.2 s, and so 2% of it.
+// million counters takes a processor 0.1 s, and so 1% of it, and writes 28 MB.
 const DefaultSnapshotInterval = 10 * time.Second
 
 // The names of the files beside a snapshot are its own and one of these.
