@@ -21,6 +21,17 @@ func TestLinearizable(t *testing.T) {
 	storetest.Linear{Stores: []store.Store{open(t, o, one, two), open(t, o, one, two)}, Skew: maxSkew, Histories: 500}.Check(t)
 }
 
+// TestLinearizableOverARestart kills the server, and starts it again. Everything before is
+// forgotten, and that is all.
+func TestLinearizableOverARestart(t *testing.T) {
+	server := memcachedtest.Start(t)
+	o := Options{MaxAttempts: tireless}
+	stores := []store.Store{open(t, o, server), open(t, o, server)}
+	for range 3 {
+		storetest.Linear{Stores: stores, Skew: maxSkew}.CheckCrashes(t, false, func() { server.Restart(t) })
+	}
+}
+
 // TestALostUpdateIsFound plants one: a proxy makes each cas a set, and so nobody notices that
 // another has written.
 func TestALostUpdateIsFound(t *testing.T) {

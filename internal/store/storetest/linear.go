@@ -396,12 +396,28 @@ func (s Split) Decide(ctx context.Context, requests []store.Request, results []s
 // a store does.
 var SplitStrategies = []strategy.Strategy{strategy.FixedWindow, strategy.TokenBucket, strategy.SlidingWindowCounter}
 
-// CheckCrashes is Check for a store whose server is killed with all that it knows, and comes back
-// empty. crash does that, and returns when the server answers again.
+// CheckCrashes is Check for a store whose server is killed and comes back, with what it knew or
+// without. crash does that, and returns when the server answers again.
 //
 // Calls that fail may have had an effect before they returned. All limits have one long
 // window, as nobody knows at which instant such a call would have been decided.
-func (l Linear) CheckCrashes(t *testing.T, crash func()) {
+func (l Linear) CheckCrashes(t *testing.T, keeps bool, crash func()) {
+	t.Helper()
+	if h := l.crashed(t, keeps, crash); h != nil {
+		t.Fatalf("a history is not linearizable:\n%s", h)
+	}
+}
+
+// FindsLoss fails the test if CheckCrashes does not notice that the server forgets.
+func (l Linear) FindsLoss(t *testing.T, crash func()) {
+	t.Helper()
+	if l.crashed(t, true, crash) == nil {
+		t.Error("a server has forgotten everything, and no history has found it")
+	}
+}
+
+// crashed makes histories over a crash, and returns one that is not linearizable, or nil.
+func (l Linear) crashed(t *testing.T, keeps bool, crash func()) *history {
 	t.Helper()
 	const identifiers, clients = 100, 8
 	begin := time.Now()
@@ -435,16 +451,19 @@ func (l Linear) CheckCrashes(t *testing.T, crash func()) {
 	called := time.Since(begin)
 	crash()
 	for _, h := range histories {
-		h.note(clients, call{crash: true}, answer{}, called)
+		if !keeps {
+			h.note(clients, call{crash: true}, answer{}, called)
+		}
 	}
 	close(up)
 	time.AfterFunc(100*time.Millisecond, cancel)
 	asking.Wait()
 	cancel()
-	for i, h := range histories {
+	for _, h := range histories {
 		if !h.linearizable(t) {
-			t.Fatalf("history %d is not linearizable:\n%s", i, h)
+			return h
 		}
 	}
 	t.Logf("%d histories over a crash, in which calls of each client have failed: %v", identifiers, failed)
+	return nil
 }
