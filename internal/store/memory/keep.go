@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
-	"syscall"
 	"time"
 )
 
@@ -81,7 +80,7 @@ func (k *keeper) check() error {
 	if err != nil {
 		return cannotWrite(folder, err)
 	}
-	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+	if err := lockFile(lock); err != nil {
 		return errors.Join(fmt.Errorf("another process keeps its counters in %q: %w; give each daemon a file of its own", k.File, err), lock.Close())
 	}
 	if err := tryWriting(k.File + writingSuffix); err != nil {
