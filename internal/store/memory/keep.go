@@ -113,7 +113,7 @@ func (k *keeper) restore() error {
 	if err != nil {
 		return fmt.Errorf("the snapshot of the counters cannot be read: %w; let this process read it, or remove it", err)
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	start := time.Now()
 	info, err := f.Stat()
 	if err != nil {

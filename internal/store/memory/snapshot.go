@@ -402,7 +402,7 @@ func (s *Store) insert(c *counter, of *groupOwner, log *strategy.Log, shut bool,
 	}
 	g := sh.join(owner, of.limit, log != nil)
 	sh.makeRoom(g, nil, push{owner, now})
-	n := sh.table.insert(c.key, g)
+	n := sh.insert(c.key, g)
 	state := c.state()
 	sh.at(n).setState(&state)
 	sh.at(n).expires = c.expires

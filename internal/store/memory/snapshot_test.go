@@ -130,7 +130,7 @@ func TestRestoredByAClockThatSteppedBack(t *testing.T) {
 				s, set := newStore(t, Options{})
 				set(taken)
 				l := limit(t, "3/min", strat)
-				for ask(s, "alice", 1, l).Allowed { //nolint:revive // until it is over its limit
+				for ask(s, "alice", 1, l).Allowed { // until it is over its limit
 				}
 				now := taken - back
 				after, _ := restoredFrom(t, snapshotOf(t, s), Options{Now: func() strategy.Instant { return now }})
