@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -350,6 +351,7 @@ func (h *history) step(state counts, in call, out answer) (next []any) {
 	if out.err == nil && !equal(d, out.Decision) {
 		return nil
 	}
+	unchanged := state
 	for j, i := range in.limits {
 		switch l := &h.limits[i]; {
 		case !consumed.From(l):
@@ -360,7 +362,21 @@ func (h *history) step(state counts, in call, out answer) (next []any) {
 			state[i].state = states[j]
 		}
 	}
-	return append(next, state)
+	may := []counts{state}
+	for j, i := range in.limits {
+		if in.ask.Mode == strategy.Refund && d.Statuses[j].ResetAfter == 0 && state[i] != unchanged[i] {
+			// It may have found nothing to give back, and so have changed nothing. A decision of
+			// an earlier instant may come after it, for which the counter was not unused yet.
+			for _, other := range slices.Clone(may) {
+				other[i] = unchanged[i]
+				may = append(may, other)
+			}
+		}
+	}
+	for _, state := range may {
+		next = append(next, state)
+	}
+	return next
 }
 
 // A Split is a fault to plant: a store that decides in two steps that are not one. It asks
