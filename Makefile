@@ -83,6 +83,14 @@ fuzz-long: ## run each fuzz target for LONGFUZZTIME, 10m by default
 attack: ## attack a daemon in all ways, in a large form; about 20 minutes
 	cd loadtest/attack && go test -count=1 -timeout=2h -run '^TestAttacks$$' . -args -large
 
+# For how long, and where to write the result.
+SOAKTIME ?= 20m
+SOAKRESULT ?=
+
+.PHONY: soak
+soak: ## run daemons for SOAKTIME, 20m by default, under all that a day brings
+	cd loadtest/soak && go test -count=1 -timeout=3h -run '^TestSoak$$' . -args -duration=$(SOAKTIME) $(if $(SOAKRESULT),-result=$(abspath $(SOAKRESULT)))
+
 .PHONY: bench
 bench: ## compare the daemon with the null server; add BENCHFLAGS=--repeat=1 for a short run
 	go run ./loadtest bench $(BENCHFLAGS)

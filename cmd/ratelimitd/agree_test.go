@@ -135,6 +135,10 @@ var refused = []struct{ flag, settings, says string }{
 	{"memory-shards", "memory_shards: 3", `: 3 shards: want a power of two`},
 	{"memory-shards", "memory_shards: 1024\nmemory_max_keys: 1000", `too few for 1024 shards`},
 	{"memory-max-keys", "memory_max_keys: 0", ` 0: must be 1 to 10000000000`},
+	{"memory-snapshot", "memory_snapshot: /nowhere/counters", ` "/nowhere/counters": there is no directory "/nowhere"; make it`},
+	{"memory-snapshot", "memory_snapshot: /", ` "/": is no regular file; write one, such as /var/lib/ratelimitd/counters`},
+	{"memory-snapshot", "memory_snapshot: /counters\nstore: redis", ` "/counters": with --store=redis the counters are not in memory`},
+	{"memory-snapshot-interval", "memory_snapshot_interval: 0s", ` 0s: must be above 0, such as 10s`},
 	{"memory-max-keys", "memory_max_keys: 99999999999999999999", `the number is too large`},
 
 	{"redis-url", "store: redis\nredis_url: http://x", `: URL "http://x": it begins with neither redis:// nor rediss://`},

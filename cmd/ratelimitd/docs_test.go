@@ -58,3 +58,62 @@ func TestSecurityDocs(t *testing.T) {
 		t.Errorf("only %d examples are there", ran)
 	}
 }
+
+var (
+	testsOf  = regexp.MustCompile("`((?:internal|cmd)/[a-z/]+)` ((?:`Test[A-Za-z/]+`(?:, )?)+)")
+	testName = regexp.MustCompile("`(Test[A-Za-z]+)(?:/([A-Za-z]+))?`")
+)
+
+// TestGuaranteesAreShown looks for every test that docs/guarantees.md names, and for a test
+// in each of its rows.
+func TestGuaranteesAreShown(t *testing.T) {
+	page, err := os.ReadFile("../../docs/guarantees.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	found, sources := 0, map[string]string{}
+	for line := range strings.Lines(string(page)) {
+		if !strings.HasPrefix(line, "| ") || strings.Contains(line, "| shown by |") {
+			continue
+		}
+		named := 0
+		for _, in := range testsOf.FindAllStringSubmatch(line, -1) {
+			if sources[in[1]] == "" {
+				sources[in[1]] = testSources(t, in[1])
+			}
+			for _, name := range testName.FindAllStringSubmatch(in[2], -1) {
+				named++
+				if !strings.Contains(sources[in[1]], "func "+name[1]+"(t *testing.T)") || !strings.Contains(sources[in[1]], `{"`+name[2]) {
+					t.Errorf("%s has no test %s", in[1], name[0])
+				}
+			}
+		}
+		if all := strings.Count(line, "`Test"); all != named || all == 0 && !strings.HasSuffix(line, "| not shown |\n") {
+			t.Errorf("%d of %d tests are understood in the line %s", named, all, line)
+		}
+		found += named
+	}
+	if found < 30 {
+		t.Errorf("only %d tests are named", found)
+	}
+}
+
+// testSources returns the text of all tests of a package, with those that all stores pass.
+func testSources(t *testing.T, dir string) string {
+	t.Helper()
+	var text strings.Builder
+	for _, pattern := range []string{dir + "/*_test.go", "internal/store/storetest/*.go"} {
+		files, err := filepath.Glob("../../" + pattern)
+		if err != nil || files == nil {
+			t.Fatalf("%s: %v, no files", pattern, err)
+		}
+		for _, file := range files {
+			data, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			text.Write(data)
+		}
+	}
+	return text.String()
+}

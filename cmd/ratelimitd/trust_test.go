@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -74,7 +75,12 @@ func (d *loggedDaemon) hangUp(t *testing.T) {
 // servesLogged runs "ratelimitd serve" on free ports until the test ends.
 func servesLogged(t *testing.T, flags ...string) *loggedDaemon {
 	t.Helper()
-	cmd := process(t, nil, append([]string{"serve", "--grpc-addr=127.0.0.1:0", "--http-addr=127.0.0.1:0", "--admin-addr=127.0.0.1:0", "--log-format=json"}, flags...)...)
+	return startLoggedAs(t, process(t, nil, append([]string{"serve", "--grpc-addr=127.0.0.1:0", "--http-addr=127.0.0.1:0", "--admin-addr=127.0.0.1:0", "--log-format=json"}, flags...)...))
+}
+
+// startLoggedAs is servesLogged for a command whose log is JSON.
+func startLoggedAs(t *testing.T, cmd *exec.Cmd) *loggedDaemon {
+	t.Helper()
 	d := &loggedDaemon{file: filepath.Join(t.TempDir(), "log")}
 	file, err := os.Create(d.file)
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -262,12 +263,33 @@ func (k *check) stores() {
 // memory checks what every daemon needs: one that counts elsewhere counts in
 // memory for --on-error=local.
 func (k *check) memory() {
+	k.snapshots()
 	o := k.c.MemoryOptions()
 	if o.MaxKeys < 1 || o.MaxKeys > maxMemoryKeys {
 		k.must(false, "memory-max-keys", o.MaxKeys, fmt.Sprintf("1 to %d, such as %d", maxMemoryKeys, memory.DefaultMaxKeys))
 		return
 	}
 	k.option("memory-shards", o.Check())
+}
+
+// snapshots checks where the counters in memory are kept. Whether the daemon may write
+// there shows when it starts.
+func (k *check) snapshots() {
+	k.duration("memory-snapshot-interval", k.c.snapshots.Interval, "10s")
+	file := k.c.snapshots.File
+	if file == "" {
+		return
+	}
+	if k.c.Store.Kind != Memory {
+		k.problem("memory-snapshot", " %s: with --store=%s the counters are not in memory; leave it out, or use --store=memory", flags.Quote(file), k.c.Store.Kind)
+	}
+	if info, err := os.Stat(file); err == nil && !info.Mode().IsRegular() {
+		k.problem("memory-snapshot", " %s: is no regular file; write one, such as /var/lib/ratelimitd/counters", flags.Quote(file))
+	}
+	dir := filepath.Dir(file)
+	if info, err := os.Stat(dir); err != nil || !info.IsDir() {
+		k.problem("memory-snapshot", " %s: there is no directory %s; make it", flags.Quote(file), flags.Quote(dir))
+	}
 }
 
 // redis checks each option beside the URLs alone, so that the message names its

@@ -65,6 +65,7 @@ type Config struct {
 	// What the stores are made of. MemoryOptions, RedisOptions and
 	// MemcachedOptions return them with what is set in Store.
 	memory    memory.Options
+	snapshots memory.Snapshots
 	redis     redis.Options
 	memcached memcached.Options
 
@@ -194,6 +195,7 @@ func Default() *Config {
 		Log:          Log{Level: "info", Format: "text"},
 		DrainTimeout: 10 * time.Second, // well under the 30 s after which Kubernetes kills
 		memory:       memory.Options{MaxKeys: memory.DefaultMaxKeys},
+		snapshots:    memory.Snapshots{Interval: memory.DefaultSnapshotInterval},
 		redis:        redis.Options{URLs: []string{redis.DefaultURL}, SharedScripts: redis.ShareAuto, DialTimeout: redis.DefaultDialTimeout},
 		memcached:    memcached.Options{Addrs: []string{memcached.DefaultAddr}, MaxConns: memcached.DefaultMaxConns},
 	}
@@ -204,6 +206,11 @@ func (c *Config) MemoryOptions() memory.Options {
 	o := c.memory
 	o.MaxLogCount = c.Store.MaxLogCount
 	return o
+}
+
+// MemorySnapshots returns where the memory store keeps its counters, if it does.
+func (c *Config) MemorySnapshots() (o memory.Snapshots, ok bool) {
+	return c.snapshots, c.snapshots.File != ""
 }
 
 // RedisOptions returns how to make the Redis store.

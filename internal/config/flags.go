@@ -97,6 +97,8 @@ func (c *Config) memoryFlags() []flags.Flag {
 	return inGroup(memoryGroup, []flags.Flag{
 		{Name: "memory-shards", Value: flags.Number(&c.memory.Shards), Help: "How many stripes, each with a lock of its own: a power of two. 0 means 256, or fewer if they would hold fewer than 16 counters each."},
 		{Name: "memory-max-keys", Value: flags.Number(&c.memory.MaxKeys), Help: "How many counters to hold, at about 90 bytes each, before those that matter least are dropped."},
+		{Name: "memory-snapshot", Value: flags.Path(&c.snapshots.File), Hint: "FILE", Help: "With --store=memory: a file that keeps the counters over a restart, in a folder that the daemon may write to. Each daemon needs its own. Without it they end with the process."},
+		{Name: "memory-snapshot-interval", Value: flags.Duration(&c.snapshots.Interval), Help: "How often that file is written, beside once at the end: a daemon that is killed forgets as much at most."},
 	})
 }
 

@@ -102,6 +102,14 @@ func (c *Config) readPolicies(f *file) (*Policies, []error) {
 	return p, wrong
 }
 
+// FlagError says what is wrong with what a flag names, if err is not nil.
+func (c *Config) FlagError(flag string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return c.fileError(flag, err)
+}
+
 // fileError says that the file or directory of a flag cannot be read.
 func (c *Config) fileError(flag string, err error) error {
 	return fmt.Errorf("%s: %w", c.nameOf(flag), err)

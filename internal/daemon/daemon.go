@@ -4,6 +4,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"os"
@@ -91,6 +92,9 @@ func Run(ctx context.Context, c *config.Config, policies *config.Policies, versi
 	}
 	main, fallback := options.Store, options.Fallback
 	stores.Favour(policies.Names(), main, fallback)
+	if err := stores.Keep(c, main); err != nil {
+		return errors.Join(err, main.Close())
+	}
 	if c.Tracing {
 		options.Store = tracing.NewStore(options.Store, options.StoreName, spans)
 	}

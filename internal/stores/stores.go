@@ -67,6 +67,17 @@ func Favour(namespaces []string, stores ...store.Store) {
 	}
 }
 
+// Keep has main, if it is the memory store, keep its counters in the file of c, if there
+// is one, and restores them from there. Favour comes before it, so that what is restored has
+// its share.
+func Keep(c *config.Config, main store.Store) error {
+	s, ok := main.(*memory.Store)
+	if o, kept := c.MemorySnapshots(); ok && kept {
+		return c.FlagError("memory-snapshot", s.Keep(o))
+	}
+	return nil
+}
+
 // callerOf returns whose share of the store a call takes, if it is a client's.
 func callerOf(ctx context.Context) (name string, shares int) {
 	if c := auth.FromContext(ctx); c != nil && c.Share() > 0 {

@@ -33,6 +33,7 @@ type item struct {
 
 	grown            int // at least as many bytes as it takes now
 	evicted, refused uint64
+	expired          bool // whether there were counters that have expired
 	corrupt          bool // whether its bytes, or those of a counter that was needed, are none of ours
 }
 
@@ -69,6 +70,8 @@ func parseItem(value []byte, now strategy.Instant) *item {
 		c.denies, c.used = strategy.Instant(denies), uint8(used)
 		if c.expires = strategy.Instant(expires); c.expires > now {
 			it.counters = append(it.counters, c)
+		} else {
+			it.expired = true
 		}
 	}
 	return it

@@ -197,6 +197,9 @@ func (s *Store) Reset(ctx context.Context, r *store.Request) error {
 	}
 	e := s.edit(r)
 	e.change = func(it *item, _ strategy.Instant) (changed bool) {
+		// One that has expired is written too: somebody may have decided by it a moment
+		// ago, and be about to write.
+		changed = it.expired
 		for i := range r.Limits {
 			if it.remove(&r.Limits[i]) {
 				changed = true

@@ -2,10 +2,12 @@
 // striped, bounded, and nothing to install.
 //
 // The stripe is chosen by (namespace, identifier), so that one lock covers all
-// limits of a request. A counter is known by a 128-bit hash under keys drawn
+// limits of a request. A counter is known by a 128-bit hash under secrets drawn
 // at random when the store is made, and not by its names: with ten million
 // counters the chance that any two are one is below 1 in 10^24, and nobody
-// outside the process can tell which would be.
+// who does not know the secrets can tell which would be.
+//
+// A snapshot keeps the counters over a restart: see Keep.
 package memory
 
 import (
@@ -31,7 +33,7 @@ const (
 	// DefaultMaxKeys keeps the store at about 90 MB, and logs at 64 MB more.
 	DefaultMaxKeys = 1_000_000
 
-	maxShards = 1 << 16
+	maxShards = 1 << shardBits
 	// minShardKeys leaves an eviction something to choose from, whatever the
 	// limits of the request that it makes room for.
 	minShardKeys = evictSample
@@ -83,6 +85,7 @@ type Store struct {
 	maxLogEntries int64
 
 	agreement agreement
+	kept      *keeper // nil: the counters end with the process
 
 	logger  *slog.Logger
 	reports [causes][pushers]lograte.Gate
@@ -173,7 +176,7 @@ func (s *Store) decideApart(requests []store.Request, results []store.Result, no
 	for n < len(requests) && used+len(requests[n].Limits) <= ahead && len(requests[n].With) == 0 {
 		r := &requests[n]
 		if name == "" || name != r.Namespace {
-			name, namespace = r.Namespace, s.hash.within(r.Namespace)
+			name, namespace = r.Namespace, s.hash.text(r.Namespace)
 		}
 		identity := s.hash.identityIn(namespace, r.Identifier)
 		for i := range r.Limits {
@@ -344,11 +347,16 @@ func (s *Store) Reset(_ context.Context, r *store.Request) error {
 // Health reports nil: memory does not fail.
 func (s *Store) Health(context.Context) error { return nil }
 
-// Close stops the sweeper.
-func (s *Store) Close() error {
-	s.close.Do(func() { close(s.closed) })
+// Close stops the sweeper, and takes the last snapshot if Keep has been called.
+func (s *Store) Close() (err error) {
+	s.close.Do(func() {
+		close(s.closed)
+		if s.kept != nil {
+			err = s.kept.close()
+		}
+	})
 	s.swept.Wait()
-	return nil
+	return err
 }
 
 func (s *Store) shard(identity key) *shard { return &s.shards[identity.hi>>s.shift] }

@@ -1,6 +1,7 @@
 package memory
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"runtime"
@@ -64,6 +65,56 @@ func TestConformance(t *testing.T) {
 
 func TestConformanceWithOneShard(t *testing.T) {
 	storetest.Run(t, func(t *testing.T) storetest.Subject { return subject(t, Options{Shards: 1}) })
+}
+
+func TestLinearizable(t *testing.T) {
+	s, err := New(Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	storetest.Linear{Stores: []store.Store{s}, Histories: 1000, Calls: 10}.Check(t)
+}
+
+// TestAMissingLockIsFound plants one: it asks and consumes under two locks.
+func TestAMissingLockIsFound(t *testing.T) {
+	s, err := New(Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	storetest.Linear{Stores: []store.Store{storetest.Split{Store: s}}, Histories: 20_000, Calls: 10, Strategies: storetest.SplitStrategies}.FindsRace(t)
+}
+
+// A careless store makes every seventh decision twice, or forgets a counter before it.
+type careless struct {
+	store.Store
+	twice bool
+
+	decided atomic.Int64
+}
+
+func (c *careless) Decide(ctx context.Context, requests []store.Request, results []store.Result) {
+	if c.decided.Add(1)%7 == 0 {
+		if c.twice {
+			c.Store.Decide(ctx, requests, results)
+		} else {
+			_ = c.Reset(ctx, &requests[0])
+		}
+	}
+	c.Store.Decide(ctx, requests, results)
+}
+
+func TestADecisionMadeTwiceIsFound(t *testing.T) { testCareless(t, true) }
+func TestALostCounterIsFound(t *testing.T)       { testCareless(t, false) }
+
+func testCareless(t *testing.T, twice bool) {
+	s, err := New(Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	storetest.Linear{Stores: []store.Store{&careless{Store: s, twice: twice}}, Histories: 100}.Finds(t)
 }
 
 func TestNewRefuses(t *testing.T) {

@@ -73,6 +73,15 @@ var (
 		"How often the lock of the busiest shard was taken.", nil, nil)
 	waitDesc = prometheus.NewDesc("ratelimitd_memory_lock_wait_seconds",
 		"How long shards' locks were waited for, each time that one had to be waited for.", nil, nil)
+
+	snapshotTimeDesc = prometheus.NewDesc("ratelimitd_memory_snapshot_timestamp_seconds",
+		"When the last snapshot of the counters was complete, in seconds since the Unix epoch.", nil, nil)
+	snapshotDurationDesc = prometheus.NewDesc("ratelimitd_memory_snapshot_duration_seconds",
+		"How long this process took for its last snapshot of the counters.", nil, nil)
+	snapshotBytesDesc = prometheus.NewDesc("ratelimitd_memory_snapshot_bytes",
+		"How large the last snapshot of the counters is.", nil, nil)
+	snapshotFailuresDesc = prometheus.NewDesc("ratelimitd_memory_snapshot_failures_total",
+		"Snapshots of the counters that could not be written.", nil, nil)
 )
 
 // Collector returns what collects the metrics of s.
@@ -83,6 +92,7 @@ func (Collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		keysDesc, maxKeysDesc, logEntriesDesc, bytesDesc, evictionsDesc,
 		shardsDesc, acquisitionsDesc, contentionsDesc, hottestDesc, waitDesc,
+		snapshotTimeDesc, snapshotDurationDesc, snapshotBytesDesc, snapshotFailuresDesc,
 	} {
 		ch <- d
 	}
@@ -145,6 +155,25 @@ func (c Collector) Collect(ch chan<- prometheus.Metric) {
 		buckets[bound.Seconds()] = within
 	}
 	ch <- prometheus.MustNewConstHistogram(waitDesc, contended, waited.Seconds(), buckets)
+	if k := c.store.kept; k != nil {
+		k.collect(ch)
+	}
+}
+
+func (k *keeper) collect(ch chan<- prometheus.Metric) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	gauge := func(d *prometheus.Desc, v float64) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v)
+	}
+	at := 0.0 // there is none yet
+	if !k.last.IsZero() {
+		at = float64(k.last.UnixMicro()) / 1e6
+	}
+	gauge(snapshotTimeDesc, at)
+	gauge(snapshotDurationDesc, k.took.Seconds())
+	gauge(snapshotBytesDesc, float64(k.bytes))
+	ch <- prometheus.MustNewConstMetric(snapshotFailuresDesc, prometheus.CounterValue, float64(k.failures))
 }
 
 // bytes returns how much memory t uses, without what the allocator adds.

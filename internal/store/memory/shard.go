@@ -76,6 +76,7 @@ func (sh *shard) unlockWithNews() {
 func (sh *shard) decide(r *store.Request, keys []key, d *strategy.Decision, now strategy.Instant) {
 	var numbers [strategy.MaxLimits]uint32
 	states := sh.states[:len(keys)]
+	ahead := false // whether a counter is from the future
 	for i, k := range keys {
 		n, found := sh.find(k)
 		if !found {
@@ -88,6 +89,7 @@ func (sh *shard) decide(r *store.Request, keys []key, d *strategy.Decision, now 
 		c := sh.at(n)
 		if c.last > now {
 			sh.settle(n, &r.Limits[i], now)
+			ahead = true
 		}
 		numbers[i], states[i] = n, c.state()
 		if c.log.Load() != 0 {
@@ -96,6 +98,9 @@ func (sh *shard) decide(r *store.Request, keys []key, d *strategy.Decision, now 
 	}
 	consumed := d.Decide(r.Limits, states, r.Ask(now))
 	if consumed == strategy.ConsumedNone {
+		if ahead {
+			sh.keepAhead(numbers[:len(keys)], d, now)
+		}
 		return
 	}
 	for i := range keys {
@@ -120,9 +125,20 @@ func (sh *shard) decide(r *store.Request, keys []key, d *strategy.Decision, now 
 // add adds a counter of l with key k, and returns its number. It drops none of pinned
 // for it.
 func (sh *shard) add(k key, pinned []uint32, by push, l *strategy.Limit) uint32 {
-	g := sh.join(by.owner, sh.store.hash.limit(0, l), l.Strategy == strategy.SlidingWindowLog)
+	g := sh.join(by.owner, sh.store.hash.limit(l).hi, l.Strategy == strategy.SlidingWindowLog)
 	sh.makeRoom(g, pinned, by)
 	return sh.insert(k, g)
+}
+
+// keepAhead keeps counters for as long as d says that they count. Those of a snapshot that
+// was taken by a clock ahead of now would expire earlier.
+func (sh *shard) keepAhead(numbers []uint32, d *strategy.Decision, now strategy.Instant) {
+	for i, n := range numbers {
+		if n != notHeld {
+			c := sh.at(n)
+			c.expires = max(c.expires, now+instants(d.Statuses[i].ResetAfter))
+		}
+	}
 }
 
 // settle settles the state of the counter with number n, of l.

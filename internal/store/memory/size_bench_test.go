@@ -2,8 +2,10 @@ package memory
 
 import (
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"runtime"
 	"runtime/debug"
 	"slices"
@@ -34,10 +36,10 @@ func BenchmarkResident(b *testing.B) {
 }
 
 // BenchmarkTail measures each of many decisions: among few counters, among ten million live
-// ones, while the garbage collector runs all the time, and while counters expire and are
-// swept.
+// ones, while the garbage collector runs all the time, while counters expire and are
+// swept, and while one snapshot is written after the other.
 func BenchmarkTail(b *testing.B) {
-	for _, keys := range []int{10_000, 10_000_000} {
+	for _, keys := range []int{10_000, 1_000_000, 10_000_000} {
 		var expired bool
 		s := filled(b, keys, func() strategy.Instant {
 			if expired {
@@ -45,17 +47,25 @@ func BenchmarkTail(b *testing.B) {
 			}
 			return 0
 		})
-		for _, during := range []string{"quiet", "collecting", "expiring"} {
+		for _, during := range []string{"quiet", "collecting", "snapshots", "expiring"} {
 			b.Run(fmt.Sprintf("%d_keys/%s", keys, during), func(b *testing.B) {
 				expired = during == "expiring"
 				stop, stopped := make(chan struct{}), make(chan struct{})
 				go func() {
 					defer close(stopped)
-					for during == "collecting" {
+					if during == "snapshots" {
+						s.kept = &keeper{Snapshots: Snapshots{File: filepath.Join(b.TempDir(), "snapshot")}, store: s, logger: s.logger}
+						defer func() { s.kept = nil }()
+					}
+					for during == "collecting" || during == "snapshots" {
 						select {
 						case <-stop:
 							return
 						default:
+						}
+						if s.kept != nil {
+							s.kept.keep()
+						} else {
 							runtime.GC()
 						}
 					}
@@ -72,12 +82,48 @@ func BenchmarkTail(b *testing.B) {
 				slices.Sort(took)
 				b.ReportMetric(float64(took[len(took)/2]), "p50-ns")
 				b.ReportMetric(float64(took[len(took)*999/1000]), "p99.9-ns")
+				b.ReportMetric(float64(took[len(took)-1]), "max-ns")
 			})
 		}
 		if err := s.Close(); err != nil {
 			b.Fatal(err)
 		}
 	}
+}
+
+// BenchmarkSnapshot writes snapshots of a million counters, to a file and so to the disk, and
+// restores them.
+func BenchmarkSnapshot(b *testing.B) {
+	const keys = 1_000_000
+	s := filled(b, keys, func() strategy.Instant { return 0 })
+	file := filepath.Join(b.TempDir(), "snapshot")
+	k := &keeper{Snapshots: Snapshots{File: file}, store: s, logger: s.logger}
+	b.Run("write", func(b *testing.B) {
+		for b.Loop() {
+			k.keep()
+		}
+		b.ReportMetric(float64(k.bytes)/keys, "B/key")
+	})
+	b.Run("encode", func(b *testing.B) {
+		for b.Loop() {
+			if _, err := s.write(io.Discard); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("restore", func(b *testing.B) {
+		for b.Loop() {
+			after, err := New(Options{MaxKeys: keys*5/4 + 100*DefaultShards, Now: s.now, Shards: DefaultShards})
+			if err != nil {
+				b.Fatal(err)
+			}
+			if err := (&keeper{Snapshots: k.Snapshots, store: after, logger: s.logger}).restore(); err != nil {
+				b.Fatal(err)
+			}
+			_ = after.Close()
+		}
+	})
+	_ = s.Close()
 }
 
 func one(b *testing.B) []store.Request {

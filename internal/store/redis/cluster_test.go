@@ -29,6 +29,7 @@ func TestCluster(t *testing.T) {
 		run  func(*testing.T, *redistest.Cluster)
 	}{
 		{"Conformance", testClusterConformance},
+		{"Linearizable", testClusterLinearizable},
 		{"OneCommandPerDecision", testClusterOneCommandPerDecision},
 		{"ACL", testClusterACL},
 		{"UnknownEndpoint", testUnknownEndpoint},

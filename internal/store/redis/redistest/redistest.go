@@ -31,6 +31,7 @@ type Server struct {
 	options *redis.Options
 	asks    *redis.Client // for the use of this package
 	command []string
+	env     []string // beside that of this process
 	process *os.Process
 	exited  chan struct{}
 	output  *bytes.Buffer // read it only after the process has exited
@@ -76,6 +77,7 @@ func (s *Server) run(tb testing.TB) error {
 	s.output = new(bytes.Buffer)
 	cmd := exec.Command(s.command[0], s.command[1:]...)
 	cmd.Stdout, cmd.Stderr = s.output, s.output
+	cmd.Env = append(os.Environ(), s.env...)
 	if err := cmd.Start(); err != nil {
 		tb.Fatalf("start redis-server: %v", err)
 	}
