@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from datetime import datetime
 from typing import Any
@@ -43,6 +42,7 @@ class AsyncClient(BaseClient):
     _links: list[_Link]
     _stream: Any  # that is open
     _gave_up: bool  # the stream, as it has not answered in time
+    _unwritten: bool  # the last message, as the stream had ended
     _reader: asyncio.Task[None] | None  # of the stream
     _writer: asyncio.Task[None] | None  # of the message that is on its way
     _turn: int
@@ -62,9 +62,9 @@ class AsyncClient(BaseClient):
         if self._loop is not asyncio.get_running_loop():
             return
         if self._reader is not None:
-            self._reader.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._reader
+            reader = self._reader
+            reader.cancel()
+            await asyncio.wait([reader])
         links = self._links
         self._links = []
         for link in links:
@@ -81,7 +81,7 @@ class AsyncClient(BaseClient):
         self._batches = Batches()
         self._links, self._turn = [], 0
         self._stream = self._reader = self._writer = None
-        self._gave_up = False
+        self._gave_up = self._unwritten = False
 
     async def _run(self, operation: Operation) -> Result:
         """Does an operation, and meets what it needs."""
@@ -141,9 +141,9 @@ class AsyncClient(BaseClient):
             await done
         finally:
             timer.cancel()
-            if call.place != "answered" and self._batches.leave(call, time.monotonic()) and self._stream is not None:
+            if call.place != "answered" and self._batches.leave(call, time.monotonic()) and self._reader is not None:
                 self._gave_up = True
-                self._stream.cancel()
+                self._reader.cancel()  # the stream may be one whose write never ends, even if it is cancelled
         if call.place != "answered":
             raise RateLimitError(grpc.StatusCode.DEADLINE_EXCEEDED, f"no answer in {ask.timeout:g} s")
         if call.error is not None:
@@ -163,52 +163,51 @@ class AsyncClient(BaseClient):
         return links[self._turn % len(links)]
 
     async def _write(self, stream: Any, requests: list[Any]) -> None:
-        # An error is that of the stream, which its reader has too.
-        with contextlib.suppress(grpc.RpcError, asyncio.InvalidStateError, asyncio.CancelledError):
+        try:
             await stream.write(_api.ShouldAllowBatchRequest(requests=requests))
+        except (grpc.RpcError, asyncio.InvalidStateError):  # the stream has ended, which its reader learns too
+            self._unwritten = True
 
     async def _read(self) -> None:
-        """Opens streams and receives their answers, for as long as there are calls."""
-        while True:
-            undecided = False
-            error = RateLimitError(grpc.StatusCode.UNAVAILABLE, "the daemon has ended the stream")
-            try:
-                self._stream = stream = self._next().stream(metadata=self._metadata)
-                self._gave_up, self._batches.is_open = False, True
+        """Opens a stream and receives its answers until it ends. If there are calls left then, it begins another."""
+        stream: Any = None
+        undecided = ended = False
+        error = RateLimitError(grpc.StatusCode.UNAVAILABLE, "the daemon has ended the stream")
+        try:
+            self._stream = stream = self._next().stream(metadata=self._metadata)
+            self._gave_up, self._unwritten, self._batches.is_open = False, False, True
+            requests = self._batches.take(time.monotonic())
+            if requests:
+                await self._write(stream, requests)
+            while (message := await stream.read()) is not grpc.aio.EOF:
+                self._batches.answer(message.results)
                 requests = self._batches.take(time.monotonic())
                 if requests:
                     await self._write(stream, requests)
-                while (message := await stream.read()) is not grpc.aio.EOF:
-                    self._batches.answer(message.results)
-                    requests = self._batches.take(time.monotonic())
-                    if requests:
-                        await self._write(stream, requests)
-            except grpc.RpcError as ended:
-                error, undecided = error_of(ended)
-            except RateLimitError as closed:
-                error = closed
-            except grpc.aio.UsageError:  # of a channel that has just been closed
-                error = RateLimitError(grpc.StatusCode.CANCELLED, CLOSED)
-            except ValueError as wrong:  # of the batches
-                stream.cancel()
-                error = RateLimitError(grpc.StatusCode.INTERNAL, str(wrong))
-            except asyncio.CancelledError:
-                if not self._gave_up or self._closed:
-                    self._stop(RateLimitError(grpc.StatusCode.CANCELLED, CLOSED))
-                    raise
-                error = RateLimitError(grpc.StatusCode.DEADLINE_EXCEEDED, "the daemon has not answered in time")
-            self._stream = None
-            self._batches.end(error, time.monotonic(), undecided)
-            if not self._batches.queue or self._closed:
-                self._stop(error)
-                return
-
-    def _stop(self, error: RateLimitError) -> None:
-        self._stream = self._reader = None
-        self._batches.end(error, time.monotonic(), False)
-        for call in self._batches.queue:
-            call.end(None, error)
-        self._batches.queue.clear()
+        except grpc.RpcError as failed:
+            error, undecided = error_of(failed)
+        except RateLimitError as closed:
+            error, ended = closed, True
+        except grpc.aio.UsageError:  # of a channel that has just been closed
+            error, ended = RateLimitError(grpc.StatusCode.CANCELLED, CLOSED), True
+        except ValueError as wrong:  # of the batches
+            error = RateLimitError(grpc.StatusCode.INTERNAL, str(wrong))
+        except asyncio.CancelledError:
+            error, ended = RateLimitError(grpc.StatusCode.CANCELLED, CLOSED), not self._gave_up
+        if self._gave_up and not self._closed:
+            error = RateLimitError(grpc.StatusCode.DEADLINE_EXCEEDED, "the daemon has not answered in time")
+        elif self._unwritten:
+            # The stream had ended. Then gRPC says INTERNAL, and not what the daemon has said.
+            error, undecided = RateLimitError(grpc.StatusCode.UNAVAILABLE, "the daemon has ended the stream"), True
+        if stream is not None:
+            stream.cancel()
+        self._stream = None
+        self._batches.end(error, time.monotonic(), undecided and not ended)
+        if ended or self._closed:
+            for call in self._batches.queue:
+                call.end(None, error)
+            self._batches.queue.clear()
+        self._reader = asyncio.get_running_loop().create_task(self._read()) if self._batches.queue else None
 
 
 class AsyncLimiter(BaseLimiter):

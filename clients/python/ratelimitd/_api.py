@@ -34,14 +34,17 @@ UNARY = ("ShouldAllow", "Reserve", "Commit", "Cancel", "Reset")
 _SERVICE = "/ratelimit.v1.RateLimitService/"
 
 
+def _types(name: str) -> tuple[Any, Any]:
+    of = _pool.FindServiceByName("ratelimit.v1.RateLimitService").methods_by_name[name]
+    return message_factory.GetMessageClass(of.input_type), message_factory.GetMessageClass(of.output_type)
+
+
 def method(name: str) -> tuple[str, Any, Any]:
     """Returns the path of a method, what encodes its requests, and what decodes its responses."""
-    of = _pool.FindServiceByName("ratelimit.v1.RateLimitService").methods_by_name[name]
-    request, response = message_factory.GetMessageClass(of.input_type), message_factory.GetMessageClass(of.output_type)
+    request, response = _types(name)
     return _SERVICE + name, request.SerializeToString, response.FromString
 
 
 def request(name: str, **fields: Any) -> Any:
     """Returns a request of the method with that name."""
-    of = _pool.FindServiceByName("ratelimit.v1.RateLimitService").methods_by_name[name]
-    return message_factory.GetMessageClass(of.input_type)(**fields)
+    return _types(name)[0](**fields)

@@ -157,7 +157,7 @@ class Runner:
             self.turn(step["to"])
             return []
         args: list[Any] = [identifier, cost]
-        method = getattr(self.saved.get(step.get("reservation", "")) or limiter, what)
+        method = getattr(self.saved[step["reservation"]] if "reservation" in step else limiter, what)
         if what == "refund":
             args.append(self.saved[step["consumed_at"]].decided_at if "consumed_at" in step else None)
         elif what == "wait":
