@@ -15,6 +15,8 @@ from ._batch import Alone, Batches, Call
 from ._core import CHANNEL_OPTIONS, CLOSED, Ask, BaseClient, BaseLimiter, BaseReservation, Operation
 from ._types import Limit, RateLimitError, Result, error_of
 
+_INTERNAL, _CANCELLED = grpc.StatusCode.INTERNAL, grpc.StatusCode.CANCELLED
+
 
 class _Link:
     """The connection to one address."""
@@ -135,7 +137,7 @@ class AsyncClient(BaseClient):
             self._reader = loop.create_task(self._read())
         requests = self._batches.take(time.monotonic())
         if requests:
-            self._writer = loop.create_task(self._write(self._stream, requests))
+            self._writer = loop.create_task(self._write(self._stream, requests, self._writer))
         timer = loop.call_later(ask.timeout, finish)
         try:
             await done
@@ -162,11 +164,16 @@ class AsyncClient(BaseClient):
         self._turn += 1
         return links[self._turn % len(links)]
 
-    async def _write(self, stream: Any, requests: list[Any]) -> None:
+    async def _write(self, stream: Any, requests: list[Any], before: asyncio.Task[None] | None) -> None:
+        """Sends a message. The answer to the one before it may be here before gRPC knows that that is written, and then
+        gRPC must not be told to write another."""
+        if before is not None and not before.done():
+            await asyncio.wait([before])
         try:
             await stream.write(_api.ShouldAllowBatchRequest(requests=requests))
-        except (grpc.RpcError, asyncio.InvalidStateError):  # the stream has ended, which its reader learns too
+        except (grpc.RpcError, asyncio.InvalidStateError):  # the stream has ended
             self._unwritten = True
+            stream.cancel()  # so that its reader learns of it too
 
     async def _read(self) -> None:
         """Opens a stream and receives its answers until it ends. If there are calls left then, it begins another."""
@@ -178,12 +185,12 @@ class AsyncClient(BaseClient):
             self._gave_up, self._unwritten, self._batches.is_open = False, False, True
             requests = self._batches.take(time.monotonic())
             if requests:
-                await self._write(stream, requests)
+                await self._write(stream, requests, None)
             while (message := await stream.read()) is not grpc.aio.EOF:
                 self._batches.answer(message.results)
                 requests = self._batches.take(time.monotonic())
                 if requests:
-                    await self._write(stream, requests)
+                    await self._write(stream, requests, self._writer)
         except grpc.RpcError as failed:
             error, undecided = error_of(failed)
         except RateLimitError as closed:
@@ -193,15 +200,17 @@ class AsyncClient(BaseClient):
         except ValueError as wrong:  # of the batches
             error = RateLimitError(grpc.StatusCode.INTERNAL, str(wrong))
         except asyncio.CancelledError:
-            error, ended = RateLimitError(grpc.StatusCode.CANCELLED, CLOSED), not self._gave_up
+            error, ended = RateLimitError(grpc.StatusCode.CANCELLED, CLOSED), not (self._gave_up or self._unwritten)
         if self._gave_up and not self._closed:
             error = RateLimitError(grpc.StatusCode.DEADLINE_EXCEEDED, "the daemon has not answered in time")
-        elif self._unwritten:
-            # The stream had ended. Then gRPC says INTERNAL, and not what the daemon has said.
+        elif self._unwritten and not ended and error.code in (_INTERNAL, _CANCELLED, grpc.StatusCode.UNAVAILABLE):
+            # gRPC may then not say what the daemon has said. What it could not write was not decided.
             error, undecided = RateLimitError(grpc.StatusCode.UNAVAILABLE, "the daemon has ended the stream"), True
         if stream is not None:
             stream.cancel()
-        self._stream = None
+        if self._writer is not None:
+            self._writer.cancel()
+        self._stream = self._writer = None
         self._batches.end(error, time.monotonic(), undecided and not ended)
         if ended or self._closed:
             for call in self._batches.queue:
