@@ -40,7 +40,8 @@ class _Link:
 class Client(BaseClient):
     """The connections to the daemons, which its limiters share. It is safe for concurrent use, and a process needs one.
 
-    It may be made before the process forks. It connects when it is first asked, and a child begins anew.
+    It may be made before the process forks: it connects when it is first asked. One that was asked begins anew in a child,
+    but gRPC may abort a child that is forked while its threads are at work.
     """
 
     def _start(self) -> None:
