@@ -78,6 +78,15 @@ class Daemon:
         self.process.kill()
         self._wait()
 
+    def pause(self) -> None:
+        """Stops it where it is, and waits until all of its threads have stopped: then it answers nothing."""
+        self.process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED)
+
+    def resume(self) -> None:
+        """Has it go on."""
+        self.process.send_signal(signal.SIGCONT)
+
     def _wait(self) -> None:
         try:
             self.process.wait(_PATIENCE)

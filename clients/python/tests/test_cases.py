@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -175,10 +173,8 @@ class Runner:
         return [result.result if what == "reserve" else result]
 
     def turn(self, to: str) -> None:
-        if to in ("pause", "resume"):
-            os.kill(self.daemon.process.pid, {"pause": signal.SIGSTOP, "resume": signal.SIGCONT}[to])
-        else:
-            {"kill": self.daemon.kill, "stop": self.daemon.stop, "start": self.daemon.start}[to]()
+        d = self.daemon
+        {"kill": d.kill, "stop": d.stop, "start": d.start, "pause": d.pause, "resume": d.resume}[to]()
 
 
 def wrongs(want: dict[str, Any], results: list[Result], took: float) -> list[str]:

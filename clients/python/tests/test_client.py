@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import signal
 import subprocess
 import sys
 import threading
@@ -86,9 +84,9 @@ class Load:
             d.stop()
             d.start()
             self.serves("a restart", 1)
-            d.process.send_signal(signal.SIGSTOP)
+            d.pause()
             time.sleep(0.2)
-            d.process.send_signal(signal.SIGCONT)
+            d.resume()
             self.serves("a pause", 1)
 
 
@@ -268,7 +266,7 @@ def test_close_answers_who_waits(daemon: Daemon) -> None:
     client = Client(daemon.grpc, timeout=30)
     limiter = client.limiter("shop", "1000/h")
     limiter.allow("alice").raise_for_error()
-    os.kill(daemon.process.pid, signal.SIGSTOP)
+    daemon.pause()
     with futures.ThreadPoolExecutor(8) as pool:
         waiting = [pool.submit(limiter.allow, "alice") for _ in range(8)]
         time.sleep(0.1)
