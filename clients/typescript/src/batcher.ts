@@ -3,7 +3,7 @@ import { status } from "@grpc/grpc-js";
 import protobuf from "protobufjs/minimal.js";
 
 import * as api from "./api.js";
-import { callErrorOf, cancelled } from "./connection.js";
+import { callErrorOf, cancelled, closed } from "./connection.js";
 import type { Connection } from "./connection.js";
 import { CallError } from "./result.js";
 
@@ -63,6 +63,7 @@ export class Batcher {
   /** When that has been waited for long enough. */
   #overdue = 0;
   #stream: Stream | undefined;
+  #opening = false;
   /** The stream has had an answer. */
   #answered = false;
   /** Until then calls go on their own. */
@@ -88,7 +89,7 @@ export class Batcher {
       if (now < this.#unary) return this.#alone(call);
       this.#queue.add(call);
       if (this.#stream === undefined) this.#open();
-      this.#send();
+      else this.#send();
     });
   }
 
@@ -106,18 +107,24 @@ export class Batcher {
     call.resolve(askAlone(this.#connection, request, until));
   }
 
+  /** Opens a stream, unless that is under way, and sends what is queued. */
   #open(): void {
-    const stream = this.#connection.stream(api.method.ShouldAllowStream);
-    this.#stream = stream;
-    this.#answered = false;
-    stream.on("data", (message: Buffer) => {
-      if (this.#stream === stream) this.#receive(message);
-    });
-    stream.on("error", () => {}); // it is the status too
-    stream.on("status", (s: StatusObject) => {
-      if (this.#stream !== stream) return;
-      this.#stream = undefined;
-      this.#end(s.code === status.OK ? new CallError("UNAVAILABLE", "the daemon has ended the stream") : callErrorOf(s), s.metadata);
+    if (this.#opening) return;
+    this.#opening = true;
+    this.#connection.stream(api.method.ShouldAllowStream, Date.now() + maxFlight, (stream) => {
+      this.#opening = false;
+      this.#stream = stream;
+      this.#answered = false;
+      stream.on("data", (message: Buffer) => {
+        if (this.#stream === stream) this.#receive(message);
+      });
+      stream.on("error", () => {}); // it is the status too
+      stream.on("status", (s: StatusObject) => {
+        if (this.#stream !== stream) return;
+        this.#stream = undefined;
+        this.#end(s.code === status.OK ? new CallError("UNAVAILABLE", "the daemon has ended the stream") : callErrorOf(s), s.metadata);
+      });
+      this.#send();
     });
   }
 
@@ -203,10 +210,7 @@ export class Batcher {
         call.reject(error);
       }
     }
-    if (this.#queue.size > 0 && this.#stream === undefined) {
-      this.#open();
-      this.#send();
-    }
+    if (this.#queue.size > 0 && this.#stream === undefined) this.#open();
   }
 }
 
@@ -214,10 +218,6 @@ export class Batcher {
 export async function askAlone(connection: Connection, { head, tail }: EncodedRequest, until: { deadline: number; signal?: AbortSignal | undefined }): Promise<api.ShouldAllowResponse> {
   const response = await connection.unary(api.method.ShouldAllow, Buffer.concat([head, tail]), until);
   return api.readShouldAllowResponse(protobuf.Reader.create(response));
-}
-
-function closed(): CallError {
-  return new CallError("CANCELLED", "the client is closed");
 }
 
 /** Reports whether a call was not over yet. */

@@ -1,5 +1,5 @@
 import { Client, connectivityState, credentials, Metadata } from "@grpc/grpc-js";
-import type { ChannelCredentials, ChannelOptions, ClientDuplexStream, ServiceError } from "@grpc/grpc-js";
+import type { ChannelCredentials, ChannelOptions, ClientDuplexStream, ClientUnaryCall, ServiceError } from "@grpc/grpc-js";
 
 import * as health from "./health.js";
 import { CallError } from "./result.js";
@@ -57,6 +57,7 @@ export class Connection {
   readonly #clients: Client[];
   readonly #metadata = new Metadata();
   #turn = 0;
+  #closed = false;
 
   constructor(o: ConnectionOptions) {
     if (o.token !== undefined && !/^[!-~]+$/.test(o.token)) {
@@ -71,38 +72,60 @@ export class Connection {
   }
 
   /** Sends one message, and returns the answer. It throws a CallError. */
-  unary(path: string, request: Buffer, until: Until): Promise<Buffer> {
+  unary(path: string, request: Buffer, { deadline, signal }: Until): Promise<Buffer> {
     return new Promise((resolve, reject) => {
-      const { signal } = until;
-      if (signal?.aborted) return reject(cancelled());
-      const cancel = (): void => call.cancel();
-      const call = this.#next().makeUnaryRequest(path, same, same, request, this.#metadata.clone(), { deadline: until.deadline }, (error, response) => {
-        signal?.removeEventListener("abort", cancel);
-        if (error) reject(callErrorOf(error));
-        else resolve(response!);
-      });
+      let call: ClientUnaryCall | undefined;
+      const cancel = (): void => (call === undefined ? reject(cancelled()) : call.cancel());
+      const begin = (client: Client): void => {
+        if (signal?.aborted) return reject(cancelled());
+        if (this.#closed) return reject(closed());
+        call = client.makeUnaryRequest(path, same, same, request, this.#metadata.clone(), { deadline }, (error, response) => {
+          signal?.removeEventListener("abort", cancel);
+          if (error) reject(callErrorOf(error));
+          else resolve(response!);
+        });
+      };
       signal?.addEventListener("abort", cancel);
+      then(this.#next(deadline), begin);
     });
   }
 
-  /** Opens a stream. Its "status" event ends it. */
-  stream(path: string): ClientDuplexStream<Buffer, Buffer> {
-    return this.#next().makeBidiStreamRequest(path, same, same, this.#metadata.clone(), {});
+  /** Opens a stream, at the latest when the deadline has come, and gives it to `begin`. Its "status" event ends it. */
+  stream(path: string, deadline: number, begin: (stream: ClientDuplexStream<Buffer, Buffer>) => void): void {
+    then(this.#next(deadline), (client) => {
+      if (!this.#closed) begin(client.makeBidiStreamRequest(path, same, same, this.#metadata.clone(), {}));
+    });
   }
 
   close(): void {
+    this.#closed = true;
     for (const client of this.#clients) client.close();
   }
 
-  /** Returns the next that has a healthy daemon; or just the next. */
-  #next(): Client {
+  /** Returns the next that has a healthy daemon; or waits, while one may soon have. */
+  #next(deadline: number): Client | Promise<Client> {
     const n = this.#clients.length;
-    for (let i = 0; i < n; i++) {
-      const client = this.#clients[this.#turn++ % n]!;
-      if (n === 1 || client.getChannel().getConnectivityState(true) === connectivityState.READY) return client;
-    }
-    return this.#clients[this.#turn++ % n]!;
+    const inTurn = Array.from({ length: n }, (_, i) => this.#clients[(this.#turn + i) % n]!);
+    this.#turn++;
+    if (n === 1) return inTurn[0]!;
+    const states = inTurn.map((client) => client.getChannel().getConnectivityState(true));
+    const ready = states.indexOf(connectivityState.READY);
+    if (ready >= 0) return inTurn[ready]!;
+    const soon = inTurn.filter((_, i) => states[i] !== connectivityState.TRANSIENT_FAILURE && states[i] !== connectivityState.SHUTDOWN);
+    if (soon.length === 0 || Date.now() >= deadline) return inTurn[0]!;
+    return new Promise<void>((changed) => {
+      for (const client of soon) {
+        const channel = client.getChannel();
+        channel.watchConnectivityState(channel.getConnectivityState(false), deadline, () => changed());
+      }
+    }).then(() => this.#next(deadline));
   }
+}
+
+/** Does something with a value, at once if that is there. */
+function then<T>(value: T | Promise<T>, use: (value: T) => void): void {
+  if (value instanceof Promise) void value.then(use);
+  else use(value);
 }
 
 /** Is how grpc-js is to encode and decode what is encoded already. */
@@ -113,6 +136,11 @@ function same(message: Buffer): Buffer {
 /** Returns the error of a caller that has ended its call. */
 export function cancelled(): CallError {
   return new CallError("CANCELLED", "the caller has cancelled the call");
+}
+
+/** Returns the error of calls that a closed client makes, or has made. */
+export function closed(): CallError {
+  return new CallError("CANCELLED", "the client is closed");
 }
 
 /** Returns what went wrong in a call. */
