@@ -49,7 +49,7 @@ run: ## run the daemon from source
 
 .PHONY: test
 test: FUZZTIME = 2s
-test: deps generate-check proto-check lint manifests deadcode-check image-test licenses vulncheck-tests unit fuzz ## install what the checks need, and run all checks
+test: deps generate-check proto-check lint manifests deadcode-check image-test licenses vulncheck-tests unit test-typescript fuzz ## install what the checks need, and run all checks
 
 .PHONY: deps
 deps:
@@ -69,6 +69,11 @@ unit: ## run the tests
 	cd client && go test -race -shuffle=on ./...
 	cd examples/go && go test ./...
 	cd tools && go test ./...
+
+# With the daemon that is built here, unless RATELIMITD_BIN has one.
+.PHONY: test-typescript
+test-typescript: ## check the TypeScript client: its generated code, its types and its tests
+	cd clients/typescript && npm ci --silent && npm run --silent generate-check && npm run --silent build && npm test --silent
 
 .PHONY: fuzz
 fuzz: ## run each fuzz target for FUZZTIME
