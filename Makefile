@@ -70,10 +70,10 @@ unit: ## run the tests
 	cd examples/go && go test ./...
 	cd tools && go test ./...
 
-# With the daemon that is built here, unless RATELIMITD_BIN has one.
 .PHONY: test-typescript
-test-typescript: ## check the TypeScript client: its generated code, its types and its tests
-	cd clients/typescript && npm ci --silent && npm run --silent generate-check && npm run --silent build && npm test --silent
+test-typescript: export RATELIMITD_BIN ?= $(CURDIR)/bin/ratelimitd
+test-typescript: build ## check the TypeScript client: its generated code, its types and its tests
+	cd clients/typescript && npm ci --silent --ignore-scripts && npm run --silent generate-check && npm run --silent build && npm test --silent
 
 .PHONY: fuzz
 fuzz: ## run each fuzz target for FUZZTIME

@@ -44,7 +44,7 @@ shop.get("/report", async (request, response) => {
     response.status(400).send("words: give a number, such as 200\n");
     return;
   }
-  const reserved = await words.reserve(await customer(request, undefined), wanted);
+  const reserved = await words.reserve(await customer(request), wanted);
   if (!reserved.result.allowed) {
     response.status(429).send("too many words today\n");
     return;

@@ -39,7 +39,6 @@ const channelOptions: ChannelOptions = {
   "grpc.keepalive_timeout_ms": 2_000,
   "grpc.keepalive_permit_without_calls": 1,
   "grpc.client_idle_timeout_ms": 2 ** 31 - 1,
-  "grpc.enable_retries": 0, // a call that is sent twice may count twice
   "grpc.enable_channelz": 0,
   "grpc.use_local_subchannel_pool": 1,
   "grpc.primary_user_agent": "ratelimitd-node",
@@ -107,7 +106,7 @@ export class Connection {
     const n = this.#clients.length;
     const inTurn = Array.from({ length: n }, (_, i) => this.#clients[(this.#turn + i) % n]!);
     this.#turn++;
-    if (n === 1) return inTurn[0]!;
+    if (n === 1 || this.#closed) return inTurn[0]!;
     const states = inTurn.map((client) => client.getChannel().getConnectivityState(true));
     const ready = states.indexOf(connectivityState.READY);
     if (ready >= 0) return inTurn[ready]!;

@@ -43,10 +43,10 @@ export function bearerSubject(): (request: AnyRequest) => string {
 }
 
 /** Identifies callers by the first of all that finds something. */
-export function firstOf<R, C = unknown>(...all: Identifier<R, C>[]): (request: R, context: C) => Promise<string> {
+export function firstOf<R, C = unknown>(...all: Identifier<R, C>[]): (request: R, context?: C) => Promise<string> {
   return async (request, context) => {
     for (const by of all) {
-      const id = await by(request, context);
+      const id = await by(request, context as C);
       if (id) return id;
     }
     return "";
@@ -65,10 +65,10 @@ export interface AddressOptions<R, C> {
  * Identifies callers by their IP address, and with IPv6 by its network of 64 bits. Behind proxies, name their networks:
  * then the address is the last in X-Forwarded-For that is not one of theirs. What a client writes there is on the left.
  */
-export function clientAddress<R extends AnyRequest = AnyRequest, C = unknown>(options: AddressOptions<R, C> = {}): (request: R, context: C) => string {
+export function clientAddress<R extends AnyRequest = AnyRequest, C = unknown>(options: AddressOptions<R, C> = {}): (request: R, context?: C) => string {
   const trusted = networks(options.trusted ?? []);
   const peerOf = options.peer ?? knownPeer;
-  return (request, context) => addressOf(trusted, peerOf(request, context) ?? "", headerOf(request, "x-forwarded-for"));
+  return (request, context) => addressOf(trusted, peerOf(request, context as C) ?? "", headerOf(request, "x-forwarded-for"));
 }
 
 /** Returns the address that Node, or Deno, says that a request came from. */

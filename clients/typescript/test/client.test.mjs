@@ -105,6 +105,14 @@ async function fakeDaemon(handlers) {
   return `127.0.0.1:${port}`;
 }
 
+/** Returns the address of what accepts connections, and says nothing. */
+async function hanging() {
+  const server = createServer((socket) => socket.unref()).listen(0, "127.0.0.1");
+  after(() => server.close());
+  await once(server, "listening");
+  return `127.0.0.1:${server.address().port}`;
+}
+
 const shouldAllow = "/ratelimit.v1.RateLimitService/ShouldAllow";
 const withinLimit = Buffer.from([8, 1, 16, 1]); // allowed, WITHIN_LIMIT
 
@@ -157,6 +165,17 @@ test("close answers all calls, and later ones", async () => {
     assert.equal(error.message, "the client is closed");
   }
   daemon.signal("SIGCONT");
+});
+
+test("close answers those that wait for any of several daemons", async () => {
+  const addresses = [await hanging(), await hanging()];
+  const client = new Client({ addresses, timeout: 5000, onFailure: "deny" });
+  const limiter = client.limiter("shop", "1/h");
+  const began = performance.now();
+  const waiting = [limiter.allow("alice"), limiter.reserve("alice", 1).then(({ result }) => result)];
+  client.close();
+  for (const { error } of await Promise.all(waiting)) assert.equal(error.message, "the client is closed");
+  assert.ok(performance.now() - began < 1000);
 });
 
 test("a process ends by itself, also without close", async () => {
@@ -230,11 +249,8 @@ test("another process settles a reservation", async () => {
 });
 
 test("the log is told of failures once, and who waits for a daemon that hangs is not kept", async () => {
-  const hanging = createServer((socket) => socket.unref()).listen(0, "127.0.0.1"); // it accepts, and says nothing
-  await once(hanging, "listening");
-  after(() => hanging.close());
   const lines = [];
-  const client = clientOf({ addresses: [`127.0.0.1:${hanging.address().port}`], logger: { warn: (line) => lines.push(line) } });
+  const client = clientOf({ addresses: [await hanging()], logger: { warn: (line) => lines.push(line) } });
   const limiter = client.limiter("shop", "1/h");
   for (let i = 0; i < 5; i++) {
     const began = performance.now();
