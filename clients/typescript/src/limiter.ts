@@ -145,12 +145,13 @@ export class Limiter {
       if (result.error !== undefined) return result;
       const left = end - performance.now();
       let pause = result.allowed ? result.delay : result.retryAfter;
+      if (pause <= 0) return result; // also if the answer has come late: what is allowed may be done now
       if (result.allowed && pause > left) {
         // Its turn comes too late: somebody else may have it.
         await this.refund(identifier, cost, result.decidedAt, options);
         return { ...result, allowed: false, reason: "OVER_LIMIT", retryAfter: pause, delay: 0 };
       }
-      if (pause <= 0 || pause > left) return result;
+      if (pause > left) return result;
       if (!result.allowed) pause += Math.random() * Math.min(maxJitter, pause / 10, left - pause);
       if (!(await sleep(pause, options?.signal))) return { ...result, allowed: false, error: cancelled() };
       if (result.allowed) return result;
