@@ -76,7 +76,7 @@ async function perform({ daemon, limiter, results, reservations }, step) {
     race: () => race(limiter, identifier, step),
     advance: () => daemon.advance(step.by),
     daemon: () =>
-      ({ kill: () => daemon.kill(), stop: () => daemon.stop(), start: () => daemon.restart(), pause: () => daemon.signal("SIGSTOP"), resume: () => daemon.signal("SIGCONT") })[step.to](),
+      ({ kill: () => daemon.kill(), stop: () => daemon.stop(), start: () => daemon.restart(), pause: () => daemon.pause(), resume: () => daemon.signal("SIGCONT") })[step.to](),
   };
   const result = (await does[step.do]()) ?? {};
   if (step.save) results[step.save] = result;

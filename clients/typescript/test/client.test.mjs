@@ -61,7 +61,7 @@ test("a daemon that is killed, paused and restarted under load: each call is ans
     await sleep(300); // under load, without a daemon
     await daemon.restart();
     await serves(1000, "a kill");
-    daemon.signal("SIGSTOP");
+    await daemon.pause();
     await sleep(300);
     daemon.signal("SIGCONT");
     await serves(1000, "a pause");
@@ -156,7 +156,7 @@ test("close answers all calls, and later ones", async () => {
   const client = new Client(daemon.options());
   const limiter = client.limiter("shop", "1/h");
   await limiter.allow("alice");
-  daemon.signal("SIGSTOP");
+  await daemon.pause();
   const waiting = limiter.allow("alice");
   client.close();
   client.close();

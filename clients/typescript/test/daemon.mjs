@@ -1,11 +1,12 @@
 // The daemon that the tests run: the real one, a process of its own.
 import { execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
-import { mkdtempSync, rmSync } from "node:fs";
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { after } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 
 export const repository = fileURLToPath(new URL("../../..", import.meta.url));
@@ -74,6 +75,14 @@ export class Daemon {
 
   signal(name) {
     this.#process.kill(name);
+  }
+
+  /** Stops it where it is. The system does that a little later, so wait until each of its threads has stopped. */
+  async pause() {
+    this.signal("SIGSTOP");
+    const tasks = `/proc/${this.pid}/task`;
+    const runs = (task) => !/\) [Tt] /.test(readFileSync(`${tasks}/${task}/stat`, "utf8"));
+    while (existsSync(tasks) && readdirSync(tasks).some(runs)) await sleep(1);
   }
 
   stop() {
