@@ -11,7 +11,7 @@ import { Daemon, repository, testdata } from "./daemon.mjs";
 
 const { cases } = JSON.parse(readFileSync(join(repository, "clients/cases.json"), "utf8"));
 
-describe("cases", { concurrency: 8 }, () => {
+describe("cases", { concurrency: 4 }, () => {
   for (const one of cases) {
     for (const unary of [false, true]) test(one.name + (unary ? ", alone" : ""), () => run(one, unary));
   }
