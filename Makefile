@@ -50,7 +50,7 @@ run: ## run the daemon from source
 
 .PHONY: test
 test: FUZZTIME = 2s
-test: deps generate-check proto-check lint manifests deadcode-check image-test licenses vulncheck-tests unit test-python fuzz ## install what the checks need, and run all checks
+test: deps generate-check proto-check lint manifests deadcode-check image-test licenses vulncheck-tests unit test-python test-typescript fuzz ## install what the checks need, and run all checks
 
 .PHONY: deps
 deps:
@@ -74,6 +74,11 @@ unit: ## run the tests
 .PHONY: test-python
 test-python: ## run the tests of the Python client
 	./scripts/test-python.sh
+
+.PHONY: test-typescript
+test-typescript: export RATELIMITD_BIN ?= $(CURDIR)/bin/ratelimitd
+test-typescript: build ## check the TypeScript client: its generated code, its types and its tests
+	cd clients/typescript && npm ci --silent --ignore-scripts && npm run --silent generate-check && npm run --silent build && npm test --silent
 
 .PHONY: fuzz
 fuzz: ## run each fuzz target for FUZZTIME

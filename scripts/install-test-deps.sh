@@ -10,6 +10,8 @@ caddy         caddy
 cc            build-essential
 memcached     memcached
 nginx         nginx-light
+node          nodejs
+npm           npm
 nutcracker    nutcracker
 prometheus    prometheus
 redis-server  redis-server
