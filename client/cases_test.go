@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -89,6 +90,9 @@ func TestCases(t *testing.T) {
 	decoder.DisallowUnknownFields()
 	if err := decoder.Decode(&file); err != nil {
 		t.Fatal(err)
+	}
+	if out, err := exec.CommandContext(t.Context(), filepath.Join(testdata, "make-certificates.sh")).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
 	}
 	for i := range file.Cases {
 		for _, unary := range []bool{false, true} {

@@ -27,13 +27,13 @@ func (l *Limiter) Wait(ctx context.Context, identifier string, most time.Duratio
 			pause = result.RetryAfter
 		}
 		switch {
+		case result.Allowed && pause <= 0:
+			return result
 		case result.Allowed && pause > left: // its turn comes too late: somebody else may have it
 			l.Refund(ctx, identifier, costOf(cost), result.DecidedAt)
 			result.Allowed, result.Reason, result.RetryAfter, result.Delay = false, ReasonOverLimit, pause, 0
 			return result
 		case !result.Allowed && (pause > left || pause <= 0):
-			return result
-		case result.Allowed && pause <= 0:
 			return result
 		}
 		if !result.Allowed {

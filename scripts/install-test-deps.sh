@@ -12,6 +12,7 @@ memcached     memcached
 nginx         nginx-light
 node          nodejs
 npm           npm
+openssl       openssl
 nutcracker    nutcracker
 prometheus    prometheus
 redis-server  redis-server

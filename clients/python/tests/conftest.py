@@ -15,6 +15,11 @@ ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _certificates() -> None:
+    subprocess.run([ROOT / "clients/testdata/make-certificates.sh"], check=True)
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _program(tmp_path_factory: pytest.TempPathFactory) -> None:
     if not os.environ.get("RATELIMITD_BIN"):
         program = tmp_path_factory.mktemp("bin") / "ratelimitd"

@@ -12,6 +12,8 @@ import { fileURLToPath } from "node:url";
 export const repository = fileURLToPath(new URL("../../..", import.meta.url));
 export const testdata = join(repository, "clients/testdata");
 
+execFileSync(join(testdata, "make-certificates.sh"));
+
 let built;
 
 /** Returns where the program is: where RATELIMITD_BIN says, or built from this repository. */
