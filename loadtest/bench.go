@@ -41,9 +41,9 @@ type program struct {
 	target  string // how it is asked, if not as the load says
 }
 
-// by returns p, asked in another way.
-func (p program) by(target string) program {
-	p.target = target
+// byClient returns p, asked by the Go client.
+func (p program) byClient() program {
+	p.target = target.Client
 	return p
 }
 
@@ -141,12 +141,12 @@ var matrices = map[string][]benchCase{
 	},
 	// The Go client against calls of which each goes on its own, as generated code makes them.
 	"client": {
-		{"1 caller", runCmd{Concurrency: 1}, memoryServer, memoryServer.by(target.Client)},
-		{"16 callers", runCmd{Concurrency: 16}, memoryServer, memoryServer.by(target.Client)},
-		{"256 callers", runCmd{Concurrency: 256}, memoryServer, memoryServer.by(target.Client)},
-		{"256 callers, four limits", runCmd{Concurrency: 256, Scenario: "several"}, memoryServer, memoryServer.by(target.Client)},
-		{"1 caller, Redis", runCmd{Concurrency: 1}, redisServer, redisServer.by(target.Client)},
-		{"256 callers, Redis", runCmd{Concurrency: 256}, redisServer, redisServer.by(target.Client)},
+		{"1 caller", runCmd{Concurrency: 1}, memoryServer, memoryServer.byClient()},
+		{"16 callers", runCmd{Concurrency: 16}, memoryServer, memoryServer.byClient()},
+		{"256 callers", runCmd{Concurrency: 256}, memoryServer, memoryServer.byClient()},
+		{"256 callers, four limits", runCmd{Concurrency: 256, Scenario: "several"}, memoryServer, memoryServer.byClient()},
+		{"1 caller, Redis", runCmd{Concurrency: 1}, redisServer, redisServer.byClient()},
+		{"256 callers, Redis", runCmd{Concurrency: 256}, redisServer, redisServer.byClient()},
 	},
 	// The transport's options, on the null server: each option on its own against the
 	// defaults of gRPC, and the options that the null server uses.

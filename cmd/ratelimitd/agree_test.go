@@ -44,6 +44,7 @@ var refused = []struct{ flag, settings, says string }{
 	{"http-addr", "grpc_addr: localhost:8099\nhttp_addr: 127.0.0.1:8099", `--grpc-addr has this address too`},
 	{"admin-addr", "admin_addr: none", `it has no port; write host:port, such as 127.0.0.1:6070, or off`},
 	{"metrics-addr", "metrics_addr: 9090", ` "9090": it has no port; write host:port, such as 127.0.0.1:9090`},
+	{"resp-addr", "resp_addr: 6379", ` "6379": it has no port; write host:port, such as 127.0.0.1:6379`},
 	{"metrics-path", "metrics_path: metrics", ` "metrics": write a path, such as /metrics`},
 	{"policies-only", "policies_only: maybe", ` "maybe": write true or false`},
 	{"store", "store: mongo", ` "mongo": use memory, redis or memcached`},
@@ -223,6 +224,7 @@ var values = []string{
 // nothing else does.
 func TestAgree(t *testing.T) {
 	dir := t.TempDir()
+	t.Chdir(dir) // where some values make files
 	accepted := 0
 	for _, store := range []string{"memory", "redis", "memcached"} {
 		for _, flag := range config.Default().Flags().Flags {

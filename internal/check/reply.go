@@ -97,6 +97,7 @@ func (r response) verdict() string {
 	switch r.GetReason() {
 	case ratelimitv1.Reason_EXEMPT, ratelimitv1.Reason_UNLIMITED, ratelimitv1.Reason_STORE_FAILURE:
 		return "not " + done
+	default:
 	}
 	if r.dryRun {
 		return "would be " + done

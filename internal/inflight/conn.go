@@ -133,7 +133,7 @@ func (c *Conn) Read(p []byte) (int, error) {
 		if n > 0 || !errors.Is(err, os.ErrDeadlineExceeded) || !c.woken.Swap(false) {
 			return n, err
 		}
-		if err := c.Conn.SetReadDeadline(time.Time{}); err != nil {
+		if err := c.SetReadDeadline(time.Time{}); err != nil {
 			return 0, err
 		}
 	}
@@ -341,7 +341,7 @@ func (c *Conn) cancelLocked(id uint32, code http2.ErrCode) {
 		time.AfterFunc(patience, func() { c.closeIfStuck(ended) })
 	}
 	c.woken.Store(true)
-	_ = c.Conn.SetReadDeadline(time.Unix(1, 0)) // it fails on a connection that is closed
+	_ = c.SetReadDeadline(time.Unix(1, 0)) // it fails on a connection that is closed
 }
 
 // closeIfStuck closes a connection that has ended no call since.

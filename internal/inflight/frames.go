@@ -49,6 +49,7 @@ func (f *frames) next(p []byte) (part, rest []byte, began bool) {
 		f.header, f.opened = f.stream, !f.flags.Has(http2.FlagHeadersEndHeaders)
 	case http2.FrameContinuation:
 		f.opened = !f.flags.Has(http2.FlagContinuationEndHeaders)
+	default: // it says nothing of headers
 	}
 	return nil, p[n:], true
 }

@@ -7,18 +7,13 @@ import (
 	"google.golang.org/grpc/peer"
 
 	"github.com/ratelimitd/ratelimitd/internal/auth"
-	"github.com/ratelimitd/ratelimitd/internal/config"
-	"github.com/ratelimitd/ratelimitd/internal/decide"
-	"github.com/ratelimitd/ratelimitd/internal/histogram"
 	"github.com/ratelimitd/ratelimitd/internal/server/respapi"
 )
 
-// newRESP returns the server of the port for the protocol of Redis.
-func newRESP(b config.Bounds, core *decide.Core, t *trustRule, c *chain, h *handshakes, latency *histogram.Histogram) *respapi.Server {
-	options := respapi.Options{
-		Core: core, Faults: c.faults, Latency: latency, Calls: respCalls{c.calls}, Bounds: b,
-		TLS: t.secureRESP(), HandshakeFailed: h.failed,
-	}
+// newRESP returns the server of the port for the protocol of Redis. options have what
+// neither t nor c knows.
+func newRESP(options respapi.Options, t *trustRule, c *chain) *respapi.Server {
+	options.Faults, options.Calls, options.TLS = c.faults, respCalls{c.calls}, t.secureRESP()
 	if t.gate != nil {
 		options.Gate = respGate{t.gate}
 	} else if !t.AllowReset && !onLoopback(t.ports.resp) {

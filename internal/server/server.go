@@ -130,7 +130,7 @@ func New(o Options) (*Server, error) {
 		s.metrics = servers.metricsAlone(o.Metrics.Path)
 	}
 	if s.ports.resp != nil {
-		s.resp = newRESP(o.Bounds, s.core, trust, chain, failed, latency.Of(respapi.Method))
+		s.resp = newRESP(respapi.Options{Core: s.core, Latency: latency.Of(respapi.Method), Bounds: o.Bounds, HandshakeFailed: failed.failed}, trust, chain)
 		o.Registry.MustRegister(s.resp)
 	}
 	s.SetConfig(o.Config)

@@ -67,7 +67,7 @@ func (t *trustRule) warn(logger *slog.Logger) {
 	grpcIsLocal, httpIsLocal := onLoopback(t.ports.grpc), onLoopback(t.ports.http)
 	respIsLocal := t.ports.resp == nil || onLoopback(t.ports.resp)
 	switch {
-	case t.gate == nil && !(grpcIsLocal && httpIsLocal && respIsLocal):
+	case t.gate == nil && (!grpcIsLocal || !httpIsLocal || !respIsLocal):
 		logger.Warn("no authentication: whoever reaches these addresses can use up the limits of everybody; set --auth-file, or --tls-client-ca, or listen on 127.0.0.1", "grpc", grpcAddr, "http", httpAddr, "resp", addrOf(t.ports.resp))
 	case t.httpIsOpen():
 		if !httpIsLocal {
