@@ -49,7 +49,7 @@ run: ## run the daemon from source
 
 .PHONY: test
 test: FUZZTIME = 2s
-test: deps generate-check proto-check lint manifests deadcode-check image-test licenses vulncheck-tests unit fuzz ## install what the checks need, and run all checks
+test: deps generate-check proto-check lint manifests deadcode-check image-test licenses vulncheck-tests unit test-java fuzz ## install what the checks need, and run all checks
 
 .PHONY: deps
 deps:
@@ -69,6 +69,12 @@ unit: ## run the tests
 	cd client && go test -race -shuffle=on ./...
 	cd examples/go && go test ./...
 	cd tools && go test ./...
+
+# The example is built against what is installed.
+.PHONY: test-java
+test-java: ## run the tests of the Java client, and build its example
+	cd clients/java && mvn --batch-mode --no-transfer-progress install
+	cd examples/java && mvn --batch-mode --no-transfer-progress --quiet compile
 
 .PHONY: fuzz
 fuzz: ## run each fuzz target for FUZZTIME

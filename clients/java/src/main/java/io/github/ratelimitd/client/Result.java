@@ -1,7 +1,9 @@
 package io.github.ratelimitd.client;
 
 import io.github.ratelimitd.api.v1.ShouldAllowResponse;
+import io.grpc.Status;
 import io.grpc.StatusRuntimeException;
+import java.io.IOException;
 import java.time.Duration;
 import java.time.Instant;
 import java.util.List;
@@ -31,6 +33,10 @@ public record Result(
     }
 
     static Result failed(boolean allowed, StatusRuntimeException error) {
+        Status status = error.getStatus();
+        if (status.getCode() == Status.Code.UNKNOWN && status.getCause() instanceof IOException) { // gRPC has found its connection closed
+            error = Status.UNAVAILABLE.withDescription(status.getDescription()).withCause(status.getCause()).asRuntimeException();
+        }
         return new Result(allowed, Reason.FAILURE, Duration.ZERO, Duration.ZERO, List.of(), null, false, error);
     }
 
