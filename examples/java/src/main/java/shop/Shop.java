@@ -3,6 +3,7 @@ package shop;
 import io.github.ratelimitd.client.Client;
 import io.github.ratelimitd.client.Limit;
 import io.github.ratelimitd.client.Limiter;
+import io.github.ratelimitd.client.Result;
 import io.github.ratelimitd.client.Strategy;
 import io.github.ratelimitd.client.middleware.Identifiers;
 import io.github.ratelimitd.client.middleware.LimitFilter;
@@ -15,6 +16,7 @@ import jakarta.servlet.http.HttpServletRequest;
 import jakarta.servlet.http.HttpServletResponse;
 import java.io.IOException;
 import java.net.InetSocketAddress;
+import java.time.Duration;
 import java.util.EnumSet;
 import java.util.Map;
 import org.eclipse.jetty.ee10.servlet.FilterHolder;
@@ -38,11 +40,17 @@ import org.eclipse.jetty.server.Server;
 public final class Shop {
     public static void main(String[] args) throws Exception {
         Map<String, String> environment = System.getenv();
-        Client limits = Client.connect(environment.getOrDefault("RATELIMITD_ADDR", "localhost:8081"));
+        Client limits = Client.builder(environment.getOrDefault("RATELIMITD_ADDR", "localhost:8081")).timeout(Duration.ofSeconds(1)).build();
         // One address may ask often, and one customer may order less often.
         Limiter perAddress = limits.limiter("shop", Limit.rate("100/s").name("requests").strategy(Strategy.TOKEN_BUCKET));
         Limiter perCustomer = limits.limiter("shop", Limit.rate("3/min").name("orders").strategy(Strategy.SLIDING_WINDOW_COUNTER));
         Limiter words = limits.limiter("shop", Limit.rate("1000/day").name("words"));
+
+        // The first call is slow, and says whether the daemon takes the limit.
+        Result first = perAddress.timeout(Duration.ofSeconds(10)).check("start", 0);
+        if (first.error() != null) {
+            throw first.error();
+        }
 
         var address = Identifiers.clientAddress("10.0.0.0/8");
         var customer = Identifiers.firstOf(Identifiers.apiKey("X-API-Key"), address);

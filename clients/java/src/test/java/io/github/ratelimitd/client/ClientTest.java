@@ -97,7 +97,7 @@ class ClientTest {
                 caller.join();
             }
             long ms = Duration.ofNanos(slowest.get()).toMillis(); // 50, on a machine that is not busy
-            assertTrue(ms < 1000, "a call took " + ms + " ms");
+            assertTrue(ms < 3000, "a call took " + ms + " ms");
         }
     }
 

@@ -317,7 +317,7 @@ class ServersTest {
             Files.writeString(source, block.group(1).replace("localhost:8081", daemon.grpc()).replace("8000", Integer.toString(port)));
             try (var program = Program.start(source, "http://127.0.0.1:" + port)) {
                 HttpResponse<String> response = null;
-                for (int i = 0; i < 102; i++) { // of which the first may have had no answer in time
+                for (int i = 0; i < 2000 && (response == null || response.statusCode() == 200); i++) { // on a busy machine, some have no answer in time
                     response = ask("GET", program.url);
                 }
                 assertEquals(429, response.statusCode());
@@ -336,11 +336,10 @@ class ServersTest {
             for (int i = 0; i < 10; i++) {
                 assertEquals("tea, coffee\n", ask("GET", shop.url + "/products").body());
             }
-            int created = 0;
-            for (int i = 0; i < 6; i++) {
-                created += ask("POST", shop.url + "/orders", "X-API-Key", "one").statusCode() == 201 ? 1 : 0;
+            for (int i = 0; i < 3; i++) {
+                assertEquals(201, ask("POST", shop.url + "/orders", "X-API-Key", "one").statusCode());
             }
-            assertTrue(created >= 3 && created <= 4, created + " orders"); // the first may have had no answer in time
+            assertEquals(429, ask("POST", shop.url + "/orders", "X-API-Key", "one").statusCode());
             assertEquals(201, ask("POST", shop.url + "/orders", "X-API-Key", "two").statusCode());
             assertEquals("150 words\n", ask("GET", shop.url + "/report?words=250", "X-API-Key", "one").body());
             assertEquals(429, ask("GET", shop.url + "/report?words=900", "X-API-Key", "one").statusCode());
