@@ -50,7 +50,7 @@ run: ## run the daemon from source
 
 .PHONY: test
 test: FUZZTIME = 2s
-test: deps generate-check proto-check lint manifests deadcode-check image-test licenses vulncheck-tests unit test-python test-typescript fuzz ## install what the checks need, and run all checks
+test: deps generate-check proto-check lint manifests deadcode-check image-test licenses vulncheck-tests unit test-python test-typescript test-java fuzz ## install what the checks need, and run all checks
 
 .PHONY: deps
 deps:
@@ -79,6 +79,12 @@ test-python: ## run the tests of the Python client
 test-typescript: export RATELIMITD_BIN ?= $(CURDIR)/bin/ratelimitd
 test-typescript: build ## check the TypeScript client: its generated code, its types and its tests
 	cd clients/typescript && npm ci --silent --ignore-scripts && npm run --silent generate-check && npm run --silent build && npm test --silent
+
+# The example is built against what is installed.
+.PHONY: test-java
+test-java: ## run the tests of the Java client, and build its example
+	cd clients/java && mvn --batch-mode --no-transfer-progress install
+	cd examples/java && mvn --batch-mode --no-transfer-progress --quiet compile
 
 .PHONY: fuzz
 fuzz: ## run each fuzz target for FUZZTIME

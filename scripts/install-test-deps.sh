@@ -8,7 +8,9 @@ set -euo pipefail
 needed='
 caddy         caddy
 cc            build-essential
+javac         default-jdk-headless
 memcached     memcached
+mvn           maven
 nginx         nginx-light
 node          nodejs
 npm           npm
