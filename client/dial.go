@@ -24,7 +24,7 @@ const balance = `{"loadBalancingConfig":[{"round_robin":{}}],"healthCheckConfig"
 // reconnect tries again soon: a daemon that is back is to be found within a second.
 // gRPC's own pauses grow to two minutes.
 var reconnect = grpc.ConnectParams{
-	Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 500 * time.Millisecond},
+	Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 250 * time.Millisecond},
 	MinConnectTimeout: 2 * time.Second,
 }
 

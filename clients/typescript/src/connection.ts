@@ -33,7 +33,7 @@ const channelOptions: ChannelOptions = {
   "grpc.service_config_disable_resolution": 1,
   // A daemon that is back is to be found within a second. gRPC's own pauses grow to two minutes.
   "grpc.initial_reconnect_backoff_ms": 50,
-  "grpc.max_reconnect_backoff_ms": 300, // and a fifth at random
+  "grpc.max_reconnect_backoff_ms": 250, // and a fifth at random
   // These find a daemon that is gone without a word. It permits a ping every 10 s.
   "grpc.keepalive_time_ms": 15_000,
   "grpc.keepalive_timeout_ms": 2_000,

@@ -46,7 +46,7 @@ public final class Client implements AutoCloseable {
     /** How long the log is not told of another failure. */
     private static final long QUIET = Duration.ofSeconds(10).toNanos();
     /** How soon a connection that fails is tried again, and how often then. gRPC's own pauses grow from 1 s to two minutes. */
-    private static final long FIRST_RETRY_MS = 50, RETRY_MS = 500;
+    private static final long FIRST_RETRY_MS = 50, RETRY_MS = 250;
 
     static {
         NameResolverRegistry.getDefaultRegistry().register(new Addresses());
