@@ -92,21 +92,12 @@ func (s *settings) run(ctx context.Context, call command.Call) error {
 		return err
 	}
 	logger := slog.New(slog.NewTextHandler(call.Stderr, nil))
-	for i, file := range []string{s.config, s.current} {
+	for i, flag := range []string{"config", "current"} {
+		file := []string{s.config, s.current}[i]
 		if file == "" {
 			continue
 		}
-		name := []string{"config", "current"}[i]
-		c, p, err := config.Read(flags.Source{"config": {Text: file, Name: "--" + name}}, noVariables)
-		if err != nil {
-			return err
-		}
-		if i == 0 {
-			if err := s.choose(p.Namespaces); err != nil {
-				return err
-			}
-		}
-		replica, err := newReplica(i, c, p, logger)
+		replica, err := s.open(flag, file, i, logger)
 		if err != nil {
 			return err
 		}
@@ -149,6 +140,20 @@ func (s *settings) run(ctx context.Context, call command.Call) error {
 	}
 	report.print(call.Stdout)
 	return nil
+}
+
+// open returns the replica of a configuration, which is the file of a flag.
+func (s *settings) open(flag, file string, index int, logger *slog.Logger) (*replica, error) {
+	c, p, err := config.Read(flags.Source{"config": {Text: file, Name: "--" + flag}}, noVariables)
+	if err != nil {
+		return nil, err
+	}
+	if index == 0 {
+		if err := s.choose(p.Namespaces); err != nil {
+			return nil, err
+		}
+	}
+	return newReplica(index, c, p, logger)
 }
 
 // noVariables is an environment without variables: what this machine's daemon is told is not

@@ -33,7 +33,7 @@ func likely(f Format, lines []string, names map[string]string) bool {
 		delete(o.Names, ClientAddress)
 		delete(o.Names, timeField)
 	case EnvoyJSON:
-		o.Fields = []string{"response_flags"}
+		o.Fields, o.Names = []string{"response_code"}, map[string]string{timeField: "start_time"}
 	case CSV:
 		o.Header = lines[0]
 		if lines = lines[1:]; len(lines) == 0 {

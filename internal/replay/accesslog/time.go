@@ -63,18 +63,26 @@ func parseEpoch(b []byte) (at int64, ok bool) {
 	if i == len(b) {
 		return at, true
 	}
-	if b[i] != '.' && b[i] != ',' {
-		f, err := strconv.ParseFloat(string(b), 64) // 1.7e9, as some programs write it
-		return int64(f * 1e6), err == nil && f >= 0 && f < 1e11
+	if b[i] != '.' {
+		return parseFloat(b)
 	}
 	for _, c := range b[i+1:] {
 		if !isDigit(c) {
-			return 0, false
+			return parseFloat(b)
 		}
 		unit /= 10
 		at += int64(c-'0') * unit
 	}
 	return at, true
+}
+
+// parseFloat reads seconds such as 1.7e9, as some programs write them.
+func parseFloat(b []byte) (at int64, ok bool) {
+	if len(b) > 32 {
+		return 0, false
+	}
+	f, err := strconv.ParseFloat(string(b), 64)
+	return int64(f * 1e6), err == nil && f >= 0 && f < 1e11
 }
 
 func parseCLF(b []byte, zone *time.Location) (at int64, zoned, ok bool) {
