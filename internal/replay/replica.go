@@ -58,7 +58,7 @@ func newReplica(index int, c *config.Config, p *config.Policies, logger *slog.Lo
 	r.store = counters
 	r.core = decide.New(decide.Options{
 		Store: counters, OnError: c.Store.OnError, MaxLogCount: c.Store.MaxLogCount, Logger: logger,
-		Book: account.New(decide.Outcomes, func() time.Time { return time.UnixMicro(r.clock.Load()) }),
+		Book: account.New(decide.Outcomes, nil),
 	})
 	r.core.SetPolicies(p.Namespaces)
 	counters.Favour(p.Names())
