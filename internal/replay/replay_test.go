@@ -410,3 +410,46 @@ func BenchmarkReplay(b *testing.B) {
 	}
 	b.ReportMetric(float64(n.Load())/b.Elapsed().Seconds(), "records/s")
 }
+
+// TestDocs runs the examples of docs/replay.md, and prints what the page says.
+func TestDocs(t *testing.T) {
+	data, err := os.ReadFile("../../docs/replay.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	page := string(data)
+	t.Chdir(t.TempDir())
+	block := func(language string) []string {
+		var all []string
+		for _, part := range strings.Split(page, "\n```"+language+"\n")[1:] {
+			text, _, _ := strings.Cut(part, "```")
+			all = append(all, text)
+		}
+		return all
+	}
+	config := block("yaml")[0]
+	for name, text := range map[string]string{
+		"new.yaml": config, "old.yaml": strings.ReplaceAll(config, "60/min", "120/min"), "access.log": abused(),
+		"app.json": `{"when":1790000000,"auth":{"api_key":"k"}}` + "\n",
+	} {
+		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var printed []string
+	for _, line := range block("sh") {
+		line, _, _ = strings.Cut(strings.TrimSpace(line), " | jq")
+		args := strings.Fields(strings.ReplaceAll(strings.TrimPrefix(line, "ratelimitd replay "), "'", ""))
+		out, errs, err := replay(t, args...)
+		if err != nil || strings.HasPrefix(out, "0 records") {
+			t.Errorf("%s: %v, %s%s", line, err, out, errs)
+		}
+		printed = append(printed, out)
+	}
+	if want := strings.SplitN(strings.SplitN(page, "```\n27600", 2)[1], "```", 2)[0]; printed[0] != "27600"+want {
+		t.Errorf("the first example prints\n%s, and the page says\n27600%s", printed[0], want)
+	}
+	if len(printed) < 6 {
+		t.Errorf("only %d examples are there", len(printed))
+	}
+}

@@ -83,7 +83,7 @@ func (r *report) printLimits(w io.Writer) {
 		if s.Burst > 0 {
 			burst = fmt.Sprintf(", burst: %d", s.Burst)
 		}
-		fmt.Fprintf(w, "  %s\t{rate: %s, strategy: %s%s}\tdenies %d (%s) of %d identifiers\n",
+		fmt.Fprintf(w, "  %s\t{rate: %s, strategy: %s%s}\tdenies %d requests (%s), %d identifiers\n",
 			text(l.Namespace+"/"+l.Policy+"/"+l.Limit), s.Rate, s.Strategy, burst, s.Denied, percent(s.Share), s.IdentifiersDenied)
 	}
 }
