@@ -122,6 +122,10 @@ func (s *settings) run(ctx context.Context, call command.Call) error {
 		return err
 	}
 	for _, f := range report.Files {
+		if f.Format == "" {
+			fmt.Fprintf(call.Stderr, "%s: has no lines\n", f.Name)
+			continue
+		}
 		fmt.Fprintf(call.Stderr, "%s: read as %s\n", f.Name, strings.Trim(fmt.Sprintf("%s, %s", accesslog.Format(f.Format), f.Packed), ", "))
 	}
 	if s.html != "" {
@@ -184,7 +188,7 @@ func (s *settings) check(r *run) []error {
 	}
 	stdins := 0
 	for _, name := range r.names {
-		if name == "-" {
+		if name == stdinName {
 			stdins++
 		}
 	}

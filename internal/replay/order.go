@@ -67,7 +67,7 @@ type orderer struct {
 }
 
 // fill makes sure that s has a record that may go on, unless it has ended.
-func (o *orderer) fill(s *stream) error {
+func (o *orderer) fill(ctx context.Context, s *stream) error {
 	if s.next < s.ready || s.ended && s.next == len(s.held) {
 		return nil
 	}
@@ -75,7 +75,13 @@ func (o *orderer) fill(s *stream) error {
 	s.held, s.next = s.held[:left], 0
 	sorted := true
 	for !s.ended && len(s.held) < reorderRecords {
-		c, more := <-s.chunks
+		var c *chunk
+		var more bool
+		select {
+		case c, more = <-s.chunks:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 		if !more {
 			s.ended = true
 			break
@@ -158,7 +164,7 @@ func (o *orderer) earliest(ctx context.Context) (*stream, int64, error) {
 		until := int64(1<<63 - 1)
 		for i := 0; i < len(o.streams); i++ {
 			s := o.streams[i]
-			if err := o.fill(s); err != nil {
+			if err := o.fill(ctx, s); err != nil {
 				return nil, 0, err
 			}
 			if s.next == len(s.held) {
@@ -207,10 +213,14 @@ func (o *orderer) begin(ctx context.Context) error {
 	return nil
 }
 
-// wait waits for the goroutines of all sources. Their context has ended.
+// wait waits for the goroutines of all sources, whose context has ended. Nothing can wake one
+// that reads standard input, so that the program ends without it.
 func (o *orderer) wait() {
 	for _, s := range o.streams {
-		for range s.chunks { //nolint:revive // until it is closed
+		if s.source.name == stdinName {
+			continue
+		}
+		for range s.chunks { // until it is closed
 		}
 	}
 	for _, s := range o.waiting {

@@ -6,8 +6,10 @@ package replay
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -50,8 +52,13 @@ func (r *run) do(ctx context.Context) (*report, error) {
 		}
 		sources = append(sources, s)
 	}
+	full := slices.DeleteFunc(slices.Clone(sources), func(s *source) bool { return s.empty })
+	if len(full) == 0 {
+		return nil, fmt.Errorf("%s: it has no lines", strings.Join(r.names, ", "))
+	}
+	slices.SortStableFunc(full, func(a, b *source) int { return cmp.Compare(a.first, b.first) })
 	o := &orderer{
-		waiting: slices.SortedStableFunc(slices.Values(sources), func(a, b *source) int { return cmp.Compare(a.first, b.first) }),
+		waiting: full,
 		mapping: r.mapping, stdin: r.stdin, who: &r.who, read: &r.read, now: r.now.UnixMicro(),
 	}
 	var kept trace
@@ -62,7 +69,7 @@ func (r *run) do(ctx context.Context) (*report, error) {
 	var found map[*row]*suggestion
 	if r.goal != nil {
 		var err error
-		if found, err = suggest(ctx, r.goal, &kept, &r.who, r.replicas[0].ordered); err != nil {
+		if found, err = suggest(ctx, r.goal, &kept, &r.who); err != nil {
 			return nil, err
 		}
 	}
@@ -97,7 +104,7 @@ func (r *run) decideAll(ctx context.Context, o *orderer, kept *trace) error {
 	}()
 	defer func() {
 		cancel()
-		for range batches { //nolint:revive // until it is closed
+		for range batches { // until it is closed
 		}
 		o.wait()
 	}()

@@ -270,7 +270,7 @@ func TestOrder(t *testing.T) {
 	rand.New(rand.NewPCG(1, 2)).Shuffle(len(shuffled), func(i, j int) { shuffled[i], shuffled[j] = shuffled[j], shuffled[i] })
 	half := len(lines) / 2
 	for name, files := range map[string][]string{
-		"two at once": {write(t, "even.log", even.String()), write(t, "odd.log", zipped.String())},
+		"two at once": {write(t, "empty.log", ""), write(t, "even.log", even.String()), write(t, "odd.log", zipped.String())},
 		"rotated":     {write(t, "access.log", strings.Join(lines[half:], "")), write(t, "access.log.1", strings.Join(lines[:half], ""))},
 		"shuffled":    {write(t, "shuffled.log", strings.Join(shuffled, ""))},
 	} {
@@ -446,7 +446,8 @@ func TestDocs(t *testing.T) {
 		}
 		printed = append(printed, out)
 	}
-	if want := strings.SplitN(strings.SplitN(page, "```\n27600", 2)[1], "```", 2)[0]; printed[0] != "27600"+want {
+	_, want, _ := strings.Cut(page, "```\n27600")
+	if want, _, _ = strings.Cut(want, "```"); printed[0] != "27600"+want {
 		t.Errorf("the first example prints\n%s, and the page says\n27600%s", printed[0], want)
 	}
 	if len(printed) < 6 {

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"slices"
 	"sync/atomic"
@@ -167,9 +166,4 @@ func (r *replica) sorted() []*row {
 	return slices.SortedStableFunc(slices.Values(r.ordered), func(a, b *row) int {
 		return cmp.Or(cmp.Compare(a.namespace, b.namespace), cmp.Compare(a.policy, b.policy), cmp.Compare(a.limit.Counter(), b.limit.Counter()), cmp.Compare(a.limit.Rate.Count, b.limit.Rate.Count))
 	})
-}
-
-// describe names a row in a message.
-func (w *row) describe() string {
-	return fmt.Sprintf("%s/%s/%s", w.namespace, w.policy, w.limit.Counter())
 }

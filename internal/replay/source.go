@@ -21,6 +21,8 @@ const (
 	headLines = 50
 	// chunkRecords are read before they are handed on.
 	chunkRecords = 1024
+	// stdinName stands for standard input among the names of files.
+	stdinName = "-"
 	// maxShownBytes is how much of a line is shown that cannot be read.
 	maxShownBytes = 200
 )
@@ -67,6 +69,7 @@ type source struct {
 	packing string
 	header  string // of CSV
 	first   int64  // the time of its first record
+	empty   bool   // it has no lines
 
 	file  io.ReadCloser
 	lines *accesslog.Lines
@@ -85,13 +88,18 @@ func open(name string, stdin io.Reader, m *mapping, format accesslog.Format) (*s
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	s.head = head
+	if len(head) == 0 {
+		s.close()
+		s.empty = true
+		return s, nil
+	}
 	if s.format == "" {
 		if s.format, err = accesslog.Detect(head, m.reader.Names); err != nil {
 			s.close()
 			return nil, fmt.Errorf("%s: %w", name, err)
 		}
 	}
-	if s.format == accesslog.CSV && len(head) > 0 {
+	if s.format == accesslog.CSV {
 		s.header = head[0]
 	}
 	p, err := s.parser(m)
@@ -118,7 +126,7 @@ func open(name string, stdin io.Reader, m *mapping, format accesslog.Format) (*s
 // start opens the file of s, whose bytes it counts in read.
 func (s *source) start(stdin io.Reader, read *atomic.Int64) error {
 	in := io.NopCloser(stdin)
-	if s.name != "-" {
+	if s.name != stdinName {
 		f, err := os.Open(s.name)
 		if err != nil {
 			return err
@@ -167,6 +175,8 @@ func (s *source) parser(m *mapping) (*accesslog.Parser, error) {
 func (s *source) read(ctx context.Context, m *mapping, out chan<- *chunk, free <-chan *chunk) {
 	defer close(out)
 	defer s.close()
+	// What waits for a pipe is woken. (A file may be closed twice.)
+	defer context.AfterFunc(ctx, func() { _ = s.file.Close() })()
 	p, err := s.parser(m)
 	r := &reading{source: s, mapping: m, parser: p, chunk: new(chunk)}
 	send := func() bool {

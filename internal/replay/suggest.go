@@ -114,7 +114,7 @@ type tried struct {
 
 // suggest finds for each row the smallest count that reaches the goal, by trying it with the
 // events of the trace. Each limit is tried alone.
-func suggest(ctx context.Context, g *goal, t *trace, who *subjects, rows []*row) (map[*row]*suggestion, error) {
+func suggest(ctx context.Context, g *goal, t *trace, who *subjects) (map[*row]*suggestion, error) {
 	tr := &trial{candidates: map[*row]*candidate{}}
 	peaks := map[*row]int64{}
 	for _, s := range who.all {

@@ -39,6 +39,7 @@ func likely(f Format, lines []string, names map[string]string) bool {
 		if lines = lines[1:]; len(lines) == 0 {
 			return false
 		}
+	default:
 	}
 	p, err := NewParser(o)
 	if err != nil {
