@@ -6,6 +6,7 @@
 //	ratelimitd check      ask a running service, from a shell
 //	ratelimitd reset      forget what an identifier has consumed
 //	ratelimitd top        show what a running service does, and for whom
+//	ratelimitd replay     say what limits would have done, from an access log
 //	ratelimitd token      make a token for a client
 //	ratelimitd version    print the version
 //
@@ -37,6 +38,7 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/check"
 	"github.com/ratelimitd/ratelimitd/internal/command"
 	"github.com/ratelimitd/ratelimitd/internal/daemon"
+	"github.com/ratelimitd/ratelimitd/internal/replay"
 	"github.com/ratelimitd/ratelimitd/internal/top"
 )
 
@@ -65,7 +67,7 @@ func newProgram(name string) *command.Program {
 		Name:     "ratelimitd",
 		Summary:  "A rate-limit service: may this caller do this now?",
 		Version:  build.Version(version),
-		Commands: slices.Concat([]*command.Command{serveCommand(), validateCommand()}, check.Commands(), []*command.Command{top.Command(), tokenCommand(), versionCommand()}),
+		Commands: slices.Concat([]*command.Command{serveCommand(), validateCommand()}, check.Commands(), []*command.Command{top.Command(), replay.Command(), tokenCommand(), versionCommand()}),
 	}
 	if filepath.Base(name) == nameThatServes {
 		program.Default = "serve"

@@ -1,0 +1,52 @@
+package replay
+
+import (
+	_ "embed"
+	"encoding/json"
+	"io"
+	"strings"
+)
+
+//go:embed report.html
+var page string
+
+// dataMark is where the page has its data.
+const dataMark = "/*DATA*/"
+
+// A plotted report is what the page shows: the report, and the points of its plots.
+type plotted struct {
+	*report
+	Notes    []string       `json:"notes"`
+	Timeline timelineReport `json:"timeline"`
+	Ranks    []rank         `json:"ranks"`
+	Plots    []plot         `json:"plots"` // of each limit
+}
+
+type plot struct {
+	Times  []point
+	Demand [][4]uint64 // from, to, identifiers, and how many of them were denied
+	Limit  int64
+}
+
+// printHTML writes r as one page that needs nothing else.
+func (r *report) printHTML(out io.Writer) error {
+	p := plotted{report: r, Notes: r.notes(), Timeline: r.timeline, Ranks: r.ranks}
+	for i := range r.Limits {
+		l := &r.Limits[i]
+		of := plot{Times: l.times, Limit: l.count, Demand: [][4]uint64{}}
+		for b, n := range l.demand {
+			if n.Identifiers > 0 {
+				from, to := binBounds(b)
+				of.Demand = append(of.Demand, [4]uint64{from, to, uint64(n.Identifiers), uint64(n.Denied)})
+			}
+		}
+		p.Plots = append(p.Plots, of)
+	}
+	data, err := json.Marshal(p) // which escapes <, > and &, so that no name ends the script
+	if err != nil {
+		return err
+	}
+	before, after, _ := strings.Cut(page, dataMark)
+	_, err = io.WriteString(out, before+string(data)+after)
+	return err
+}

@@ -1,0 +1,254 @@
+package replay
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"sync/atomic"
+)
+
+const (
+	// reorderRecords of each file are held back to be put in order. Programs write a line
+	// when a request ends, so that a log has its requests in another order than they came.
+	// A time that is far off waits at the end of them and holds up nobody.
+	reorderRecords = 1 << 16
+	// maxOpenFiles are read at a time: those whose times overlap.
+	maxOpenFiles = 200
+	// jumpMicros is how far a clock must step back for it to be said.
+	jumpMicros = int64(3600 * 1e6)
+)
+
+// An event is a record whose subject is known.
+type event struct {
+	at   int64
+	cost uint64
+	who  *subject
+}
+
+// A stream is what is read of a source, in order.
+type stream struct {
+	source *source
+	chunks chan *chunk
+	free   chan *chunk
+
+	held  []event // in order, from next to the end
+	next  int
+	ready int // held up to here may go on
+	ended bool
+	last  int64 // the time of the record that was read last
+}
+
+// Order says what was seen of the times of all records.
+type order struct {
+	First, Last int64
+	OutOfOrder  uint64 // records that are older than the one before them
+	Late        uint64 // of these, those that could not be put in order any more
+	Latest      int64  // the most that one of those was late, in microseconds
+	StepsBack   uint64 // times that were more than an hour before the record before
+	NoZone      uint64
+	Future      uint64 // records whose time has not come yet
+}
+
+// An orderer merges sources by time. It is for one goroutine.
+type orderer struct {
+	waiting []*source // by their first record
+	streams []*stream
+	mapping *mapping
+	stdin   io.Reader
+	who     *subjects
+	read    *atomic.Int64
+
+	clock int64
+	now   int64 // the wall clock's, to know what is of the future
+	seen  order
+	bad   unreads
+}
+
+// fill makes sure that s has a record that may go on, unless it has ended.
+func (o *orderer) fill(ctx context.Context, s *stream) error {
+	if s.next < s.ready || s.ended && s.next == len(s.held) {
+		return nil
+	}
+	left := copy(s.held, s.held[s.next:])
+	s.held, s.next = s.held[:left], 0
+	sorted := true
+	for !s.ended && len(s.held) < reorderRecords {
+		var c *chunk
+		var more bool
+		select {
+		case c, more = <-s.chunks:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		if !more {
+			s.ended = true
+			break
+		}
+		for i := range c.records {
+			r := &c.records[i]
+			if r.at < s.last {
+				o.seen.OutOfOrder++
+				if s.last-r.at > jumpMicros {
+					o.seen.StepsBack++
+				}
+			}
+			if r.at > o.now {
+				o.seen.Future++
+			}
+			s.last = r.at
+			s.held = append(s.held, event{r.at, r.cost, o.who.find(c.keys[r.start:r.end])})
+			if n := len(s.held); n > 1 && s.held[n-2].at > r.at {
+				sorted = false
+			}
+		}
+		o.seen.NoZone += c.noZone
+		o.bad.add(c.problems)
+		if c.err != nil {
+			return c.err
+		}
+		select {
+		case s.free <- c:
+		default:
+		}
+	}
+	if !sorted {
+		slices.SortStableFunc(s.held, func(a, b event) int { return cmp.Compare(a.at, b.at) })
+	}
+	if s.ready = len(s.held); !s.ended {
+		s.ready = len(s.held) - reorderRecords/2
+	}
+	return nil
+}
+
+// batch puts the next events into b, and returns it. It is empty at the end.
+func (o *orderer) batch(ctx context.Context, b []event) ([]event, error) {
+	b = b[:0]
+	for len(b) < cap(b) {
+		s, until, err := o.earliest(ctx)
+		if err != nil || s == nil {
+			return b, err
+		}
+		for ; s.next < s.ready && len(b) < cap(b) && s.held[s.next].at <= until; s.next++ {
+			b = append(b, s.held[s.next])
+			o.follow(&b[len(b)-1])
+		}
+	}
+	return b, nil
+}
+
+// follow sets the clock to the time of e, or, as a clock never runs backwards, the time of e
+// to the clock.
+func (o *orderer) follow(e *event) {
+	if e.at < o.clock {
+		o.seen.Late++
+		o.seen.Latest = max(o.seen.Latest, o.clock-e.at)
+		e.at = o.clock
+		return
+	}
+	o.clock = e.at
+	if o.seen.First == 0 {
+		o.seen.First = e.at
+	}
+	o.seen.Last = e.at
+}
+
+// earliest returns the stream with the earliest event, and until when it has the earliest.
+func (o *orderer) earliest(ctx context.Context) (*stream, int64, error) {
+	for {
+		if err := ctx.Err(); err != nil {
+			return nil, 0, err
+		}
+		var first *stream
+		until := int64(1<<63 - 1)
+		for i := 0; i < len(o.streams); i++ {
+			s := o.streams[i]
+			if err := o.fill(ctx, s); err != nil {
+				return nil, 0, err
+			}
+			if s.next == len(s.held) {
+				o.streams = slices.Delete(o.streams, i, i+1)
+				i--
+				continue
+			}
+			at := s.held[s.next].at
+			switch {
+			case first == nil:
+				first = s
+			case at < first.held[first.next].at:
+				until = min(until, first.held[first.next].at)
+				first = s
+			default:
+				until = min(until, at)
+			}
+		}
+		if len(o.waiting) == 0 {
+			return first, until, nil
+		}
+		if first != nil && first.held[first.next].at < o.waiting[0].first {
+			return first, min(until, o.waiting[0].first-1), nil
+		}
+		if err := o.begin(ctx); err != nil {
+			return nil, 0, err
+		}
+	}
+}
+
+// begin begins to read the next source.
+func (o *orderer) begin(ctx context.Context) error {
+	s := o.waiting[0]
+	o.waiting = o.waiting[1:]
+	if len(o.streams) >= maxOpenFiles {
+		return fmt.Errorf("%s: more than %d files have records of the same time; replay fewer of them at once", s.name, maxOpenFiles)
+	}
+	if s.file == nil {
+		if err := s.start(o.stdin, o.read); err != nil {
+			return err
+		}
+	}
+	st := &stream{source: s, chunks: make(chan *chunk, 8), free: make(chan *chunk, 8)}
+	o.streams = append(o.streams, st)
+	go s.read(ctx, o.mapping, st.chunks, st.free)
+	return nil
+}
+
+// wait waits for the goroutines of all sources, whose context has ended. Nothing can wake one
+// that reads standard input, so that the program ends without it.
+func (o *orderer) wait() {
+	for _, s := range o.streams {
+		if s.source.name == stdinName {
+			continue
+		}
+		for range s.chunks { // until it is closed
+		}
+	}
+	for _, s := range o.waiting {
+		s.close()
+	}
+}
+
+// unreads are all lines that gave no record, by kind.
+type unreads struct{ kinds []unread }
+
+func (u *unreads) add(more []unread) {
+	for _, p := range more {
+		u.count(p)
+	}
+}
+
+func (u *unreads) count(p unread) {
+	i := slices.IndexFunc(u.kinds, func(k unread) bool { return k.kind == p.kind })
+	if i < 0 {
+		u.kinds = append(u.kinds, p)
+		return
+	}
+	u.kinds[i].count += p.count
+}
+
+func (u *unreads) total() (n uint64) {
+	for _, k := range u.kinds {
+		n += k.count
+	}
+	return n
+}

@@ -1,0 +1,170 @@
+// Package replay says what limits would have done: it asks them what an access log says was
+// asked, at the times of the log. It decides by the daemon's own core and store, so that the
+// answers are those that a daemon would have given.
+package replay
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/ratelimitd/ratelimitd/internal/decide"
+	"github.com/ratelimitd/ratelimitd/internal/replay/accesslog"
+)
+
+// batchEvents are decided before the replicas wait for one another.
+const batchEvents = 1 << 13
+
+// A run is one replay.
+type run struct {
+	names    []string
+	stdin    io.Reader
+	mapping  *mapping
+	format   accesslog.Format // "": found out
+	who      subjects
+	replicas []*replica // of --config, and of --current if there is one
+	goal     *goal      // nil: nothing is to be suggested
+	now      time.Time
+	lines    int // of each list
+
+	read    atomic.Int64  // bytes of the files
+	done    atomic.Uint64 // records
+	changed [2]uint64     // requests that are allowed now and were not, and the reverse
+	// watch is called for each event with its outcomes, if it is not nil: for tests.
+	watch func(event, []decide.Outcome)
+}
+
+// do reads all files, and has the replicas decide.
+func (r *run) do(ctx context.Context) (*report, error) {
+	var sources []*source
+	for _, name := range r.names {
+		s, err := open(name, r.stdin, r.mapping, r.format)
+		if err != nil {
+			for _, s := range sources {
+				s.close()
+			}
+			return nil, err
+		}
+		sources = append(sources, s)
+	}
+	full := slices.DeleteFunc(slices.Clone(sources), func(s *source) bool { return s.empty })
+	if len(full) == 0 {
+		return nil, fmt.Errorf("%s: it has no lines", strings.Join(r.names, ", "))
+	}
+	slices.SortStableFunc(full, func(a, b *source) int { return cmp.Compare(a.first, b.first) })
+	o := &orderer{
+		waiting: full,
+		mapping: r.mapping, stdin: r.stdin, who: &r.who, read: &r.read, now: r.now.UnixMicro(),
+	}
+	var kept trace
+	defer kept.close()
+	if err := r.decideAll(ctx, o, &kept); err != nil {
+		return nil, err
+	}
+	var found map[*row]*suggestion
+	if r.goal != nil {
+		var err error
+		if found, err = suggest(ctx, r.goal, &kept, &r.who); err != nil {
+			return nil, err
+		}
+	}
+	return r.report(o, sources, found), nil
+}
+
+// A batchOf events travels from the goroutine that reads to the one that decides.
+type batchOf struct {
+	events []event
+	err    error
+}
+
+// decideAll has the replicas decide all events, while the next are read.
+func (r *run) decideAll(ctx context.Context, o *orderer, kept *trace) error {
+	ctx, cancel := context.WithCancel(ctx)
+	batches, free := make(chan batchOf, 4), make(chan []event, 8)
+	go func() {
+		defer close(batches)
+		for {
+			var b []event
+			select {
+			case b = <-free:
+			default:
+				b = make([]event, 0, batchEvents)
+			}
+			b, err := o.batch(ctx, b)
+			batches <- batchOf{b, err}
+			if err != nil || len(b) == 0 {
+				return
+			}
+		}
+	}()
+	defer func() {
+		cancel()
+		for range batches { // until it is closed
+		}
+		o.wait()
+	}()
+	outcomes := make([][]decide.Outcome, len(r.replicas))
+	for i := range outcomes {
+		outcomes[i] = make([]decide.Outcome, batchEvents)
+	}
+	for b := range batches {
+		if b.err != nil {
+			return b.err
+		}
+		if err := r.decideBatch(ctx, b.events, outcomes); err != nil {
+			return err
+		}
+		if r.goal != nil {
+			if err := kept.add(b.events); err != nil {
+				return err
+			}
+		}
+		r.done.Add(uint64(len(b.events)))
+		select {
+		case free <- b.events:
+		default:
+		}
+	}
+	return nil
+}
+
+// decideBatch has all replicas decide events, and compares what they say.
+func (r *run) decideBatch(ctx context.Context, events []event, outcomes [][]decide.Outcome) error {
+	others := make(chan struct{})
+	go func() {
+		defer close(others)
+		for i, p := range r.replicas[1:] {
+			p.decide(ctx, events, outcomes[i+1])
+		}
+	}()
+	r.replicas[0].decide(ctx, events, outcomes[0])
+	<-others
+	for i := range events {
+		events[i].who.asked++
+		events[i].who.units += events[i].cost
+		if len(r.replicas) == 2 {
+			now, before := outcomes[0][i] == decide.Denied, outcomes[1][i] == decide.Denied
+			if before && !now {
+				r.changed[0]++
+			}
+			if now && !before {
+				r.changed[1]++
+			}
+		}
+	}
+	if r.watch != nil {
+		for i := range events {
+			of := make([]decide.Outcome, len(outcomes))
+			for j := range of {
+				of[j] = outcomes[j][i]
+			}
+			r.watch(events[i], of)
+		}
+	}
+	return ctx.Err()
+}
