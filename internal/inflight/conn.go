@@ -168,7 +168,7 @@ func (c *Conn) received(p []byte) {
 			c.mu.Lock()
 			c.endLocked(c.in.stream)
 			c.mu.Unlock()
-		case !began && c.in.kind == http2.FrameData:
+		case len(part) > 0 && c.in.kind == http2.FrameData: // and no piece of a prefix
 			c.payload(part)
 		}
 	}
