@@ -203,7 +203,7 @@ func TestErrors(t *testing.T) {
 		args []string
 		says string
 	}{
-		{nil, nil, "no command; use serve, validate, check, reserve, commit, reset, top, token or version"},
+		{nil, nil, "no command; use serve, validate, check, reserve, commit, reset, top, replay, token or version"},
 		{nil, []string{"srve"}, `unknown command "srve"; did you mean serve?`},
 		{nil, []string{"serve", "--nonsense"}, `serve: unknown flag "--nonsense"; see ratelimitd serve --help`},
 		{nil, []string{"serve", "--grpc-adr=:1"}, `unknown flag "--grpc-adr" (did you mean --grpc-addr?)`},

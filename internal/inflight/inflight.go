@@ -28,6 +28,11 @@ const (
 	messageBytes = 64
 	// ticks is how many times in the time that a message has the calls are looked at.
 	ticks = 8
+	// littleBytes is what a connection may hold that goes on when nothing can be ended. It
+	// is 64 small calls.
+	littleBytes = 1 << 20
+	// slack is the part of the bound that such connections may take beyond it.
+	slack = 8
 )
 
 // Options say how to make a Bound. All are required.
@@ -101,26 +106,34 @@ func (b *Bound) add(n int64) (over bool) { return b.bytes.Add(n) > int64(b.o.Byt
 
 // relieve ends calls until the bound is kept again. asking is who has added bytes, for a
 // call of his.
+//
+// What is being decided cannot be ended, and is soon done. If there is nothing else left
+// to end, a connection that holds little may go beyond the bound, as far as slack.
 func (b *Bound) relieve(asking holder, call uint32) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	deciding := map[holder]bool{} // who holds nothing that can be ended
 	for b.bytes.Load() > int64(b.o.Bytes) {
 		// Of equals, who asks for more: else two large messages would end each other.
 		worst, most := asking, asking.holding()
 		for h := range b.holders {
-			if n := h.holding(); n > most {
+			if n := h.holding(); n > most && !deciding[h] {
 				worst, most = h, n
 			}
 		}
 		of := uint32(0)
 		if worst == asking {
-			of = call
-		}
-		if !worst.shed(of) { // it works for calls that have ended
-			worst = asking
-			if !worst.shed(call) {
+			if most <= littleBytes && b.bytes.Load() <= int64(b.o.Bytes+b.o.Bytes/slack) {
 				return
 			}
+			of = call
+		}
+		if !worst.shed(of) {
+			if worst == asking {
+				return
+			}
+			deciding[worst] = true
+			continue
 		}
 		b.shed.Add(1)
 		if n := b.gate.Pass(time.Now()); n > 0 {
