@@ -15,7 +15,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/ratelimitd/ratelimitd/internal/check"
 	"github.com/ratelimitd/ratelimitd/internal/connect"
 	"github.com/ratelimitd/ratelimitd/internal/flags"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
@@ -106,7 +105,7 @@ func (c *runCmd) flags() *flags.Set {
 		{Name: "key-distribution", Value: flags.OneOf(&c.KeyDistribution, "uniform", "zipf", "hot", "flood"), Help: "How to choose the key of each request: uniform, zipf, hot (one key) or flood (a new key each time)."},
 		{Name: "keys", Value: flags.Number(&c.Keys), Help: "How many keys there are."},
 		{Name: "scenario", Value: flags.OneOf(&c.Scenario, "below", "at", "over", "several", "boundary"), Help: "The limits, if --limit is not given: the load is below the limit, at the limit (as given by --arrival-rate) or far over it; several limits; or boundary (windows of 100 ms)."},
-		{Name: "strategy", Value: flags.Text(&c.Strategy), Hint: "NAME", Help: "The strategy of the scenario's limit: " + check.Strategies() + "."},
+		{Name: "strategy", Value: flags.Text(&c.Strategy), Hint: "NAME", Help: "The strategy of the scenario's limit: " + strategy.Names() + "."},
 		{Name: "limit", Value: flags.Lines(&c.Limit), Hint: "RATE[,STRATEGY][,burst=N][,name=S]", Help: "A limit, such as 100/min or 10/s,token_bucket,burst=20. May be repeated. For envoy and policies, give the limits that the server is configured with; they are used to check its answers."},
 		{Name: "policy", Value: flags.Text(&c.Policy), Hint: "NAME", Help: "Ask with a policy of the server instead of limits."},
 		{Name: "cost", Value: flags.Number(&c.Cost), Help: "Units that each request asks for."},

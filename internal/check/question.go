@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math"
 	"os"
-	"strings"
 	"time"
 
 	"github.com/ratelimitd/ratelimitd/internal/command"
@@ -85,7 +84,7 @@ func newQuestion(own ...flags.Flag) *question {
 		{Name: "identifier", Value: flags.Text(&q.identifier), Hint: "NAME", Help: "Who is being limited, such as user:42."},
 		{Name: "rate", Value: flags.Text(&q.limit.Rate), Hint: "RATE", Help: "The rate to hold it to, such as 100/min, 5/s or 10/30s. This or --policy is required."},
 		{Name: "policy", Value: flags.Text(&q.policy), Hint: "NAME", Help: "Or the policy of the server's configuration."},
-		{Name: "strategy", Value: flags.Text(&q.algorithm), Help: "With --rate: one of " + Strategies() + "."},
+		{Name: "strategy", Value: flags.Text(&q.algorithm), Help: "With --rate: one of " + strategy.Names() + "."},
 		{Name: "name", Value: flags.Text(&q.limit.Name), Hint: "NAME", Help: "With --rate: names the limit's counter, which then outlives a change of its rate."},
 		{Name: "burst", Value: flags.Number(&q.limit.Burst), Hint: "N", Help: "With --rate: the capacity of token_bucket, leaky_bucket and gcra; 0 for the strategy's default."},
 		{Name: "max-debt", Value: flags.Number(&q.maxDebt), Hint: "N", Help: "With --rate: the most debt that charges may leave, in units. Without it there is no bound."},
@@ -116,12 +115,3 @@ func (q *question) limits(wrong []error) ([]*ratelimitv1.Limit, []error) {
 
 // limitFlags are those that describe a limit of --rate.
 var limitFlags = []string{"strategy", "name", "burst", "max-debt", "time-zone", "anchor-day"}
-
-// Strategies lists the strategies for a person.
-func Strategies() string {
-	names := make([]string, len(strategy.All))
-	for i, s := range strategy.All {
-		names[i] = s.String()
-	}
-	return strings.Join(names, ", ")
-}

@@ -52,6 +52,9 @@ func (s Strategy) String() string {
 	return fmt.Sprintf("strategy(%d)", uint8(s))
 }
 
+// Names lists the strategies for a person.
+func Names() string { return strings.Join(names[1:], ", ") }
+
 // Parse returns the strategy called name, in any case.
 func Parse(name string) (Strategy, error) {
 	for _, s := range All {
@@ -59,7 +62,7 @@ func Parse(name string) (Strategy, error) {
 			return s, nil
 		}
 	}
-	return 0, fmt.Errorf("unknown strategy %s; use %s", quote.Cut(name), strings.Join(names[1:], ", "))
+	return 0, fmt.Errorf("unknown strategy %s; use %s", quote.Cut(name), Names())
 }
 
 func (s Strategy) known() bool { return s >= FixedWindow && s <= GCRA }
