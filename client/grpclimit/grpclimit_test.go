@@ -16,7 +16,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/ratelimitd/ratelimitd/client"
-	"github.com/ratelimitd/ratelimitd/client/clienttest"
+	"github.com/ratelimitd/ratelimitd/client/internal/testdaemon"
 	ratelimitv1 "github.com/ratelimitd/ratelimitd/proto/ratelimit/v1"
 )
 
@@ -68,20 +68,8 @@ func serve(t *testing.T, limits *Limits) ratelimitv1.RateLimitServiceClient {
 	return ratelimitv1.NewRateLimitServiceClient(conn)
 }
 
-// newClient returns a client of a daemon of the test's own.
-func newClient(t *testing.T) (*clienttest.Daemon, *client.Client) {
-	t.Helper()
-	d := clienttest.Start(t)
-	limits, err := client.New(d.Options())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { limits.Close() })
-	return d, limits
-}
-
 func TestUnary(t *testing.T) {
-	d, limits := newClient(t)
+	d, limits := testdaemon.NewClient(t)
 	service := serve(t, Limit(limits.Limiter("shop", client.Limit{Rate: "1/min", Name: "calls"}), FirstOf(APIKey("x-api-key"), ClientAddress())))
 	call := func(md ...string) (metadata.MD, error) {
 		var trailer metadata.MD
@@ -133,7 +121,7 @@ func say(t *testing.T, service ratelimitv1.RateLimitServiceClient, messages int)
 }
 
 func TestStreams(t *testing.T) {
-	_, limits := newClient(t)
+	_, limits := testdaemon.NewClient(t)
 	rule := func(perMessage bool, namespace string) *Limits {
 		return New(Options{Rules: []Rule{
 			{Method: "/ratelimit.v1.RateLimitService/Reset", By: ClientAddress(), Steps: []Step{{Limiter: limits.Limiter("other", client.Rate("0/h"))}}},

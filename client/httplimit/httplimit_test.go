@@ -10,20 +10,8 @@ import (
 	"time"
 
 	"github.com/ratelimitd/ratelimitd/client"
-	"github.com/ratelimitd/ratelimitd/client/clienttest"
+	"github.com/ratelimitd/ratelimitd/client/internal/testdaemon"
 )
-
-// newClient returns a client of a daemon of the test's own.
-func newClient(t *testing.T) (*clienttest.Daemon, *client.Client) {
-	t.Helper()
-	d := clienttest.Start(t)
-	limits, err := client.New(d.Options())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { limits.Close() })
-	return d, limits
-}
 
 // A service answers requests behind a middleware.
 type service struct {
@@ -91,7 +79,7 @@ func (s *service) wants(status int, method, path string, headers ...string) answ
 }
 
 func TestDenialIsAProblem(t *testing.T) {
-	d, limits := newClient(t)
+	d, limits := testdaemon.NewClient(t)
 	s := serve(t, Limit(limits.Limiter("shop", client.Rate("2/min"), client.Limit{Name: "daily", Rate: "100/day", Strategy: client.SlidingWindowCounter}), ClientAddress()))
 	d.Advance(t, 10*time.Second)
 	allowed := s.wants(200, "GET", "/")
@@ -124,7 +112,7 @@ func TestDenialIsAProblem(t *testing.T) {
 }
 
 func TestRules(t *testing.T) {
-	_, limits := newClient(t)
+	_, limits := testdaemon.NewClient(t)
 	key, calls := APIKey("X-API-Key"), atomic.Int64{}
 	counted := func(r *http.Request) string { calls.Add(1); return key(r) }
 	once := func(name string) []Step {
@@ -154,7 +142,7 @@ func TestRules(t *testing.T) {
 }
 
 func TestStepsAndCosts(t *testing.T) {
-	_, limits := newClient(t)
+	_, limits := testdaemon.NewClient(t)
 	perAddress, perKey := limits.Limiter("shop", client.Limit{Rate: "3/h", Name: "address"}), limits.Limiter("shop", client.Limit{Rate: "10/h", Name: "key"})
 	var told []string
 	s := serve(t, New(Options{
@@ -182,7 +170,7 @@ func TestStepsAndCosts(t *testing.T) {
 }
 
 func TestShadowDeniesNobody(t *testing.T) {
-	_, limits := newClient(t)
+	_, limits := testdaemon.NewClient(t)
 	denials := 0
 	s := serve(t, New(Options{
 		Shadow: true, Rules: []Rule{{By: ClientAddress(), Steps: []Step{{Limiter: limits.Limiter("shop", client.Rate("1/h"))}}}},
@@ -203,7 +191,7 @@ func TestShadowDeniesNobody(t *testing.T) {
 }
 
 func TestMessagesOfOneRequest(t *testing.T) {
-	_, limits := newClient(t)
+	_, limits := testdaemon.NewClient(t)
 	s := serve(t, Limit(limits.Limiter("shop", client.Rate("3/h")), ClientAddress()))
 	if got := s.do("GET", "/?messages=3"); got.body != "message 2 denied" {
 		t.Errorf("%q", got.body)
@@ -214,7 +202,7 @@ func TestMessagesOfOneRequest(t *testing.T) {
 }
 
 func TestOwnAnswerAndFailure(t *testing.T) {
-	d, limits := newClient(t)
+	d, limits := testdaemon.NewClient(t)
 	l := limits.Limiter("shop", client.Rate("0/h")).Timeout(100 * time.Millisecond)
 	own := serve(t, New(Options{Rules: []Rule{{By: ClientAddress(), Steps: []Step{{Limiter: l}}}}, Denied: func(w http.ResponseWriter, _ *http.Request, r client.Result) {
 		http.Error(w, r.Reason.String(), http.StatusTeapot)
@@ -233,7 +221,7 @@ func TestOwnAnswerAndFailure(t *testing.T) {
 }
 
 func TestLeakyBucketHolds(t *testing.T) {
-	_, limits := newClient(t)
+	_, limits := testdaemon.NewClient(t)
 	s := serve(t, Limit(limits.Limiter("shop", client.Limit{Rate: "10/s", Strategy: client.LeakyBucket}), ClientAddress()))
 	began := time.Now()
 	for range 3 { // the clock stands: 0, 100 and 200 ms

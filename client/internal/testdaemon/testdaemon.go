@@ -1,4 +1,4 @@
-// Package testdaemon builds the daemon that the tests of this module run.
+// Package testdaemon builds and starts the daemon that the tests of this module run.
 package testdaemon
 
 import (
@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"testing"
 
+	"github.com/ratelimitd/ratelimitd/client"
 	"github.com/ratelimitd/ratelimitd/client/clienttest"
 )
 
@@ -37,4 +38,16 @@ func Main(m *testing.M) int {
 		return 1
 	}
 	return m.Run()
+}
+
+// NewClient returns a client of a daemon of the test's own.
+func NewClient(t testing.TB) (*clienttest.Daemon, *client.Client) {
+	t.Helper()
+	d := clienttest.Start(t)
+	limits, err := client.New(d.Options())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { limits.Close() })
+	return d, limits
 }
