@@ -3,6 +3,7 @@ package storetest
 import (
 	"context"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"os"
 	"runtime"
@@ -10,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -433,9 +435,13 @@ func (l Linear) FindsLoss(t *testing.T, crash func()) {
 }
 
 // crashed makes histories over a crash, and returns one that is not linearizable, or nil.
+//
+// How much it asks before and after the crash is counted in answers and not in time, so that on a
+// slow machine too there is something to forget, and something to notice it by.
 func (l Linear) crashed(t *testing.T, keeps bool, crash func()) *history {
 	t.Helper()
-	const identifiers, clients = 100, 8
+	const identifiers, clients, after = 100, 8, 1000
+	before := 500 + rand.Int64N(500)
 	begin := time.Now()
 	histories := make([]*history, identifiers)
 	var prefix = nextRun()
@@ -445,25 +451,33 @@ func (l Linear) crashed(t *testing.T, keeps bool, crash func()) *history {
 			histories[i].limits = append(histories[i].limits, Limit(t, strategy.Spec{Name: fmt.Sprint(j), Rate: fmt.Sprintf("%d/366d", 20+10*j)}))
 		}
 	}
-	ctx, cancel := context.WithCancel(t.Context())
-	up := make(chan struct{}) // closed when the server is back
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	var answered, enough atomic.Int64
+	enough.Store(math.MaxInt64)
+	moment, up := make(chan struct{}), make(chan struct{}) // closed when the server may crash, and when it is back
 	var asking sync.WaitGroup
 	failed := make([]int, clients)
 	for c := range clients {
 		asking.Go(func() {
 			random := rand.New(rand.NewPCG(uint64(prefix), uint64(c)))
-			for n := 0; ctx.Err() == nil && n < 20*identifiers; n++ {
+			for ctx.Err() == nil && answered.Load() < enough.Load() {
 				i := random.IntN(identifiers)
 				in := histories[i].draw(random, nil)
 				r := store.Request{Namespace: "crash", Identifier: fmt.Sprint(prefix, " ", i)}
 				if a := histories[i].do(t.Context(), c, l.Stores[c%len(l.Stores)], r, in); a.err != nil {
 					failed[c]++
 					<-up
+				} else if answered.Add(1) == before {
+					close(moment)
 				}
 			}
 		})
 	}
-	time.Sleep(time.Duration(rand.Int64N(int64(50 * time.Millisecond)))) // a random moment
+	select {
+	case <-moment:
+	case <-ctx.Done():
+	}
 	called := time.Since(begin)
 	crash()
 	for _, h := range histories {
@@ -471,10 +485,12 @@ func (l Linear) crashed(t *testing.T, keeps bool, crash func()) *history {
 			h.note(clients, call{crash: true}, answer{}, called)
 		}
 	}
+	enough.Store(answered.Load() + after)
 	close(up)
-	time.AfterFunc(100*time.Millisecond, cancel)
 	asking.Wait()
-	cancel()
+	if ctx.Err() != nil {
+		t.Fatalf("%d answers in 30 s, where %d before a crash and %d after it were asked for", answered.Load(), before, after)
+	}
 	for _, h := range histories {
 		if !h.linearizable(t) {
 			return h
