@@ -3,13 +3,17 @@ package memcached
 import (
 	"context"
 	"errors"
+	"fmt"
 	"hash/fnv"
 	"io"
 	"net"
+	"strings"
 	"sync/atomic"
 	"syscall"
 
 	"github.com/bradfitz/gomemcache/memcache"
+	"github.com/ratelimitd/ratelimitd/internal/quote"
+	"github.com/ratelimitd/ratelimitd/internal/store"
 )
 
 // A server is one memcached. It is identified by its address as it was written. A host
@@ -39,6 +43,24 @@ func (s *server) tooLarge(bytes int) {
 		if was > 0 && was <= most || s.most.CompareAndSwap(was, most) {
 			return
 		}
+	}
+}
+
+var (
+	errConflict = fmt.Errorf("%w: somebody else wrote them in between", store.ErrCounters)
+	errTooLarge = errors.New("that is more than the server allows for one item; run memcached with a greater -I, or lower the counts of sliding_window_log limits")
+)
+
+// writeError returns what err means. err is the result of writing the item it.
+func (s *server) writeError(err error, it *memcache.Item) error {
+	switch {
+	case errors.Is(err, memcache.ErrNotStored), errors.Is(err, memcache.ErrCASConflict), errors.Is(err, memcache.ErrCacheMiss):
+		return errConflict
+	case err != nil && strings.Contains(err.Error(), "too large"):
+		s.tooLarge(len(it.Value))
+		return fmt.Errorf("the counters of %s take %d bytes: %w: %w: %w", quote.Cut(it.Key), len(it.Value), errTooLarge, store.ErrCounters, quote.Error(err))
+	default:
+		return err
 	}
 }
 
