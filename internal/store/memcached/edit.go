@@ -117,34 +117,36 @@ func pause(ctx context.Context, attempt int) error {
 	return nil
 }
 
-// read reads the items of edits, in one round trip to each server.
+// read reads the items of edits. What several callers read at the same time goes to a
+// server together.
 func (s *Store) read(ctx context.Context, edits []*edit) {
 	type reading struct {
+		on    *server
 		edits []*edit
 		keys  []string
-		items map[string]*memcache.Item
+		read  *read
 	}
 	var readings []*reading
-	var calls []call
 	of := make(map[*server]*reading, 1)
 	for _, e := range edits {
 		r := of[e.server]
 		if r == nil {
-			r = new(reading)
+			r = &reading{on: e.server}
 			of[e.server] = r
 			readings = append(readings, r)
-			calls = append(calls, call{e.server, func() (err error) {
-				r.items, err = e.server.get(r.keys)
-				return err
-			}})
 		}
 		r.edits, r.keys = append(r.edits, e), append(r.keys, e.key)
 	}
-	for i, err := range s.send(ctx, calls) {
-		for _, e := range readings[i].edits {
-			if e.err = err; err == nil { // otherwise the call may still be setting items
-				e.found = readings[i].items[e.key]
-			}
+	for _, r := range readings {
+		r.read = s.startRead(r.on, r.keys)
+	}
+	for _, r := range readings {
+		items, err := r.read.await(ctx, r.on)
+		if err != nil {
+			err = fmt.Errorf("memcached %s: %w", r.on.addr, quote.Error(err))
+		}
+		for _, e := range r.edits {
+			e.found, e.err = items[e.key], err
 		}
 	}
 }

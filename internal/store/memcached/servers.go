@@ -20,6 +20,7 @@ type server struct {
 	client *memcache.Client
 	slots  chan struct{} // has one element for each connection in use
 	most   atomic.Int64  // how large a value may be; 0 means maxItemBytes
+	reads  reads
 }
 
 // maxItem returns how large a value may be.
