@@ -50,7 +50,6 @@ var (
 	errConflict = fmt.Errorf("%w: somebody else wrote them in between", store.ErrCounters)
 	errTooLarge = errors.New("that is more than the server allows for one item; run memcached with a greater -I, or lower the counts of sliding_window_log limits")
 	errCorrupt  = fmt.Errorf("%w: their item was corrupt, and they start again", store.ErrCounters)
-	errSilent   = errors.New("no answer yet")
 )
 
 // run makes edits of different items: first all reads together, then all writes
@@ -142,9 +141,7 @@ func (s *Store) read(ctx context.Context, edits []*edit) {
 	}
 	for _, r := range readings {
 		items, err := r.read.await(ctx, r.on)
-		if err != nil {
-			err = fmt.Errorf("memcached %s: %w", r.on.addr, quote.Error(err))
-		}
+		err = r.on.named(err)
 		for _, e := range r.edits {
 			e.found, e.err = items[e.key], err
 		}
@@ -189,21 +186,28 @@ func (s *Store) apply(edits []*edit) (changed []*edit) {
 
 // write writes the items of edits, and returns the edits that met a conflict.
 func (s *Store) write(ctx context.Context, edits []*edit) (conflicting []*edit) {
-	calls := make([]call, len(edits))
+	writes := make([]*write, len(edits))
 	for i, e := range edits {
-		next, put := e.next, e.server.client.Add
 		if e.found != nil {
-			next.CasID, put = e.found.CasID, e.server.client.CompareAndSwap
+			e.next.CasID = e.found.CasID
 		}
-		calls[i] = call{e.server, func() error { return e.server.writeError(put(next), next) }}
+		writes[i] = s.startWrite(e.server, e.next, e.found == nil)
 	}
-	for i, err := range s.send(ctx, calls) {
-		e := edits[i]
-		if e.err = err; errors.Is(err, errConflict) || errors.Is(err, errTooLarge) {
+	for i, e := range edits {
+		e.err = e.server.named(writes[i].await(ctx, e.server))
+		if errors.Is(e.err, errConflict) || errors.Is(e.err, errTooLarge) {
 			conflicting = append(conflicting, e)
 		}
 	}
 	return conflicting
+}
+
+// named returns err with the address of s, or nil.
+func (s *server) named(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("memcached %s: %w", s.addr, quote.Error(err))
 }
 
 // writeError returns what err means. err is the result of writing the item it.
@@ -219,60 +223,29 @@ func (s *server) writeError(err error, it *memcache.Item) error {
 	}
 }
 
-// do makes a call, for which there is a slot, and frees the slot. The error of a call
-// that panics says nothing of the server.
-func (s *Store) do(c call) (err error) {
-	defer func() { <-c.server.slots }()
+// do makes an exchange with a server, for which there is a slot, and frees the slot. The
+// error of one that panics says nothing of the server.
+func (s *Store) do(on *server, exchange func() error) (err error) {
+	defer func() { <-on.slots }()
 	defer s.panics.Recover("a call of memcached", func(e error) { err = fmt.Errorf("%w: %w", store.ErrCounters, e) })
-	return c.do()
+	return exchange()
 }
 
-// A call is one exchange with a server. The caller must not read what do sets before
-// do has returned.
-type call struct {
-	server *server
-	do     func() error
-}
-
-// send makes calls at the same time and returns their errors. It stops waiting when
-// ctx ends. Calls that have no connection by then are not made.
-func (s *Store) send(ctx context.Context, calls []call) []error {
-	type answer struct {
-		call int
-		err  error
-	}
-	answers := make(chan answer, len(calls))
-	for i, c := range calls {
-		s.running.Go(func() {
-			select {
-			case c.server.slots <- struct{}{}:
-				answers <- answer{i, s.do(c)}
-			case <-ctx.Done():
-			}
-		})
-	}
-	errs := make([]error, len(calls))
-	for i := range errs {
-		errs[i] = errSilent
-	}
-	for silent := len(calls); silent > 0; silent-- {
+// send makes one exchange with a server. It stops waiting when ctx ends. One that has no
+// connection by then is not made.
+func (s *Store) send(ctx context.Context, on *server, exchange func() error) error {
+	answer := make(chan error, 1)
+	s.running.Go(func() {
 		select {
-		case a := <-answers:
-			errs[a.call] = a.err
-			continue
+		case on.slots <- struct{}{}:
+			answer <- s.do(on, exchange)
 		case <-ctx.Done():
 		}
-		for i := range errs {
-			if errors.Is(errs[i], errSilent) {
-				errs[i] = ctx.Err()
-			}
-		}
-		break
+	})
+	select {
+	case err := <-answer:
+		return on.named(err)
+	case <-ctx.Done():
+		return on.named(ctx.Err())
 	}
-	for i, err := range errs {
-		if err != nil {
-			errs[i] = fmt.Errorf("memcached %s: %w", calls[i].server.addr, quote.Error(err))
-		}
-	}
-	return errs
 }

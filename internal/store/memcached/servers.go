@@ -6,6 +6,7 @@ import (
 	"hash/fnv"
 	"io"
 	"net"
+	"sync"
 	"sync/atomic"
 	"syscall"
 
@@ -20,7 +21,12 @@ type server struct {
 	client *memcache.Client
 	slots  chan struct{} // has one element for each connection in use
 	most   atomic.Int64  // how large a value may be; 0 means maxItemBytes
-	reads  reads
+
+	reads  queue[*read]
+	writes queue[*write]
+
+	pipesMu sync.Mutex // protects the following
+	pipes   []*pipe    // connections for writes that are not in use
 }
 
 // maxItem returns how large a value may be.
@@ -75,7 +81,7 @@ func (s *server) String() string { return s.addr }
 func (s *server) get(keys []string) (map[string]*memcache.Item, error) {
 	items, err := s.getOnce(keys)
 	if errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) {
-		_ = s.client.Close() // closes only the idle connections
+		s.closeIdle()
 		items, err = s.getOnce(keys)
 	}
 	return items, err
