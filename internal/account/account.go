@@ -313,5 +313,5 @@ func (b *Book) record(n *namespace, e *Entry) {
 	if n == b.others {
 		who.hash ^= maphash.String(b.seed, e.Namespace) * 31
 	}
-	n.hot.add(who, e.Denied, weight, b.now())
+	n.hot.add(who, e, weight, b.now())
 }

@@ -8,6 +8,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/ratelimitd/ratelimitd/internal/strategy"
 )
 
 // The hot keys of a namespace are two sketches by the Space-Saving algorithm
@@ -28,6 +30,10 @@ const (
 	sampleAbove = 1000
 	sampleEvery = 16
 
+	// quiet is how long nothing is denied to an identifier, or by a limit, until what
+	// comes next is news.
+	quiet = time.Minute
+
 	// maxHalfLives is after how many half-lives scores are scaled back: far
 	// before they overflow.
 	maxHalfLives = 200
@@ -46,6 +52,13 @@ type Key struct {
 	Identifier string  `json:"identifier"`
 	PerSecond  float64 `json:"per_second"` // at most: by up to Error too high
 	Error      float64 `json:"error"`
+
+	// Of a key that is denied: the limit that denied it last, and since when it is denied
+	// without a minute's break. Policy is "" if the request brought the limit along, and
+	// Limit if the failure policy denied it.
+	Policy string     `json:"policy,omitempty"`
+	Limit  string     `json:"limit,omitempty"`
+	Since  *time.Time `json:"since,omitempty"`
 }
 
 // hotKeys are those of a namespace. Scores grow with the time at which they are
@@ -59,6 +72,16 @@ type hotKeys struct {
 	total  float64    // the score of all requests
 	asked  sketch
 	denied sketch
+	// denials are what is known of the entries of denied, in their places. nil: nobody
+	// was denied yet, as in most namespaces.
+	denials *[sketchKeys]denial
+}
+
+// A denial is how an identifier is denied.
+type denial struct {
+	since, last time.Time // since when, and when last
+	policy      string
+	limit       strategy.Limit
 }
 
 // An asker is an identifier that has asked.
@@ -67,7 +90,7 @@ type asker struct {
 	namespace, identifier string
 }
 
-func (h *hotKeys) add(a asker, denied bool, weight float64, now time.Time) {
+func (h *hotKeys) add(a asker, e *Entry, weight float64, now time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	growth := h.growth(now)
@@ -75,9 +98,50 @@ func (h *hotKeys) add(a asker, denied bool, weight float64, now time.Time) {
 	h.total += weight
 	h.sampled.Store(perSecond(h.total/growth) > sampleAbove)
 	h.asked.add(a, weight)
-	if denied {
-		h.denied.add(a, weight)
+	if !e.Denied {
+		return
 	}
+	place, isNew := h.denied.add(a, weight)
+	if h.denials == nil {
+		h.denials = new([sketchKeys]denial)
+	}
+	h.denials[place].note(e, isNew, now)
+}
+
+// note notes that e was denied.
+func (d *denial) note(e *Entry, isNew bool, now time.Time) {
+	if isNew || now.Sub(d.last) > quiet {
+		d.since = now
+	}
+	d.last = now
+	by := e.denier()
+	if by == nil {
+		by = &strategy.Limit{}
+	}
+	if isNew || e.Policy != d.policy || !by.SameCounter(&d.limit) {
+		// The names may be parts of a large message.
+		d.policy, d.limit = strings.Clone(e.Policy), *by
+		d.limit.Name = strings.Clone(by.Name)
+	}
+}
+
+// denier returns the limit that denies e for longest, or nil if none did.
+func (e *Entry) denier() (by *strategy.Limit) {
+	longest := time.Duration(0)
+	for i := range e.Statuses {
+		st, l := &e.Statuses[i], &e.Limits[i]
+		if st.Allowed || l.Shadow {
+			continue
+		}
+		wait := st.RetryAfter
+		if wait == strategy.Never {
+			wait = math.MaxInt64
+		}
+		if by == nil || wait > longest {
+			by, longest = l, wait
+		}
+	}
+	return by
 }
 
 // growth returns the score of a request at now. mu is held.
@@ -97,7 +161,15 @@ func (h *hotKeys) top(name string, limit int, now time.Time) HotKeys {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	growth := h.growth(now)
-	return HotKeys{Namespace: name, Asked: h.asked.top(limit, growth), Denied: h.denied.top(limit, growth)}
+	return HotKeys{Namespace: name, Asked: h.asked.top(limit, growth, nil), Denied: h.denied.top(limit, growth, h.denials)}
+}
+
+// describe says in k how it is denied.
+func (d *denial) describe(k *Key) {
+	k.Policy, k.Since = d.policy, new(d.since)
+	if d.limit.Strategy != 0 {
+		k.Limit = d.limit.Counter()
+	}
 }
 
 // perSecond returns the rate at which requests are made that keep their score
@@ -120,12 +192,13 @@ type entry struct {
 
 // add adds to the score of an identifier. If there is no room for it, it takes
 // that of the one with the least score, and its score. It keeps copies of the
-// names, which may be parts of a large message.
-func (s *sketch) add(a asker, score float64) {
+// names, which may be parts of a large message. It returns the place of the identifier,
+// and whether that is new.
+func (s *sketch) add(a asker, score float64) (place int, isNew bool) {
 	for i, h := range s.hashes[:s.used] {
 		if h == a.hash {
 			s.entries[i].score += score
-			return
+			return i, false
 		}
 	}
 	a.namespace, a.identifier = strings.Clone(a.namespace), strings.Clone(a.identifier)
@@ -133,7 +206,7 @@ func (s *sketch) add(a asker, score float64) {
 		s.hashes[s.used] = a.hash
 		s.entries[s.used] = entry{namespace: a.namespace, identifier: a.identifier, score: score}
 		s.used++
-		return
+		return s.used - 1, true
 	}
 	least := 0
 	for i := range s.entries {
@@ -144,6 +217,7 @@ func (s *sketch) add(a asker, score float64) {
 	was := s.entries[least].score
 	s.hashes[least] = a.hash
 	s.entries[least] = entry{namespace: a.namespace, identifier: a.identifier, score: was + score, error: was}
+	return least, true
 }
 
 func (s *sketch) scale(by float64) {
@@ -154,12 +228,16 @@ func (s *sketch) scale(by float64) {
 }
 
 // top returns up to limit keys, the hottest first; none that are as good as
-// gone: asked once, ten half-lives ago.
-func (s *sketch) top(limit int, growth float64) []Key {
+// gone: asked once, ten half-lives ago. denials may be nil.
+func (s *sketch) top(limit int, growth float64, denials *[sketchKeys]denial) []Key {
 	keys := make([]Key, 0, s.used)
 	for i := range s.entries[:s.used] {
 		if e := &s.entries[i]; e.score/growth >= 1.0/1024 {
-			keys = append(keys, Key{Namespace: e.namespace, Identifier: e.identifier, PerSecond: perSecond(e.score / growth), Error: perSecond(e.error / growth)})
+			k := Key{Namespace: e.namespace, Identifier: e.identifier, PerSecond: perSecond(e.score / growth), Error: perSecond(e.error / growth)}
+			if denials != nil {
+				denials[i].describe(&k)
+			}
+			keys = append(keys, k)
 		}
 	}
 	slices.SortFunc(keys, func(a, b Key) int {
