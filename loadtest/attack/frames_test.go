@@ -56,7 +56,7 @@ func byteByByte(padding byte) func(context.Context, *testing.T, *daemon) {
 				if sent == 50*atOnce { // until the daemon wants more of it than the first 64 KiB
 					w.awaitAll(ctx)
 				}
-				if _, err := w.Conn.Write(many); err != nil {
+				if _, err := w.Write(many); err != nil {
 					return
 				}
 			}

@@ -2,6 +2,7 @@ package memcached
 
 import (
 	"errors"
+	"slices"
 
 	"github.com/bradfitz/gomemcache/memcache"
 )
@@ -47,7 +48,7 @@ func (x *exchanges) makeReads(on *server) {
 func (x *exchanges) readTogether(on *server, joined []*read) (items map[string]*memcache.Item, err error) {
 	keys := joined[0].keys
 	for _, r := range joined[1:] {
-		keys = append(keys[:len(keys):len(keys)], r.keys...)
+		keys = append(slices.Clip(keys), r.keys...)
 	}
 	err = x.do(on, func() (err error) {
 		items, err = on.get(keys)
