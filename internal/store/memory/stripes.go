@@ -85,9 +85,10 @@ func (s *stripes) DecidesTogether(*store.Request) bool { return true }
 // across locks.
 func (s *stripes) decideApart(requests []store.Request, results []store.Result, now strategy.Instant) (n int) {
 	var keys [ahead]key
-	var shards [ahead]*shard // of each of keys
-	var name string          // of the namespace that was hashed last: mostly all are of one
-	var namespace key
+	var shards [ahead]*shard  // of each of keys
+	var name string           // of the namespace that was hashed last: mostly all are of one
+	var limit *strategy.Limit // that was hashed last: the same
+	var namespace, ofLimit key
 	used := 0
 	for n < len(requests) && used+len(requests[n].Limits) <= ahead && len(requests[n].With) == 0 {
 		r := &requests[n]
@@ -96,7 +97,10 @@ func (s *stripes) decideApart(requests []store.Request, results []store.Result, 
 		}
 		identity := s.hash.identityIn(namespace, r.Identifier)
 		for i := range r.Limits {
-			keys[used], shards[used] = s.hash.counter(identity, &r.Limits[i]), s.shard(identity)
+			if l := &r.Limits[i]; l != limit {
+				limit, ofLimit = l, s.hash.limit(l)
+			}
+			keys[used], shards[used] = s.hash.counterOf(identity, ofLimit), s.shard(identity)
 			used++
 		}
 		n++
