@@ -226,13 +226,12 @@ func (s *sketch) add(a asker, q ask) (place int, isNew bool) {
 	if s.used < sketchKeys {
 		s.used++
 	} else {
-		place = 0
+		place, was = 0, s.entries[0].score
 		for i := range s.entries {
-			if s.entries[i].score < s.entries[place].score {
-				place = i
+			if score := s.entries[i].score; score < was {
+				place, was = i, score
 			}
 		}
-		was = s.entries[place].score
 	}
 	s.hashes[place] = a.hash
 	e := &s.entries[place]

@@ -108,37 +108,6 @@ type Status struct {
 	Previous int64 // for MoreAfter: of a SLIDING_WINDOW_COUNTER, the units of the window before; -1 in debt
 }
 
-// report fills st with the state s of the counter of l at now, and reports whether l has
-// a counter. An unlimited one has none.
-func (st *Status) report(l *Limit, s State, now Instant) (counted bool) {
-	if l.Rate.IsUnlimited() {
-		st.Limit, st.Remaining = math.MaxUint64, math.MaxUint64
-		return false
-	}
-	st.Limit = uint64(l.Capacity)
-	if l.Capacity == 0 {
-		return true
-	}
-	at := max(now, s.Last)
-	var used, reset int64 // units, microseconds
-	switch l.Strategy {
-	case FixedWindow:
-		used, reset = usedFixedWindow(l, s, at)
-	case SlidingWindowCounter:
-		used, reset, st.Previous = usedSlidingWindowCounter(l, s, at)
-	case SlidingWindowLog:
-		used, reset = usedSlidingWindowLog(l, s, at)
-	default: // TokenBucket, LeakyBucket, GCRA
-		used, reset = usedTokenBucket(l, s, at)
-	}
-	st.Remaining, st.Debt = uint64(max(0, l.Capacity-used)), uint64(max(0, used-l.Capacity))
-	st.ResetAfter = micros(reset)
-	if at > now && reset > 0 {
-		st.ResetAfter = later(st.ResetAfter, at-now)
-	}
-	return true
-}
-
 // MoreAfter returns how long it takes until one more unit of l remains than does now, if
 // nobody consumes, and whether st can say so. It cannot if nothing more can come, for a
 // SLIDING_WINDOW_LOG, and for a SLIDING_WINDOW_COUNTER in debt. It is computed when

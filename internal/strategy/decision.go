@@ -1,6 +1,7 @@
 package strategy
 
 import (
+	"math"
 	"time"
 )
 
@@ -76,9 +77,7 @@ func (d *Decision) takeOne(l *Limit, s *State, a *Ask) Consumed {
 	}
 	st := &d.Statuses[0]
 	*st = Status{Allowed: v.allowed, RetryAfter: v.retryAfter}
-	if st.report(l, *s, a.Now) {
-		d.At = a.Now
-	}
+	d.report(l, *s, a.Now, st)
 	return consumed
 }
 
@@ -124,9 +123,7 @@ func (d *Decision) decide(limits []Limit, states []State, a *Ask, next []State) 
 		if consumed.From(&limits[i]) {
 			states[i] = next[i]
 		}
-		if d.Statuses[i].report(&limits[i], states[i], a.Now) {
-			d.At = a.Now
-		}
+		d.report(&limits[i], states[i], a.Now, &d.Statuses[i])
 	}
 	return consumed
 }
@@ -192,11 +189,39 @@ func (d *Decision) decideMode(limits []Limit, states []State, a *Ask, next []Sta
 		if consumed.From(l) {
 			states[i] = next[i]
 		}
-		if st.report(l, states[i], a.Now) {
-			d.At = a.Now
-		}
+		d.report(l, states[i], a.Now, st)
 	}
 	return consumed
+}
+
+// report fills st with the state s of the counter of l at now.
+func (d *Decision) report(l *Limit, s State, now Instant, st *Status) {
+	if l.Rate.IsUnlimited() {
+		st.Limit, st.Remaining = math.MaxUint64, math.MaxUint64
+		return
+	}
+	d.At = now
+	st.Limit = uint64(l.Capacity)
+	if l.Capacity == 0 {
+		return
+	}
+	at := max(now, s.Last)
+	var used, reset int64 // units, microseconds
+	switch l.Strategy {
+	case FixedWindow:
+		used, reset = usedFixedWindow(l, s, at)
+	case SlidingWindowCounter:
+		used, reset, st.Previous = usedSlidingWindowCounter(l, s, at)
+	case SlidingWindowLog:
+		used, reset = usedSlidingWindowLog(l, s, at)
+	default: // TokenBucket, LeakyBucket, GCRA
+		used, reset = usedTokenBucket(l, s, at)
+	}
+	st.Remaining, st.Debt = uint64(max(0, l.Capacity-used)), uint64(max(0, used-l.Capacity))
+	st.ResetAfter = micros(reset)
+	if at > now && reset > 0 {
+		st.ResetAfter = later(st.ResetAfter, at-now)
+	}
 }
 
 // longer returns the longer of two waits. Never is the longest.

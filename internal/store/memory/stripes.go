@@ -85,9 +85,10 @@ func (s *stripes) DecidesTogether(*store.Request) bool { return true }
 // across locks.
 func (s *stripes) decideApart(requests []store.Request, results []store.Result, now strategy.Instant) (n int) {
 	var keys [ahead]key
-	var shards [ahead]*shard // of each of keys
-	var name string          // of the namespace that was hashed last: mostly all are of one
-	var namespace key
+	var shards [ahead]*shard  // of each of keys
+	var name string           // of the namespace that was hashed last: mostly all are of one
+	var limit *strategy.Limit // that was hashed last: the same
+	var namespace, ofLimit key
 	used := 0
 	for n < len(requests) && used+len(requests[n].Limits) <= ahead && len(requests[n].With) == 0 {
 		r := &requests[n]
@@ -96,7 +97,10 @@ func (s *stripes) decideApart(requests []store.Request, results []store.Result, 
 		}
 		identity := s.hash.identityIn(namespace, r.Identifier)
 		for i := range r.Limits {
-			keys[used], shards[used] = s.hash.counter(identity, &r.Limits[i]), s.shard(identity)
+			if l := &r.Limits[i]; l != limit {
+				limit, ofLimit = l, s.hash.limit(l)
+			}
+			keys[used], shards[used] = s.hash.counter(identity, ofLimit), s.shard(identity)
 			used++
 		}
 		n++
@@ -137,7 +141,7 @@ func (s *stripes) decideTogether(r *store.Request, res *store.Result, now strate
 			identity := s.hash.identity(r.Namespace, r.Identifier)
 			keys := make([]key, len(r.Limits))
 			for j := range r.Limits {
-				keys[j] = s.hash.counter(identity, &r.Limits[j])
+				keys[j] = s.hash.counter(identity, s.hash.limit(&r.Limits[j]))
 			}
 			res.Err = nil
 			s.shard(identity).decide(&asked, keys, &res.Decision, now)
@@ -160,7 +164,7 @@ func (s *stripes) decideTogether(r *store.Request, res *store.Result, now strate
 func (s *stripes) decide(r *store.Request, res *store.Result, now strategy.Instant) {
 	identity := s.hash.identity(r.Namespace, r.Identifier)
 	if len(r.Limits) == 1 { // most have one, and need no room for many
-		one := [1]key{s.hash.counter(identity, &r.Limits[0])}
+		one := [1]key{s.hash.counter(identity, s.hash.limit(&r.Limits[0]))}
 		s.decideAt(s.shard(identity), r, one[:], res, now)
 		return
 	}
@@ -170,7 +174,7 @@ func (s *stripes) decide(r *store.Request, res *store.Result, now strategy.Insta
 func (s *stripes) decideMany(identity key, r *store.Request, res *store.Result, now strategy.Instant) {
 	var keys [strategy.MaxLimits]key
 	for i := range r.Limits {
-		keys[i] = s.hash.counter(identity, &r.Limits[i])
+		keys[i] = s.hash.counter(identity, s.hash.limit(&r.Limits[i]))
 	}
 	s.decideAt(s.shard(identity), r, keys[:len(r.Limits)], res, now)
 }
@@ -239,7 +243,7 @@ func (s *stripes) Reset(_ context.Context, r *store.Request) error {
 	sh.lock()
 	defer sh.unlock()
 	for i := range r.Limits {
-		if n, found := sh.find(s.hash.counter(identity, &r.Limits[i])); found {
+		if n, found := sh.find(s.hash.counter(identity, s.hash.limit(&r.Limits[i]))); found {
 			sh.remove(n)
 		}
 	}
