@@ -78,6 +78,9 @@ func New(o Options) *Console {
 	})
 	c.mux.HandleFunc("POST /console/look-up", c.lookUp)
 	c.mux.HandleFunc("POST /console/reset", c.reset)
+	c.mux.HandleFunc("POST /console/validate", c.validate)
+	c.mux.HandleFunc("POST /console/try", c.try)
+	c.mux.HandleFunc("POST "+pathReplay, c.replay)
 	return c
 }
 
@@ -101,7 +104,7 @@ func (c *Console) Run(done <-chan struct{}) {
 func (c *Console) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
-	if r.Method == http.MethodPost && !isJSON(r) {
+	if r.Method == http.MethodPost && !isJSON(r) && r.URL.Path != pathReplay {
 		// Which no form of another page can send.
 		http.Error(w, "send it as Content-Type: application/json", http.StatusUnsupportedMediaType)
 		return
