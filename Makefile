@@ -81,8 +81,9 @@ test-python: ## run the tests of the Python client
 
 .PHONY: test-typescript
 test-typescript: export RATELIMITD_BIN ?= $(CURDIR)/bin/ratelimitd
-test-typescript: build ## check the TypeScript client: its generated code, its types and its tests
+test-typescript: build ## check the TypeScript client: its generated code, its types and its tests; and the types of the console
 	cd clients/typescript && npm ci --silent --ignore-scripts && npm run --silent generate-check && npm run --silent build && npm test --silent
+	clients/typescript/node_modules/.bin/tsc -p internal/server/console
 
 # The example is built against what is installed.
 .PHONY: test-java

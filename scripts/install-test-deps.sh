@@ -8,6 +8,7 @@ set -euo pipefail
 needed='
 caddy         caddy
 cc            build-essential
+chromium      chromium
 javac         default-jdk-headless
 memcached     memcached
 mvn           maven

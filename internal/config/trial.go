@@ -17,6 +17,6 @@ func Try(name string, text []byte, maxLogCount int64) (*Policies, error) {
 		return p, err
 	}
 	f := parseFile(name, text)
-	p.Namespaces = policy.Read(f.namespaces, maxLogCount)
+	p.Namespaces, p.Text = policy.Read(f.namespaces, maxLogCount), f.namespaces.String()
 	return p, f.err()
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/ratelimitd/ratelimitd/internal/config"
+	"github.com/ratelimitd/ratelimitd/internal/decide"
 	"github.com/ratelimitd/ratelimitd/internal/flags"
 	"github.com/ratelimitd/ratelimitd/internal/policy"
 	"github.com/ratelimitd/ratelimitd/internal/store/memory"
@@ -38,6 +39,21 @@ func (r Result) MarshalJSON() ([]byte, error) { return json.Marshal(r.report) }
 
 // HTML writes the page that the command writes with --html.
 func (r Result) HTML(out io.Writer) error { return r.printHTML(out) }
+
+// Ask has policies decide a batch, with counters that nobody has used.
+func Ask(ctx context.Context, policies *config.Policies, maxLogCount int64, b *decide.Batch) error {
+	p, err := newReplica(0, policies, memory.Options{MaxKeys: maxAskKeys, MaxLogCount: maxLogCount}, policy.FailAllow, slog.New(slog.DiscardHandler))
+	if err != nil {
+		return err
+	}
+	defer p.close()
+	p.clock.Store(time.Now().UnixMicro())
+	p.core.Decide(ctx, b)
+	return nil
+}
+
+// maxAskKeys is more than one batch of a few requests needs.
+const maxAskKeys = 10_000
 
 // Run replays the log, until ctx ends.
 func (t *Trial) Run(ctx context.Context) (Result, error) {

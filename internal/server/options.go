@@ -16,6 +16,7 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/policy"
 	"github.com/ratelimitd/ratelimitd/internal/policy/envoy"
 	"github.com/ratelimitd/ratelimitd/internal/reload"
+	"github.com/ratelimitd/ratelimitd/internal/server/console"
 	"github.com/ratelimitd/ratelimitd/internal/server/envoyapi"
 	"github.com/ratelimitd/ratelimitd/internal/store"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
@@ -72,6 +73,8 @@ type Options struct {
 
 	// Reload says which configuration is in force. nil: there is none that could change.
 	Reload func() reload.State
+	// Trials try configurations for the console. nil: it cannot try any.
+	Trials console.Trials
 
 	Logger   *slog.Logger
 	Registry *prometheus.Registry // what /metrics shows

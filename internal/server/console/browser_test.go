@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"image/png"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -23,7 +24,9 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
+	"github.com/ratelimitd/ratelimitd/internal/auth"
 	"github.com/ratelimitd/ratelimitd/internal/config"
+	ratelimitd "github.com/ratelimitd/ratelimitd/internal/daemon"
 	"github.com/ratelimitd/ratelimitd/internal/server"
 	"github.com/ratelimitd/ratelimitd/internal/store/memory"
 	ratelimitv1 "github.com/ratelimitd/ratelimitd/proto/ratelimit/v1"
@@ -73,7 +76,7 @@ func start(t *testing.T, change func(*server.Options)) *daemon {
 	o := server.Options{
 		GRPCAddr: "127.0.0.1:0", HTTPAddr: "127.0.0.1:0", AdminAddr: "127.0.0.1:0", LogLevel: new(slog.LevelVar),
 		Store: counters, StoreName: "memory", Registry: registry, Logger: slog.New(slog.NewTextHandler(d.log, nil)),
-		Config: &server.Config{Policies: p.Namespaces, Text: policies},
+		Config: &server.Config{Policies: p.Namespaces, Text: p.Text}, Trials: ratelimitd.Trials{},
 	}
 	if change != nil {
 		change(&o)
@@ -200,7 +203,11 @@ func (b *browser) await(selector, says string) {
 // fill types a text into a field instead of what is there.
 func (b *browser) fill(selector, text string) {
 	b.t.Helper()
-	b.do(chromedp.Clear(chromedp.CSS(selector)), chromedp.SendKeys(chromedp.CSS(selector), text))
+	b.do(chromedp.Focus(chromedp.CSS(selector), chromedp.NodeVisible))
+	if _, err := chromedp.Run(b.ctx, chromedp.Evaluate[any]("document.activeElement.select()")); err != nil {
+		b.t.Fatal(err)
+	}
+	b.do(chromedp.KeyEvent(text))
 }
 
 // shot makes a screenshot, and checks that something is on it.
@@ -272,4 +279,139 @@ func TestWhoIsDenied(t *testing.T) {
 	b.do(chromedp.EmulateViewport(1280, 900), chromedp.Click(chromedp.CSS(`nav a[href="#daemon"]`)))
 	b.await("#facts", "Shards")
 	b.shot("daemon")
+}
+
+// click clicks an element when it can be seen.
+func (b *browser) click(selector string) {
+	b.t.Helper()
+	b.do(chromedp.Click(chromedp.CSS(selector), chromedp.NodeVisible))
+}
+
+// TestLookUp looks up who is denied, by a click on the first screen, and resets it.
+func TestLookUp(t *testing.T) {
+	d := start(t, nil)
+	d.ask(t, "checkout", "mallory", 12)
+	b := open(t, "http://"+d.AdminAddr()+"/")
+	b.await("#denied", "mallory")
+	b.click("#denied button.id")
+	b.await("#look-up-result", "A request would be denied, for 1")
+	for _, want := range []string{"Policy default", "5/1h token_bucket, burst 10", "0 of 10", "daily", "99,990 of 100,000"} {
+		b.await("#look-up-result", want)
+	}
+	b.shot("look-up")
+	// Looking consumes nothing, and is no request of mallory's.
+	if _, body := d.get(t, "/hot-keys"); strings.Count(body, "mallory") != 2 {
+		t.Errorf("hot keys: %s", body)
+	}
+
+	b.click("#look-up-result button")
+	b.await("#ask", "Reset mallory?")
+	b.shot("reset")
+	b.click("#ask button[value=no]")
+	b.await("#look-up-result", "would be denied")
+	if strings.Contains(d.log.String(), "was reset") {
+		t.Error("it was reset in spite of a no")
+	}
+	b.click("#look-up-result button")
+	b.click("#ask button[type=submit]")
+	b.await("#look-up-result", "mallory was reset.")
+	b.await("#look-up-result", "10 of 10")
+	if log := d.log.String(); strings.Count(log, "an identifier was reset on the console") != 1 || !strings.Contains(log, "identifier=mallory policy=default") || !strings.Contains(log, "by=127.0.0.1:") {
+		t.Errorf("the log: %s", log)
+	}
+
+	// Others, by the keyboard alone.
+	for _, tt := range []struct{ namespace, identifier, cost, says string }{
+		{"checkout", "partner-7", "1", "override partner-*"},
+		{"checkout", "internal-job", "1", "because internal-* in exempt matches it"},
+		{"checkout", "alice", "11", "however long it waits"},
+		{"nowhere", "alice", "1", "has no policies"},
+	} {
+		b.fill("#look-up-form [name=namespace]", tt.namespace)
+		b.fill("#look-up-form [name=identifier]", tt.identifier)
+		b.fill("#look-up-form [name=cost]", tt.cost+"\r")
+		b.await("#look-up-result", tt.says)
+	}
+}
+
+// TestTryPolicy writes a configuration that is wrong, corrects it, and tries it with
+// identifiers and with a log.
+func TestTryPolicy(t *testing.T) {
+	d := start(t, nil)
+	b := open(t, "http://"+d.AdminAddr()+"/#try")
+	b.fill("#yaml", "namespaces:\n  web:\n    policies:\n      default: {limits: [{name: minute, rate: 60/mn}]}\n")
+	b.await("#verdict", "One problem")
+	b.await("#problems", "line 4, column 53")
+	b.await("#problems", "60/mn")
+	b.shot("problem")
+	b.click("#problems button")
+	if line, err := chromedp.Run(b.ctx, chromedp.Evaluate[string]("(() => { const e = document.activeElement; return e.id + ' ' + e.value.slice(e.selectionStart, e.selectionEnd); })()")); err != nil || !strings.HasPrefix(line, "yaml 60/mn") {
+		t.Errorf("a click on the problem selects %q: %v", line, err)
+	}
+	b.fill("#yaml", "namespaces:\n  web:\n    policies:\n      default: {limits: [{name: minute, rate: 60/min}], overrides: [{identifiers: [10.0.0.0/8], limits: [{name: minute, rate: 600/min}]}]}\n")
+	b.await("#verdict", "Nothing is wrong.")
+	b.fill("#try-form [name=identifiers]", "192.0.2.1\n10.1.2.3")
+	b.click("#try-form button[type=submit]")
+	b.await("#try-result", "192.0.2.1: 60 such requests at once")
+	b.await("#try-result", "10.1.2.3: 600 such requests at once")
+	b.await("#try-result", "override 10.0.0.0/8")
+
+	log := filepath.Join(t.TempDir(), "access.log")
+	var lines strings.Builder
+	for i := range 100 {
+		fmt.Fprintf(&lines, "203.0.113.7 - - [21/Sep/2026:14:20:%02d +0000] \"GET / HTTP/1.1\" 200 5 \"-\" \"-\"\n", i/2)
+	}
+	fmt.Fprintln(&lines, "this is no request")
+	if err := os.WriteFile(log, []byte(lines.String()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b.do(chromedp.SetUploadFiles(chromedp.CSS("#replay-form [name=log]"), []string{log}))
+	b.click("#replay-form button[type=submit]")
+	b.await("#replay-result", "40 of 100 requests would have been denied")
+	b.await("#replay-result", "203.0.113.7")
+	b.await("#replay-result", "2026-09-21 14:20:30 UTC")
+	b.await("#replay-result", "access.log:101: this is no request")
+	b.shot("replay")
+
+	b.click("#load-policies")
+	b.await("#verdict", "Nothing is wrong.")
+	if text, err := chromedp.Run(b.ctx, chromedp.Value(chromedp.CSS("#yaml"))); err != nil || !strings.Contains(text, "partner-*") {
+		t.Errorf("what is in force: %s: %v", text, err)
+	}
+}
+
+// TestToken opens the console of an admin port that other machines reach.
+func TestToken(t *testing.T) {
+	token := auth.NewToken()
+	clients, err := auth.Parse("clients.yaml", []byte("clients: [{name: operator, tokens: [\""+auth.HashLine(token)+"\"], operations: [admin], namespaces: [\"*\"]}]"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := start(t, func(o *server.Options) {
+		o.AdminAddr = "0.0.0.0:0"
+		o.Config.Clients = clients
+	})
+	b := open(t, "http://127.0.0.1:"+port(d.AdminAddr())+"/")
+	b.await("#login", "Token of a client")
+	b.shot("login")
+	b.fill("#login input", "wrong wrong wrong wrong\r")
+	b.await("#login .wrong", "The port refuses this token.")
+	b.fill("#login input", token+"\r")
+	b.await("#headline", "Nobody is being denied")
+	b.click(`nav a[href="#look-up"]`)
+	b.fill("#look-up-form [name=namespace]", "checkout")
+	b.fill("#look-up-form [name=identifier]", "alice\r")
+	b.await("#look-up-result", "A request would be allowed.")
+	b.click("#look-up-result button")
+	b.click("#ask button[type=submit]")
+	b.await("#look-up-result", "alice was reset.")
+	if log := d.log.String(); !strings.Contains(log, "identifier=alice") || !strings.Contains(log, "by=operator") {
+		t.Errorf("the log: %s", log)
+	}
+}
+
+// port returns the port of an address.
+func port(addr string) string {
+	_, p, _ := net.SplitHostPort(addr)
+	return p
 }

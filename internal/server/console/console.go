@@ -28,7 +28,7 @@ import (
 // maxQuestionBytes is how long what the page asks is, but for policies and logs.
 const maxQuestionBytes = 16 << 10
 
-// Options say what the console shows. All are required.
+// Options say what the console shows. All but Trials are required.
 type Options struct {
 	Core        *decide.Core
 	Book        *account.Book
@@ -39,6 +39,7 @@ type Options struct {
 	MaxLogCount int64
 	// Configuration returns what is in force.
 	Configuration func() Configuration
+	Trials        Trials // nil: nothing can be tried
 	Logger        *slog.Logger
 }
 
@@ -78,6 +79,11 @@ func New(o Options) *Console {
 	})
 	c.mux.HandleFunc("POST /console/look-up", c.lookUp)
 	c.mux.HandleFunc("POST /console/reset", c.reset)
+	c.mux.HandleFunc("POST /console/validate", c.validate)
+	if c.Trials != nil {
+		c.mux.HandleFunc("POST /console/try", c.try)
+		c.mux.HandleFunc("POST "+pathReplay, c.replay)
+	}
 	return c
 }
 
@@ -101,7 +107,7 @@ func (c *Console) Run(done <-chan struct{}) {
 func (c *Console) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
-	if r.Method == http.MethodPost && !isJSON(r) {
+	if r.Method == http.MethodPost && !isJSON(r) && r.URL.Path != pathReplay {
 		// Which no form of another page can send.
 		http.Error(w, "send it as Content-Type: application/json", http.StatusUnsupportedMediaType)
 		return

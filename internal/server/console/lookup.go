@@ -90,28 +90,42 @@ func (c *Console) lookUp(w http.ResponseWriter, r *http.Request) {
 	if !read(w, r, maxQuestionBytes, &q) {
 		return
 	}
-	requests, leftOut, err := q.requests(c.Configuration().Policies)
+	found, err := q.find(c.Configuration().Policies, c.OnError, func(b *decide.Batch) error {
+		c.Core.Decide(auth.NewContext(r.Context(), operator), b)
+		return nil
+	})
 	if err != nil {
 		web.WriteError(w, 0, err)
 		return
 	}
-	ns := c.Configuration().Policies.Namespace(q.Namespace)
-	out := &finding{Namespace: q.Namespace, Identifier: q.Identifier, Cost: q.Cost, OnError: string(ns.OnError(c.OnError)), LeftOut: leftOut}
+	web.WriteJSON(w, found)
+}
+
+// find answers q by policies and what ask decides.
+func (q *question) find(policies *policy.Config, onError policy.OnError, ask func(*decide.Batch) error) (*finding, error) {
+	requests, leftOut, err := q.requests(policies)
+	if err != nil {
+		return nil, err
+	}
+	ns := policies.Namespace(q.Namespace)
+	found := &finding{Namespace: q.Namespace, Identifier: q.Identifier, Cost: q.Cost, OnError: string(ns.OnError(onError)), Policies: []policyAnswer{}, LeftOut: leftOut}
 	if pattern, exempt := ns.Exemption(q.Identifier); exempt {
-		out.Exempt = &pattern
+		found.Exempt = &pattern
 	}
 	batch := decide.NewBatch()
 	defer batch.Free()
 	batch.Requests = append(batch.Requests, requests...)
-	c.Core.Decide(auth.NewContext(r.Context(), operator), batch)
+	if err := ask(batch); err != nil {
+		return nil, err
+	}
 	for i := range batch.Answers {
 		answer := answerOf(&batch.Answers[i])
 		if answer.Policy = requests[i].Policy; answer.Policy != "" {
 			_, answer.Override = ns.Policy(answer.Policy).Match(q.Identifier)
 		}
-		out.Policies = append(out.Policies, answer)
+		found.Policies = append(found.Policies, answer)
 	}
-	web.WriteJSON(w, out)
+	return found, nil
 }
 
 // requests returns what the core is asked, to look only. The error says what is wrong with

@@ -26,7 +26,6 @@ export async function ask(path, o = {}) {
       headers["Content-Type"] = "application/json";
       Object.assign(request, { method: "POST", body: JSON.stringify(o.json) });
     } else if (o.body !== undefined) {
-      headers["Content-Type"] = "application/octet-stream";
       Object.assign(request, { method: "POST", body: o.body });
     }
     const reply = await fetch(path, request);

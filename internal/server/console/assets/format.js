@@ -12,7 +12,10 @@ export function number(n) {
 }
 
 /** @param {number} n */
-const trim = (n) => n.toPrecision(3).replace(/\.?0+$/, "");
+const trim = (n) => String(Number(n.toPrecision(3)));
+
+/** @param {number} n a whole number */
+export const exact = (n) => n.toLocaleString("en");
 
 /** @param {number} n */
 export const rate = (n) => number(n) + "/s";

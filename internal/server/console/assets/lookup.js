@@ -1,7 +1,7 @@
 // Looks an identifier up, and resets it.
 import { post } from "./api.js";
 import { $, confirmed, make } from "./dom.js";
-import { duration, number } from "./format.js";
+import { duration, exact, number } from "./format.js";
 import { node } from "./plot.js";
 
 /** @import { Finding, Key, LimitAnswer, PolicyAnswer } from "../types.js" */
@@ -105,7 +105,7 @@ function limit(l) {
   if (l.unlimited) return make("tr", {}, name, make("td", { class: "n" }, "all"), make("td", {}, ""), make("td", {}, "allowed"));
   const svg = node("svg", { viewBox: "0 0 100 1", preserveAspectRatio: "none", "aria-hidden": "true" });
   svg.append(node("rect", { width: l.most ? 100 * l.remaining / l.most : 0, height: 1 }));
-  const left = l.debt ? `${number(l.debt)} owed` : `${number(l.remaining)} of ${number(l.most)}`;
+  const left = l.debt ? `${exact(l.debt)} owed` : `${exact(l.remaining)} of ${exact(l.most)}`;
   const free = l.reset_after_seconds ? "in " + duration(l.reset_after_seconds) : "now";
   const answer = l.allowed ? "allowed" : l.never ? "never: the cost is above the limit" : "denied for " + duration(l.retry_after_seconds ?? 0);
   return make("tr", {}, name,

@@ -4,7 +4,7 @@ import { $, keep, make, say } from "./dom.js";
 import { clock, duration } from "./format.js";
 import { showDaemon } from "./daemon.js";
 import { showNow } from "./now.js";
-import "./lookup.js";
+import "./trial.js";
 
 /** @import { Overview } from "../types.js" */
 

@@ -48,10 +48,10 @@ function headline(o, denying) {
   let text;
   if (worst) {
     const who = worst.identifiers[0];
-    text = [`${percent(all.asked_per_second ? enforced / all.asked_per_second : 0)} of ${rate(all.asked_per_second)}. Most by `, make("strong", {}, titleOf(worst)),
+    text = [`${percent(all.asked_per_second ? enforced / all.asked_per_second : 0)} of ${number(all.asked_per_second)} decisions a second. Most by `, make("strong", {}, titleOf(worst)),
       ...who ? [", most of all ", make("strong", {}, who.identifier)] : [], `, since ${clock(worst.denied_since ?? "")}.`];
   } else {
-    text = [all.asked_per_second ? `${rate(all.asked_per_second)} decisions are made. ` : "Nobody asks. ",
+    text = [all.asked_per_second ? `${number(all.asked_per_second)} decisions a second. ` : "Nobody asks. ",
       ever ? `The last denial was at ${clock(ever.denied_last ?? "")}, by ${titleOf(ever)}.` : `No denial since ${clock(o.daemon.started)}, when the daemon started.`];
   }
   if (lead.textContent !== text.map((t) => typeof t === "string" ? t : t.textContent).join("")) lead.replaceChildren(...text);
@@ -106,7 +106,14 @@ function showDenial(row, d, o) {
   }
   say(part(many, ".rate"), rate(d.denied_per_second));
   say(share, d.asked_per_second ? percent(d.denied_per_second / d.asked_per_second) : "");
-  spark(/** @type {SVGElement} */ (/** @type {unknown} */ (part(plot, "svg"))), d.asked_steps ?? [], d.denied_steps ?? [], slots / o.steps_shown);
+  sparkOf(plot, d, o);
+}
+
+/** @param {Element} cell @param {Series} s @param {Overview} o with the rates at present as the last values */
+function sparkOf(cell, s, o) {
+  const many = slots / o.steps_shown;
+  const svg = /** @type {SVGElement} */ (/** @type {unknown} */ (part(cell, "svg")));
+  spark(svg, [...s.asked_steps ?? [], s.asked_per_second].slice(-many), [...s.denied_steps ?? [], s.denied_per_second].slice(-many), many);
 }
 
 /** @param {Denial} d what it is, if it has no rule */
@@ -148,7 +155,7 @@ function showSeries(row, s, o) {
   say(asked, rate(s.asked_per_second));
   say(denied, rate(s.denied_per_second));
   denied.className = s.denied_per_second ? "n denies" : "n";
-  spark(/** @type {SVGElement} */ (/** @type {unknown} */ (part(plot, "svg"))), s.asked_steps ?? [], s.denied_steps ?? [], slots / o.steps_shown);
+  sparkOf(plot, s, o);
 }
 
 /** @param {Key | null} k */
