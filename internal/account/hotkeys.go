@@ -144,25 +144,6 @@ func (d *denial) note(e *Entry, isNew bool, now time.Time) {
 	}
 }
 
-// denier returns the limit that denies e for longest, or nil if none did.
-func (e *Entry) denier() (by *strategy.Limit) {
-	longest := time.Duration(0)
-	for i := range e.Statuses {
-		st, l := &e.Statuses[i], &e.Limits[i]
-		if st.Allowed || l.Shadow {
-			continue
-		}
-		wait := st.RetryAfter
-		if wait == strategy.Never {
-			wait = math.MaxInt64
-		}
-		if by == nil || wait > longest {
-			by, longest = l, wait
-		}
-	}
-	return by
-}
-
 // growth returns the score of a request at now. mu is held.
 func (h *hotKeys) growth(now time.Time) float64 {
 	halfLives := now.Sub(h.since).Seconds() / halfLife.Seconds()

@@ -64,18 +64,18 @@ func valueOf(m *dto.Metric, label string) string {
 	return ""
 }
 
-// daemon returns the state of the process.
-func (c *Console) daemon() daemon {
+// daemonOf returns the state of the process.
+func daemonOf(o *Options, started time.Time) daemon {
 	f := figures{}
-	families, err := c.Metrics.Gather()
+	families, err := o.Metrics.Gather()
 	if err != nil {
-		c.Logger.Warn("the console cannot show all metrics", "error", err)
+		o.Logger.Warn("the console cannot show all metrics", "error", err)
 	}
 	for _, family := range families {
 		f[family.GetName()] = family
 	}
 	d := daemon{
-		Version: "unknown", Started: c.started, Store: c.Store, OnError: string(c.OnError),
+		Version: "unknown", Started: started, Store: o.Store, OnError: string(o.OnError),
 		StoreErrors: f.sum("ratelimitd_store_errors_total"),
 		ServersGone: f.sum("ratelimitd_store_breaker_open"), HasBreaker: f.has("ratelimitd_store_breaker_open"),
 		Keys: f.sum("ratelimitd_memory_keys"), MaxKeys: f.sum("ratelimitd_memory_max_keys"), Bytes: f.sum("ratelimitd_memory_bytes"),

@@ -7,6 +7,14 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/histogram"
 )
 
+// latencies are those of calls, in seconds.
+type latencies struct {
+	P50      float64   `json:"p50"` // of the last step and what has gone by of this one
+	P99      float64   `json:"p99"`
+	P50Steps []float32 `json:"p50_steps"`
+	P99Steps []float32 `json:"p99_steps"`
+}
+
 // A latency remembers how long calls took in the last 15 minutes.
 type latency struct {
 	of *histogram.Vec

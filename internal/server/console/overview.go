@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/ratelimitd/ratelimitd/internal/account"
+	"github.com/ratelimitd/ratelimitd/internal/decide"
 	"github.com/ratelimitd/ratelimitd/internal/policy"
 	"github.com/ratelimitd/ratelimitd/internal/server/web"
 )
@@ -62,29 +63,45 @@ type inForce struct {
 	Domains    int        `json:"domains"`
 }
 
-// latencies are those of calls, in seconds.
-type latencies struct {
-	P50      float64   `json:"p50"` // of the last step and what has gone by of this one
-	P99      float64   `json:"p99"`
-	P50Steps []float32 `json:"p50_steps"`
-	P99Steps []float32 `json:"p99_steps"`
+// A monitor knows what the first screen shows.
+type monitor struct {
+	*Options
+	history *account.History
+	latency latency
+	started time.Time
+}
+
+func newMonitor(o *Options, now time.Time) *monitor {
+	return &monitor{
+		Options: o, started: now, latency: latency{of: o.Latency, last: o.Latency.Counts(), before: o.Latency.Counts()},
+		history: account.NewHistory(o.Book, account.Outcomes{
+			Denial:  func(outcome int) bool { return decide.Outcome(outcome).Denies() },
+			Failure: func(outcome int) bool { return decide.Outcome(outcome).StoreFailed() },
+		}, now),
+	}
+}
+
+// step ends a step of what is remembered.
+func (m *monitor) step(now time.Time) {
+	m.history.Step(now)
+	m.latency.step()
 }
 
 // overview answers GET /console/overview.
-func (c *Console) overview(w http.ResponseWriter, _ *http.Request) {
+func (m *monitor) overview(w http.ResponseWriter, _ *http.Request) {
 	now := time.Now()
-	config := c.Configuration()
-	series := c.history.Series(now)
+	config := m.Configuration()
+	series := m.history.Series(now)
 	o := &overview{
 		At: now, StepSeconds: account.StepTime.Seconds(), StepsShown: stepsShown,
-		Daemon: c.daemon(), Configuration: config.inForce(), All: series[0], Latency: c.latency.show(),
+		Daemon: daemonOf(m.Options, m.started), Configuration: inForceOf(&config), All: series[0], Latency: m.latency.show(),
 		Series: []account.Series{}, Asked: []account.Key{},
 	}
 	series = series[1:]
 	for i := range series {
 		series[i].AskedSteps, series[i].DeniedSteps = joined(series[i].AskedSteps), joined(series[i].DeniedSteps)
 	}
-	hot := c.Book.HotKeys(math.MaxInt)
+	hot := m.Book.HotKeys(math.MaxInt)
 	o.Denied, o.DeniedLeftOut = denials(series, hot, &config)
 	slices.SortStableFunc(series, func(a, b account.Series) int { return cmp.Compare(b.Asked, a.Asked) })
 	o.SeriesLeftOut = max(0, len(series)-maxRows)
@@ -190,8 +207,8 @@ func joined(steps []float32) []float32 {
 	return short
 }
 
-// inForce says which configuration is in force.
-func (c *Configuration) inForce() inForce {
+// inForceOf says which configuration is in force.
+func inForceOf(c *Configuration) inForce {
 	f := inForce{Domains: len(c.Domains), Namespaces: len(c.Policies.Namespaces())}
 	for _, ns := range c.Policies.Namespaces() {
 		f.Policies += len(ns.Policies())

@@ -3,7 +3,6 @@ package console
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -42,36 +41,6 @@ const (
 	nameOfText = "configuration"
 )
 
-// Trials try a configuration beside the one in force. Package replay does.
-type Trials interface {
-	// Ask has policies decide a batch, with counters that nobody has used.
-	Ask(ctx context.Context, policies *config.Policies, maxLogCount int64, b *decide.Batch) error
-	// Replay replays a log.
-	Replay(ctx context.Context, t *Trial) (Report, error)
-}
-
-// A Trial is a replay of one log.
-type Trial struct {
-	Policies *config.Policies // what is tried
-	// Namespace, Policy and Identifier are as the flags of the command replay. The first two
-	// name one that Policies have.
-	Namespace, Policy, Identifier string
-
-	Name string // what messages call the log
-	Log  io.Reader
-	// MaxIdentifiers is how many identifiers are told apart, and MaxKeys how many counters
-	// there may be.
-	MaxIdentifiers, MaxKeys int
-	MaxLogCount             int64 // as --max-log-count
-	Lines                   int   // the most of each list
-}
-
-// A Report is what a Trial has found: as JSON, and as a page.
-type Report interface {
-	json.Marshaler
-	HTML(out io.Writer) error
-}
-
 // A verdict is what is wrong with a configuration.
 type verdict struct {
 	Kind       string      `json:"kind"` // "config" or "envoy"
@@ -94,16 +63,22 @@ type namespace struct {
 	Policies []string `json:"policies"`
 }
 
+// A bench tries configurations.
+type bench struct {
+	*Options
+	running chan struct{} // has room for the one replay that may run at a time
+}
+
 // validate answers POST /console/validate: what is wrong with a configuration, as the
 // command validate says it.
-func (c *Console) validate(w http.ResponseWriter, r *http.Request) {
+func (b *bench) validate(w http.ResponseWriter, r *http.Request) {
 	var q struct {
 		YAML string `json:"yaml"`
 	}
-	if !read(w, r, 2*maxPolicyBytes, &q) || !c.fits(w, q.YAML) {
+	if !read(w, r, 2*maxPolicyBytes, &q) || !fits(w, q.YAML) {
 		return
 	}
-	p, err := config.Try(nameOfText, []byte(q.YAML), c.MaxLogCount)
+	p, err := config.Try(nameOfText, []byte(q.YAML), b.MaxLogCount)
 	v := &verdict{Kind: "config", Problems: []problem{}, Warnings: append([]string{}, p.Warnings...), Namespaces: []namespace{}}
 	if p.Domains != nil {
 		v.Kind = "envoy"
@@ -118,7 +93,7 @@ func (c *Console) validate(w http.ResponseWriter, r *http.Request) {
 }
 
 // fits answers a configuration that is too long, and reports whether it is not.
-func (c *Console) fits(w http.ResponseWriter, text string) bool {
+func fits(w http.ResponseWriter, text string) bool {
 	if len(text) > maxPolicyBytes {
 		http.Error(w, fmt.Sprintf("the configuration has more than %d bytes; try it with ratelimitd validate", maxPolicyBytes), http.StatusRequestEntityTooLarge)
 		return false
@@ -149,7 +124,7 @@ type trial struct {
 }
 
 // try answers POST /console/try: what identifiers would get by a configuration.
-func (c *Console) try(w http.ResponseWriter, r *http.Request) {
+func (b *bench) try(w http.ResponseWriter, r *http.Request) {
 	var q struct {
 		YAML        string   `json:"yaml"`
 		Namespace   string   `json:"namespace"`
@@ -157,14 +132,14 @@ func (c *Console) try(w http.ResponseWriter, r *http.Request) {
 		Identifiers []string `json:"identifiers"`
 		Cost        uint64   `json:"cost"`
 	}
-	if !read(w, r, 2*maxPolicyBytes, &q) || !c.fits(w, q.YAML) {
+	if !read(w, r, 2*maxPolicyBytes, &q) || !fits(w, q.YAML) {
 		return
 	}
 	if n := len(q.Identifiers); n == 0 || n > maxTrials {
 		http.Error(w, fmt.Sprintf("identifiers: %d of them; give 1 to %d", n, maxTrials), http.StatusBadRequest)
 		return
 	}
-	p, err := config.Try(nameOfText, []byte(q.YAML), c.MaxLogCount)
+	p, err := config.Try(nameOfText, []byte(q.YAML), b.MaxLogCount)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
@@ -172,8 +147,8 @@ func (c *Console) try(w http.ResponseWriter, r *http.Request) {
 	trials := []trial{}
 	for _, identifier := range q.Identifiers {
 		one := question{Namespace: q.Namespace, Policy: q.Policy, Identifier: identifier, Cost: q.Cost}
-		found, err := one.find(p.Namespaces, c.OnError, func(b *decide.Batch) error {
-			return c.Trials.Ask(r.Context(), p, c.MaxLogCount, b)
+		found, err := one.find(p.Namespaces, b.OnError, func(batch *decide.Batch) error {
+			return b.Trials.Ask(r.Context(), p, b.MaxLogCount, batch)
 		})
 		if err != nil {
 			web.WriteError(w, 0, err)
@@ -202,10 +177,10 @@ func (f *finding) atOnce() *uint64 {
 // replay answers POST /console/replay: what a configuration would have done to the requests
 // of a log. The form has the fields yaml, namespace, policy and identifier, and then the
 // file log.
-func (c *Console) replay(w http.ResponseWriter, r *http.Request) {
+func (b *bench) replay(w http.ResponseWriter, r *http.Request) {
 	select {
-	case c.trying <- struct{}{}:
-		defer func() { <-c.trying }()
+	case b.running <- struct{}{}:
+		defer func() { <-b.running }()
 	default:
 		http.Error(w, "another replay is under way; ask again when it is done", http.StatusServiceUnavailable)
 		return
@@ -214,12 +189,12 @@ func (c *Console) replay(w http.ResponseWriter, r *http.Request) {
 	defer cancel()
 	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(replayTime)) // later than that of other bodies
 	r.Body = http.MaxBytesReader(w, r.Body, maxLogBytes+2*maxPolicyBytes)
-	t, err := c.readTrial(r)
+	t, err := b.readTrial(r)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	found, err := c.Trials.Replay(ctx, t)
+	found, err := b.Trials.Replay(ctx, t)
 	var page bytes.Buffer
 	if err == nil {
 		err = found.HTML(&page)
@@ -237,7 +212,7 @@ func (c *Console) replay(w http.ResponseWriter, r *http.Request) {
 }
 
 // readTrial reads the form of a replay up to its log, which it leaves to be read.
-func (c *Console) readTrial(r *http.Request) (*Trial, error) {
+func (b *bench) readTrial(r *http.Request) (*Trial, error) {
 	form, err := r.MultipartReader()
 	if err != nil {
 		return nil, err
@@ -252,7 +227,7 @@ func (c *Console) readTrial(r *http.Request) (*Trial, error) {
 			return nil, err
 		}
 		if part.FormName() == "log" {
-			return c.trialOf(fields, part)
+			return b.trialOf(fields, part)
 		}
 		most := int64(maxFieldBytes)
 		if part.FormName() == "yaml" {
@@ -272,8 +247,8 @@ func (c *Console) readTrial(r *http.Request) (*Trial, error) {
 }
 
 // trialOf returns the replay of a log as the fields of a form say.
-func (c *Console) trialOf(fields map[string]string, log *multipart.Part) (*Trial, error) {
-	p, err := config.Try(nameOfText, []byte(fields["yaml"]), c.MaxLogCount)
+func (b *bench) trialOf(fields map[string]string, log *multipart.Part) (*Trial, error) {
+	p, err := config.Try(nameOfText, []byte(fields["yaml"]), b.MaxLogCount)
 	switch {
 	case err != nil:
 		return nil, err
@@ -283,6 +258,6 @@ func (c *Console) trialOf(fields map[string]string, log *multipart.Part) (*Trial
 	return &Trial{
 		Policies: p, Namespace: fields["namespace"], Policy: fields["policy"], Identifier: fields["identifier"],
 		Name: filepath.Base(log.FileName()), Log: log,
-		MaxIdentifiers: maxReplayed, MaxKeys: maxReplayKeys, MaxLogCount: c.MaxLogCount, Lines: replayLines,
+		MaxIdentifiers: maxReplayed, MaxKeys: maxReplayKeys, MaxLogCount: b.MaxLogCount, Lines: replayLines,
 	}, nil
 }

@@ -17,6 +17,9 @@ const trim = (n) => String(Number(n.toPrecision(3)));
 /** @param {number} n a whole number */
 export const exact = (n) => n.toLocaleString("en");
 
+/** @param {number} n @param {string} one what is counted */
+export const count = (n, one) => number(n) + " " + one + (n === 1 ? "" : "s");
+
 /** @param {number} n */
 export const rate = (n) => number(n) + "/s";
 

@@ -2,7 +2,7 @@
 // have done to the requests of a log. The daemon does not change.
 import { ask, post } from "./api.js";
 import { $, make, say } from "./dom.js";
-import { number, percent } from "./format.js";
+import { count, number, percent } from "./format.js";
 import { shown } from "./lookup.js";
 
 /** @import { Problem, Trials, Verdict } from "../types.js" */
@@ -62,7 +62,7 @@ async function validate() {
     if (mine !== asked) return;
     verdict = v;
     const n = v.problems.length;
-    if (n) show("wrong", n === 1 ? "One problem" : `${n} problems`, v.problems);
+    if (n) show("wrong", n === 1 ? "One problem" : count(n, "problem"), v.problems);
     else if (v.kind === "envoy") show("good", "Nothing is wrong with this file of Envoy's. Its limits cannot be tried here.", []);
     else show("good", "Nothing is wrong." + v.warnings.map((w) => " But " + w + ".").join(""), []);
   } catch (e) {
@@ -118,7 +118,7 @@ form.addEventListener("submit", async (e) => {
     /** @type {Trials} */
     const { trials } = await post("/console/try", { yaml: yaml.value, namespace: field(form, "namespace").value, policy: field(form, "policy").value, identifiers, cost });
     $("try-result").replaceChildren(...trials.flatMap((t) => [
-      make("h2", { class: "answer" }, t.identifier + (t.exempt === null && t.at_once !== null ? `: ${number(t.at_once)} such requests at once` : "")), ...shown(t, null),
+      make("h2", { class: "answer" }, t.identifier + (t.exempt === null && t.at_once !== null ? `: ${count(t.at_once, "such request")} at once` : "")), ...shown(t, null),
     ]));
   } catch (e) {
     $("try-result").replaceChildren(make("p", { class: "wrong" }, message(e)));
@@ -170,11 +170,11 @@ function replayed(r, page) {
   const denied = r.outcomes.denied ?? 0;
   const all = [make("div", { class: "panel" },
     make("p", {}, make("strong", {}, `${number(denied)} of ${number(r.records)} requests would have been denied`), ` (${percent(r.records ? denied / r.records : 0)}), ` +
-      `of ${number(r.identifiers)} identifiers${r.from ? `, from ${when(r.from)} to ${when(r.to)}` : ""}. ${number(r.unread)} lines could not be read.`),
+      `of ${count(r.identifiers, "identifier")}${r.from ? `, from ${when(r.from)} to ${when(r.to)}` : ""}. ${count(r.unread, "line")} could not be read.`),
     ...r.unread_lines.map((/** @type {any} */ u) => make("p", { class: "soft" }, `${number(u.count)} × ${u.kind}: `, make("code", {}, u.example))),
     make("p", { class: "buttons" }, make("a", { href: last, download: "replay.html" }, "Save the report with plots")))];
   for (const l of r.limits) {
-    all.push(make("table", { class: "panel rows answer" }, make("caption", {}, `${l.namespace} / ${l.policy} / ${l.limit}: ${l.rate} ${l.strategy} denies ${number(l.denied)} requests of ${number(l.identifiers_denied)} identifiers`),
+    all.push(make("table", { class: "panel rows answer" }, make("caption", {}, `${l.namespace} / ${l.policy} / ${l.limit}: ${l.rate} ${l.strategy} denies ${count(l.denied, "request")} of ${count(l.identifiers_denied, "identifier")}`),
       make("thead", {}, make("tr", {}, ...["Denied most", "Asked", "Denied", "First denied", "Most in a period"].map((t, i) => make("th", { scope: "col", ...[1, 2, 4].includes(i) ? { class: "n" } : {} }, t)))),
       make("tbody", {}, ...l.denied_most.length ? l.denied_most.map((/** @type {any} */ h) => make("tr", {},
         make("th", { scope: "row", class: "id" }, h.identifier), make("td", { class: "n" }, number(h.asked)), make("td", { class: "n denies" }, number(h.denied)),
