@@ -115,6 +115,9 @@ type Part struct {
 	Multiplier      uint32 // of the unit; at least 1
 }
 
+// Name returns the name in metrics of l, without values of requests.
+func (l *Limit) Name() string { return l.metric }
+
 // Unlimited reports whether l allows everything. It counts in metrics.
 func (l *Limit) Unlimited() bool { return l.Parts[0].Rate.IsUnlimited() }
 
@@ -248,11 +251,17 @@ func (c *Config) Overdraw(domain string) Overdraw {
 // Override returns the match of a request's descriptor that has its own limit, and the
 // Overdraw of its domain.
 func Override(domain string, entries []Entry, l *Limit, o Overdraw) Match {
+	return Match{Limit: l, Identifier: Identifier(entries), Metric: domain + ".override", Overdraw: o}
+}
+
+// Identifier returns the identifier of the counter of a descriptor whose limit shares it with
+// no other.
+func Identifier(entries []Entry) string {
 	id := make([]byte, 0, 128)
 	for _, e := range entries {
 		id = appendEntry(id, e.Key, e.Value)
 	}
-	return Match{Limit: l, Identifier: bounded(id), Metric: domain + ".override", Overdraw: o}
+	return bounded(id)
 }
 
 // find returns the descriptor that matches e best, or nil: see Match.
