@@ -302,8 +302,8 @@ func (c *Config) MemcachedOptions() memcached.Options {
 }
 
 // Shown returns every setting by the name of its flag, as the admin port shows
-// them: without passwords.
-func (c *Config) Shown() map[string]string { return c.flags.Shown() }
+// them: as JSON, without passwords.
+func (c *Config) Shown() map[string]any { return c.flags.Shown() }
 
 // New returns a logger of l's format. It logs what is of l's level or above,
 // which it sets in level.

@@ -176,11 +176,17 @@ func (c *Config) Overdraw(domain string) Overdraw {
 // Override returns the match of a request's descriptor that has its own limit, and the
 // Overdraw of its domain.
 func Override(domain string, entries []Entry, l *Limit, o Overdraw) Match {
+	return Match{Limit: l, Identifier: Identifier(entries), Metric: domain + ".override", Overdraw: o}
+}
+
+// Identifier returns the identifier of the counter of a descriptor whose limit shares it with
+// no other.
+func Identifier(entries []Entry) string {
 	id := make([]byte, 0, 128)
 	for _, e := range entries {
 		id = appendEntry(id, e.Key, e.Value)
 	}
-	return Match{Limit: l, Identifier: bounded(id), Metric: domain + ".override", Overdraw: o}
+	return bounded(id)
 }
 
 // find returns the descriptor that matches e best, or nil: see Match.

@@ -63,5 +63,8 @@ type Part struct {
 	Multiplier      uint32 // of the unit; at least 1
 }
 
+// Name returns the name in metrics of l, without values of requests.
+func (l *Limit) Name() string { return l.metric }
+
 // Unlimited reports whether l allows everything. It counts in metrics.
 func (l *Limit) Unlimited() bool { return l.Parts[0].Rate.IsUnlimited() }

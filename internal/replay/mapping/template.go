@@ -1,4 +1,4 @@
-package replay
+package mapping
 
 import (
 	"fmt"
@@ -13,8 +13,9 @@ type template []part
 
 // A part is a text, or what a field has.
 type part struct {
-	text string
-	slot int // of the field; -1: text
+	text  string
+	bytes []byte // the same
+	slot  int    // of the field; -1: text
 }
 
 // newTemplate reads a template. fields are those that are wanted so far, to which it adds.
@@ -23,7 +24,7 @@ func newTemplate(text string, fields *[]string) (template, error) {
 	for whole := text; text != ""; {
 		before, after, found := strings.Cut(text, "{")
 		if before != "" {
-			t = append(t, part{before, -1})
+			t = append(t, part{before, []byte(before), -1})
 		}
 		if !found {
 			break
@@ -32,7 +33,7 @@ func newTemplate(text string, fields *[]string) (template, error) {
 		if !closed || name == "" {
 			return nil, fmt.Errorf(" %s: a field is a name in braces, as in user:{user}", quote.Cut(whole))
 		}
-		t, text = append(t, part{name, slotOf(name, fields)}), rest
+		t, text = append(t, part{name, nil, slotOf(name, fields)}), rest
 	}
 	return t, nil
 }
