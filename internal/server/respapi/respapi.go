@@ -112,7 +112,7 @@ func (s *Server) serve(c *conn) {
 	}
 	c.protocol = 2
 	c.in = make([]byte, 0, idleBytes)
-	for !c.draining.Load() && c.receive() && s.answer(c) {
+	for !s.draining.Load() && c.receive() && s.answer(c) {
 	}
 }
 
