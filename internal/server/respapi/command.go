@@ -2,8 +2,6 @@ package respapi
 
 import (
 	"sync/atomic"
-
-	"github.com/prometheus/client_golang/prometheus"
 )
 
 // A command is one of those that the server knows.
@@ -136,19 +134,4 @@ func (t *tally) flush(to *commandCounts) {
 	}
 	to[t.command][result].Add(t.n)
 	t.n = 0
-}
-
-var commandsDesc = prometheus.NewDesc("ratelimitd_resp_commands_total",
-	"Commands answered over the protocol of Redis, by whether the reply is an error. A denial is none.", []string{"command", "result"}, nil)
-
-// Describe implements prometheus.Collector.
-func (s *Server) Describe(descs chan<- *prometheus.Desc) { descs <- commandsDesc }
-
-// Collect implements prometheus.Collector.
-func (s *Server) Collect(metrics chan<- prometheus.Metric) {
-	for c := range s.commands {
-		for i, result := range [...]string{"ok", "error"} {
-			metrics <- prometheus.MustNewConstMetric(commandsDesc, prometheus.CounterValue, float64(s.commands[c][i].Load()), descriptions[c].name, result)
-		}
-	}
 }
