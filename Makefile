@@ -86,6 +86,12 @@ test-java: ## run the tests of the Java client, and build its example
 	cd clients/java && mvn --batch-mode --no-transfer-progress install
 	cd examples/java && mvn --batch-mode --no-transfer-progress --quiet compile
 
+# It is no part of test: a first build takes minutes.
+.PHONY: test-rust
+test-rust: export RATELIMITD_BIN ?= $(CURDIR)/bin/ratelimitd
+test-rust: build ## generate a client in Rust, and run it against the daemon
+	cd examples/rust && cargo test --locked --quiet
+
 .PHONY: fuzz
 fuzz: ## run each fuzz target for FUZZTIME
 	./scripts/fuzz.sh $(FUZZTIME)
