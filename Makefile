@@ -142,6 +142,14 @@ sbom: ## write bin/sbom.json: what is in the program, as CycloneDX
 licenses: sbom ## fail if a dependency has a license that is not permitted
 	cd tools && go run ./licenses ../bin/sbom.json
 
+.PHONY: licenses-clients
+licenses-clients: ## the same for what the clients in clients/ depend on; it needs the network
+	./scripts/licenses-clients.sh
+
+.PHONY: release-check
+release-check: ## make a release in a clone, then install and use it as a user does
+	./scripts/release.sh --check
+
 .PHONY: reproducible
 reproducible: ## fail if two builds in two folders differ
 	./scripts/reproducible.sh $(BUILDFLAGS) -ldflags "$(LDFLAGS)"
