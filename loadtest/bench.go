@@ -308,23 +308,25 @@ func (b *bench) compare(ctx context.Context, bc *benchCase) (row, error) {
 	}
 	defer subject.stop()
 	var pairs []pair
-	for undisturbed := 0; undisturbed < b.Repeat && len(pairs) < triesPerRepeat*b.Repeat; {
+	for undisturbed := 0; undisturbed < b.Repeat && r.tries < triesPerRepeat*b.Repeat; r.tries++ {
 		p, err := b.pair(ctx, bc, baseline, subject)
 		if err != nil {
 			return r, err
+		}
+		if p.baseline.Decisions == 0 || p.subject.Decisions == 0 {
+			continue // the machine did something else all the time
 		}
 		if p.stolen <= b.MaxStolen {
 			undisturbed++
 		}
 		pairs = append(pairs, p)
 	}
-	r.tries = len(pairs)
+	if len(pairs) < b.Repeat {
+		return r, fmt.Errorf("%d of %d pairs of runs made a decision, want %d; give a longer --duration than %s", len(pairs), r.tries, b.Repeat, b.Duration)
+	}
 	// Keep the pairs that were disturbed least, whatever they measured.
 	slices.SortStableFunc(pairs, func(x, y pair) int { return cmp.Compare(x.stolen, y.stolen) })
 	for _, p := range pairs[:b.Repeat] {
-		if p.baseline.Decisions == 0 || p.subject.Decisions == 0 {
-			return r, errors.New("a run made no decision, and it is one of those that were disturbed least")
-		}
 		r.stolen, r.baseline, r.subject = append(r.stolen, p.stolen), append(r.baseline, p.baseline), append(r.subject, p.subject)
 	}
 	return r, nil

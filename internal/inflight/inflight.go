@@ -51,6 +51,9 @@ type Bound struct {
 	now   atomic.Uint32 // in ticks
 	gate  lograte.Gate
 
+	working atomic.Int64 // bytes of Work
+	refused lograte.Gate // of its refusals
+
 	shed, lateMessages, lateReplies atomic.Uint64
 
 	mu      sync.Mutex // protects the following. A holder's own mutex is locked after it

@@ -3,6 +3,7 @@ package inflight
 import (
 	"context"
 	"sync/atomic"
+	"time"
 )
 
 // A request over HTTP holds its body.
@@ -30,6 +31,25 @@ func (b *Bound) Hold(n int64, peer string, end func()) (release func()) {
 		b.bytes.Add(-r.bytes.Swap(0))
 		b.leave(r)
 	}
+}
+
+// Work counts n bytes that it takes to decide a request over HTTP, until worked is called. If
+// it returns nil, they are too many, and the request is to be refused. What is being decided
+// cannot be ended, so nobody else is ended for it: all of it may take half as much as the
+// bound, beside it. One request alone always fits.
+func (b *Bound) Work(n int64, peer string) (worked func()) {
+	most := int64(b.o.Bytes / 2)
+	n = min(n, most)
+	if b.working.Add(n) <= most {
+		return func() { b.working.Add(-n) }
+	}
+	b.working.Add(-n)
+	b.shed.Add(1)
+	if requests := b.refused.Pass(time.Now()); requests > 0 {
+		b.o.Logger.Warn("the requests over HTTP that are being decided take as many bytes as they may, so others are refused; send smaller batches or fewer at a time, or raise --max-bytes-in-flight and the memory of the daemon",
+			"peer", peer, "bytes", n, "max_bytes", most, "requests", requests)
+	}
+	return nil
 }
 
 func (r *request) holding() int64 { return r.bytes.Load() }

@@ -54,6 +54,7 @@ type wire struct {
 	block   bytes.Buffer // of headers
 	encoder *hpack.Encoder
 	next    uint32 // stream
+	flips   int    // of its settings
 	// answered gets what the daemon answers to a ping, and is closed when it says nothing
 	// more. ended is closed when it ends a call.
 	answered, ended chan struct{}
@@ -125,9 +126,12 @@ func (w *wire) headers(method string, more ...hpack.HeaderField) []byte {
 }
 
 // begin begins a call without its message.
-func (w *wire) begin(method string) (id uint32, err error) {
+func (w *wire) begin(method string) (id uint32, err error) { return w.beginWith(method) }
+
+// beginWith is begin with more headers.
+func (w *wire) beginWith(method string, more ...hpack.HeaderField) (id uint32, err error) {
 	id, w.next = w.next, w.next+2
-	return id, w.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: w.headers(method), EndHeaders: true})
+	return id, w.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: w.headers(method, more...), EndHeaders: true})
 }
 
 // often says how often something is done, on how many connections.
