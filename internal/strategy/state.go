@@ -13,8 +13,9 @@ type State struct {
 // Settle brings s back to now if it is from further in the future than a period of l,
 // or than skew if that is longer, and reports whether it was: a clock was wrong. What
 // was consumed then counts as if it had been consumed now. For a state from a nearer
-// future, time stands still until its instant. skew is how far apart the clocks may be
-// that write the states of one counter.
+// future, time stands still until its instant. A state of a FIXED_WINDOW is one of its
+// window, and so from as far in the future as the window begins. skew is how far apart the
+// clocks may be that write the states of one counter.
 //
 // A store settles the states that it reads before it decides by them, and remembers
 // what Settle has changed, whatever the decision is.
@@ -31,5 +32,12 @@ func (s *State) Settle(l *Limit, now, skew Instant) bool {
 
 // tooFar reports whether a state of last is from too far in the future.
 func (l *Limit) tooFar(last, now, skew Instant) bool {
-	return !l.Rate.IsUnlimited() && last-now > max(Instant(period(l.Rate)), skew)
+	if l.Rate.IsUnlimited() {
+		return false
+	}
+	p := Instant(period(l.Rate))
+	if l.Strategy == FixedWindow && !l.OnCalendar() {
+		last -= last % p
+	}
+	return last-now > max(p, skew)
 }

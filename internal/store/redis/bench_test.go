@@ -107,3 +107,77 @@ func redisCPU(b *testing.B, client *goredis.Client) time.Duration {
 	}
 	return busy
 }
+
+// BenchmarkLimits reports the processor time, here and in Redis, of a decision of several
+// limits of one identifier, for one caller and in batches of 100. Beside it,
+// counters=incrby is what envoyproxy/ratelimit sends for as many limits: an INCRBY and an
+// EXPIRE each, in one pipeline.
+//
+//	go test -run '^$' -bench BenchmarkLimits -benchtime 20000x ./internal/store/redis
+func BenchmarkLimits(b *testing.B) {
+	server := redistest.Start(b)
+	s, client := open(b, server), server.Client(b)
+	for _, batch := range []int{1, 100} {
+		for _, n := range []int{1, 2, 4, 8, 16} {
+			for _, counters := range []string{"fixed_window", "token_bucket", "mixed"} {
+				requests := manyLimits(b, counters, n)
+				benchmarkLimits(b, fmt.Sprintf("batch=%d/limits=%d/counters=%s", batch, n, counters), client, batch, func(ctx context.Context, first, end int) error {
+					results := make([]store.Result, end-first)
+					s.Decide(ctx, requests[first:end], results)
+					for i := range results {
+						if results[i].Err != nil {
+							return results[i].Err
+						}
+					}
+					return nil
+				})
+			}
+			benchmarkLimits(b, fmt.Sprintf("batch=%d/limits=%d/counters=incrby", batch, n), client, batch, func(ctx context.Context, first, end int) error {
+				pipe := client.Pipeline()
+				for i := first; i < end; i++ {
+					for j := range n {
+						key := fmt.Sprintf("bench_user_%d_limit_%d_%d", i, j, time.Now().Unix()/3600*3600)
+						pipe.IncrBy(ctx, key, 1)
+						pipe.Expire(ctx, key, time.Hour)
+					}
+				}
+				_, err := pipe.Exec(ctx)
+				return err
+			})
+		}
+	}
+}
+
+// manyLimits returns requests of 10,000 identifiers, each with n limits.
+func manyLimits(b *testing.B, counters string, n int) []store.Request {
+	var specs []strategy.Spec
+	for i := range n {
+		spec := strategy.Spec{Rate: fmt.Sprintf("%d/h", 1_000_000+i), Strategy: strategy.FixedWindow}
+		if counters == "token_bucket" || counters == "mixed" && i%2 == 1 {
+			spec.Strategy = strategy.TokenBucket
+		}
+		specs = append(specs, spec)
+	}
+	requests := make([]store.Request, 10_000)
+	ls := limits(b, specs...)
+	for i := range requests {
+		requests[i] = store.Request{Namespace: "bench", Identifier: "user:" + strconv.Itoa(i), Cost: 1, Limits: ls}
+	}
+	return requests
+}
+
+// benchmarkLimits has decide make b.N decisions, in batches.
+func benchmarkLimits(b *testing.B, name string, client *goredis.Client, batch int, decide func(ctx context.Context, first, end int) error) {
+	b.Run(name, func(b *testing.B) {
+		here, there := ownCPU(b), redisCPU(b, client)
+		for done := 0; done < b.N; done += batch {
+			first := done % 10_000
+			if err := decide(b.Context(), first, first+min(batch, b.N-done)); err != nil {
+				b.Fatal(err)
+			}
+		}
+		n := float64(b.N)
+		b.ReportMetric(float64((ownCPU(b)-here).Nanoseconds())/n/1000, "cpu-µs")
+		b.ReportMetric(float64((redisCPU(b, client)-there).Nanoseconds())/n/1000, "redis-cpu-µs")
+	})
+}

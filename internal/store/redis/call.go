@@ -8,6 +8,7 @@ import (
 	"io"
 	"math"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -100,11 +101,14 @@ func (s *Store) newCall(r *store.Request, res *store.Result) call {
 // appendRun appends r, which has so many keys, as the script reads it. at is asked for an
 // instant in the window of each key whose limit follows the calendar.
 func appendRun(b []byte, r *store.Request, keys int, at func(key int) strategy.Instant) []byte {
-	b = binary.BigEndian.AppendUint32(b, uint32(keys))
 	consume := consumes(r)
 	key := 0
 	eachLimit(r, func(r *store.Request, l *strategy.Limit) {
-		b = appendLimit(b, r, l, consume)
+		ends := byte(0)
+		if key == keys-1 {
+			ends = 1
+		}
+		b = appendLimit(append(b, ends), r, l, consume)
 		if l.OnCalendar() {
 			start, end := l.Window(at(key))
 			b = appendDouble(appendDouble(b, float64(start)), float64(end))
@@ -114,8 +118,11 @@ func appendRun(b []byte, r *store.Request, keys int, at func(key int) strategy.I
 	return b
 }
 
-// onCalendar is the number that the script knows a fixed window of the calendar by.
-const onCalendar = 7
+// The numbers that the script knows other fixed windows by.
+const (
+	onCalendar = 7 // one that follows the calendar
+	isNumeric  = 8 // see numeric
+)
 
 // appendLimit appends l, a limit of r, as the script reads it, but for its window.
 func appendLimit(b []byte, r *store.Request, l *strategy.Limit, consume byte) []byte {
@@ -124,8 +131,11 @@ func appendLimit(b []byte, r *store.Request, l *strategy.Limit, consume byte) []
 		shadow = 1
 	}
 	algorithm := byte(l.Strategy)
-	if l.OnCalendar() {
+	switch {
+	case l.OnCalendar():
 		algorithm = onCalendar
+	case numeric(l):
+		algorithm = isNumeric
 	}
 	b = append(b, algorithm, shadow, consume|byte(r.Mode)<<1)
 	most := uint64(rate.MaxCount + 1)
@@ -144,7 +154,7 @@ func appendLimit(b []byte, r *store.Request, l *strategy.Limit, consume byte) []
 }
 
 func appendDouble(b []byte, n float64) []byte {
-	return binary.BigEndian.AppendUint64(b, math.Float64bits(n))
+	return binary.LittleEndian.AppendUint64(b, math.Float64bits(n))
 }
 
 // eachLimit calls f for each limit of a request and its With that has a
@@ -228,7 +238,8 @@ func replies(cmd *redis.StringCmd, failed error, questions []question, replies [
 		}
 		return
 	}
-	now, packed := strategy.Instant(double(packed)), packed[sizeOfNow:]
+	now := strategy.Instant(math.Float64frombits(binary.LittleEndian.Uint64([]byte(packed[:sizeOfNow]))))
+	packed = packed[sizeOfNow:]
 	for i := range questions {
 		size := questions[i].size
 		replies[i], packed = reply{now: now, packed: packed[:size]}, packed[size:]
@@ -272,7 +283,7 @@ func (c *call) moveWindows() {
 	at, packed := make([]strategy.Instant, 0, len(c.keys)), c.reply.packed[sizeOfConsumed:]
 	eachLimit(c.request, func(r *store.Request, l *strategy.Limit) {
 		size := sizeOf(r, l)
-		state := parseState(packed[:size])
+		state := parseState(l, packed[:size])
 		packed = packed[size:]
 		state.Settle(l, c.reply.now, 0)
 		at = append(at, max(c.reply.now, state.Last))
@@ -373,7 +384,7 @@ func decideByStates(r *store.Request, res *store.Result, packed string, now stra
 			for j := range r.Limits {
 				if l := &r.Limits[j]; len(packed) > 0 && !l.Rate.IsUnlimited() {
 					size := sizeOf(r, l)
-					states[j], packed = parseState(packed[:size]), packed[size:]
+					states[j], packed = parseState(l, packed[:size]), packed[size:]
 					states[j].Settle(l, now, 0)
 				}
 			}
@@ -397,13 +408,20 @@ func decideByStates(r *store.Request, res *store.Result, packed string, now stra
 const (
 	sizeOfNow      = 8
 	sizeOfConsumed = 1
+	sizeOfNumber   = 16 // of one that is numeric
 	sizeOfState    = 24
 	sizeOfView     = 32 // of a sliding window log, but for a take
 )
 
+// numberUnit is what the number of a numeric counter is a multiple of, but for the units used.
+const numberUnit = 1_000_000
+
 // sizeOf returns how long the state of the counter of l, a limit of r, is.
 func sizeOf(r *store.Request, l *strategy.Limit) int {
-	if r.Mode != strategy.Take && l.Strategy == strategy.SlidingWindowLog {
+	switch {
+	case numeric(l):
+		return sizeOfNumber
+	case r.Mode != strategy.Take && l.Strategy == strategy.SlidingWindowLog:
 		return sizeOfView
 	}
 	return sizeOfState
@@ -423,20 +441,41 @@ var (
 	errDamaged = errors.New("a value that was corrupt")
 )
 
-// parseState reads a state as decide.lua packs it, which has found it to be one.
-func parseState(packed string) strategy.State {
-	if len(packed) != sizeOfState && len(packed) != sizeOfView {
+// parseState reads the state of the counter of l as decide.lua packs it, which has found it
+// to be one.
+func parseState(l *strategy.Limit, packed string) strategy.State {
+	var part, partAfter float64
+	switch len(packed) {
+	case sizeOfNumber:
+		if packed[0] >= '0' && packed[0] <= '9' {
+			return parseNumber(packed)
+		}
+	case sizeOfView:
+		partAfter = double(packed[sizeOfState:])
+		fallthrough
+	case sizeOfState:
+		if l.Strategy != strategy.FixedWindow { // of which it only says how long the key lives
+			part = double(packed[16:])
+		}
+	default:
 		return strategy.State{}
 	}
-	last, used, part := double(packed), double(packed[8:]), double(packed[16:])
+	last, used := double(packed), double(packed[8:])
 	if last < 0 || used < 0 || part < 0 || !(last+used+part < 1<<55) {
 		return strategy.State{}
 	}
-	s := strategy.State{Last: strategy.Instant(last), Used: int64(used), Part: int64(part)}
-	if len(packed) == sizeOfView {
-		s.PartAfter = int64(double(packed[sizeOfState:]))
+	return strategy.State{Last: strategy.Instant(last), Used: int64(used), Part: int64(part), PartAfter: int64(partAfter)}
+}
+
+// parseNumber reads the number of a numeric counter: the start of the window in
+// microseconds, and the units used.
+func parseNumber(digits string) strategy.State {
+	n, err := strconv.ParseInt(digits, 10, 64)
+	if err != nil || n == 0 {
+		return strategy.State{}
 	}
-	return s
+	used := n % numberUnit
+	return strategy.State{Last: strategy.Instant(n - used), Used: used}
 }
 
 // double returns the double that packed begins with.

@@ -4,28 +4,37 @@
 -- inside Redis. Go computes the rest of the answer from the states it returns.
 --
 -- KEYS      the counters of the limits; in a cluster, all in one slot
--- ARGV[1]   packed. For each run: how many limits it has. For each limit of it: the
---           number of the strategy; 1 if in shadow mode; 1 to consume or 0 to look,
---           the same for the whole run, plus twice the mode (0 take, 1 charge, 2
---           refund, 3 overdraw); cost (at most 1e9 + 1, or 1e13 if it is not a take);
---           count; period in microseconds; capacity. If it is not a take: the most
---           units that a charge may fill it with; and consumed_at, or 0. If the number
---           of the strategy is 7, a fixed window that follows the calendar: its first
---           instant, and that of the next one
+-- ARGV[1]   packed, little-endian. For each run, its limits. For each limit: 1 if it is
+--           the last of its run; the number of the strategy; 1 if in shadow mode; 1 to
+--           consume or 0 to look, the same for the whole run, plus twice the mode (0
+--           take, 1 charge, 2 refund, 3 overdraw); cost (at most 1e9 + 1, or 1e13 if it
+--           is not a take); count; period in microseconds; capacity. If it is not a
+--           take: the most units that a charge may fill it with; and consumed_at, or 0.
+--           The number of the strategy is 8 for a fixed window that is kept as a number.
+--           If it is 7, a fixed window that follows the calendar: its first instant, and
+--           that of the next one
 -- ARGV[2]   if given, the first key is no counter: it only says which server to ask
 -- variables now, in microseconds since the Unix epoch; slack, in milliseconds: how
 --           long keys are kept after they are unused. The lines that set them are
 --           before this file: see script.go
--- returns   packed: now. For each run: from which limits it consumed (0 none, 1
---           those that are not in shadow mode, 2 all, 3 none, because a key has a
---           value that is not a string, 4 none, because a value was corrupt and is
---           deleted now, 5 none, because the window is not that of now); and the states
---           before that, in order. The
---           state of a sliding window log has a fourth double if it is not a take
+-- returns   packed: now, a little-endian double. For each run: from which limits it
+--           consumed (0 none, 1 those that are not in shadow mode, 2 all, 3 none, because
+--           a key has a value that is not a string, 4 none, because a value was corrupt
+--           and is deleted now, 5 none, because the window is not that of now); and the
+--           states before that, in order. If the strategy is 8, that is a number of 16
+--           digits, or two doubles, last and used. The state of a sliding window log has
+--           a fourth double if it is not a take
 --
--- A state is three doubles: last, used, part. A sliding window log is a string of
--- entries of 16 bytes. Each entry is two doubles: the instant, and the total of
--- units consumed up to then. The first entry only has the total before the others.
+-- A state is three big-endian doubles: last, used, part. The part of a fixed window is
+-- for how many microseconds after last the key was to live. A fixed window whose counter
+-- never has another period, which ends at a whole second, and of which fewer than a
+-- million units are used, is a number: its start in microseconds, plus the units. Redis
+-- keeps that in a third of the memory. A sliding window log is a string of entries of 16
+-- bytes. Each entry is two doubles: the instant, and the total of units consumed up to
+-- then. The first entry only has the total before the others.
+--
+-- To set when a key expires takes longer than all else. So where the key lives long enough
+-- already, INCRBY and SETRANGE change the value and leave that as it is.
 --
 -- All numbers are doubles. They stay whole and below 2^53 (see muldiv).
 -- Microseconds since the epoch do so until the year 2255.
@@ -35,29 +44,6 @@
 -- tables, because each call makes them again. It decides several runs, because a
 -- call takes as long as deciding one run.
 
--- muldiv returns the quotient and the remainder of (a x n + c) / p, for whole
--- numbers a < 2^53, n < 2^44 and c < p < 2^45. A quotient above 2^53 is not
--- exact, which does not matter, because it is more than any level.
-local function muldiv(a, n, c, p)
-  local x = a * n + c
-  if x < 9007199254740992 then
-    local r = x % p
-    return (x - r) / p, r
-  end
-  local rest = a % p
-  local whole = (a - rest) / p * n
-  -- Multiply rest by n digit by digit, in base 128, so that no step reaches 2^53.
-  local q, r = 0, 0
-  for shift = n < 34359738368 and 28 or 42, 0, -7 do
-    x = r * 128 + rest * (math.floor(n / 2 ^ shift) % 128)
-    r = x % p
-    q = q * 128 + (x - r) / p
-  end
-  x = r + c
-  r = x % p
-  return whole + q + (x - r) / p, r
-end
-
 -- expiry returns the TTL of a key, in milliseconds, that matters for micros. A
 -- bucket may take thousands of years until it is unused. Nobody waits for that, and
 -- the key must not stay: after 366 days without use it starts again.
@@ -65,24 +51,46 @@ local function expiry(micros)
   return math.min(math.ceil(micros / 1000) + slack, 31622400000)
 end
 
--- check_type raises an error, unless failure is a command's error about the type of
--- the key's value.
-local function check_type(failure)
-  if not string.find(failure.err, 'WRONGTYPE', 1, true) then error(failure.err, 0) end
-end
+-- rare returns what most decisions need none of: functions for sliding window logs, for
+-- modes other than take, for large numbers, and for values that are no counters.
+local function rare()
+  -- muldiv returns the quotient and the remainder of (a x n + c) / p, for whole
+  -- numbers a < 2^53, n < 2^44 and c < p < 2^45. A quotient above 2^53 is not
+  -- exact, which does not matter, because it is more than any level.
+  local function muldiv(a, n, c, p)
+    local x = a * n + c
+    if x < 9007199254740992 then
+      local r = x % p
+      return (x - r) / p, r
+    end
+    local rest = a % p
+    local whole = (a - rest) / p * n
+    -- Multiply rest by n digit by digit, in base 128, so that no step reaches 2^53.
+    local q, r = 0, 0
+    for shift = n < 34359738368 and 28 or 42, 0, -7 do
+      x = r * 128 + rest * (math.floor(n / 2 ^ shift) % 128)
+      r = x % p
+      q = q * 128 + (x - r) / p
+    end
+    x = r + c
+    r = x % p
+    return whole + q + (x - r) / p, r
+  end
 
--- set_aside deletes a key whose value is corrupt, so that the counter starts again. The
--- run at hand fails: it does not know what was used. What fails the script instead would
--- fail runs that have nothing to do with it, some of which have consumed by then.
-local damaged = false
-local function set_aside(key)
-  damaged = true
-  redis.pcall('DEL', key)
-end
+  -- trouble_with returns 3 if failure is a command's error about the type of the value of
+  -- key, and raises any other. Without a failure the value is corrupt: it deletes the key,
+  -- so that the counter starts again, and returns 4. The run at hand fails: it does not know
+  -- what was used. What fails the script instead would fail runs that have nothing to do
+  -- with it, some of which have consumed by then.
+  local function trouble_with(key, failure)
+    if not failure then
+      redis.pcall('DEL', key)
+      return 4
+    end
+    if not string.find(failure.err, 'WRONGTYPE', 1, true) then error(failure.err, 0) end
+    return 3
+  end
 
--- rare_functions returns the functions for sliding window logs, and for modes other than
--- take.
-local function rare_functions()
   local function entry(key, i)
     local bytes = redis.call('GETRANGE', key, i * 16, i * 16 + 15)
     if #bytes < 16 then return 0 / 0, 0 / 0 end -- there is none, as search finds in a log that is corrupt
@@ -101,16 +109,15 @@ local function rare_functions()
   end
 
   -- view returns the state of a sliding window log, as strategy.Log.View does; its
-  -- length; and the index of the first entry younger than the period. It returns
-  -- nothing if the value of the key is not a string.
+  -- length; and the index of the first entry younger than the period. If the value of
+  -- the key is no log, it returns nil, and which trouble that is.
   local function view(key, cost, period, capacity)
     local n = redis.pcall('STRLEN', key)
-    if type(n) == 'table' then return check_type(n) end
+    if type(n) == 'table' then return nil, trouble_with(key, n) end
     n = n / 16
     if n == 0 then return 0, 0, 0, 0, 0 end
     if n < 2 or n % 1 ~= 0 or n > 4194304 then -- torn, or longer than any log
-      set_aside(key)
-      return 0, 0, 0, 0, 0
+      return nil, trouble_with(key)
     end
     local last, total = entry(key, n - 1)
     local oldest = math.max(now, last) - period
@@ -128,8 +135,7 @@ local function rare_functions()
     if not (last >= 0 and last < 9007199254740992 and last % 1 == 0 and before >= 0 and before % 1 == 0 and
         total >= before and total < 9007199254740992 and total % 1 == 0 and
         free >= 0 and free < 2 * 9007199254740992 and free % 1 == 0) then
-      set_aside(key)
-      return 0, 0, 0, 0, 0
+      return nil, trouble_with(key)
     end
     return last, used, free, n, first
   end
@@ -224,11 +230,11 @@ local function rare_functions()
     return units, after, function() redis.call('SET', key, value(), 'PX', expiry(after + period - now)) end
   end
 
-  -- change returns the next state of a window counter or a bucket in another mode than
-  -- take, or nil if that is the same; for how many microseconds to keep it; and whether
-  -- the limit lets the run consume.
+  -- change returns whether the limit of a window counter or a bucket lets the run consume,
+  -- in another mode than take; and the next state, or nothing if that is the same, with
+  -- the instant up to which it matters.
   local function change(mode, strategy, last, used, part, cost, count, period, capacity, ceiling, consumed_at, from, to)
-    if capacity == 0 then return nil, nil, mode ~= 3 or cost == 0 end
+    if capacity == 0 then return mode ~= 3 or cost == 0 end
     local at, weight, start = math.max(now, last), 0
     if strategy < 3 then -- the windows
       start = from or at - at % period
@@ -254,22 +260,22 @@ local function rare_functions()
       part = 0
     end
     local level = used + weight
-    if mode == 3 and (level > capacity or level == capacity and cost > 0) then return nil, nil, false end
+    if mode == 3 and (level > capacity or level == capacity and cost > 0) then return false end
     if mode == 2 then
       if strategy < 3 then
         if consumed_at > 0 and consumed_at < start then
-          if strategy == 1 or consumed_at < start - period or part == 0 then return nil, nil, true end
+          if strategy == 1 or consumed_at < start - period or part == 0 then return true end
           part = part - math.min(part, cost)
         else
-          if used == 0 then return nil, nil, true end
+          if used == 0 then return true end
           used = used - math.min(used, cost)
         end
       else
-        if used == 0 then return nil, nil, true end
+        if used == 0 then return true end
         if used <= capacity and consumed_at > 0 and consumed_at < at then
           local most = capacity
           if cost > most then most = most + cost end
-          if muldiv(at - consumed_at, count, 0, period) >= most then return nil, nil, true end
+          if muldiv(at - consumed_at, count, 0, period) >= most then return true end
         end
         if used <= cost then used, part = 0, 0 else used = used - cost end
       end
@@ -279,181 +285,246 @@ local function rare_functions()
       if used + cost > ceiling then used, part = ceiling, 0 else used = used + cost end
     end
     local matters
-    if strategy < 3 then matters = (to or start + strategy * period) - now else matters = used * period / count + at - now end
-    return struct.pack('>ddd', at, used, part), matters, true
+    if strategy < 3 then matters = to or start + strategy * period else matters = at + used * period / count end
+    return true, at, used, part, matters
   end
 
-  return view, add, charge, refund, change
+  return {muldiv = muldiv, trouble_with = trouble_with, view = view, add = add, charge = charge, refund = refund, change = change}
+end
+
+local keys, call, try, pack, unpack, format = KEYS, redis.call, redis.pcall, struct.pack, struct.unpack, string.format
+
+-- write sets the value of a counter, which matters up to an instant. If the key lives that
+-- long already, step is what to add to its number; or with keep, it is written over.
+local function write(key, value, matters, step, keep)
+  if step then
+    if type(try('INCRBY', key, step)) ~= 'table' then return end
+    -- the number has another form, or the user may not use INCRBY
+  elseif keep then
+    call('SETRANGE', key, '0', value)
+    return
+  end
+  if type(value) == 'number' then value = format('%.0f', value) end
+  call('SET', key, value, 'PX', expiry(matters - now))
 end
 
 local unused = '\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0'
+local unused_number = '0000000000000000'
 local runs, position = ARGV[1], 1
-local reply = {struct.pack('>d', now)}
-local values, matters = {}, {} -- for each limit: its next state, and for how many microseconds to keep it
-local shadows, view, add, charge, refund, acts, change -- most decisions need none of these
+local reply, parts = {pack('<d', now)}, 1
+local functions -- what rare returns, once something needs it
+local values, matters, steps, keeps, acts, shadows -- for each limit, what write and acts are to do; made when a run needs them
 
-local last_key = ARGV[2] and 1 or 0
-while last_key < #KEYS do
-  local first_key = last_key + 1
-  local limits
-  limits, position = struct.unpack('>I4', runs, position)
-  last_key = last_key + limits
-  local states, all, consume, foreign, elsewhere = '', true, true, false, false
-  damaged = false
+local i = ARGV[2] and 1 or 0
+while i < #keys do
+  local first_key = i + 1
+  local all, consume, consumed, trouble = true, true, '\0', nil
+  parts = parts + 1 -- for consumed
+  local verdict, ends = parts, 0
 
-  for i = first_key, last_key do
-    local key = KEYS[i]
+  repeat
+    i = i + 1
+    local key = keys[i]
     local strategy, shadow, mode, cost, count, period, capacity, ceiling, consumed_at
-    strategy, shadow, mode, cost, count, period, capacity, position = struct.unpack('>BBBdddd', runs, position)
+    ends, strategy, shadow, mode, cost, count, period, capacity, position = unpack('<BBBBdddd', runs, position)
     consume = consume and mode % 2 == 1
     if mode > 1 then
       mode = math.floor(mode / 2)
-      ceiling, consumed_at, position = struct.unpack('>dd', runs, position)
+      ceiling, consumed_at, position = unpack('<dd', runs, position)
     else
       mode = 0
     end
     local from, to -- the window of the calendar
-    if strategy == 7 then
+    local numeric = strategy == 8
+    if numeric then
       strategy = 1
-      from, to, position = struct.unpack('>dd', runs, position)
+    elseif strategy == 7 then
+      strategy = 1
+      from, to, position = unpack('<dd', runs, position)
     end
     if shadow == 1 then
       shadows = shadows or {}
       shadows[i] = true
     end
     local allowed = true -- whether the limit lets the run consume
+    parts = parts + 1
     if strategy == 3 then -- sliding_window_log
-      if not view then
-        view, add, charge, refund, change = rare_functions()
-        acts = {}
-      end
-      local last, used, free, n, first = view(key, cost, period, capacity)
+      functions = functions or rare()
+      local last, used, free, n, first = functions.view(key, cost, period, capacity)
       if not last then
-        states, foreign = states .. unused, true
-        if mode > 0 then states = states .. string.sub(unused, 1, 8) end
-      elseif mode == 0 then
-        states = states .. struct.pack('>ddd', last, used, free)
-        allowed = cost == 0 or used + cost <= capacity
-        if allowed and cost > 0 then
-          acts[i] = function() add(key, cost, period, n, first) end
-        end
+        trouble = math.min(trouble or used, used)
+        reply[parts] = mode > 0 and unused .. string.rep('\0', 8) or unused
       else
-        local after, act
-        if mode == 2 then
-          free, after, act = refund(key, last, used, n, first, cost, period, consumed_at)
+        acts = acts or {}
+        if mode == 0 then
+          reply[parts] = pack('>ddd', last, used, free)
+          allowed = cost == 0 or used + cost <= capacity
+          if allowed and cost > 0 then
+            acts[i] = function() functions.add(key, cost, period, n, first) end
+          end
         else
-          after, act = charge(key, last, used, free, n, first, cost, count, period, capacity, ceiling)
+          local after, act
+          if mode == 2 then
+            free, after, act = functions.refund(key, last, used, n, first, cost, period, consumed_at)
+          else
+            after, act = functions.charge(key, last, used, free, n, first, cost, count, period, capacity, ceiling)
+          end
+          reply[parts] = pack('>dddd', last, used, free, after)
+          if mode == 3 then
+            if capacity == 0 then used = 0 end
+            allowed = used < capacity or cost == 0 and used == capacity
+          end
+          if cost > 0 and capacity > 0 then acts[i] = act end
         end
-        states = states .. struct.pack('>dddd', last, used, free, after)
-        if mode == 3 then
-          if capacity == 0 then used = 0 end
-          allowed = used < capacity or cost == 0 and used == capacity
-        end
-        if cost > 0 and capacity > 0 then acts[i] = act end
       end
     else
-      local state = redis.pcall('GET', key)
+      local value = try('GET', key)
       local last, used, part = 0, 0, 0
-      if type(state) == 'table' then
-        check_type(state)
-        states, foreign = states .. unused, true
-      elseif state then
-        if #state == 24 then last, used, part = struct.unpack('>ddd', state) end
-        if #state == 24 and last >= 0 and last < 9007199254740992 and last % 1 == 0 and
-            used >= 0 and used < 17592186044416 and used % 1 == 0 and
-            part >= 0 and part < 35184372088832 and part % 1 == 0 then
-          states = states .. state
-          if last - now > period then -- a clock was wrong: it counts as if consumed now
+      local start, stop -- of a fixed window: that of now, or of last if that is later
+      local lives = 0     -- up to when the key of a fixed window lives at least
+      if strategy == 1 then
+        start = from or now - now % period
+        stop = to or start + period
+      end
+      if not value then
+        reply[parts] = numeric and unused_number or unused
+      else
+        local valid = false
+        local number = numeric and tonumber(value)
+        if number then
+          valid = number >= 0 and number < 9007199254740992 and number % 1 == 0
+          used = number % 1000000
+          last = number - used
+          lives = last + period
+          reply[parts] = #value == 16 and value or format('%016.0f', number)
+        elseif #value == 24 then
+          last, used, part = unpack('>ddd', value)
+          valid = last >= 0 and last < 9007199254740992 and last % 1 == 0 and
+              used >= 0 and used < 17592186044416 and used % 1 == 0 and
+              part >= 0 and part < 35184372088832 and part % 1 == 0
+          reply[parts] = numeric and string.sub(value, 1, 16) or value
+          if strategy == 1 then lives, part = last + part, 0 end
+        end
+        if not valid then -- it is no string, or of another length, or has numbers that no state has
+          functions = functions or rare()
+          local kind = functions.trouble_with(key, type(value) == 'table' and value or nil)
+          trouble = math.min(trouble or kind, kind)
+          last, used, part = 0, 0, 0
+          reply[parts] = numeric and unused_number or unused
+        elseif last > now then
+          local since = last
+          if strategy == 1 and not from then since = last - last % period end
+          if since - now > period then -- a clock was wrong: it counts as if consumed now
+            lives = 0
             if used + part > 0 then
               last = now
               local rest = 2 * period
               if strategy > 3 then rest = used * period / math.max(count, 1) end
-              redis.call('SET', key, struct.pack('>ddd', last, used, part), 'PX', expiry(rest))
+              write(key, pack('>ddd', last, used, part), now + rest)
             else -- nothing is left to count
               last = 0
-              redis.call('DEL', key)
+              call('DEL', key)
             end
+          elseif strategy == 1 and not from then
+            start = since
+            stop = start + period
           end
-        else -- of another length, or with numbers that no state has
-          last, used, part = 0, 0, 0
-          states = states .. unused
-          set_aside(key)
         end
-      else
-        states = states .. unused
       end
       if from and consume and (math.max(now, last) < from or math.max(now, last) >= to) then
-        elsewhere = true
-      elseif mode > 0 then
-        if consume and (cost > 0 or mode == 3) then
-          if not change then
-            view, add, charge, refund, change = rare_functions()
-            acts = {}
-          end
-          values[i], matters[i], allowed = change(mode, strategy, last, used, part, cost, count, period, capacity, ceiling, consumed_at, from, to)
-          if cost == 0 then values[i] = nil end
-        end
-      elseif consume and cost > 0 then
-        local at, level = now
+        trouble = math.min(trouble or 5, 5)
+      elseif consume and (cost > 0 or mode == 3) then
+        local at, level, upto = now, 0, 0
+        local next_used, next_part = used, part
         if last > now then at = last end
-        if strategy == 1 then -- fixed_window
-          local start = from or at - at % period
-          if last < start then used = 0 end
-          used, part, matters[i] = used + cost, 0, (to or start + period) - at
-          level = used
-        elseif strategy == 2 then -- sliding_window_counter
-          local elapsed = at % period
-          local start = at - elapsed
-          if last < start then
-            if last >= start - period then part = used else part = 0 end
-            used = 0
+        if mode > 0 then
+          functions = functions or rare()
+          allowed, at, next_used, next_part, upto = functions.change(mode, strategy, last, used, part, cost, count, period, capacity, ceiling, consumed_at, from, to)
+          if cost == 0 then at = nil end
+        else
+          if strategy == 1 then -- fixed_window
+            if last < start then used = 0 end
+            next_used, next_part, upto = used + cost, 0, stop
+            level = next_used
+          elseif strategy == 2 then -- sliding_window_counter
+            local elapsed = at % period
+            local begin = at - elapsed
+            if last < begin then
+              if last >= begin - period then part = used else part = 0 end
+              used = 0
+            end
+            local x = (period - elapsed) * part
+            local weight, fraction
+            if x < 9007199254740992 then
+              fraction = x % period
+              weight = (x - fraction) / period
+            else
+              functions = functions or rare()
+              weight, fraction = functions.muldiv(period - elapsed, part, 0, period)
+            end
+            if fraction > 0 then weight = weight + 1 end
+            next_used, next_part, upto = used + cost, part, begin + 2 * period
+            level = next_used + weight
+          else -- the buckets
+            if used > 0 then
+              if part >= period then part = period - 1 end
+              local x = (at - last) * count + part
+              local drained
+              if x < 9007199254740992 then
+                part = x % period
+                drained = (x - part) / period
+              else
+                functions = functions or rare()
+                drained, part = functions.muldiv(at - last, count, part, period)
+              end
+              used = used - drained
+              if used <= 0 then used, part = 0, 0 end
+            end
+            next_used, next_part = used + cost, part
+            level, upto = next_used, at + next_used * period / count
           end
-          local weight, fraction = muldiv(period - elapsed, part, 0, period)
-          if fraction > 0 then weight = weight + 1 end
-          used, matters[i] = used + cost, 2 * period - elapsed
-          level = used + weight
-        else -- the buckets
-          if used > 0 then
-            if part >= period then part = period - 1 end
-            local drained
-            drained, part = muldiv(at - last, count, part, period)
-            used = used - drained
-            if used <= 0 then used, part = 0, 0 end
-          end
-          used = used + cost
-          level, matters[i] = used, used * period / count
+          allowed = level <= capacity
+          if not allowed then at = nil end
         end
-        allowed = level <= capacity
-        if allowed then
-          values[i] = struct.pack('>ddd', at, used, part)
-          if at > now then matters[i] = matters[i] + at - now end
+        if at then
+          local next_value, step, keep
+          if numeric and next_used < 1000000 then
+            next_value = upto - period + next_used
+            if lives == upto and mode == 0 then step = cost == 1 and '1' or format('%.0f', cost) end
+          elseif numeric or strategy > 1 then
+            next_value = pack('>ddd', at, next_used, next_part)
+          else
+            keep = lives >= upto
+            if not keep then lives = math.min(upto, now + 31622400000000) end
+            next_value = pack('>ddd', at, next_used, lives - at)
+          end
+          if ends == 1 and i == first_key and not trouble then -- it is the only one
+            write(key, next_value, upto, step, keep)
+          else
+            if not values then values, matters, steps, keeps = {}, {}, {}, {} end
+            values[i], matters[i], steps[i], keeps[i] = next_value, upto, step, keep
+          end
         end
       end
     end
     if not allowed then
       all, consume = false, consume and shadow == 1
     end
-  end
+  until ends == 1
 
-  local consumed = 0
-  if foreign then
-    consumed = 3
-  elseif damaged then
-    consumed = 4
-  elseif elsewhere then
-    consumed = 5
+  if trouble then
+    consumed = string.char(trouble)
   elseif consume then
-    consumed = all and 2 or 1
-    for i = first_key, last_key do
-      if not all and shadows[i] then -- a limit in shadow mode denied: no limit in shadow mode consumes
-      elseif values[i] then
-        redis.call('SET', KEYS[i], values[i], 'PX', expiry(matters[i]))
-      elseif acts and acts[i] then
-        acts[i]()
+    consumed = all and '\2' or '\1'
+    for j = first_key, i do
+      if not all and shadows[j] then -- a limit in shadow mode denied: no limit in shadow mode consumes
+      elseif values and values[j] then
+        write(keys[j], values[j], matters[j], steps[j], keeps[j])
+      elseif acts and acts[j] then
+        acts[j]()
       end
     end
   end
-  reply[#reply + 1] = string.char(consumed)
-  reply[#reply + 1] = states
+  reply[verdict] = consumed
 end
 return table.concat(reply)

@@ -2,6 +2,7 @@ package redis
 
 import (
 	"strings"
+	"time"
 
 	"github.com/ratelimitd/ratelimitd/internal/store"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
@@ -12,6 +13,7 @@ import (
 //
 //	rl:{<namespace>:<identifier>}:<name>:<strategy>             a named limit
 //	rl:{<namespace>:<identifier>}:<strategy>:<rate>[:<burst>]   an unnamed one
+//	rl:{<namespace>:<identifier>}:fw:<rate>                     a numeric one
 //
 // Before that comes the prefix that the options have for all keys. It has no brace, so
 // that the first one tells where it ends. The braces make Redis Cluster keep all counters of an identifier in one slot.
@@ -25,12 +27,23 @@ func counterKey(namespace, identifier string, l *strategy.Limit) string {
 func appendCounterKey(b []byte, namespace, identifier string, l *strategy.Limit) []byte {
 	b = append(b, "rl:"...)
 	b = append(appendTag(b, namespace, identifier), ':')
-	if l.Name == "" {
+	switch {
+	case numeric(l):
+		return l.Rate.Append(append(b, "fw:"...))
+	case l.Name == "":
 		return l.AppendCounter(b)
 	}
 	b = store.AppendEscaped(b, l.Name, "{}:")
 	b = append(b, ':')
 	return append(b, l.Strategy.String()...)
+}
+
+// numeric reports whether the counter of l is kept as a number, which takes less of Redis'
+// memory and time. The number says when its window begins, and not when it was used last,
+// so the windows of the counter must always be the same ones: the limit has no name, by
+// which its counter would survive a change of the period.
+func numeric(l *strategy.Limit) bool {
+	return l.Strategy == strategy.FixedWindow && l.Name == "" && !l.OnCalendar() && l.Rate.Period%time.Second == 0
 }
 
 // appendTag appends {<namespace>:<identifier>}, which alone says what slot the
