@@ -41,6 +41,10 @@ const (
 	sampleAbove = 1000
 	sampleEvery = 16
 
+	// quiet is how long nothing is denied to an identifier, or by a limit, until what
+	// comes next is news.
+	quiet = time.Minute
+
 	// maxHalfLives is after how many half-lives scores are scaled back: far
 	// before they overflow.
 	maxHalfLives = 200
@@ -60,10 +64,12 @@ type Key struct {
 	PerSecond  float64 `json:"per_second"` // at most: by up to Error too high
 	Error      float64 `json:"error"`
 
-	// What denied it last, of those that are denied. Policy is empty if the request brought
-	// the limit along, and Limit if the store failed and the failure policy denied.
-	Policy string `json:"policy,omitempty"`
-	Limit  string `json:"limit,omitempty"`
+	// Of a key that is denied: the limit that denied it last, and since when it is denied
+	// without a minute's break. Policy is "" if the request brought the limit along, and
+	// Limit if the failure policy denied it.
+	Policy string     `json:"policy,omitempty"`
+	Limit  string     `json:"limit,omitempty"`
+	Since  *time.Time `json:"since,omitempty"`
 }
 
 // hotKeys are those of a namespace. Scores grow with the time at which they are
@@ -78,6 +84,16 @@ type hotKeys struct {
 	total  float64    // the score of all requests
 	asked  sketch
 	denied sketch
+	// denials are what is known of the entries of denied, in their places. nil: nobody
+	// was denied yet, as in most namespaces.
+	denials *[sketchKeys]denial
+}
+
+// A denial is how an identifier is denied.
+type denial struct {
+	since, last time.Time // since when, and when last
+	policy      string
+	limit       strategy.Limit
 }
 
 // An asker is an identifier that has asked.
@@ -101,9 +117,50 @@ func (h *hotKeys) add(a asker, e *Entry, weight float64, now time.Time) {
 	h.total += weight * q.growth
 	h.sampled.Store(h.total/q.growth*math.Ln2/halfLife.Seconds() > sampleAbove)
 	h.asked.add(a, q)
-	if e.Denied {
-		h.denied.add(a, q).deniedBy(e)
+	if !e.Denied {
+		return
 	}
+	place, isNew := h.denied.add(a, q)
+	if h.denials == nil {
+		h.denials = new([sketchKeys]denial)
+	}
+	h.denials[place].note(e, isNew, now)
+}
+
+// note notes that e was denied.
+func (d *denial) note(e *Entry, isNew bool, now time.Time) {
+	if isNew || now.Sub(d.last) > quiet {
+		d.since = now
+	}
+	d.last = now
+	by := e.denier()
+	if by == nil {
+		by = &strategy.Limit{}
+	}
+	if isNew || e.Policy != d.policy || !by.SameCounter(&d.limit) {
+		// The names may be parts of a large message.
+		d.policy, d.limit = strings.Clone(e.Policy), *by
+		d.limit.Name = strings.Clone(by.Name)
+	}
+}
+
+// denier returns the limit that denies e for longest, or nil if none did.
+func (e *Entry) denier() (by *strategy.Limit) {
+	longest := time.Duration(0)
+	for i := range e.Statuses {
+		st, l := &e.Statuses[i], &e.Limits[i]
+		if st.Allowed || l.Shadow {
+			continue
+		}
+		wait := st.RetryAfter
+		if wait == strategy.Never {
+			wait = math.MaxInt64
+		}
+		if by == nil || wait > longest {
+			by, longest = l, wait
+		}
+	}
+	return by
 }
 
 // growth returns the score of a request at now. mu is held.
@@ -123,7 +180,15 @@ func (h *hotKeys) top(name string, limit int, now time.Time) HotKeys {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	q := ask{growth: h.growth(now), at: now.Sub(h.began)}
-	return HotKeys{Namespace: name, Asked: h.asked.top(limit, q), Denied: h.denied.top(limit, q)}
+	return HotKeys{Namespace: name, Asked: h.asked.top(limit, q, nil), Denied: h.denied.top(limit, q, h.denials)}
+}
+
+// describe says in k how it is denied.
+func (d *denial) describe(k *Key) {
+	k.Policy, k.Since = d.policy, new(d.since)
+	if d.limit.Strategy != 0 {
+		k.Limit = d.limit.Counter()
+	}
 }
 
 // A sketch holds the identifiers with the greatest scores. The zero sketch is
@@ -136,10 +201,8 @@ type sketch struct {
 
 type entry struct {
 	namespace, identifier string
-	policy, limit         string // what denied it last
-
-	score float64
-	error float64 // of score, what may have been another's
+	score                 float64
+	error                 float64 // of score, what may have been another's
 
 	since time.Duration // the rate is taken of what was asked since then
 	base  float64       // of score, what is older than that
@@ -148,17 +211,18 @@ type entry struct {
 	recent [2]float32 // how much was asked in it, and in the one before it
 }
 
-// add adds to the score of an identifier, and returns its entry. If there is no room
-// for it, it takes that of the one with the least score, and its score. It keeps copies
-// of the names, which may be parts of a large message.
-func (s *sketch) add(a asker, q ask) *entry {
+// add adds to the score of an identifier. If there is no room for it, it takes that of the
+// one with the least score, and its score. It keeps copies of the names, which may be
+// parts of a large message. It returns the place of the identifier, and whether that is new.
+func (s *sketch) add(a asker, q ask) (place int, isNew bool) {
 	for i, h := range s.hashes[:s.used] {
 		if h == a.hash {
 			s.entries[i].add(q)
-			return &s.entries[i]
+			return i, false
 		}
 	}
-	place, was := s.used, 0.0
+	place = s.used
+	was := 0.0
 	if s.used < sketchKeys {
 		s.used++
 	} else {
@@ -176,7 +240,7 @@ func (s *sketch) add(a asker, q ask) *entry {
 		score: was, error: was, base: was, since: q.at, phase: int32(q.at / halfPhase),
 	}
 	e.add(q)
-	return e
+	return place, true
 }
 
 // add counts q. If e asks much more often than before, its rate is that from now on.
@@ -203,35 +267,6 @@ func (e *entry) add(q ask) {
 	}
 }
 
-// deniedBy notes which limit denied e: of several, the one that does so for longest.
-func (e *entry) deniedBy(of *Entry) {
-	var by *strategy.Limit
-	longest := time.Duration(-1)
-	for i := range of.Statuses {
-		st, l := &of.Statuses[i], &of.Limits[i]
-		if st.Allowed || l.Shadow {
-			continue
-		}
-		if wait := st.RetryAfter; wait == strategy.Never || wait > longest {
-			by, longest = l, wait
-			if wait == strategy.Never {
-				break
-			}
-		}
-	}
-	if e.policy != of.Policy {
-		e.policy = strings.Clone(of.Policy) // it may be part of a large message
-	}
-	var room [strategy.MaxNameBytes]byte
-	limit := room[:0]
-	if by != nil {
-		limit = by.AppendCounter(limit)
-	}
-	if e.limit != string(limit) {
-		e.limit = string(limit)
-	}
-}
-
 // perSecond returns how often e asks.
 func (e *entry) perSecond(q ask) float64 {
 	age := max(q.at-e.since, minAge).Seconds() / halfLife.Seconds()
@@ -250,8 +285,8 @@ func (s *sketch) scale(by float64) {
 }
 
 // top returns up to limit keys, the hottest first; none that are as good as
-// gone: asked once, ten half-lives ago.
-func (s *sketch) top(limit int, q ask) []Key {
+// gone: asked once, ten half-lives ago. denials may be nil.
+func (s *sketch) top(limit int, q ask, denials *[sketchKeys]denial) []Key {
 	keys := make([]Key, 0, s.used)
 	for i := range s.entries[:s.used] {
 		e := &s.entries[i]
@@ -259,10 +294,11 @@ func (s *sketch) top(limit int, q ask) []Key {
 			continue
 		}
 		wrong := e.error / q.growth * math.Ln2 / halfLife.Seconds()
-		keys = append(keys, Key{
-			Namespace: e.namespace, Identifier: e.identifier, Policy: e.policy, Limit: e.limit,
-			PerSecond: e.perSecond(q) + wrong, Error: wrong,
-		})
+		k := Key{Namespace: e.namespace, Identifier: e.identifier, PerSecond: e.perSecond(q) + wrong, Error: wrong}
+		if denials != nil {
+			denials[i].describe(&k)
+		}
+		keys = append(keys, k)
 	}
 	slices.SortFunc(keys, func(a, b Key) int {
 		return cmp.Or(cmp.Compare(b.PerSecond, a.PerSecond), cmp.Compare(a.Identifier, b.Identifier))

@@ -114,8 +114,8 @@ func TestBursts(t *testing.T) {
 func TestDeniedBy(t *testing.T) {
 	book, _ := newBook()
 	limits := []strategy.Limit{
-		{Name: "burst"}, {Strategy: strategy.FixedWindow, Rate: rate.Rate{Count: 5, Period: time.Hour}, Capacity: 5},
-		{Name: "tried", Shadow: true}, {Name: "whole"},
+		{Name: "burst", Strategy: strategy.GCRA}, {Strategy: strategy.FixedWindow, Rate: rate.Rate{Count: 5, Period: time.Hour}, Capacity: 5},
+		{Name: "tried", Shadow: true}, {Name: "whole", Strategy: strategy.GCRA},
 	}
 	statuses := []strategy.Status{{RetryAfter: time.Second}, {RetryAfter: time.Minute}, {RetryAfter: time.Hour}, {Allowed: true}}
 	for _, c := range []struct {

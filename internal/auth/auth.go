@@ -167,6 +167,15 @@ func NewContext(ctx context.Context, c *Caller) context.Context {
 	return &callerContext{ctx, c}
 }
 
+// Direct is FromContext for a context that NewContext has just returned. For any other it
+// returns nil, without a look at what is in it.
+func Direct(ctx context.Context) *Caller {
+	if c, ok := ctx.(*callerContext); ok {
+		return c.caller
+	}
+	return nil
+}
+
 // FromContext returns who makes a call, or nil if nobody has said.
 func FromContext(ctx context.Context) *Caller {
 	c, _ := ctx.Value(contextKey{}).(*Caller)

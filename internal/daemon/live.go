@@ -85,6 +85,7 @@ func (l *live) follow(ctx context.Context, watching *sync.WaitGroup, o *server.O
 		Load: l.load(func() (*config.Policies, error) { return l.config.Reload(l.inForce()) }), Version: l.policies.Version,
 		Refused: l.refuse, Logger: l.logger, Registry: o.Registry,
 	})
+	o.Reload = w.State
 	if dirs != nil {
 		told, stop := hangups()
 		context.AfterFunc(ctx, stop)

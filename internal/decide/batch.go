@@ -24,6 +24,7 @@ type Request struct {
 	DryRun     bool
 	Enforced   bool             // a Charge whose caller is denied what is over a limit: it is accounted for as a Take
 	ConsumedAt strategy.Instant // of a Refund: see strategy.Ask
+	Aside      bool             // nobody has asked it but an operator, who looks: it is not accounted for
 	once       *strategy.Limit  // of a reservation that it settles; nil: it settles none
 	Wrong      []Violation      // what its front has found wrong with it: it is refused
 }
@@ -133,6 +134,9 @@ func (o Outcome) String() string { return Outcomes[o] }
 
 // StoreFailed reports whether the failure policy decided.
 func (o Outcome) StoreFailed() bool { return o >= FailedOpen && o <= LocalDenied }
+
+// Denies reports whether o is a denial.
+func (o Outcome) Denies() bool { return o == Denied || o == FailedClosed || o == LocalDenied }
 
 // reports reports whether r says what has happened, and no more: it is held to no limit,
 // so that no limit has allowed or denied it.

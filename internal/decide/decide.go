@@ -161,7 +161,9 @@ func (c *Core) conclude(ctx context.Context, b *Batch, r *Request, a *Answer, e 
 	entry := account.Entry{Namespace: r.Namespace, Identifier: r.Identifier, Policy: r.Policy}
 	switch a.fate {
 	case toRefuse:
-		c.book.Refused.Add(1)
+		if !r.Aside {
+			c.book.Refused.Add(1)
+		}
 		return
 	case toForbid:
 		return // which is counted by its reason
@@ -190,8 +192,8 @@ func (c *Core) conclude(ctx context.Context, b *Batch, r *Request, a *Answer, e 
 		}
 		entry.Denied = a.Err == nil && !a.Decision.Allowed && !r.reports()
 	}
-	if a.repeated {
-		return // it was accounted for
+	if a.repeated || r.Aside {
+		return // it was accounted for, or is not to be
 	}
 	entry.Outcome = int(a.Outcome)
 	b.tally.Add(c.book, &entry)

@@ -26,9 +26,13 @@ func newPermits(authenticated bool, anonymous *auth.Caller, failures *auth.Failu
 	return p
 }
 
-// caller returns who makes the call of ctx.
+// caller returns who makes the call of ctx. A front may say who that is even if the daemon
+// does not know its callers: the admin port does.
 func (p *permits) caller(ctx context.Context) *auth.Caller {
 	if !p.authenticated {
+		if c := auth.Direct(ctx); c != nil {
+			return c
+		}
 		return p.anonymous
 	}
 	return auth.FromContext(ctx) // nil, which may do nothing, if a front forgets it

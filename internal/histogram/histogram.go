@@ -224,3 +224,52 @@ func addNative(h *dto.Histogram, counts []uint64) {
 		h.PositiveSpan = []*dto.BucketSpan{{Offset: new(int32(0)), Length: new(uint32(0))}}
 	}
 }
+
+// Counts are how many durations of which length were observed.
+type Counts struct{ of [cells]uint64 }
+
+// Counts returns what all Histograms of v have observed.
+func (v *Vec) Counts() *Counts {
+	c := new(Counts)
+	for _, h := range v.of {
+		for i := range h.parts {
+			for j := range c.of {
+				c.of[j] += h.parts[i].cells[j].Load()
+			}
+		}
+	}
+	return c
+}
+
+// Since returns those of c that before does not have, which was taken earlier.
+func (c *Counts) Since(before *Counts) *Counts {
+	since := new(Counts)
+	for i := range c.of {
+		since.of[i] = c.of[i] - before.of[i]
+	}
+	return since
+}
+
+// Quantile returns the length that a share of the durations does not exceed, or 0 without
+// durations. Within a cell it takes them to be spread evenly.
+func (c *Counts) Quantile(share float64) time.Duration {
+	total := 0.0
+	for _, n := range c.of {
+		total += float64(n)
+	}
+	wanted, below := share*total, 0.0
+	from := uint64(0)
+	for i, n := range c.of {
+		if i == len(ends) {
+			break
+		}
+		if n > 0 && below+float64(n) >= wanted {
+			return time.Duration(float64(from) + float64(ends[i]-from)*(wanted-below)/float64(n))
+		}
+		below, from = below+float64(n), ends[i]
+	}
+	if total == 0 {
+		return 0
+	}
+	return time.Duration(from)
+}

@@ -63,7 +63,7 @@ type Conn struct {
 	data     struct {
 		left   int64 // of the frame, without its padding
 		padded bool  // the length of the padding comes next
-		spare  int64 // of its buffer, and not counted yet
+		spare  int64 // what it takes beside its bytes, and is not counted yet
 	}
 
 	out frames // of the goroutine that writes
@@ -213,32 +213,36 @@ func (c *Conn) newCallLocked() *call {
 func (c *Conn) payload(part []byte) {
 	if c.data.padded {
 		c.data.padded = false
-		c.data.left -= 1 + int64(part[0])
+		padding := 1 + int64(part[0])
+		c.data.left -= padding
+		c.data.spare += padding // the buffer has it too
 		part = part[1:]
+	}
+	if c.data.left <= 0 {
+		c.data.spare = 0 // gRPC does not keep a frame without data
 	}
 	part = part[:max(0, min(int64(len(part)), c.data.left))]
 	c.data.left -= int64(len(part))
 	c.mu.Lock()
-	held := c.calls[c.in.stream]
-	over := held != nil && c.data.spare > 0 && c.addLocked(held, c.data.spare)
+	held, n := c.calls[c.in.stream], c.data.spare // n: bytes to count
 	if held != nil {
-		held.spare += c.data.spare
+		held.spare += n
 	}
 	c.data.spare = 0
 	for held != nil && len(part) > 0 {
 		if held.left > 0 {
-			n := min(int(held.left), len(part))
-			held.left -= uint32(n) //nolint:gosec // at most left
+			size := min(int(held.left), len(part))
+			held.left -= uint32(size) //nolint:gosec // at most left
 			held.arrived = held.arrived || held.left == 0
-			part = part[n:]
+			part = part[size:]
 			continue
 		}
 		if held.have == 0 {
 			held.since = c.bound.now.Load()
 		}
-		n := copy(held.prefix[held.have:], part)
-		held.have += uint8(n) //nolint:gosec // at most 5
-		part = part[n:]
+		size := copy(held.prefix[held.have:], part)
+		held.have += uint8(size) //nolint:gosec // at most 5
+		part = part[size:]
 		if int(held.have) < len(held.prefix) {
 			break
 		}
@@ -246,25 +250,31 @@ func (c *Conn) payload(part []byte) {
 		held.left = binary.BigEndian.Uint32(held.prefix[1:])
 		held.arrived = held.arrived || held.left == 0
 		// One that is longer than it may be, gRPC refuses.
-		over = c.addLocked(held, messageBytes+min(int64(held.left), int64(c.bound.o.MessageBytes))) || over
+		n += messageBytes + min(int64(held.left), int64(c.bound.o.MessageBytes))
 	}
+	over := held != nil && n > 0 && c.addLocked(held, n)
 	c.mu.Unlock()
 	if over {
 		c.bound.relieve(c, c.in.stream)
 	}
 }
 
-// spare returns how much of the buffer that gRPC reads a frame of data into is left over.
+// frameBytes is what gRPC takes to keep a frame of data until its message is there, beside
+// the buffer: the header of a slice, its place in a list that grows, and what the smallest
+// allocation leaves over.
+const frameBytes = 64
+
+// spare returns what a frame of data takes beside its bytes: what is left over of the buffer
+// that gRPC reads it into, and frameBytes. It is far more than the bytes if somebody sends
+// them one by one. (gRPC makes one buffer of many, but only while nobody reads them.)
 func spare(bytes int64) int64 {
+	const ownSize = 1 << 10 // up to this, a frame gets a buffer of its own size
 	for _, size := range []int64{4 << 10, 16 << 10} {
-		if bytes <= size {
-			if bytes <= 1<<10 { // it gets a buffer of its own size
-				return 0
-			}
-			return size - bytes
+		if bytes > ownSize && bytes <= size {
+			return size - bytes + frameBytes
 		}
 	}
-	return 0
+	return frameBytes
 }
 
 // Write implements net.Conn.

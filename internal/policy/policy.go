@@ -35,7 +35,7 @@ func (c *Config) Namespaces() map[string]*Namespace {
 type Namespace struct {
 	onError      OnError
 	policiesOnly bool
-	exempt       patterns[struct{}]
+	exempt       patterns[string] // each with its text
 	policies     map[string]*Policy
 }
 
@@ -67,11 +67,17 @@ func (n *Namespace) PoliciesOnly() bool { return n != nil && n.policiesOnly }
 
 // IsExempt reports whether no limit applies to identifier.
 func (n *Namespace) IsExempt(identifier string) bool {
-	if n == nil {
-		return false
-	}
-	_, exempt := n.exempt.match(identifier)
+	_, exempt := n.Exemption(identifier)
 	return exempt
+}
+
+// Exemption returns the pattern by which no limit applies to identifier, and whether
+// there is one.
+func (n *Namespace) Exemption(identifier string) (pattern string, exempt bool) {
+	if n == nil {
+		return "", false
+	}
+	return n.exempt.match(identifier)
 }
 
 // Policy returns the policy of that name, or nil if there is none.
@@ -93,15 +99,31 @@ func (n *Namespace) Policies() map[string]*Policy {
 // A Policy is a list of limits that has a name.
 type Policy struct {
 	limits    []strategy.Limit
-	overrides patterns[[]strategy.Limit]
+	overrides patterns[override]
+}
+
+// An override has the limits of those who match a pattern.
+type override struct {
+	pattern string
+	limits  []strategy.Limit
 }
 
 // Limits returns the limits that p holds identifier to: those of the override
 // that matches it best, or the policy's own if no override matches. The caller
 // must not change them.
 func (p *Policy) Limits(identifier string) []strategy.Limit {
-	if limits, ok := p.overrides.match(identifier); ok {
-		return limits
-	}
-	return p.limits
+	limits, _ := p.Match(identifier)
+	return limits
 }
+
+// Match returns Limits, and the pattern of the override that they are of, or "".
+func (p *Policy) Match(identifier string) (limits []strategy.Limit, pattern string) {
+	if o, ok := p.overrides.match(identifier); ok {
+		return o.limits, o.pattern
+	}
+	return p.limits, ""
+}
+
+// Base returns the limits of those whom no override matches. The caller must not change
+// them.
+func (p *Policy) Base() []strategy.Limit { return p.limits }

@@ -44,7 +44,9 @@ func (r reader) namespace(n yamlfile.Node) *Namespace {
 		"policies_only": func(v yamlfile.Node) { ns.policiesOnly = v.Bool() },
 		"exempt": func(v yamlfile.Node) {
 			seen := map[string]int{}
-			v.Items(func(item yamlfile.Node) { addPattern(&ns.exempt, item, struct{}{}, seen) })
+			v.Items(func(item yamlfile.Node) {
+				addPattern(&ns.exempt, item, func(pattern string) string { return pattern }, seen)
+			})
 		},
 		"policies": func(v yamlfile.Node) {
 			v.Pairs(func(key, value yamlfile.Node) {
@@ -64,8 +66,8 @@ func onError(n yamlfile.Node) OnError {
 }
 
 // addPattern adds the pattern n to p. It is a problem if p has that pattern
-// already. seen has the line of each pattern that was added.
-func addPattern[T any](p *patterns[T], n yamlfile.Node, value T, seen map[string]int) {
+// already. value makes what it stands for. seen has the line of each pattern that was added.
+func addPattern[T any](p *patterns[T], n yamlfile.Node, value func(pattern string) T, seen map[string]int) {
 	pattern := n.Text()
 	same := canonical(pattern)
 	if line, ok := seen[same]; ok {
@@ -73,7 +75,7 @@ func addPattern[T any](p *patterns[T], n yamlfile.Node, value T, seen map[string
 		return
 	}
 	seen[same] = n.Line()
-	if err := p.add(pattern, value); err != nil {
+	if err := p.add(pattern, value(pattern)); err != nil {
 		n.Problem("%v", err)
 	}
 }
@@ -109,8 +111,9 @@ func (r reader) override(p *Policy, n yamlfile.Node, shadow bool, seen map[strin
 		return
 	}
 	own := r.limits(limits, shadow)
+	ofOverride := func(pattern string) override { return override{pattern, own} }
 	items := 0
-	identifiers.Items(func(item yamlfile.Node) { items++; addPattern(&p.overrides, item, own, seen) })
+	identifiers.Items(func(item yamlfile.Node) { items++; addPattern(&p.overrides, item, ofOverride, seen) })
 	if items == 0 {
 		identifiers.Problem(`no identifiers; give some, as in ["alice", "partner-*", "10.0.0.0/8"]`)
 	}

@@ -60,6 +60,10 @@ type Watcher struct {
 	since   time.Time // when it was seen first
 	waiting bool      // whether the log says that a file is being written
 
+	inForce   time.Time // when the version in force was put in force
+	refused   error     // the last refusal; nil: none
+	refusedAt time.Time
+
 	applied, refusals prometheus.Counter
 	successful        prometheus.Gauge
 	inForceSince      prometheus.Gauge
@@ -90,9 +94,26 @@ func New(o Options) *Watcher {
 		}),
 	}
 	w.successful.Set(1)
+	w.inForce = time.Now()
 	w.inForceSince.SetToCurrentTime()
 	o.Registry.MustRegister(reloads, w.successful, w.inForceSince)
 	return w
+}
+
+// A State says which configuration is in force, and why a later one is not.
+type State struct {
+	Version string
+	Since   time.Time
+	// Refused is why what there is now is not in force; nil: it is.
+	Refused   error
+	RefusedAt time.Time
+}
+
+// State returns the state of w.
+func (w *Watcher) State() State {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return State{w.version, w.inForce, w.refused, w.refusedAt}
 }
 
 // Run watches until ctx ends. A signal on told makes it look at once, and put in
@@ -155,7 +176,7 @@ func (w *Watcher) Receive(load func(seen string) (version string, apply func(), 
 // apply puts a configuration in force.
 func (w *Watcher) apply(version string, apply func()) {
 	apply()
-	w.version = version
+	w.version, w.inForce = version, time.Now()
 	w.judge()
 	w.applied.Inc()
 	w.inForceSince.SetToCurrentTime()
@@ -166,6 +187,7 @@ func (w *Watcher) apply(version string, apply func()) {
 func (w *Watcher) judge() {
 	if w.files == "" && w.received == "" {
 		w.successful.Set(1)
+		w.refused = nil
 	} else {
 		w.successful.Set(0)
 	}
@@ -222,6 +244,7 @@ func (w *Watcher) refuse(why *refusal, version string, err error, told bool) {
 		return
 	}
 	*why = refusal(version)
+	w.refused, w.refusedAt = err, time.Now()
 	w.refusals.Inc()
 	if w.o.Refused != nil {
 		w.o.Refused()

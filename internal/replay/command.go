@@ -157,7 +157,7 @@ func (s *settings) open(flag, file string, index int, logger *slog.Logger) (*rep
 			return nil, err
 		}
 	}
-	return newReplica(index, c, p, logger)
+	return newReplica(index, p, c.MemoryOptions(), c.Store.OnError, logger)
 }
 
 // noVariables is an environment without variables: what this machine's daemon is told is not

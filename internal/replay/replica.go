@@ -12,6 +12,7 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/account"
 	"github.com/ratelimitd/ratelimitd/internal/config"
 	"github.com/ratelimitd/ratelimitd/internal/decide"
+	"github.com/ratelimitd/ratelimitd/internal/policy"
 	"github.com/ratelimitd/ratelimitd/internal/store/memory"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 )
@@ -44,10 +45,10 @@ type row struct {
 	times             []point // by the timeline of its replica
 }
 
-// newReplica returns a replica of c. Close it.
-func newReplica(index int, c *config.Config, p *config.Policies, logger *slog.Logger) (*replica, error) {
+// newReplica returns a replica of a daemon with the policies p, whose store is of o. Close
+// it.
+func newReplica(index int, p *config.Policies, o memory.Options, onError policy.OnError, logger *slog.Logger) (*replica, error) {
 	r := &replica{index: index, rows: map[*strategy.Limit][]*row{}}
-	o := c.MemoryOptions()
 	o.Now = func() strategy.Instant { return strategy.Instant(r.clock.Load()) }
 	o.Logger = logger
 	counters, err := memory.New(o)
@@ -56,7 +57,7 @@ func newReplica(index int, c *config.Config, p *config.Policies, logger *slog.Lo
 	}
 	r.store = counters
 	r.core = decide.New(decide.Options{
-		Store: counters, OnError: c.Store.OnError, MaxLogCount: c.Store.MaxLogCount, Logger: logger,
+		Store: counters, OnError: onError, MaxLogCount: o.MaxLogCount, Logger: logger,
 		Book: account.New(decide.Outcomes, nil),
 	})
 	r.core.SetPolicies(p.Namespaces)

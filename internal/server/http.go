@@ -12,6 +12,7 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/decide"
 	"github.com/ratelimitd/ratelimitd/internal/inflight"
 	"github.com/ratelimitd/ratelimitd/internal/server/adminapi"
+	"github.com/ratelimitd/ratelimitd/internal/server/console"
 	"github.com/ratelimitd/ratelimitd/internal/server/envoyapi"
 	"github.com/ratelimitd/ratelimitd/internal/server/httpapi"
 )
@@ -104,13 +105,15 @@ func (s *httpServers) limitsInForce() http.Handler {
 }
 
 // admin returns the server of the admin port. On loopback it asks nobody who he is;
-// elsewhere it answers only those who may administer the daemon.
-func (s *httpServers) admin(o Options, book *account.Book) *http.Server {
+// elsewhere it answers only those who may administer the daemon, but for the page of the
+// console, which has no data.
+func (s *httpServers) admin(o Options, book *account.Book, shown *console.Console) *http.Server {
 	// Whoever gets as far as this may administer the daemon.
 	operator := auth.Anonymous(auth.Decide, auth.Reset)
 	handler := adminapi.New(adminapi.Options{
 		Counter:      asCaller(operator, http.HandlerFunc(s.envoy.ShowCounter)),
 		ResetCounter: asCaller(operator, http.HandlerFunc(s.envoy.ResetCounter)),
+		Console:      shown,
 		Book:         book, Metrics: s.metrics, Limits: s.limitsInForce(), LogLevel: o.LogLevel, Logger: o.Logger,
 		TestClock: o.TestClock,
 		Configuration: func() adminapi.Configuration {
@@ -126,7 +129,7 @@ func (s *httpServers) admin(o Options, book *account.Book) *http.Server {
 		handler = permitted(s.core.Permit, auth.Admin, handler)
 	}
 	server := &http.Server{
-		Handler:           bodiesInTime(bodyTimeout, s.pages.admin(adminHosts(o.AdminAddr, o.Trust.AdminHosts), chain.http(handler))),
+		Handler:           bodiesInTime(bodyTimeout, s.pages.admin(adminHosts(o.AdminAddr, o.Trust.AdminHosts), console.Page(chain.http(handler)))),
 		ReadHeaderTimeout: 5 * time.Second,
 		IdleTimeout:       3 * time.Minute,
 		ErrorLog:          newHTTPLog(s.handshakes, "admin"),

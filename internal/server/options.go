@@ -15,6 +15,7 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/netlimit"
 	"github.com/ratelimitd/ratelimitd/internal/policy"
 	"github.com/ratelimitd/ratelimitd/internal/policy/envoy"
+	"github.com/ratelimitd/ratelimitd/internal/reload"
 	"github.com/ratelimitd/ratelimitd/internal/server/envoyapi"
 	"github.com/ratelimitd/ratelimitd/internal/store"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
@@ -68,6 +69,9 @@ type Options struct {
 	Bounds config.Bounds // of all else; the zero Bounds are the default
 	// Connections bound those to all ports. The server sets their Logger.
 	Connections netlimit.Options
+
+	// Reload says which configuration is in force. nil: there is none that could change.
+	Reload func() reload.State
 
 	Logger   *slog.Logger
 	Registry *prometheus.Registry // what /metrics shows

@@ -14,6 +14,8 @@ import (
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 
 	"github.com/ratelimitd/ratelimitd/internal/decide"
+	"github.com/ratelimitd/ratelimitd/internal/reload"
+	"github.com/ratelimitd/ratelimitd/internal/server/console"
 	"github.com/ratelimitd/ratelimitd/internal/sleep"
 	ratelimitv1 "github.com/ratelimitd/ratelimitd/proto/ratelimit/v1"
 )
@@ -36,6 +38,16 @@ var healthNames = []string{"", ratelimitv1.RateLimitService_ServiceDesc.ServiceN
 func (r *readiness) setConfig(c *Config) {
 	r.config.Store(c)
 	r.show()
+}
+
+// shown returns what is in force, as the console shows it. reloads may be nil.
+func (r *readiness) shown(reloads func() reload.State) console.Configuration {
+	c := r.config.Load()
+	shown := console.Configuration{Policies: c.Policies, Text: c.Text, Domains: c.Envoy.Domains()}
+	if reloads != nil {
+		shown.Reload = new(reloads())
+	}
+	return shown
 }
 
 // show has the health service say whether the server has all that it waits for.

@@ -3,6 +3,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -22,12 +23,15 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/decide"
 	"github.com/ratelimitd/ratelimitd/internal/histogram"
 	"github.com/ratelimitd/ratelimitd/internal/inflight"
+	"github.com/ratelimitd/ratelimitd/internal/policy"
+	"github.com/ratelimitd/ratelimitd/internal/server/console"
 	"github.com/ratelimitd/ratelimitd/internal/server/envoyapi"
 	"github.com/ratelimitd/ratelimitd/internal/server/fault"
 	"github.com/ratelimitd/ratelimitd/internal/server/grpcapi"
 	"github.com/ratelimitd/ratelimitd/internal/server/httpapi"
 	"github.com/ratelimitd/ratelimitd/internal/server/respapi"
 	"github.com/ratelimitd/ratelimitd/internal/store"
+	"github.com/ratelimitd/ratelimitd/internal/strategy"
 )
 
 // A Server is a listening daemon. New makes it, and Serve runs it once.
@@ -43,6 +47,7 @@ type Server struct {
 	envoy     *envoyapi.API
 	gate      *gate // nil: callers are not known
 	readiness *readiness
+	console   *console.Console
 	inFlight  *inflight.Bound
 
 	ports *ports
@@ -54,7 +59,7 @@ type Server struct {
 	metrics *http.Server
 
 	draining chan struct{}  // closed when the server begins to stop
-	streams  sync.WaitGroup // the goroutines that answer streams
+	streams  sync.WaitGroup // the goroutines that answer streams, and that of the console
 }
 
 // New listens on all addresses. The error says which cannot be listened on; then
@@ -125,7 +130,12 @@ func New(o Options) (*Server, error) {
 		metrics: metricsHandler(o.Registry, o.Logger), inFlight: s.inFlight,
 	}
 	s.http = servers.api(&httpapi.API{Core: s.core, Faults: faults, Latency: latency})
-	s.admin = servers.admin(o, s.book)
+	s.console = console.New(console.Options{
+		Core: s.core, Book: s.book, Latency: latency, Metrics: o.Registry, Store: o.StoreName,
+		OnError: cmp.Or(o.OnError, policy.FailAllow), MaxLogCount: cmp.Or(o.MaxLogCount, strategy.DefaultMaxLogCount),
+		Configuration: func() console.Configuration { return s.readiness.shown(o.Reload) }, Logger: o.Logger,
+	})
+	s.admin = servers.admin(o, s.book, s.console)
 	if s.ports.metrics != nil {
 		s.metrics = servers.metricsAlone(o.Metrics.Path)
 	}
@@ -180,6 +190,7 @@ func (s *Server) Serve(ctx context.Context) error {
 	s.streams.Go(func() { s.inFlight.Watch(s.draining) })
 	running := 2
 	if s.ports.admin != nil {
+		s.streams.Go(func() { s.console.Run(s.draining) })
 		running++
 		go func() { failed <- serveHTTP(s.admin, s.ports.admin) }()
 	}

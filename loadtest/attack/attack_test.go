@@ -51,7 +51,7 @@ func attacks() []attack {
 		case <-ctx.Done():
 		}
 	}}}
-	for _, kind := range [][]attack{messageAttacks(), connectionAttacks(), inFlightAttacks(), redisAttacks(), nameAttacks(), operatorAttacks(), trustAttacks(), storeAttacks()} {
+	for _, kind := range [][]attack{messageAttacks(), connectionAttacks(), inFlightAttacks(), frameAttacks(), redisAttacks(), nameAttacks(), operatorAttacks(), trustAttacks(), storeAttacks()} {
 		all = append(all, kind...)
 	}
 	return all

@@ -28,6 +28,7 @@ type Options struct {
 	Limits        http.Handler         // of /rlconfig
 	Counter       http.Handler         // of /envoy
 	ResetCounter  http.Handler         // of /envoy/reset
+	Console       http.Handler         // of what is below /console/
 	Configuration func() Configuration // that in force
 	LogLevel      *slog.LevelVar       // the one of Logger
 	Logger        *slog.Logger
@@ -48,6 +49,7 @@ func New(o Options) http.Handler {
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
 		fmt.Fprint(w, `ratelimitd: admin
 
+/                the console, in a browser
 /hot-keys        who asks most and who is denied most, by namespace; ?n=20 for more
 /configuration   the configuration in force: flags, policies and their version
 /rlconfig        the limits in force, as envoyproxy/ratelimit shows them
@@ -63,6 +65,7 @@ func New(o Options) http.Handler {
 	mux.Handle("GET /rlconfig", o.Limits)
 	mux.Handle("GET /envoy", o.Counter)
 	mux.Handle("POST /envoy/reset", o.ResetCounter)
+	mux.Handle("/console/", o.Console)
 	mux.HandleFunc("GET /configuration", func(w http.ResponseWriter, _ *http.Request) { web.WriteJSON(w, o.Configuration()) })
 	mux.HandleFunc("GET /loglevel", func(w http.ResponseWriter, _ *http.Request) {
 		fmt.Fprintln(w, strings.ToLower(o.LogLevel.Level().String()))

@@ -23,11 +23,12 @@ const (
 // A turn answers the commands that a connection has received at a time. It is used again,
 // with its memory. The zero turn is ready for use.
 type turn struct {
-	conn  *conn
-	start histogram.Stopwatch
-	args  []string // of the command at hand
-	out   []byte   // replies, not written yet
-	whole int      // how many bytes of out are whole replies
+	conn   *conn
+	start  histogram.Stopwatch
+	args   []string // of the command at hand
+	recent recentCommand
+	out    []byte // replies, not written yet
+	whole  int    // how many bytes of out are whole replies
 
 	// Commands that are decided together, and not answered yet.
 	batch decide.Batch
@@ -88,7 +89,7 @@ func (t *turn) answerAll(text string, begun bool, size *int) (err error) {
 		if len(args) == 0 {
 			continue
 		}
-		c := commandOf(args[0])
+		c := t.recent.commandOf(args[0])
 		t.dispatch(c, begun)
 		if c == unknown && inline {
 			// A page in a browser can have it send such lines here, as HTTP: what it
@@ -235,7 +236,7 @@ func (t *turn) write() (ok bool) {
 // clear makes t ready for another connection.
 func (t *turn) clear() {
 	clear(t.args)
-	t.conn, t.args, t.rate, t.decided = nil, t.args[:0], wholeRate{}, false
+	t.conn, t.args, t.recent, t.rate, t.decided = nil, t.args[:0], recentCommand{}, wholeRate{}, false
 	if cap(t.out) > 2*maxReplyBytes {
 		t.out = nil
 	}

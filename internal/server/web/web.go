@@ -33,6 +33,11 @@ const freeBytes = 4 << 10
 // ErrTooLong; that of one for which there is no room is fault.ErrTooManyBytes; any other
 // means that the body ended early. The body counts as in flight until the request ends.
 func ReadBody(w http.ResponseWriter, r *http.Request, maxBytes int64) ([]byte, error) {
+	if n := r.ContentLength; 0 <= n && n <= min(maxBytes, freeBytes) { // as mostly
+		body := make([]byte, n)
+		_, err := io.ReadFull(r.Body, body)
+		return body, err
+	}
 	bytes := maxBytes
 	if r.ContentLength >= 0 {
 		bytes = min(bytes, r.ContentLength)
@@ -117,9 +122,16 @@ func WriteMessage(w http.ResponseWriter, code int, m proto.Message) {
 	if err != nil { // a name is not UTF-8, say
 		code, body = http.StatusInternalServerError, []byte(`{"code":13,"message":"the answer cannot be written as JSON"}`)
 	}
-	w.Header().Set("Content-Type", "application/json")
+	WriteText(w, code, body)
+}
+
+var applicationJSON = []string{"application/json"}
+
+// WriteText writes a JSON text and a new line, for which it may use the memory after it.
+func WriteText(w http.ResponseWriter, code int, text []byte) {
+	w.Header()["Content-Type"] = applicationJSON
 	w.WriteHeader(code)
-	_, _ = w.Write(append(body, '\n'))
+	_, _ = w.Write(append(text, '\n'))
 }
 
 // WriteError answers with err as the JSON of a google.rpc.Status. code is the

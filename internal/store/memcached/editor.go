@@ -99,34 +99,34 @@ func pause(ctx context.Context, attempt int) error {
 	return nil
 }
 
-// read reads the items of edits, in one round trip to each server.
+// read reads the items of edits. What several callers read at the same time goes to a
+// server together.
 func (d *editor) read(ctx context.Context, edits []*edit) {
 	type reading struct {
+		on    *server
 		edits []*edit
 		keys  []string
-		items map[string]*memcache.Item
+		read  *read
 	}
 	var readings []*reading
-	var exchanges []exchange
 	of := make(map[*server]*reading, 1)
 	for _, e := range edits {
 		r := of[e.server]
 		if r == nil {
-			r = new(reading)
+			r = &reading{on: e.server}
 			of[e.server] = r
 			readings = append(readings, r)
-			exchanges = append(exchanges, exchange{e.server, func() (err error) {
-				r.items, err = e.server.get(r.keys)
-				return err
-			}})
 		}
 		r.edits, r.keys = append(r.edits, e), append(r.keys, e.key)
 	}
-	for i, err := range d.send(ctx, exchanges) {
-		for _, e := range readings[i].edits {
-			if e.err = err; err == nil { // otherwise the exchange may still be setting items
-				e.found = readings[i].items[e.key]
-			}
+	for _, r := range readings {
+		r.read = d.startRead(r.on, r.keys)
+	}
+	for _, r := range readings {
+		items, err := r.read.await(ctx, &r.on.reads)
+		err = r.on.named(err)
+		for _, e := range r.edits {
+			e.found, e.err = items[e.key], err
 		}
 	}
 }
@@ -161,17 +161,16 @@ func (d *editor) apply(edits []*edit) (changed []*edit) {
 
 // write writes the items of edits, and returns the edits that met a conflict.
 func (d *editor) write(ctx context.Context, edits []*edit) (conflicting []*edit) {
-	exchanges := make([]exchange, len(edits))
+	writes := make([]*write, len(edits))
 	for i, e := range edits {
-		next, put := e.next, e.server.client.Add
 		if e.found != nil {
-			next.CasID, put = e.found.CasID, e.server.client.CompareAndSwap
+			e.next.CasID = e.found.CasID
 		}
-		exchanges[i] = exchange{e.server, func() error { return e.server.writeError(put(next), next) }}
+		writes[i] = d.startWrite(e.server, e.next, e.found == nil)
 	}
-	for i, err := range d.send(ctx, exchanges) {
-		e := edits[i]
-		if e.err = err; errors.Is(err, errConflict) || errors.Is(err, errTooLarge) {
+	for i, e := range edits {
+		e.err = e.server.named(writes[i].await(ctx, &e.server.writes))
+		if errors.Is(e.err, errConflict) || errors.Is(e.err, errTooLarge) {
 			conflicting = append(conflicting, e)
 		}
 	}

@@ -203,7 +203,7 @@ func (s *Store) Close() error {
 	s.closing()
 	s.running.Wait()
 	for _, server := range s.servers {
-		_ = server.client.Close() // its connections may be closed already
+		server.closeIdle() // they may be closed already
 	}
 	return nil
 }

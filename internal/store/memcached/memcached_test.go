@@ -757,13 +757,15 @@ type wire struct {
 	lost bool
 }
 
-// Write counts b, if it is the beginning of a command and not its end.
+// Write counts the commands that begin in b.
 func (w *wire) Write(b []byte) (int, error) {
 	w.of.mu.Lock()
-	for _, name := range []string{"gets", "add", "cas", "version"} {
-		if strings.HasPrefix(string(b), name+" ") {
-			w.of.commands[name]++
-			w.lost = w.of.lose && name != "gets"
+	for line := range strings.SplitSeq(string(b), "\r\n") {
+		for _, name := range []string{"gets", "add", "cas", "version"} {
+			if strings.HasPrefix(line, name+" ") {
+				w.of.commands[name]++
+				w.lost = w.of.lose && name != "gets"
+			}
 		}
 	}
 	w.of.mu.Unlock()

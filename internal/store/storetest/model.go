@@ -89,7 +89,7 @@ func drawPause(limits []strategy.Limit) *rapid.Generator[int64] {
 			period, unit = p, p/max(1, l.Rate.Count)
 		}
 	}
-	return rapid.OneOf(rapid.Just(int64(0)), rapid.Int64Range(0, 3*unit), rapid.Int64Range(0, 2*period), rapid.Int64Range(-unit, 0), rapid.Just(10*period))
+	return rapid.OneOf(rapid.Just(int64(0)), rapid.Int64Range(0, 3*unit), rapid.Int64Range(0, 2*period), rapid.Int64Range(-unit, 0), rapid.Int64Range(-2*period, 0), rapid.Just(10*period))
 }
 
 func drawCost(limits []strategy.Limit) *rapid.Generator[uint64] {

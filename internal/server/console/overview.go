@@ -1,0 +1,206 @@
+package console
+
+import (
+	"cmp"
+	"math"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/ratelimitd/ratelimitd/internal/account"
+	"github.com/ratelimitd/ratelimitd/internal/policy"
+	"github.com/ratelimitd/ratelimitd/internal/server/web"
+)
+
+const (
+	// maxRows is how many limits and namespaces the page shows: those denied, or asked,
+	// most.
+	maxRows = 100
+	// maxIdentifiers is how many identifiers are shown of each limit.
+	maxIdentifiers = 10
+	// maxKeys is how many are shown of who asks most.
+	maxKeys = 20
+	// stepsShown of a series are shown as one, but for that of all namespaces.
+	stepsShown = 3
+)
+
+// An overview is what the first screen shows.
+type overview struct {
+	At            time.Time        `json:"at"`
+	StepSeconds   float64          `json:"step_seconds"` // of all; of the others, times steps_shown
+	StepsShown    int              `json:"steps_shown"`
+	Daemon        daemon           `json:"daemon"`
+	Configuration inForce          `json:"configuration"`
+	All           account.Series   `json:"all"`
+	Latency       latencies        `json:"latency"`
+	Denied        []denial         `json:"denied"` // limits that deny, or did in the last 15 minutes; the worst first
+	DeniedLeftOut int              `json:"denied_left_out"`
+	Series        []account.Series `json:"series"` // namespaces and limits
+	SeriesLeftOut int              `json:"series_left_out"`
+	Asked         []account.Key    `json:"asked"` // who asks most
+}
+
+// A denial is a limit that denies.
+type denial struct {
+	account.Series
+	Rule        string        `json:"rule,omitempty"` // its rate, strategy and burst
+	Shadow      bool          `json:"shadow"`         // it denies nothing, but would
+	Envoy       bool          `json:"envoy"`          // its namespace is a domain of Envoy
+	Identifiers []account.Key `json:"identifiers"`
+	// MoreIdentifiers is how many others are known to be denied, of up to 64 in a namespace.
+	MoreIdentifiers int `json:"more_identifiers"`
+}
+
+// inForce says which configuration is in force.
+type inForce struct {
+	Version    string     `json:"version"`
+	Since      *time.Time `json:"since,omitempty"` // nil: since the start
+	Refused    string     `json:"refused,omitempty"`
+	RefusedAt  *time.Time `json:"refused_at,omitempty"`
+	Namespaces int        `json:"namespaces"`
+	Policies   int        `json:"policies"`
+	Domains    int        `json:"domains"`
+}
+
+// latencies are those of calls, in seconds.
+type latencies struct {
+	P50      float64   `json:"p50"` // of the last step and what has gone by of this one
+	P99      float64   `json:"p99"`
+	P50Steps []float32 `json:"p50_steps"`
+	P99Steps []float32 `json:"p99_steps"`
+}
+
+// overview answers GET /console/overview.
+func (c *Console) overview(w http.ResponseWriter, _ *http.Request) {
+	now := time.Now()
+	config := c.Configuration()
+	series := c.history.Series(now)
+	o := &overview{
+		At: now, StepSeconds: account.StepTime.Seconds(), StepsShown: stepsShown,
+		Daemon: c.daemon(), Configuration: config.inForce(), All: series[0], Latency: c.latency.show(),
+		Series: []account.Series{}, Asked: []account.Key{},
+	}
+	series = series[1:]
+	for i := range series {
+		series[i].AskedSteps, series[i].DeniedSteps = joined(series[i].AskedSteps), joined(series[i].DeniedSteps)
+	}
+	hot := c.Book.HotKeys(math.MaxInt)
+	o.Denied, o.DeniedLeftOut = denials(series, hot, &config)
+	slices.SortStableFunc(series, func(a, b account.Series) int { return cmp.Compare(b.Asked, a.Asked) })
+	o.SeriesLeftOut = max(0, len(series)-maxRows)
+	o.Series = append(o.Series, series[:len(series)-o.SeriesLeftOut]...)
+	for _, ns := range hot {
+		for _, k := range ns.Asked {
+			if k.Error <= k.PerSecond/2 { // otherwise the rate is mostly error
+				o.Asked = append(o.Asked, k)
+			}
+		}
+	}
+	slices.SortFunc(o.Asked, func(a, b account.Key) int { return cmp.Compare(b.PerSecond, a.PerSecond) })
+	o.Asked = o.Asked[:min(len(o.Asked), maxKeys)]
+	web.WriteJSON(w, o)
+}
+
+// denials returns the limits that deny, the worst first, each with whom it denies.
+func denials(series []account.Series, hot []account.HotKeys, config *Configuration) (all []denial, leftOut int) {
+	all = []denial{}
+	for _, s := range series {
+		if s.DeniedLast == nil || s.Kind == account.OfNamespace || s.Kind == account.OfEnvoy {
+			continue // what Envoy asks counts as limits that requests bring along, too
+		}
+		d := denial{Series: s, Envoy: slices.Contains(config.Domains, s.Namespace), Identifiers: []account.Key{}}
+		d.Rule, d.Shadow = ruleOf(config.Policies, s.SeriesName)
+		all = append(all, d)
+	}
+	slices.SortStableFunc(all, func(a, b denial) int {
+		return cmp.Or(boolean(b.Denying)-boolean(a.Denying), boolean(a.Shadow)-boolean(b.Shadow), cmp.Compare(b.Denied, a.Denied), b.DeniedLast.Compare(*a.DeniedLast))
+	})
+	leftOut = max(0, len(all)-maxRows)
+	all = all[:len(all)-leftOut]
+	for _, ns := range hot {
+		for _, k := range ns.Denied {
+			i := slices.IndexFunc(all, func(d denial) bool { return d.denies(&k, ns.Namespace) })
+			switch {
+			case i < 0:
+			case len(all[i].Identifiers) < maxIdentifiers:
+				all[i].Identifiers = append(all[i].Identifiers, k)
+			default:
+				all[i].MoreIdentifiers++
+			}
+		}
+	}
+	return all, leftOut
+}
+
+func boolean(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// denies reports whether k, of the account of a namespace, was denied by d.
+func (d *denial) denies(k *account.Key, namespace string) bool {
+	if d.Namespace != namespace {
+		return false
+	}
+	switch d.Kind {
+	case account.OfFailure:
+		return k.Limit == ""
+	case account.OfInline:
+		return k.Policy == "" && k.Limit != ""
+	default: // a limit without a name is counted without one
+		return d.Policy == k.Policy && (d.Limit == k.Limit || d.Limit == "" && k.Limit != "")
+	}
+}
+
+// ruleOf says what a limit of a policy holds those to who match no override, and whether it
+// is in shadow mode. Without a limit of that name it says nothing.
+func ruleOf(policies *policy.Config, name account.SeriesName) (rule string, shadow bool) {
+	if name.Kind != account.OfLimit {
+		return "", false
+	}
+	p := policies.Namespace(name.Namespace).Policy(name.Policy)
+	if p == nil {
+		return "", false
+	}
+	for _, l := range p.Base() {
+		if l.Name == name.Limit {
+			return describe(&l), l.Shadow
+		}
+	}
+	return "", false
+}
+
+// joined returns steps with so many as are shown as one, each the mean of those.
+func joined(steps []float32) []float32 {
+	if steps == nil {
+		return nil
+	}
+	short := make([]float32, 0, len(steps)/stepsShown+1)
+	for end := len(steps); end > 0; end -= stepsShown { // from the end, so that it is whole
+		part := steps[max(0, end-stepsShown):end]
+		sum := float32(0)
+		for _, v := range part {
+			sum += v
+		}
+		short = append(short, sum/float32(len(part)))
+	}
+	slices.Reverse(short)
+	return short
+}
+
+// inForce says which configuration is in force.
+func (c *Configuration) inForce() inForce {
+	f := inForce{Domains: len(c.Domains), Namespaces: len(c.Policies.Namespaces())}
+	for _, ns := range c.Policies.Namespaces() {
+		f.Policies += len(ns.Policies())
+	}
+	if s := c.Reload; s != nil {
+		f.Version, f.Since = s.Version, &s.Since
+		if s.Refused != nil {
+			f.Refused, f.RefusedAt = s.Refused.Error(), &s.RefusedAt
+		}
+	}
+	return f
+}
