@@ -216,18 +216,6 @@ func (b *Book) Limits(f func(LimitHits)) {
 	show(Others, &b.envoyRest)
 }
 
-// An Entry is one decision.
-type Entry struct {
-	Namespace  string
-	Identifier string // "" leaves it out of the hot keys
-	Policy     string // the one of the configuration that the limits are of; "": the request brought them
-	Outcome    int    // an index into the names that New was given
-	Denied     bool
-
-	Limits   []strategy.Limit
-	Statuses []strategy.Status // what each of Limits said; empty: they were not asked
-}
-
 // A Tally counts what one batch asks, and adds it to a Book at once. The
 // requests of a batch are mostly of one namespace, so that its account is found
 // and written to once for all of them. The zero Tally has counted nothing.
