@@ -119,15 +119,15 @@ func (c *Core) Decide(ctx context.Context, b *Batch) {
 	c.askStore(ctx, b)
 	asked := 0
 	for i := range b.Requests {
-		a, e := &b.Answers[i], exchange{}
+		r, a, e := &b.Requests[i], &b.Answers[i], exchange{}
 		if a.fate == toAsk {
 			e = exchange{&b.asked[asked], &b.results[asked]}
 			asked++
-			if r := &b.Requests[i]; r.once != nil {
+			if r.once != nil {
 				e, a.repeated = e.settlement(r.Limits)
 			}
 		}
-		c.conclude(ctx, b, &b.Requests[i], a, e)
+		c.conclude(ctx, b, r, a, e)
 	}
 	b.tally.Flush(c.book)
 }
