@@ -3,6 +3,7 @@ package memcached
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"github.com/bradfitz/gomemcache/memcache"
 )
@@ -71,7 +72,7 @@ func (s *Store) makeReads(on *server) {
 func (s *Store) readTogether(on *server, joined []*read) (items map[string]*memcache.Item, err error) {
 	keys := joined[0].keys
 	for _, r := range joined[1:] {
-		keys = append(keys[:len(keys):len(keys)], r.keys...)
+		keys = append(slices.Clip(keys), r.keys...)
 	}
 	err = s.do(on, func() (err error) {
 		items, err = on.get(keys)
