@@ -121,6 +121,18 @@ var matrices = map[string][]benchCase{
 		{"pipelines of 16, THROTTLE", throttleLoad(16), nullRESP, respServer},
 		{"pipelines of 16, one key far over its limit", runCmd{Target: target.RESP, Batch: 16, Concurrency: 8, KeyDistribution: keys.Hot, Scenario: "over"}, nullRESP, respServer},
 	},
+	// A server that is not full. The last cases compare the daemon on as many threads as there
+	// are processors with the daemon on one.
+	"paced": {
+		{"one caller", aloneLoad, nullServer, memoryServer},
+		{"3,000/s", pacedLoad(3000), nullServer, memoryServer},
+		{"20,000/s", pacedLoad(20_000), nullServer, memoryServer},
+		{"3,000/s, Envoy's protocol", envoyLoad(pacedLoad(3000)), nullServer, envoyServer},
+		{"one caller, GOMAXPROCS=1", aloneLoad, memoryServer, memoryServer.with("GOMAXPROCS=1")},
+		{"3,000/s, GOMAXPROCS=1", pacedLoad(3000), memoryServer, memoryServer.with("GOMAXPROCS=1")},
+		{"20,000/s, GOMAXPROCS=1", pacedLoad(20_000), memoryServer, memoryServer.with("GOMAXPROCS=1")},
+		{"as many as it can, GOMAXPROCS=1", runCmd{}, memoryServer, memoryServer.with("GOMAXPROCS=1")},
+	},
 	// Other services against the daemon, each with its own Redis.
 	"peers": peerCases,
 	// The Go client against calls of which each goes on its own, as generated code makes them.
@@ -153,6 +165,12 @@ var matrices = map[string][]benchCase{
 func respLoad(pipeline, connections int) runCmd {
 	return runCmd{Target: target.RESP, Batch: pipeline, Concurrency: connections}
 }
+
+// aloneLoad is one caller on one connection.
+var aloneLoad = runCmd{Concurrency: 1, Connections: 1}
+
+// pacedLoad is so many calls a second.
+func pacedLoad(rate float64) runCmd { return runCmd{ArrivalRate: rate} }
 
 // throttleLoad is pipelines of THROTTLE.
 func throttleLoad(pipeline int) runCmd {
@@ -190,7 +208,7 @@ func newBenchCmd() *benchCmd {
 // flags returns the flags whose values are the fields of c.
 func (c *benchCmd) flags() *flags.Set {
 	return &flags.Set{Flags: []flags.Flag{
-		{Name: "matrix", Value: flags.OneOf(&c.Matrix, "server", "resp", "peers", "client", "transport"), Help: "What to compare: the daemon with the null server (server; or resp, over the protocol of Redis) or with other services (peers), the Go client with calls that go alone (client), or options of gRPC (transport)."},
+		{Name: "matrix", Value: flags.OneOf(&c.Matrix, "server", "paced", "resp", "peers", "client", "transport"), Help: "What to compare: the daemon with the null server (server; paced, where it is not full; or resp, over the protocol of Redis) or with other services (peers), the Go client with calls that go alone (client), or options of gRPC (transport)."},
 		{Name: "out", Value: flags.Text(&c.Out), Help: "Where to write the results."},
 		{Name: "duration", Value: flags.Duration(&c.Duration), Help: "How long to measure each run."},
 		{Name: "warmup", Value: flags.Duration(&c.Warmup), Help: "How long to run before that, unmeasured."},
@@ -454,7 +472,7 @@ func (b *bench) measure(ctx context.Context, bc *benchCase, p *process) (*report
 		c.Batch = 0 // the other takes batches of one
 	}
 	c.Concurrency = cmp.Or(c.Concurrency, 64)
-	c.Connections, c.Streams = 4, 4
+	c.Connections, c.Streams = cmp.Or(c.Connections, 4), 4
 	c.KeyDistribution, c.Keys = cmp.Or(c.KeyDistribution, keys.Uniform), cmp.Or(c.Keys, 100_000)
 	c.Scenario, c.Cost, c.Seed, c.Quiet, c.DescriptorKey = cmp.Or(c.Scenario, "below"), 1, 1, true, cmp.Or(c.DescriptorKey, "user")
 	if p.store != "" {
@@ -482,16 +500,16 @@ type row struct {
 	baseline, subject []*report.Report
 }
 
-const header = `| case | baseline: decisions/s | subject: decisions/s | baseline: server CPU, µs a decision | subject: server CPU | ratio of server CPU | baseline: store's CPU | subject: store's CPU | client CPU | subject: p50 | p99 | p99.9 | stolen | pairs run |
-|---|---|---|---|---|---|---|---|---|---|---|---|---|---|
+const header = `| case | baseline: decisions/s | subject: decisions/s | baseline: server CPU, µs a decision | subject: server CPU | ratio of server CPU | baseline: store's CPU | subject: store's CPU | client CPU | baseline: p50 | subject: p50 | p99 | p99.9 | stolen | pairs run |
+|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|
 `
 
 func (r *row) markdown() string {
-	return fmt.Sprintf("| %s | %s | %s | %s | %s | **%s** | %s | %s | %s | %s | %s | %s | %.0f%% | %d |", r.name,
+	return fmt.Sprintf("| %s | %s | %s | %s | %s | **%s** | %s | %s | %s | %s | %s | %s | %s | %.0f%% | %d |", r.name,
 		spread(of(r.baseline, decisionRate), "%.0f"), spread(of(r.subject, decisionRate), "%.0f"),
 		spread(of(r.baseline, serverCPU), "%.2f"), spread(of(r.subject, serverCPU), "%.2f"), r.ratios(serverCPU),
 		storeCPU(r.baseline), storeCPU(r.subject), fmt.Sprintf("%.2f", median(of(r.subject, func(x *report.Report) float64 { return value(x.CPU.Client) }))),
-		micros(r.subject, p50), micros(r.subject, p99), micros(r.subject, func(x *report.Report) float64 { return x.Latency.P999 }),
+		micros(r.baseline, p50), micros(r.subject, p50), micros(r.subject, p99), micros(r.subject, func(x *report.Report) float64 { return x.Latency.P999 }),
 		100*slices.Max(r.stolen), r.tries)
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -108,15 +109,14 @@ func (d *editor) read(ctx context.Context, edits []*edit) {
 		keys  []string
 		read  *read
 	}
-	var readings []*reading
-	of := make(map[*server]*reading, 1)
+	readings := make([]*reading, 0, 1)
 	for _, e := range edits {
-		r := of[e.server]
-		if r == nil {
-			r = &reading{on: e.server}
-			of[e.server] = r
-			readings = append(readings, r)
+		n := slices.IndexFunc(readings, func(r *reading) bool { return r.on == e.server })
+		if n < 0 {
+			n = len(readings)
+			readings = append(readings, &reading{on: e.server})
 		}
+		r := readings[n]
 		r.edits, r.keys = append(r.edits, e), append(r.keys, e.key)
 	}
 	for _, r := range readings {

@@ -77,7 +77,10 @@ func (s *Store) Decide(ctx context.Context, requests []store.Request, results []
 	defer cancel()
 
 	var edits []*edit
-	byKey := make(map[string]*edit, 1)
+	var byKey map[string]*edit // nil if there is one request
+	if len(requests) > 1 {
+		byKey = make(map[string]*edit, len(requests))
+	}
 	for i := range requests {
 		r := &requests[i]
 		if !r.Counts() {
@@ -90,7 +93,9 @@ func (s *Store) Decide(ctx context.Context, requests []store.Request, results []
 			same.requests = append(same.requests, i)
 			continue
 		}
-		byKey[e.key] = e
+		if byKey != nil {
+			byKey[e.key] = e
+		}
 		edits = append(edits, e)
 		e.requests = []int{i}
 		e.change = func(it *item, now strategy.Instant) (changed bool) {
