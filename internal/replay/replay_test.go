@@ -3,10 +3,8 @@ package replay
 import (
 	"bytes"
 	"compress/gzip"
-	"context"
 	"encoding/json"
 	"fmt"
-	"log/slog"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -15,20 +13,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/goleak"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/ratelimitd/ratelimitd/internal/command"
-	"github.com/ratelimitd/ratelimitd/internal/config"
-	"github.com/ratelimitd/ratelimitd/internal/decide"
-	"github.com/ratelimitd/ratelimitd/internal/flags"
-	"github.com/ratelimitd/ratelimitd/internal/replay/accesslog"
-	"github.com/ratelimitd/ratelimitd/internal/server"
-	"github.com/ratelimitd/ratelimitd/internal/store/memory"
-	"github.com/ratelimitd/ratelimitd/internal/strategy"
-	ratelimitv1 "github.com/ratelimitd/ratelimitd/proto/ratelimit/v1"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -146,100 +133,6 @@ func TestCompare(t *testing.T) {
 	c = replayed(t, "--config", write(t, "new.yaml", larger), "--current", write(t, "old.yaml", policies), log).Change
 	if c.AllowedInstead != 40*60 || c.DeniedInstead != 0 || c.Gain.Identifiers != 1 || c.Lose.Identifiers != 0 {
 		t.Errorf("%+v", c)
-	}
-}
-
-// startDaemon runs a daemon of a configuration until the test ends. Its store has the time of
-// clock.
-func startDaemon(t *testing.T, file string, clock *atomic.Int64) ratelimitv1.RateLimitServiceClient {
-	t.Helper()
-	c, p, err := config.Read(flags.Source{"config": {Text: file, Name: "--config"}}, noVariables)
-	if err != nil {
-		t.Fatal(err)
-	}
-	memoryOptions := c.MemoryOptions()
-	memoryOptions.Now = func() strategy.Instant { return strategy.Instant(clock.Load()) }
-	counters, err := memory.New(memoryOptions)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s, err := server.New(server.Options{
-		GRPCAddr: "127.0.0.1:0", HTTPAddr: "127.0.0.1:0", AdminAddr: "127.0.0.1:0", LogLevel: new(slog.LevelVar),
-		Store: counters, StoreName: "memory", Logger: slog.New(slog.DiscardHandler), Registry: prometheus.NewRegistry(),
-		Config: &server.Config{Policies: p.Namespaces},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, stop := context.WithCancel(context.WithoutCancel(t.Context()))
-	served := make(chan error, 1)
-	go func() { served <- s.Serve(ctx) }()
-	conn, err := grpc.NewClient(s.GRPCAddr(), grpc.WithTransportCredentials(insecure.NewCredentials()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = conn.Close()
-		stop()
-		if err := <-served; err != nil {
-			t.Error(err)
-		}
-	})
-	return ratelimitv1.NewRateLimitServiceClient(conn)
-}
-
-// TestLikeDaemon decides what a daemon decides that is asked the same over gRPC, one by one,
-// and whose clock stands at each record's time.
-func TestLikeDaemon(t *testing.T) {
-	const records = 3000
-	file := write(t, "new.yaml", policies)
-	random := rand.New(rand.NewPCG(1, 2))
-	var log strings.Builder
-	log.WriteString("time,ip,cost\n")
-	at := start.UnixMicro()
-	for range records {
-		at += random.Int64N(100_000) / 50_000 * 20_000 // some are of one instant
-		ip := fmt.Sprintf("10.0.0.%d", random.IntN(12))
-		if random.IntN(4) == 0 {
-			ip = fmt.Sprintf("192.168.0.%d", random.IntN(3))
-		}
-		fmt.Fprintf(&log, "%d,%s,%d\n", at, ip, random.IntN(4))
-	}
-	s := &settings{config: file, identifier: accesslog.ClientAddress, cost: "{cost}", zone: "UTC"}
-	r := &run{names: []string{write(t, "log.csv", log.String())}, who: subjects{byKey: map[string]*subject{}, most: 100}, now: time.Now()}
-	replica, err := s.open("config", file, 0, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer replica.close()
-	r.replicas = append(r.replicas, replica)
-	if r.mapping, err = s.mapping(); err != nil {
-		t.Fatal(err)
-	}
-	var clock atomic.Int64
-	daemon := startDaemon(t, file, &clock)
-	reasons := map[ratelimitv1.Reason]decide.Outcome{
-		ratelimitv1.Reason_WITHIN_LIMIT: decide.Allowed, ratelimitv1.Reason_OVER_LIMIT: decide.Denied, ratelimitv1.Reason_EXEMPT: decide.Exempt,
-	}
-	outcomes := map[decide.Outcome]int{}
-	n := 0
-	r.watch = func(e event, got []decide.Outcome) {
-		clock.Store(e.at)
-		answer, err := daemon.ShouldAllow(t.Context(), &ratelimitv1.ShouldAllowRequest{Namespace: "web", Policy: "default", Identifier: e.who.identifier, Cost: &e.cost})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if want, ok := reasons[answer.GetReason()]; !ok || got[0] != want {
-			t.Errorf("record %d, %s at %d: %v, and a daemon says %v", n, e.who.identifier, e.at, got[0], answer)
-		}
-		outcomes[got[0]]++
-		n++
-	}
-	if _, err := r.do(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	if n != records || outcomes[decide.Allowed] < 100 || outcomes[decide.Denied] < 100 || outcomes[decide.Exempt] < 100 {
-		t.Errorf("%d decisions: %v", n, outcomes)
 	}
 }
 
