@@ -12,6 +12,10 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 # Neither the folder nor the state of git is in the binary: see reproducible.
 BUILDFLAGS := -trimpath -buildvcs=false -tags grpcnotrace
 LDFLAGS = -s -w -X main.version=$(VERSION)
+# The Go that releases are built with: the newest, whose standard library has the fewest known
+# faults, and the same everywhere, as a build is only reproducible with the same Go. Go gets it
+# by itself. GOTOOLCHAIN=local takes the one that is installed.
+image reproducible vulncheck: export GOTOOLCHAIN ?= go1.26.11
 # The container image, and the architectures in it. A Docker that does not keep its
 # images in containerd loads the first one.
 IMAGE ?= bin/ratelimitd-image.tar
@@ -65,10 +69,10 @@ image-test: ## make the image, unpack it, run it as its user and ask it
 	cd tools/image && go test ./...
 
 .PHONY: unit
-unit: ## run the tests
+unit: build ## run the tests
 	go test -race -shuffle=on ./...
 	cd client && go test -race -shuffle=on ./...
-	cd examples/go && go test ./...
+	cd examples/go && RATELIMITD_BIN=$(CURDIR)/bin/ratelimitd go test ./...
 	cd tools && go test ./...
 
 .PHONY: test-python
@@ -86,6 +90,12 @@ test-typescript: build ## check the TypeScript client: its generated code, its t
 test-java: ## run the tests of the Java client, and build its example
 	cd clients/java && mvn --batch-mode --no-transfer-progress install
 	cd examples/java && mvn --batch-mode --no-transfer-progress --quiet compile
+
+# It is no part of test: a first build takes minutes.
+.PHONY: test-rust
+test-rust: export RATELIMITD_BIN ?= $(CURDIR)/bin/ratelimitd
+test-rust: build ## generate a client in Rust, and run it against the daemon
+	cd examples/rust && cargo test --locked --quiet
 
 .PHONY: fuzz
 fuzz: ## run each fuzz target for FUZZTIME
@@ -136,6 +146,14 @@ sbom: ## write bin/sbom.json: what is in the program, as CycloneDX
 .PHONY: licenses
 licenses: sbom ## fail if a dependency has a license that is not permitted
 	cd tools && go run ./licenses ../bin/sbom.json
+
+.PHONY: licenses-clients
+licenses-clients: ## the same for what the clients in clients/ depend on; it needs the network
+	./scripts/licenses-clients.sh
+
+.PHONY: release-check
+release-check: ## make a release in a clone, then install and use it as a user does
+	./scripts/release.sh --check
 
 .PHONY: reproducible
 reproducible: ## fail if two builds in two folders differ

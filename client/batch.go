@@ -348,3 +348,6 @@ func (b *batcher) close() {
 
 // wait waits until the stream has ended.
 func (b *batcher) wait() { b.runs.Wait() }
+
+// ErrClosed is the error of a call after Close.
+var ErrClosed = errors.New("ratelimitd: the client is closed")

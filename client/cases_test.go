@@ -133,7 +133,7 @@ func (c *testCase) run(t *testing.T, unary bool) {
 }
 
 func (c *clientOf) options(t *testing.T, d *clienttest.Daemon) client.Options {
-	o := client.Options{Addresses: []string{d.GRPC}, Token: c.Token, Timeout: 5 * time.Second, MaxDenials: -1, Logger: slog.New(slog.DiscardHandler)}
+	o := client.Options{Addresses: []string{d.GRPC}, Token: c.Token, Timeout: patience, MaxDenials: -1, Logger: slog.New(slog.DiscardHandler)}
 	if c.TimeoutMS > 0 {
 		o.Timeout = time.Duration(c.TimeoutMS) * time.Millisecond
 	}

@@ -37,11 +37,11 @@ type identity struct{ namespace, identifier string }
 
 // A denial is what a limiter was answered.
 type denial struct {
-	limiter *Limiter
-	cost    uint64
-	result  Result
-	until   time.Duration // since the start
-	shown   time.Duration // as of when the statuses of result are
+	scope  *scope
+	cost   uint64
+	result Result
+	until  time.Duration // since the start
+	shown  time.Duration // as of when the statuses of result are
 }
 
 // fresh is how old the statuses of a denial may be when they are repeated: to make them anew
@@ -62,15 +62,15 @@ type recollection struct {
 	changes uint64
 }
 
-// recall returns the denial of a call of l that is known to stand.
-func (d *denials) recall(l *Limiter, identifier string, cost uint64) (result Result, known bool, r recollection) {
-	id := identity{l.namespace, identifier}
+// recall returns the denial of a call in a scope that is known to stand.
+func (d *denials) recall(in *scope, identifier string, cost uint64) (result Result, known bool, r recollection) {
+	id := identity{in.namespace, identifier}
 	now := time.Since(d.start)
 	sh := d.shard(id)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	of := sh.known[id]
-	if of == nil || of.limiter != l || of.cost != cost || now >= of.until {
+	if of == nil || of.scope != in || of.cost != cost || now >= of.until {
 		return Result{}, false, recollection{now, sh.changes}
 	}
 	return of.at(now), true, recollection{}
@@ -98,10 +98,10 @@ func older(retryAfter, age time.Duration) time.Duration {
 	return max(0, retryAfter-age)
 }
 
-// remember keeps the denial that a call of l was answered. A denial that the daemon itself
+// remember keeps the denial that a call in a scope was answered. A denial that the daemon itself
 // has from memory is not kept, lest it becomes older than maxRemembered: it does not say
 // when it was decided.
-func (d *denials) remember(l *Limiter, identifier string, cost uint64, result *Result, r recollection) {
+func (d *denials) remember(in *scope, identifier string, cost uint64, result *Result, r recollection) {
 	if result.Allowed || result.Reason != ReasonOverLimit || result.DecidedAt.IsZero() {
 		return
 	}
@@ -116,7 +116,7 @@ func (d *denials) remember(l *Limiter, identifier string, cost uint64, result *R
 	if now >= until {
 		return
 	}
-	id := identity{l.namespace, strings.Clone(identifier)}
+	id := identity{in.namespace, strings.Clone(identifier)}
 	sh := d.shard(id)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
@@ -129,7 +129,7 @@ func (d *denials) remember(l *Limiter, identifier string, cost uint64, result *R
 	if _, there := sh.known[id]; !there && len(sh.known) >= d.share {
 		sh.evict(now)
 	}
-	of := &denial{limiter: l, cost: cost, result: *result, until: until, shown: r.asked}
+	of := &denial{scope: in, cost: cost, result: *result, until: until, shown: r.asked}
 	of.result.Remembered = true
 	sh.known[id] = of
 }

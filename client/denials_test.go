@@ -14,7 +14,7 @@ func denied(retry time.Duration) *Result {
 }
 
 func TestDenialsAreBounded(t *testing.T) {
-	d, l := newDenials(64), &Limiter{namespace: "shop"}
+	d, l := newDenials(64), &scope{namespace: "shop"}
 	for i := range 10_000 {
 		id := strconv.Itoa(i)
 		_, _, when := d.recall(l, id, 1)
@@ -33,11 +33,11 @@ func TestDenialsAreBounded(t *testing.T) {
 }
 
 func TestDenialsAreOfOneQuestion(t *testing.T) {
-	d, l, other := newDenials(64), &Limiter{namespace: "shop"}, &Limiter{namespace: "shop"}
+	d, l, other := newDenials(64), &scope{namespace: "shop"}, &scope{namespace: "shop"}
 	_, _, when := d.recall(l, "alice", 5)
 	d.remember(l, "alice", 5, denied(time.Hour), when)
 	for _, tt := range []struct {
-		l     *Limiter
+		l     *scope
 		id    string
 		cost  uint64
 		known bool
@@ -52,7 +52,7 @@ func TestWhatIsNotRemembered(t *testing.T) {
 	allowed, old, failed, soon := denied(time.Hour), denied(time.Hour), denied(time.Hour), denied(0)
 	allowed.Allowed, old.DecidedAt, failed.Reason = true, time.Time{}, ReasonStoreFailure
 	for name, result := range map[string]*Result{"an allowed call": allowed, "what the daemon repeats": old, "a failure of the store": failed, "a denial that is over": soon} {
-		d, l := newDenials(64), &Limiter{namespace: "shop"}
+		d, l := newDenials(64), &scope{namespace: "shop"}
 		_, _, when := d.recall(l, "alice", 1)
 		d.remember(l, "alice", 1, result, when)
 		if _, known, _ := d.recall(l, "alice", 1); known {
@@ -63,7 +63,7 @@ func TestWhatIsNotRemembered(t *testing.T) {
 
 // TestForgottenWhileAsked has a refund come between a question and its answer.
 func TestForgottenWhileAsked(t *testing.T) {
-	d, l := newDenials(64), &Limiter{namespace: "shop"}
+	d, l := newDenials(64), &scope{namespace: "shop"}
 	_, _, when := d.recall(l, "alice", 1)
 	d.forget("shop", "alice")
 	d.remember(l, "alice", 1, denied(time.Hour), when)
@@ -75,7 +75,7 @@ func TestForgottenWhileAsked(t *testing.T) {
 // TestDenialAges holds what is repeated to be as of now, and no denial that a caller has to
 // be changed.
 func TestDenialAges(t *testing.T) {
-	d, l := newDenials(64), &Limiter{namespace: "shop"}
+	d, l := newDenials(64), &scope{namespace: "shop"}
 	of := denied(time.Hour)
 	of.Statuses = append(of.Statuses, Status{RetryAfter: Never, ResetAfter: time.Millisecond})
 	_, _, when := d.recall(l, "alice", 1)

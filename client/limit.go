@@ -1,6 +1,7 @@
 package client
 
 import (
+	"slices"
 	"strings"
 
 	ratelimitv1 "github.com/ratelimitd/ratelimitd/proto/ratelimit/v1"
@@ -50,4 +51,23 @@ func (s Strategy) String() string {
 		s = FixedWindow
 	}
 	return strings.ToLower(ratelimitv1.Strategy(s).String())
+}
+
+// A scope is what a limiter holds identifiers to: limits in a namespace, or a policy.
+type scope struct {
+	namespace string
+	limits    []Limit
+	policy    string
+
+	sent  []*ratelimitv1.Limit
+	bytes int // about how long they are in a message
+}
+
+func newScope(namespace string, limits []Limit) *scope {
+	s := &scope{namespace: namespace, limits: slices.Clone(limits)}
+	for i := range limits {
+		s.sent = append(s.sent, limits[i].message())
+		s.bytes += limits[i].bytes()
+	}
+	return s
 }

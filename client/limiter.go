@@ -28,14 +28,21 @@ const maxIdentifier = 1024
 // that is not UTF-8 by what of it is: so that nobody gets rid of a limit by a name that the
 // daemon would refuse.
 type Limiter struct {
-	client    *Client
-	namespace string
-	limits    []Limit
-	policy    string
-	timeout   time.Duration
+	*scope
+	client  *Client
+	timeout time.Duration
+}
 
-	sent  []*ratelimitv1.Limit
-	bytes int // about how long they are in a message
+// Limiter returns a limiter that holds identifiers to limits, from 1 to 16: a call is
+// allowed if each of them allows it. Make it once, and use it for all calls.
+func (c *Client) Limiter(namespace string, limits ...Limit) *Limiter {
+	return &Limiter{scope: newScope(namespace, limits), client: c, timeout: c.o.Timeout}
+}
+
+// Policy returns a limiter that holds identifiers to a policy of the daemon's
+// configuration.
+func (c *Client) Policy(namespace, policy string) *Limiter {
+	return &Limiter{scope: &scope{namespace: namespace, policy: policy}, client: c, timeout: c.o.Timeout}
 }
 
 // Timeout returns a limiter like l whose calls wait for their answer no longer than d.
@@ -127,7 +134,7 @@ func (l *Limiter) take(ctx context.Context, operation, identifier string, cost u
 	if memory != nil {
 		var result Result
 		var known bool
-		if result, known, when = memory.recall(l, id, cost); known {
+		if result, known, when = memory.recall(l.scope, id, cost); known {
 			l.tell(operation, identifier, &result, began)
 			return result
 		}
@@ -138,7 +145,7 @@ func (l *Limiter) take(ctx context.Context, operation, identifier string, cost u
 	}
 	result := l.ask(ctx, r)
 	if memory != nil && !result.Allowed {
-		memory.remember(l, id, cost, &result, when)
+		memory.remember(l.scope, id, cost, &result, when)
 	}
 	return l.told(operation, identifier, result, began)
 }

@@ -62,16 +62,23 @@ func TestUnit(t *testing.T) {
 	tool(t, ".", "systemd-analyze", "verify", file)
 }
 
-// TestRunbook holds that the runbook has a part for each alert, and runs its commands:
-// they are all of the daemon itself, as there is nothing else in its image.
+// runbook is where the alerts say that the runbook is.
+const runbook = "https://github.com/ratelimitd/ratelimitd/blob/main/docs/runbook.md"
+
+// TestRunbook holds that the runbook has a part for each alert, where the alert says, and
+// runs its commands: they are all of the daemon itself, as there is nothing else in its
+// image.
 func TestRunbook(t *testing.T) {
 	book, err := os.ReadFile("../docs/runbook.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name := range alerts(t) {
+	for name, r := range rules(t, "alert") {
 		if !strings.Contains(string(book), "\n## "+name+"\n") {
 			t.Errorf("the runbook says nothing of %s", name)
+		}
+		if want := runbook + "#" + strings.ToLower(name); r.Annotations["runbook_url"] != want {
+			t.Errorf("the runbook_url of %s is %q, want %s", name, r.Annotations["runbook_url"], want)
 		}
 	}
 	if strings.Contains(string(book), "curl") {
@@ -106,8 +113,14 @@ func TestRunbook(t *testing.T) {
 	}
 }
 
-// rules returns the expressions of the alerts, or of the records, by name.
-func rules(t *testing.T, kind string) map[string]string {
+// A rule is one of Prometheus.
+type rule struct {
+	Alert, Record, Expr string
+	Annotations         map[string]string
+}
+
+// rules returns the alerts, or the records, by name.
+func rules(t *testing.T, kind string) map[string]rule {
 	t.Helper()
 	data, err := os.ReadFile("prometheus/rules.yaml")
 	if err != nil {
@@ -115,17 +128,17 @@ func rules(t *testing.T, kind string) map[string]string {
 	}
 	var file struct {
 		Groups []struct {
-			Rules []map[string]any
+			Rules []rule
 		}
 	}
 	if err := yaml.Unmarshal(data, &file); err != nil {
 		t.Fatal(err)
 	}
-	found := map[string]string{}
+	found := map[string]rule{}
 	for _, g := range file.Groups {
 		for _, r := range g.Rules {
-			if name, ok := r[kind].(string); ok {
-				found[name] = fmt.Sprint(r["expr"])
+			if name := map[string]string{"alert": r.Alert, "record": r.Record}[kind]; name != "" {
+				found[name] = r
 			}
 		}
 	}
@@ -134,8 +147,6 @@ func rules(t *testing.T, kind string) map[string]string {
 	}
 	return found
 }
-
-func alerts(t *testing.T) map[string]string { return rules(t, "alert") }
 
 // panels returns the expressions of the panels of all dashboards, by the name of
 // the dashboard, the panel and the query.
@@ -416,16 +427,16 @@ func TestAgainstPrometheus(t *testing.T) {
 		}
 		eventually(name, expr)
 	}
-	for name, expr := range rules(t, "record") {
-		if err := query(t, client, expr); err != nil {
+	for name, r := range rules(t, "record") {
+		if err := query(t, client, r.Expr); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
 	raised := map[string]bool{"RatelimitdUndecided": true, "RatelimitdStoreGivenUp": true, "RatelimitdConfigRefused": true, "RatelimitdXDSLost": true}
-	for name, expr := range alerts(t) {
+	for name, r := range rules(t, "alert") {
 		if raised[name] {
-			eventually(name, expr)
-		} else if err := query(t, client, expr); err != nil && err.Error() != "it returns nothing" {
+			eventually(name, r.Expr)
+		} else if err := query(t, client, r.Expr); err != nil && err.Error() != "it returns nothing" {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

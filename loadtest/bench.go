@@ -31,44 +31,33 @@ type benchCase struct {
 }
 
 // A program is a server to measure. In its command line and its environment, {grpc}, {http}
-// and {resp} stand for its addresses, {grpc-port} and {http-port} for their ports, and
-// {store} for the address of its store. {envoy} stands for a directory with Envoy's
-// configuration, envoyConfig, in config/.
+// and {resp} stand for its addresses, {grpc-port}, {http-port} and {resp-port} for their
+// ports, and {store} for the address of its store. {files} stands for a directory with
+// Envoy's configuration, envoyConfig, in config/, and limitadorConfig in limitador.yaml.
 type program struct {
+	peer    string // of --peer, if it is not ours; its command is the arguments alone
 	command string
 	env     string // environment variables, separated by spaces
 	store   string // "redis" or "memcached"; empty if it needs no server
 	target  string // how it is asked, if not as the load says
 }
 
-// byClient returns p, asked by the Go client.
-func (p program) byClient() program {
-	p.target = target.Client
+// by returns p, asked in another way than the load says.
+func (p program) by(protocol string) program {
+	p.target = protocol
 	return p
 }
 
 var (
 	nullServer      = program{command: "loadtest null --grpc-addr={grpc} --http-addr={http}"}
 	memoryServer    = program{command: "ratelimitd serve --log-level=warn --grpc-addr={grpc} --http-addr={http} --admin-addr=off"}
-	envoyServer     = program{command: memoryServer.command + " --envoy-config-dir={envoy}/config"}
+	envoyServer     = program{command: memoryServer.command + " --envoy-config-dir={files}/config"}
 	redisServer     = program{command: memoryServer.command + " --store=redis --redis-url=redis://{store} --store-timeout=1s", store: "redis"}
-	envoyRedis      = program{command: redisServer.command + " --envoy-config-dir={envoy}/config", store: "redis"}
+	envoyRedis      = program{command: redisServer.command + " --envoy-config-dir={files}/config", store: "redis"}
 	nullRESP        = program{command: nullServer.command + " --resp-addr={resp}"}
 	respServer      = program{command: memoryServer.command + " --resp-addr={resp}"}
 	memcachedServer = program{command: memoryServer.command + " --store=memcached --memcached-addr={store} --store-timeout=1s", store: "memcached"}
-
-	// This is the service of Envoy's project. `go install` builds it. It sends
-	// nothing to statsd.
-	envoyproxy = program{
-		command: "service_cmd",
-		env: "RUNTIME_ROOT={envoy} RUNTIME_SUBDIRECTORY=. RUNTIME_WATCH_ROOT=false HOST=127.0.0.1 PORT={http-port} GRPC_HOST=127.0.0.1 GRPC_PORT={grpc-port} " +
-			"DEBUG_HOST=127.0.0.1 DEBUG_PORT=0 REDIS_SOCKET_TYPE=tcp REDIS_URL={store} DISABLE_STATS=true LOG_LEVEL=error",
-		store: "redis",
-	}
 )
-
-// envoyproxyPackage is the package of envoyproxy, with its version.
-const envoyproxyPackage = "github.com/envoyproxy/ratelimit/src/service_cmd@v1.4.1-0.20260122083618-3fb702589d36"
 
 // with returns p with more environment variables.
 func (p program) with(env string) program {
@@ -133,20 +122,15 @@ var matrices = map[string][]benchCase{
 		{"pipelines of 16, one key far over its limit", runCmd{Target: target.RESP, Batch: 16, Concurrency: 8, KeyDistribution: keys.Hot, Scenario: "over"}, nullRESP, respServer},
 	},
 	// Other services against the daemon, each with its own Redis.
-	"peers": {
-		{"envoyproxy/ratelimit, unary, Redis", envoyLoad(runCmd{}), envoyproxy, envoyRedis},
-		{"envoyproxy/ratelimit with explicit pipelining, unary, Redis", envoyLoad(runCmd{}), envoyproxy.with("REDIS_PIPELINE_WINDOW=150us REDIS_PIPELINE_LIMIT=128"), envoyRedis},
-		{"envoyproxy/ratelimit with its local cache, one key far over its limit, Redis", envoyLoad(runCmd{KeyDistribution: keys.Hot, DescriptorKey: "hot"}), envoyproxy.with("LOCAL_CACHE_SIZE_IN_BYTES=1000000"), envoyRedis},
-		{"envoyproxy/ratelimit with Redis, and ours in memory", envoyLoad(runCmd{}), envoyproxy, envoyServer},
-	},
+	"peers": peerCases,
 	// The Go client against calls of which each goes on its own, as generated code makes them.
 	"client": {
-		{"1 caller", runCmd{Concurrency: 1}, memoryServer, memoryServer.byClient()},
-		{"16 callers", runCmd{Concurrency: 16}, memoryServer, memoryServer.byClient()},
-		{"256 callers", runCmd{Concurrency: 256}, memoryServer, memoryServer.byClient()},
-		{"256 callers, four limits", runCmd{Concurrency: 256, Scenario: "several"}, memoryServer, memoryServer.byClient()},
-		{"1 caller, Redis", runCmd{Concurrency: 1}, redisServer, redisServer.byClient()},
-		{"256 callers, Redis", runCmd{Concurrency: 256}, redisServer, redisServer.byClient()},
+		{"1 caller", runCmd{Concurrency: 1}, memoryServer, memoryServer.by(target.Client)},
+		{"16 callers", runCmd{Concurrency: 16}, memoryServer, memoryServer.by(target.Client)},
+		{"256 callers", runCmd{Concurrency: 256}, memoryServer, memoryServer.by(target.Client)},
+		{"256 callers, four limits", runCmd{Concurrency: 256, Scenario: "several"}, memoryServer, memoryServer.by(target.Client)},
+		{"1 caller, Redis", runCmd{Concurrency: 1}, redisServer, redisServer.by(target.Client)},
+		{"256 callers, Redis", runCmd{Concurrency: 256}, redisServer, redisServer.by(target.Client)},
 	},
 	// The transport's options, on the null server: each option on its own against the
 	// defaults of gRPC, and the options that the null server uses.
@@ -188,6 +172,7 @@ type benchCmd struct {
 	Repeat    int
 	MaxStolen float64
 	Only      string
+	Peer      []string
 }
 
 // newBenchCmd returns the command with the defaults of its flags.
@@ -212,6 +197,7 @@ func (c *benchCmd) flags() *flags.Set {
 		{Name: "repeat", Value: flags.Number(&c.Repeat), Help: "How often to run each case. Baseline and subject take turns."},
 		{Name: "max-stolen", Value: flags.Float(&c.MaxStolen), Help: "Run a pair of baseline and subject again if the machine's host took more than this share of the processors' time. Stop after four times --repeat pairs, and keep those with the smallest share."},
 		{Name: "only", Value: flags.Text(&c.Only), Hint: "TEXT", Help: "Run only the cases whose name contains this text. Print the results and write no file."},
+		{Name: "peer", Value: flags.Lines(&c.Peer), Hint: "NAME=PATH", Help: "For --matrix peers: the program of " + strings.Join(peerNames, ", ") + ". May be repeated. Cases of a service that is not given are left out."},
 	}}
 }
 
@@ -231,6 +217,12 @@ func (c *benchCmd) Run(ctx context.Context, out, log io.Writer) error {
 	}
 	b := bench{benchCmd: c, log: log}
 	var err error
+	if b.peers, err = findPeers(c.Peer); err != nil {
+		return err
+	}
+	if (c.Matrix == "peers") != (len(b.peers) > 0) {
+		return fmt.Errorf("--matrix %s, %d of --peer: --matrix peers goes with the programs of other services, such as --peer throttlecrab=/usr/local/bin/throttlecrab-server", c.Matrix, len(b.peers))
+	}
 	if b.dir, err = os.MkdirTemp("", "loadtest"); err != nil {
 		return err
 	}
@@ -245,7 +237,7 @@ func (c *benchCmd) Run(ctx context.Context, out, log io.Writer) error {
 	defer stop()
 	var rows []row
 	for _, bc := range matrices[c.Matrix] {
-		if !strings.Contains(bc.name, c.Only) {
+		if _, found := b.peers[bc.baseline.peer]; !strings.Contains(bc.name, c.Only) || bc.baseline.peer != "" && !found {
 			continue
 		}
 		r, err := b.compare(ctx, &bc)
@@ -280,8 +272,9 @@ func (c *benchCmd) Run(ctx context.Context, out, log io.Writer) error {
 
 type bench struct {
 	*benchCmd
-	log io.Writer
-	dir string // has the built programs
+	log   io.Writer
+	dir   string            // has the built programs
+	peers map[string]string // programs by name
 }
 
 // build builds the programs to measure.
@@ -293,18 +286,12 @@ func (b *bench) build(ctx context.Context) error {
 			return fmt.Errorf("build %s: %w; run this command in the root of the repository\n%s", name, err, text)
 		}
 	}
-	if b.Matrix == "peers" {
-		cmd := exec.CommandContext(ctx, "go", "install", "-trimpath", "-ldflags=-s -w", envoyproxyPackage)
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOBIN="+b.dir)
-		if text, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("install %s: %w\n%s", envoyproxyPackage, err, text)
-		}
-	}
-	config := filepath.Join(b.dir, "envoy", "config")
-	if err := os.MkdirAll(config, 0o755); err != nil {
+	files := filepath.Join(b.dir, "files")
+	if err := os.MkdirAll(filepath.Join(files, "config"), 0o755); err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(config, "loadtest.yaml"), []byte(envoyConfig), 0o644)
+	return errors.Join(os.WriteFile(filepath.Join(files, "config", "loadtest.yaml"), []byte(envoyConfig), 0o644),
+		os.WriteFile(filepath.Join(files, "limitador.yaml"), []byte(limitadorConfig), 0o644))
 }
 
 // compare runs one case.
@@ -321,23 +308,25 @@ func (b *bench) compare(ctx context.Context, bc *benchCase) (row, error) {
 	}
 	defer subject.stop()
 	var pairs []pair
-	for undisturbed := 0; undisturbed < b.Repeat && len(pairs) < triesPerRepeat*b.Repeat; {
+	for undisturbed := 0; undisturbed < b.Repeat && r.tries < triesPerRepeat*b.Repeat; r.tries++ {
 		p, err := b.pair(ctx, bc, baseline, subject)
 		if err != nil {
 			return r, err
+		}
+		if p.baseline.Decisions == 0 || p.subject.Decisions == 0 {
+			continue // the machine did something else all the time
 		}
 		if p.stolen <= b.MaxStolen {
 			undisturbed++
 		}
 		pairs = append(pairs, p)
 	}
-	r.tries = len(pairs)
+	if len(pairs) < b.Repeat {
+		return r, fmt.Errorf("%d of %d pairs of runs made a decision, want %d; give a longer --duration than %s", len(pairs), r.tries, b.Repeat, b.Duration)
+	}
 	// Keep the pairs that were disturbed least, whatever they measured.
 	slices.SortStableFunc(pairs, func(x, y pair) int { return cmp.Compare(x.stolen, y.stolen) })
 	for _, p := range pairs[:b.Repeat] {
-		if p.baseline.Decisions == 0 || p.subject.Decisions == 0 {
-			return r, errors.New("a run made no decision, and it is one of those that were disturbed least")
-		}
 		r.stolen, r.baseline, r.subject = append(r.stolen, p.stolen), append(r.baseline, p.baseline), append(r.subject, p.subject)
 	}
 	return r, nil
@@ -391,8 +380,8 @@ func (b *bench) start(ctx context.Context, s program) (p *process, err error) {
 			p.stop()
 		}
 	}()
-	run := func(addr string, command ...string) error {
-		stop, err := startServer(ctx, command, addr, io.Discard)
+	run := func(addrs []string, command ...string) error {
+		stop, err := startServer(ctx, command, addrs, io.Discard)
 		if err != nil {
 			return fmt.Errorf("%q: %w", command, err)
 		}
@@ -411,7 +400,7 @@ func (b *bench) start(ctx context.Context, s program) (p *process, err error) {
 		if s.store == "memcached" {
 			command = []string{"memcached", "-u", "nobody", "-l", "127.0.0.1", "-p", port}
 		}
-		if err := run(p.store, command...); err != nil {
+		if err := run([]string{p.store}, command...); err != nil {
 			return p, err
 		}
 	}
@@ -419,14 +408,23 @@ func (b *bench) start(ctx context.Context, s program) (p *process, err error) {
 		_, port, _ := net.SplitHostPort(addr)
 		return port
 	}
-	fill := strings.NewReplacer("{grpc}", p.grpc, "{http}", p.http, "{resp}", p.resp, "{grpc-port}", port(p.grpc), "{http-port}", port(p.http),
-		"{store}", p.store, "{envoy}", filepath.Join(b.dir, "envoy"))
+	fill := strings.NewReplacer("{grpc}", p.grpc, "{http}", p.http, "{resp}", p.resp,
+		"{grpc-port}", port(p.grpc), "{http-port}", port(p.http), "{resp-port}", port(p.resp),
+		"{store}", p.store, "{files}", filepath.Join(b.dir, "files"))
 	command := strings.Fields(fill.Replace(s.command))
-	command[0] = filepath.Join(b.dir, command[0])
+	if s.peer != "" {
+		command = append([]string{b.peers[s.peer]}, command...)
+	} else {
+		command[0] = filepath.Join(b.dir, command[0])
+	}
 	if s.env != "" {
 		command = slices.Concat([]string{"env"}, strings.Fields(fill.Replace(s.env)), command)
 	}
-	return p, run(p.grpc, command...)
+	listens := []string{p.grpc, p.http}
+	if text := s.command + s.env; strings.Contains(text, "{resp}") || strings.Contains(text, "{resp-port}") {
+		listens = append(listens, p.resp)
+	}
+	return p, run(listens, command...)
 }
 
 // freeAddrs returns n addresses of the loopback interface on which nobody listens.
@@ -447,11 +445,13 @@ func (b *bench) measure(ctx context.Context, bc *benchCase, p *process) (*report
 	c := bc.load
 	c.Target = cmp.Or(p.target, c.Target, target.Unary)
 	c.Addr, c.Duration, c.Warmup = p.grpc, b.Duration, b.Warmup
-	if c.Target == target.HTTP {
+	switch {
+	case target.IsHTTP(c.Target):
 		c.Addr = p.http
-	}
-	if c.Target == target.RESP || c.Target == target.Throttle {
+	case target.IsRESP(c.Target):
 		c.Addr = p.resp
+	case c.Target == target.Unary:
+		c.Batch = 0 // the other takes batches of one
 	}
 	c.Concurrency = cmp.Or(c.Concurrency, 64)
 	c.Connections, c.Streams = 4, 4
@@ -487,26 +487,11 @@ const header = `| case | baseline: decisions/s | subject: decisions/s | baseline
 `
 
 func (r *row) markdown() string {
-	rate := func(x *report.Report) float64 { return x.DecisionsPerSecond }
-	server := func(x *report.Report) float64 { return value(x.CPU.Server) }
-	ratios := make([]float64, len(r.subject))
-	for i := range ratios {
-		ratios[i] = server(r.subject[i]) / server(r.baseline[i])
-	}
-	store := func(runs []*report.Report) string {
-		if runs[0].CPU.Redis == nil {
-			return "-"
-		}
-		return spread(of(runs, func(x *report.Report) float64 { return value(x.CPU.Redis) }), "%.2f")
-	}
-	latency := func(of3 func(l *report.Latency) float64) string {
-		return fmt.Sprintf("%.0f µs", median(of(r.subject, func(x *report.Report) float64 { return of3(&x.Latency) })))
-	}
 	return fmt.Sprintf("| %s | %s | %s | %s | %s | **%s** | %s | %s | %s | %s | %s | %s | %.0f%% | %d |", r.name,
-		spread(of(r.baseline, rate), "%.0f"), spread(of(r.subject, rate), "%.0f"),
-		spread(of(r.baseline, server), "%.2f"), spread(of(r.subject, server), "%.2f"), spread(ratios, "%.2f"),
-		store(r.baseline), store(r.subject), fmt.Sprintf("%.2f", median(of(r.subject, func(x *report.Report) float64 { return value(x.CPU.Client) }))),
-		latency(func(l *report.Latency) float64 { return l.P50 }), latency(func(l *report.Latency) float64 { return l.P99 }), latency(func(l *report.Latency) float64 { return l.P999 }),
+		spread(of(r.baseline, decisionRate), "%.0f"), spread(of(r.subject, decisionRate), "%.0f"),
+		spread(of(r.baseline, serverCPU), "%.2f"), spread(of(r.subject, serverCPU), "%.2f"), r.ratios(serverCPU),
+		storeCPU(r.baseline), storeCPU(r.subject), fmt.Sprintf("%.2f", median(of(r.subject, func(x *report.Report) float64 { return value(x.CPU.Client) }))),
+		micros(r.subject, p50), micros(r.subject, p99), micros(r.subject, func(x *report.Report) float64 { return x.Latency.P999 }),
 		100*slices.Max(r.stolen), r.tries)
 }
 
@@ -515,30 +500,68 @@ const clientHeader = "The baseline is calls that go alone, on four connections a
 |---|---|---|---|---|---|---|---|---|---|---|---|---|---|
 `
 
+const peersHeader = "The baseline is the other service, asked by its own protocol, and the subject is the daemon. A ratio is the daemon's\ndivided by the other's: below 1 the daemon needs less.\n\n" +
+	`| case | other: decisions/s | ours: decisions/s | other: server CPU, µs a decision | ours: server CPU | ratio of server CPU | other: Redis's CPU | ours: Redis's CPU | other: p50 | ours: p50 | ratio | other: p99 | ours: p99 | ratio | stolen | pairs run |
+|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|
+`
+
 // line returns r as a line of the table of the matrix.
 func (b *bench) line(r *row) string {
-	if b.Matrix != "client" {
+	switch b.Matrix {
+	case "client":
+		return r.clientLine()
+	case "peers":
+		return r.peersLine()
+	default:
 		return r.markdown()
 	}
-	rate := func(x *report.Report) float64 { return x.DecisionsPerSecond }
+}
+
+// ratios shows what f is of subject, divided by what it is of baseline, pair by pair.
+func (r *row) ratios(f func(*report.Report) float64) string {
+	all := make([]float64, len(r.subject))
+	for i := range all {
+		all[i] = f(r.subject[i]) / f(r.baseline[i])
+	}
+	return spread(all, "%.2f")
+}
+
+func decisionRate(x *report.Report) float64 { return x.DecisionsPerSecond }
+func serverCPU(x *report.Report) float64    { return value(x.CPU.Server) }
+func p50(x *report.Report) float64          { return x.Latency.P50 }
+func p99(x *report.Report) float64          { return x.Latency.P99 }
+
+// micros shows the median of microseconds.
+func micros(runs []*report.Report, f func(*report.Report) float64) string {
+	return fmt.Sprintf("%.0f µs", median(of(runs, f)))
+}
+
+// storeCPU shows the processor time of the store.
+func storeCPU(runs []*report.Report) string {
+	if runs[0].CPU.Redis == nil {
+		return "-"
+	}
+	return spread(of(runs, func(x *report.Report) float64 { return value(x.CPU.Redis) }), "%.2f")
+}
+
+func (r *row) peersLine() string {
+	return fmt.Sprintf("| %s | %s | %s | %s | %s | **%s** | %s | %s | %s | %s | %s | %s | %s | %s | %.0f%% | %d |", r.name,
+		spread(of(r.baseline, decisionRate), "%.0f"), spread(of(r.subject, decisionRate), "%.0f"),
+		spread(of(r.baseline, serverCPU), "%.2f"), spread(of(r.subject, serverCPU), "%.2f"), r.ratios(serverCPU),
+		storeCPU(r.baseline), storeCPU(r.subject),
+		micros(r.baseline, p50), micros(r.subject, p50), r.ratios(p50),
+		micros(r.baseline, p99), micros(r.subject, p99), r.ratios(p99),
+		100*slices.Max(r.stolen), r.tries)
+}
+
+func (r *row) clientLine() string {
 	both := func(x *report.Report) float64 { return value(x.CPU.Server) + value(x.CPU.Client) }
-	p50 := func(x *report.Report) float64 { return x.Latency.P50 }
-	p99 := func(x *report.Report) float64 { return x.Latency.P99 }
-	ratio := func(of, to []*report.Report, f func(*report.Report) float64) string {
-		all := make([]float64, len(of))
-		for i := range all {
-			all[i] = f(of[i]) / f(to[i])
-		}
-		return spread(all, "%.2f")
-	}
-	latency := func(runs []*report.Report, f func(*report.Report) float64) string {
-		return fmt.Sprintf("%.0f µs", median(of(runs, f)))
-	}
+	thrift := func(x *report.Report) float64 { return 1 / both(x) }
 	return fmt.Sprintf("| %s | %s | %s | %s | %s | **%s** | %s | %s | %s | %s | %s | %s | %.0f%% | %d |", r.name,
-		spread(of(r.baseline, rate), "%.0f"), spread(of(r.subject, rate), "%.0f"),
-		spread(of(r.baseline, both), "%.2f"), spread(of(r.subject, both), "%.2f"), ratio(r.baseline, r.subject, both),
-		latency(r.baseline, p50), latency(r.subject, p50), ratio(r.subject, r.baseline, p50),
-		latency(r.baseline, p99), latency(r.subject, p99), ratio(r.subject, r.baseline, p99),
+		spread(of(r.baseline, decisionRate), "%.0f"), spread(of(r.subject, decisionRate), "%.0f"),
+		spread(of(r.baseline, both), "%.2f"), spread(of(r.subject, both), "%.2f"), r.ratios(thrift),
+		micros(r.baseline, p50), micros(r.subject, p50), r.ratios(p50),
+		micros(r.baseline, p99), micros(r.subject, p99), r.ratios(p99),
 		100*slices.Max(r.stolen), r.tries)
 }
 
@@ -572,12 +595,19 @@ func spread(x []float64, format string) string {
 func (b *bench) page(ctx context.Context, rows []row) string {
 	var out strings.Builder
 	fmt.Fprintf(&out, "# Results: %s\n\nWritten by `go run ./loadtest bench --matrix %[1]s --duration %s --warmup %s --repeat %d`, client and servers on one\nmachine. Each cell has the median of the runs, and in brackets the smallest and the greatest value. Baseline\nand subject took turns, and each ratio compares two runs that followed each other. On a shared machine, that\nis steadier than the numbers themselves.\n\nIdle processors did not halt: a loop in the scheduler's idle class kept each awake. The column stolen shows how\nmuch processor time the host of a virtual machine took all the same, as the greatest share of the pairs shown. A\npair that lost more than %g%% was run again, until %[4]d pairs had lost less or %[6]d had been run. The pairs that\nlost least are shown.\n\n", b.Matrix, b.Duration, b.Warmup, b.Repeat, 100*b.MaxStolen, triesPerRepeat*b.Repeat)
-	fmt.Fprintf(&out, "| | |\n|---|---|\n| when | %s |\n| commit | %s |\n| machine | %d processors, %s |\n| kernel | %s |\n| Go | %s |\n| Redis | %s |\n| memcached | %s |\n\n",
+	fmt.Fprintf(&out, "| | |\n|---|---|\n| when | %s |\n| commit | %s |\n| machine | %d processors, %s |\n| kernel | %s |\n| Go | %s |\n| Redis | %s |\n| memcached | %s |\n",
 		time.Now().UTC().Format(time.DateOnly), says(ctx, "git", "describe", "--always", "--dirty"), runtime.NumCPU(), processor(), says(ctx, "uname", "-sr"),
 		runtime.Version(), says(ctx, "redis-server", "--version"), says(ctx, "memcached", "--version"))
-	if b.Matrix == "client" {
+	if b.Matrix == "peers" {
+		out.WriteString(b.describePeers(ctx))
+	}
+	out.WriteString("\n")
+	switch b.Matrix {
+	case "client":
 		out.WriteString(clientHeader)
-	} else {
+	case "peers":
+		out.WriteString(peersHeader)
+	default:
 		out.WriteString(header)
 	}
 	for _, r := range rows {

@@ -147,7 +147,7 @@ func TestReports(t *testing.T) {
 func TestBench(t *testing.T) {
 	t.Chdir("..") // it builds the daemon
 	var out, errs bytes.Buffer
-	status := run(t.Context(), []string{"bench", "--only=unary, memory, Zipf", "--repeat=1", "--duration=100ms", "--max-stolen=1"}, &out, &errs)
+	status := run(t.Context(), []string{"bench", "--only=unary, memory, Zipf", "--repeat=1", "--duration=1s", "--max-stolen=1"}, &out, &errs)
 	if status != exitOK || !strings.Contains(out.String(), "\n| unary, memory, Zipf | ") || !strings.Contains(out.String(), "to its first decision") {
 		t.Errorf("status %d:\n%s\n%s", status, &out, &errs)
 	}

@@ -89,7 +89,7 @@ func newRunCmd() *runCmd {
 // flags returns the flags whose values are the fields of c.
 func (c *runCmd) flags() *flags.Set {
 	return &flags.Set{Flags: append([]flags.Flag{
-		{Name: "target", Value: flags.OneOf(&c.Target, "unary", "batch", "stream", "client", "envoy", "http", "envoy-http", "resp", "throttle"), Help: "How to ask: unary, batch or stream of ratelimit.v1; the Go client, which makes batches of its own (client); envoy (RateLimitService v3); http (JSON of ratelimit.v1) or envoy-http; resp (RL.ALLOW over the protocol of Redis) or throttle (THROTTLE of throttlecrab over it)."},
+		{Name: "target", Value: flags.OneOf(&c.Target, "unary", "batch", "stream", "client", "envoy", "http", "envoy-http", "resp", "throttle", "throttlecrab", "throttlecrab-http", "limitador-http", "gubernator"), Help: "How to ask: unary, batch or stream of ratelimit.v1; the Go client, which makes batches of its own (client); envoy (RateLimitService v3); http (JSON of ratelimit.v1) or envoy-http; resp (RL.ALLOW over the protocol of Redis) or throttle (THROTTLE of throttlecrab over it). For other servers: throttlecrab (its gRPC), throttlecrab-http, limitador-http or gubernator."},
 		{Name: "addr", Value: flags.Text(&c.Addr), Hint: "HOST:PORT", Help: "The server; by default 127.0.0.1:8081, or :8080 for http and :6379 for resp and throttle."},
 		{Name: "path", Value: flags.Text(&c.Path), Hint: "/PATH", Help: "The path for http targets; by default /v1/should-allow, or /json for envoy-http."},
 		{Name: "duration", Value: flags.Duration(&c.Duration), Help: "How long to measure."},
@@ -98,7 +98,7 @@ func (c *runCmd) flags() *flags.Set {
 		{Name: "concurrency", Value: flags.Number(&c.Concurrency), Help: "How many calls are under way at a time, at most."},
 		{Name: "connections", Value: flags.Number(&c.Connections), Help: "gRPC connections."},
 		{Name: "streams", Value: flags.Number(&c.Streams), Help: "Streams, in total over all connections."},
-		{Name: "batch", Value: flags.Number(&c.Batch), Hint: "N", Help: "Requests per message, for batch and stream, or commands per pipeline, for resp and throttle; by default 100 for batch and 1 for the others."},
+		{Name: "batch", Value: flags.Number(&c.Batch), Hint: "N", Help: "Requests per message, for batch and stream, or commands per pipeline, for resp and throttle; by default 100 for batch and 1 for the others. gubernator takes batches too."},
 		{Name: "arrival-rate", Value: flags.Float(&c.ArrivalRate), Hint: "N", Help: "Open loop: make this many calls per second, whatever the server does, and measure latency from when each was due. 0: closed loop, as many calls as possible."},
 		{Name: "poisson", Value: flags.Bool(&c.Poisson), Help: "Open loop: make calls at random times, as independent callers do, and not evenly."},
 		{Name: "seed", Value: flags.Number(&c.Seed), Help: "The seed for what is random. Runs with the same seed ask the same."},
@@ -148,10 +148,9 @@ const (
 
 // validate checks the flags, and sets those that depend on others.
 func (c *runCmd) validate() error {
-	isHTTP := c.Target == target.HTTP || c.Target == target.EnvoyHTTP
-	isEnvoy := c.Target == target.Envoy || c.Target == target.EnvoyHTTP
-	isRESP := c.Target == target.RESP || c.Target == target.Throttle
-	isBatch := c.Target == target.Batch || c.Target == target.Stream || isRESP
+	isHTTP, isRESP := target.IsHTTP(c.Target), target.IsRESP(c.Target)
+	isEnvoy := c.Target == target.Envoy || c.Target == target.EnvoyHTTP || c.Target == target.LimitadorHTTP // the server knows the limits
+	isBatch := c.Target == target.Batch || c.Target == target.Stream || c.Target == target.Gubernator || isRESP
 	if c.Addr == "" {
 		c.Addr = "127.0.0.1:8081"
 		if isHTTP {
@@ -171,6 +170,10 @@ func (c *runCmd) validate() error {
 		return fmt.Errorf("--path %q: write it with a slash at the beginning, as in /v1/should-allow", c.Path)
 	case c.Path == "" && c.Target == target.HTTP:
 		c.Path = "/v1/should-allow"
+	case c.Path == "" && c.Target == target.ThrottlecrabHTTP:
+		c.Path = "/throttle"
+	case c.Path == "" && c.Target == target.LimitadorHTTP:
+		c.Path = "/check_and_report"
 	case c.Path == "":
 		c.Path = "/json"
 	}
@@ -233,8 +236,15 @@ func (c *runCmd) validate() error {
 		}
 		c.limits = append(c.limits, l)
 	}
-	if c.Target == target.Throttle && (len(c.limits) != 1 || c.limits[0].Rate.Period%time.Second != 0) {
-		return fmt.Errorf("--target %s has one limit, in whole seconds; give one such as --limit 100/min,gcra,burst=10", c.Target)
+	switch c.Target {
+	case target.Gubernator:
+		if len(c.limits) != 1 {
+			return fmt.Errorf("--target %s has one limit; give one such as --limit 100/min", c.Target)
+		}
+	case target.Throttle, target.Throttlecrab, target.ThrottlecrabHTTP:
+		if len(c.limits) != 1 || c.limits[0].Rate.Period%time.Second != 0 {
+			return fmt.Errorf("--target %s has one limit, in whole seconds; give one such as --limit 100/min,gcra,burst=10", c.Target)
+		}
 	}
 	if c.Namespace == "" {
 		c.Namespace = "loadtest-" + strconv.FormatUint(rand.Uint64(), 36)
@@ -330,7 +340,7 @@ func (c *runCmd) Run(ctx context.Context, out, progress io.Writer) error {
 		return err
 	}
 	if c.Start != "" {
-		stop, err := startServer(ctx, strings.Fields(c.Start), c.Addr, progress)
+		stop, err := startServer(ctx, strings.Fields(c.Start), []string{c.Addr}, progress)
 		if err != nil {
 			return fmt.Errorf("--start %q: %w", c.Start, err)
 		}
@@ -493,14 +503,16 @@ func (m *meter) perDecision(decisions int64) report.CPU {
 // it may take to stop.
 const startPatience = 15 * time.Second
 
-// startServer starts a server and waits until it accepts connections.
-func startServer(ctx context.Context, words []string, addr string, log io.Writer) (stop func(), err error) {
+// startServer starts a server and waits until it accepts connections on all of its addresses.
+func startServer(ctx context.Context, words, addrs []string, log io.Writer) (stop func(), err error) {
 	if len(words) == 0 {
 		return nil, errors.New("no command; give one, such as \"bin/ratelimitd serve\"")
 	}
-	if conn, err := net.DialTimeout("tcp", addr, time.Second); err == nil {
-		_ = conn.Close()
-		return nil, fmt.Errorf("another process listens on %s already; stop it, or leave --start out", addr)
+	for _, addr := range addrs {
+		if conn, err := net.DialTimeout("tcp", addr, time.Second); err == nil {
+			_ = conn.Close()
+			return nil, fmt.Errorf("another process listens on %s already; stop it, or leave --start out", addr)
+		}
 	}
 	cmd := exec.Command(words[0], words[1:]...)
 	cmd.Stdout, cmd.Stderr = log, log
@@ -521,10 +533,13 @@ func startServer(ctx context.Context, words []string, addr string, log io.Writer
 	patience := time.NewTimer(startPatience)
 	defer patience.Stop()
 	for {
-		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", addr)
+		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", addrs[0])
 		if err == nil {
 			_ = conn.Close()
-			return stop, nil
+			if addrs = addrs[1:]; len(addrs) == 0 {
+				return stop, nil
+			}
+			continue
 		}
 		select {
 		case <-ended:
@@ -534,7 +549,7 @@ func startServer(ctx context.Context, words []string, addr string, log io.Writer
 			return nil, ctx.Err()
 		case <-patience.C:
 			stop()
-			return nil, fmt.Errorf("the server does not listen on %s within %s", addr, startPatience)
+			return nil, fmt.Errorf("the server does not listen on %s within %s", addrs[0], startPatience)
 		case <-time.After(time.Millisecond): // short, because the start-up is timed
 		}
 	}

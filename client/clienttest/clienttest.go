@@ -35,8 +35,8 @@ import (
 // BinaryVariable is the environment variable that has the path of the daemon.
 const BinaryVariable = "RATELIMITD_BIN"
 
-// patience is how long a daemon has to serve, or to stop.
-const patience = 30 * time.Second
+// patience is how long a daemon has to serve, to answer, or to stop.
+const patience = time.Minute
 
 // A Daemon is a process of ratelimitd. Start makes it. Tests may use it from one goroutine.
 type Daemon struct {
@@ -86,7 +86,7 @@ func Run(tb testing.TB, o Options) *Daemon {
 // Options returns the options of a client of d: with time for an answer on a machine that
 // is busy with tests, and without a memory of denials, which no clock of ours turns.
 func (d *Daemon) Options() client.Options {
-	return client.Options{Addresses: []string{d.GRPC}, Timeout: 5 * time.Second, OnFailure: client.Deny, MaxDenials: -1}
+	return client.Options{Addresses: []string{d.GRPC}, Timeout: patience, OnFailure: client.Deny, MaxDenials: -1}
 }
 
 // Restart starts d again, where it served before. It must have ended.

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -56,13 +57,20 @@ func TestAdmin(t *testing.T) {
 		t.Fatal(err)
 	}
 	var config struct {
-		Flags             map[string]string
+		Flags             map[string]any
 		Version, Policies string
 	}
 	if err := json.Unmarshal(text, &config); err != nil {
 		t.Fatalf("%v: %s", err, text)
 	}
-	if config.Flags["redis-password"] != flags.Hidden || config.Version == "" || !strings.Contains(config.Policies, "rate: 2/366d") {
+	for name, want := range map[string]any{
+		"redis-password": flags.Hidden, "redis-url": []any{"redis://127.0.0.1:6379"}, "memory-snapshot-interval": "1m", "store": "memory", "drain-timeout": "10s", "policies-only": false, "max-message-bytes": 8388608.0, "envoy-near-limit-ratio": 0.8,
+	} {
+		if got := config.Flags[name]; !reflect.DeepEqual(got, want) {
+			t.Errorf("%s is %#v, want %#v", name, got, want)
+		}
+	}
+	if config.Version == "" || !strings.Contains(config.Policies, "rate: 2/366d") {
 		t.Errorf("configuration: %s", text)
 	}
 	if strings.Contains(string(text), "of the file") || strings.Contains(string(text), "of the command line") {

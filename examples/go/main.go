@@ -6,7 +6,8 @@
 //	curl -i -X POST -H 'X-API-Key: secret' localhost:8000/orders
 //	curl -i -H 'X-API-Key: secret' 'localhost:8000/report?words=200'
 //
-// RATELIMITD_ADDR is where the daemon serves, and SHOP_ADDR where the shop does.
+// RATELIMITD_ADDR is where the daemon serves, RATELIMITD_TIMEOUT how long it may take to
+// answer, such as 75ms, and SHOP_ADDR where the shop serves.
 package main
 
 import (
@@ -23,7 +24,11 @@ import (
 )
 
 func main() {
-	limits, err := client.New(client.Options{Addresses: []string{cmp.Or(os.Getenv("RATELIMITD_ADDR"), "localhost:8081")}})
+	timeout, err := time.ParseDuration(cmp.Or(os.Getenv("RATELIMITD_TIMEOUT"), "50ms"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	limits, err := client.New(client.Options{Addresses: []string{cmp.Or(os.Getenv("RATELIMITD_ADDR"), "localhost:8081")}, Timeout: timeout})
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -16,32 +16,6 @@ import (
 	"github.com/ratelimitd/ratelimitd/client/clienttest"
 )
 
-// TestMain builds the daemon, unless the environment says which one to run.
-func TestMain(m *testing.M) { os.Exit(run(m)) }
-
-func run(m *testing.M) int {
-	if os.Getenv(clienttest.BinaryVariable) == "" {
-		dir, err := os.MkdirTemp("", "ratelimitd")
-		if err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			return 1
-		}
-		defer func() { _ = os.RemoveAll(dir) }()
-		program := filepath.Join(dir, "ratelimitd")
-		build := exec.Command("go", "build", "-o", program, "./cmd/ratelimitd")
-		build.Dir = "../.."
-		if out, err := build.CombinedOutput(); err != nil {
-			fmt.Fprintf(os.Stderr, "building the daemon: %v\n%s", err, out)
-			return 1
-		}
-		if err := os.Setenv(clienttest.BinaryVariable, program); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			return 1
-		}
-	}
-	return m.Run()
-}
-
 // start builds a program of source, and runs it with env until the test ends. It returns
 // once url answers.
 func start(t *testing.T, source, url string, env ...string) {
@@ -57,7 +31,7 @@ func start(t *testing.T, source, url string, env ...string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
-	for end := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); ; time.Sleep(5 * time.Millisecond) {
 		conn, err := net.Dial("tcp", strings.TrimPrefix(url, "http://"))
 		if err == nil {
 			conn.Close()
@@ -109,7 +83,7 @@ func TestShop(t *testing.T) {
 	d := clienttest.Start(t)
 	addr := freeAddr(t)
 	url := "http://" + addr
-	start(t, ".", url, "RATELIMITD_ADDR="+d.GRPC, "SHOP_ADDR="+addr)
+	start(t, ".", url, "RATELIMITD_ADDR="+d.GRPC, "RATELIMITD_TIMEOUT=1m", "SHOP_ADDR="+addr)
 	for range 5 {
 		wants(t, http.StatusOK, "GET", url+"/healthz")
 		wants(t, http.StatusOK, "GET", url+"/products")
@@ -131,7 +105,7 @@ func TestShop(t *testing.T) {
 }
 
 // TestREADME runs the program with which the page of the client begins, as it is there but
-// for the addresses.
+// for the addresses, and with time for a busy machine.
 func TestREADME(t *testing.T) {
 	page, err := os.ReadFile("../../client/README.md")
 	if err != nil {
@@ -142,7 +116,7 @@ func TestREADME(t *testing.T) {
 		t.Fatal("the page has no program")
 	}
 	d, addr := clienttest.Start(t), freeAddr(t)
-	source := strings.NewReplacer(`"localhost:8081"`, fmt.Sprintf("%q", d.GRPC), `":8000"`, fmt.Sprintf("%q", addr)).Replace(string(block[1]))
+	source := strings.NewReplacer(`"localhost:8081"}`, fmt.Sprintf("%q}, Timeout: 60e9", d.GRPC), `":8000"`, fmt.Sprintf("%q", addr)).Replace(string(block[1]))
 	dir, err := os.MkdirTemp(".", "testdata-") //nolint:usetesting // within the module, or else it would not build
 	if err != nil {
 		t.Fatal(err)

@@ -7,7 +7,7 @@
     curl -i -X POST -H 'X-API-Key: secret' localhost:8000/orders
     curl -i -H 'X-API-Key: secret' 'localhost:8000/report?words=200'
 
-RATELIMITD_ADDR is where the daemon serves.
+RATELIMITD_ADDR is where the daemon serves, and RATELIMITD_TIMEOUT how many seconds it may take to answer.
 """
 
 import os
@@ -16,7 +16,10 @@ from fastapi import FastAPI, Request, Response, WebSocket
 from ratelimitd import EXEMPT, AsyncClient, Limit, Rule, Step, Strategy, api_key, client_address, first_of
 from ratelimitd.asgi import RateLimitMiddleware
 
-limits = AsyncClient(os.environ.get("RATELIMITD_ADDR", "localhost:8081"))
+limits = AsyncClient(
+    os.environ.get("RATELIMITD_ADDR", "localhost:8081"),
+    timeout=float(os.environ.get("RATELIMITD_TIMEOUT", "0.05")),
+)
 
 # One address may ask often, and one customer may order less often.
 per_address = limits.limiter("shop", Limit("100/s", name="requests", strategy=Strategy.TOKEN_BUCKET))

@@ -7,12 +7,16 @@
 //     curl -i -X POST -H 'X-API-Key: secret' localhost:8000/orders
 //     curl -i -H 'X-API-Key: secret' 'localhost:8000/report?words=200'
 //
-// RATELIMITD_ADDR is where the daemon serves, and SHOP_PORT where the shop does.
+// RATELIMITD_ADDR is where the daemon serves, RATELIMITD_TIMEOUT how many milliseconds it may take to answer, and
+// SHOP_PORT where the shop serves.
 import express from "express";
 import { Client, EXEMPT } from "ratelimitd";
 import { apiKey, clientAddress, firstOf, rules } from "ratelimitd/express";
 
-const limits = new Client({ addresses: [process.env.RATELIMITD_ADDR ?? "localhost:8081"] });
+const limits = new Client({
+  addresses: [process.env.RATELIMITD_ADDR ?? "localhost:8081"],
+  timeout: Number(process.env.RATELIMITD_TIMEOUT ?? 50),
+});
 
 // One address may ask often, and one customer may order less often.
 const perAddress = limits.limiter("shop", { name: "requests", rate: "100/s", strategy: "token_bucket" });

@@ -99,7 +99,8 @@ type hits [4]atomic.Uint64
 func (b *Book) newNamespace(name string) *namespace {
 	n := &namespace{name: name}
 	if b.now != nil {
-		n.hot.since = b.now()
+		n.hot.began = b.now()
+		n.hot.since = n.hot.began
 	}
 	n.limits.room = maxNamespaceLimits
 	return n

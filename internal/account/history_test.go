@@ -103,7 +103,9 @@ func TestHistory(t *testing.T) {
 	if s := r.series(limit); s.Kind != "" {
 		t.Errorf("after 15 minutes there is still %+v", s)
 	}
-	if s := r.series(SeriesName{Kind: OfAll}); len(s.AskedSteps) != Steps {
+	r.ask("search", 5, 0)
+	r.step()
+	if s := r.series(SeriesName{Kind: OfAll}); len(s.AskedSteps) != Steps || s.AskedSteps[Steps-1] != 1 {
 		t.Errorf("%d steps are remembered, want %d", len(s.AskedSteps), Steps)
 	}
 }

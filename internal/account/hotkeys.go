@@ -16,6 +16,11 @@ import (
 // (Metwally, Agrawal, El Abbadi: Efficient computation of frequent and top-k
 // elements in data streams, 2005), of counts that lose half their weight in
 // halfLife.
+//
+// Such a count needs a few half-lives to become that of a steady rate. So a rate is
+// taken of the requests since an instant, and of how much these would count at one a
+// second. The instant is when the sketch began to count for the identifier, or when it
+// last saw it ask much more often than before.
 
 const (
 	// sketchKeys is how many identifiers a sketch holds. An identifier that
@@ -24,6 +29,12 @@ const (
 	// halfLife is short enough that a list shows who is hot now, and long
 	// enough that it can be read.
 	halfLife = 10 * time.Second
+	// minAge is the shortest time that a rate is taken of: one request makes no flood.
+	minAge = time.Second
+	// halfPhase is half of what is looked at to see an identifier ask more often.
+	halfPhase = 500 * time.Millisecond
+	// fewAsks more than before, and fewer, are no flood.
+	fewAsks = 10
 
 	// A namespace that is asked less than sampleAbove times a second has each
 	// request counted, others one in sampleEvery, at random.
@@ -68,6 +79,7 @@ type hotKeys struct {
 	sampled atomic.Bool
 
 	mu     sync.Mutex // protects the following
+	began  time.Time  // what durations are counted from
 	since  time.Time  // when a request had the score 1
 	total  float64    // the score of all requests
 	asked  sketch
@@ -90,18 +102,25 @@ type asker struct {
 	namespace, identifier string
 }
 
+// An ask is some requests of one instant.
+type ask struct {
+	weight float64 // how many they are
+	growth float64 // what one adds to a score now
+	at     time.Duration
+}
+
+// add counts weight decisions such as e, which a asked for.
 func (h *hotKeys) add(a asker, e *Entry, weight float64, now time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	growth := h.growth(now)
-	weight *= growth
-	h.total += weight
-	h.sampled.Store(perSecond(h.total/growth) > sampleAbove)
-	h.asked.add(a, weight)
+	q := ask{weight, h.growth(now), now.Sub(h.began)}
+	h.total += weight * q.growth
+	h.sampled.Store(h.total/q.growth*math.Ln2/halfLife.Seconds() > sampleAbove)
+	h.asked.add(a, q)
 	if !e.Denied {
 		return
 	}
-	place, isNew := h.denied.add(a, weight)
+	place, isNew := h.denied.add(a, q)
 	if h.denials == nil {
 		h.denials = new([sketchKeys]denial)
 	}
@@ -141,8 +160,8 @@ func (h *hotKeys) growth(now time.Time) float64 {
 func (h *hotKeys) top(name string, limit int, now time.Time) HotKeys {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	growth := h.growth(now)
-	return HotKeys{Namespace: name, Asked: h.asked.top(limit, growth, nil), Denied: h.denied.top(limit, growth, h.denials)}
+	q := ask{growth: h.growth(now), at: now.Sub(h.began)}
+	return HotKeys{Namespace: name, Asked: h.asked.top(limit, q, nil), Denied: h.denied.top(limit, q, h.denials)}
 }
 
 // describe says in k how it is denied.
@@ -152,10 +171,6 @@ func (d *denial) describe(k *Key) {
 		k.Limit = d.limit.Counter()
 	}
 }
-
-// perSecond returns the rate at which requests are made that keep their score
-// at what it is.
-func perSecond(score float64) float64 { return score * math.Ln2 / halfLife.Seconds() }
 
 // A sketch holds the identifiers with the greatest scores. The zero sketch is
 // empty.
@@ -169,57 +184,102 @@ type entry struct {
 	namespace, identifier string
 	score                 float64
 	error                 float64 // of score, what may have been another's
+
+	since time.Duration // the rate is taken of what was asked since then
+	base  float64       // of score, what is older than that
+
+	phase  int32      // the half phase of the last request, by its number
+	recent [2]float32 // how much was asked in it, and in the one before it
 }
 
-// add adds to the score of an identifier. If there is no room for it, it takes
-// that of the one with the least score, and its score. It keeps copies of the
-// names, which may be parts of a large message. It returns the place of the identifier,
-// and whether that is new.
-func (s *sketch) add(a asker, score float64) (place int, isNew bool) {
+// add adds to the score of an identifier. If there is no room for it, it takes that of the
+// one with the least score, and its score. It keeps copies of the names, which may be
+// parts of a large message. It returns the place of the identifier, and whether that is new.
+func (s *sketch) add(a asker, q ask) (place int, isNew bool) {
 	for i, h := range s.hashes[:s.used] {
 		if h == a.hash {
-			s.entries[i].score += score
+			s.entries[i].add(q)
 			return i, false
 		}
 	}
-	a.namespace, a.identifier = strings.Clone(a.namespace), strings.Clone(a.identifier)
+	place = s.used
+	was := 0.0
 	if s.used < sketchKeys {
-		s.hashes[s.used] = a.hash
-		s.entries[s.used] = entry{namespace: a.namespace, identifier: a.identifier, score: score}
 		s.used++
-		return s.used - 1, true
-	}
-	least := 0
-	for i := range s.entries {
-		if s.entries[i].score < s.entries[least].score {
-			least = i
+	} else {
+		place, was = 0, s.entries[0].score
+		for i := range s.entries {
+			if score := s.entries[i].score; score < was {
+				place, was = i, score
+			}
 		}
 	}
-	was := s.entries[least].score
-	s.hashes[least] = a.hash
-	s.entries[least] = entry{namespace: a.namespace, identifier: a.identifier, score: was + score, error: was}
-	return least, true
+	s.hashes[place] = a.hash
+	e := &s.entries[place]
+	*e = entry{
+		namespace: strings.Clone(a.namespace), identifier: strings.Clone(a.identifier),
+		score: was, error: was, base: was, since: q.at, phase: int32(q.at / halfPhase),
+	}
+	e.add(q)
+	return place, true
+}
+
+// add counts q. If e asks much more often than before, its rate is that from now on.
+func (e *entry) add(q ask) {
+	e.score += q.weight * q.growth
+	switch phase := int32(q.at / halfPhase); phase - e.phase {
+	case 0:
+	case 1:
+		e.recent, e.phase = [2]float32{0, e.recent[0]}, phase
+	default:
+		e.recent, e.phase = [2]float32{}, phase
+	}
+	e.recent[0] += float32(q.weight)
+
+	lately := halfPhase + q.at%halfPhase // what recent is of
+	n := float64(e.recent[0] + e.recent[1])
+	if lately > q.at-e.since || n/q.weight <= fewAsks {
+		return
+	}
+	before := e.perSecond(q) * lately.Seconds()
+	// Chance alone makes it less than four standard deviations more.
+	if (n-before)/q.weight > fewAsks+4*math.Sqrt(before/q.weight) {
+		e.since, e.base, e.error = q.at-lately, e.score-n*q.growth, 0
+	}
+}
+
+// perSecond returns how often e asks.
+func (e *entry) perSecond(q ask) float64 {
+	age := max(q.at-e.since, minAge).Seconds() / halfLife.Seconds()
+	// One a second since then would have this score.
+	one := halfLife.Seconds() / math.Ln2 * (1 - math.Exp2(-age))
+	return max(0, e.score-e.base) / q.growth / one
 }
 
 func (s *sketch) scale(by float64) {
 	for i := range s.entries[:s.used] {
-		s.entries[i].score *= by
-		s.entries[i].error *= by
+		e := &s.entries[i]
+		e.score *= by
+		e.error *= by
+		e.base *= by
 	}
 }
 
 // top returns up to limit keys, the hottest first; none that are as good as
 // gone: asked once, ten half-lives ago. denials may be nil.
-func (s *sketch) top(limit int, growth float64, denials *[sketchKeys]denial) []Key {
+func (s *sketch) top(limit int, q ask, denials *[sketchKeys]denial) []Key {
 	keys := make([]Key, 0, s.used)
 	for i := range s.entries[:s.used] {
-		if e := &s.entries[i]; e.score/growth >= 1.0/1024 {
-			k := Key{Namespace: e.namespace, Identifier: e.identifier, PerSecond: perSecond(e.score / growth), Error: perSecond(e.error / growth)}
-			if denials != nil {
-				denials[i].describe(&k)
-			}
-			keys = append(keys, k)
+		e := &s.entries[i]
+		if e.score/q.growth < 1.0/1024 {
+			continue
 		}
+		wrong := e.error / q.growth * math.Ln2 / halfLife.Seconds()
+		k := Key{Namespace: e.namespace, Identifier: e.identifier, PerSecond: e.perSecond(q) + wrong, Error: wrong}
+		if denials != nil {
+			denials[i].describe(&k)
+		}
+		keys = append(keys, k)
 	}
 	slices.SortFunc(keys, func(a, b Key) int {
 		return cmp.Or(cmp.Compare(b.PerSecond, a.PerSecond), cmp.Compare(a.Identifier, b.Identifier))

@@ -5,6 +5,9 @@ import (
 	"math"
 	"testing"
 	"time"
+
+	"github.com/ratelimitd/ratelimitd/internal/rate"
+	"github.com/ratelimitd/ratelimitd/internal/strategy"
 )
 
 // newBook returns a Book at a time that forward moves on.
@@ -45,8 +48,89 @@ func TestHottestAmongMany(t *testing.T) {
 	}{
 		{top[0].Asked[0], "alice", 25}, {top[0].Asked[1], "bob", 12.5}, {top[0].Denied[0], "bob", 12.5},
 	} {
-		if got := want.key.PerSecond - want.key.Error; want.key.Identifier != want.id || math.Abs(want.key.PerSecond-want.perSecond) > want.perSecond/10 || got > want.perSecond {
+		if least := want.key.PerSecond - want.key.Error; want.key.Identifier != want.id || math.Abs(want.key.PerSecond-want.perSecond) > want.perSecond/10 || least > 1.01*want.perSecond {
 			t.Errorf("%d: %+v, want %s at %v/s", i, want.key, want.id, want.perSecond)
+		}
+	}
+}
+
+// TestFreshFlood has floods begin: that of an identifier which never asked before, and
+// that of one which has asked for long. Both are shown at their rate within a second or
+// two, and for as long as they last, beside the one that keeps its rate.
+func TestFreshFlood(t *testing.T) {
+	for _, perSecond := range []int{40, 400, 20_000} { // the last is sampled
+		book, forward := newBook()
+		for i := range 60_000 / 20 {
+			if i%50 == 0 {
+				book.note("checkout", "long known", false)
+			}
+			book.note("checkout", "steady", true)
+			forward(20 * time.Millisecond)
+		}
+		step := time.Second / time.Duration(perSecond)
+		for after := range 30 * perSecond {
+			book.note("checkout", "new", true)
+			book.note("checkout", "long known", true)
+			forward(step)
+			if after%50 == 49 {
+				book.note("checkout", "steady", true)
+			}
+			if seconds := (after + 1) / perSecond; (after+1)%perSecond == 0 {
+				for _, key := range book.HotKeys(10)[0].Denied {
+					want, within := float64(perSecond), 0.2
+					switch {
+					case key.Identifier == "steady":
+						continue
+					case key.Identifier == "long known" && seconds == 1:
+						within = 0.5 // it is not known yet when it began
+					}
+					if math.Abs(key.PerSecond-want) > within*want {
+						t.Errorf("after %d s, %s asks %v times a second, want %v", seconds, key.Identifier, key.PerSecond, want)
+					}
+				}
+			}
+		}
+	}
+}
+
+// TestBursts has somebody ask as a cron job does. The rate is never more than that of a
+// burst, and soon that of all bursts.
+func TestBursts(t *testing.T) {
+	book, forward := newBook()
+	for i := range 100 {
+		for range 50 {
+			book.note("checkout", "cron", false)
+		}
+		forward(9 * time.Second)
+		rate := book.HotKeys(1)[0].Asked[0].PerSecond
+		if rate > 10 || i > 0 && rate < 2 {
+			t.Fatalf("burst %d: %v a second, want about 5", i, rate)
+		}
+		forward(time.Second)
+	}
+}
+
+// TestDeniedBy names the limit that denies: of several, the one that does so for longest.
+func TestDeniedBy(t *testing.T) {
+	book, _ := newBook()
+	limits := []strategy.Limit{
+		{Name: "burst", Strategy: strategy.GCRA}, {Strategy: strategy.FixedWindow, Rate: rate.Rate{Count: 5, Period: time.Hour}, Capacity: 5},
+		{Name: "tried", Shadow: true}, {Name: "whole", Strategy: strategy.GCRA},
+	}
+	statuses := []strategy.Status{{RetryAfter: time.Second}, {RetryAfter: time.Minute}, {RetryAfter: time.Hour}, {Allowed: true}}
+	for _, c := range []struct {
+		policy, want string
+		statuses     []strategy.Status
+	}{
+		{"default", "fixed_window:5/1h", statuses},
+		{"", "burst", []strategy.Status{{RetryAfter: strategy.Never}, statuses[1], {Allowed: true}, {Allowed: true}}},
+		{"search", "", nil}, // the failure policy
+	} {
+		var tally Tally
+		tally.Add(book, &Entry{Namespace: "n", Identifier: "alice", Policy: c.policy, Denied: true, Limits: limits, Statuses: c.statuses})
+		tally.Flush(book)
+		if got := book.HotKeys(1)[0].Denied[0]; got.Policy != c.policy || got.Limit != c.want {
+			t.Errorf("%+v, want it denied by %s of %q", got, c.want, c.policy)
 		}
 	}
 }

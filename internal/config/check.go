@@ -1,16 +1,12 @@
 package config
 
 import (
-	"errors"
 	"fmt"
-	"net"
-	"net/netip"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/ratelimitd/ratelimitd/internal/decide"
@@ -35,14 +31,9 @@ const (
 	minInFlight, maxInFlight = 16, 1_000_000
 	// maxConns is more connections than a store serves well.
 	maxConns = 10_000
+	// minMessageBytes fits any valid request, as JSON too.
+	minMessageBytes = 64 << 10
 )
-
-// A check collects what is wrong with a Config.
-type check struct {
-	c     *Config
-	found int     // how many problems
-	wrong []error // those that the file of --config does not keep
-}
 
 // check returns all that is wrong with the values of the settings: whatever would
 // keep the daemon from starting, as far as this process can tell without
@@ -75,173 +66,6 @@ func (c *Config) check() []error {
 		k.must(n >= 0 && n <= maxMaxConnections, flag, n, fmt.Sprintf("0 to %d, such as 10000; 0 is the default", maxMaxConnections))
 	}
 	return k.wrong
-}
-
-// problem adds what is wrong with the value of a flag.
-func (k *check) problem(flag, format string, args ...any) {
-	k.found++
-	if err := k.c.flags.Problem(flag, fmt.Sprintf(format, args...)); err != nil {
-		k.wrong = append(k.wrong, err)
-	}
-}
-
-// must adds that a value is to be something else, unless it is ok.
-func (k *check) must(ok bool, flag string, value any, be string) {
-	if !ok {
-		k.problem(flag, " %v: must be %s", value, be)
-	}
-}
-
-func (k *check) duration(flag string, d time.Duration, example string) {
-	k.must(d > 0, flag, d, "above 0, such as "+example)
-}
-
-func (k *check) option(flag string, err error) bool {
-	if err != nil {
-		k.problem(flag, ": %v", err)
-	}
-	return err == nil
-}
-
-// A listener is an address that the daemon listens on.
-type listener struct{ flag, addr, example string }
-
-// listeners returns the addresses that the daemon listens on.
-func (c *Config) listeners() []listener {
-	all := []listener{{"grpc-addr", c.GRPCAddr, "127.0.0.1:8081"}, {"http-addr", c.HTTPAddr, "127.0.0.1:8080"}}
-	if c.AdminAddr != AdminOff {
-		all = append(all, listener{"admin-addr", c.AdminAddr, "127.0.0.1:6070, or off"})
-	}
-	if c.MetricsAddr != "" {
-		all = append(all, listener{"metrics-addr", c.MetricsAddr, "127.0.0.1:9090"})
-	}
-	if c.RESPAddr != "" {
-		all = append(all, listener{"resp-addr", c.RESPAddr, "127.0.0.1:6379"})
-	}
-	return all
-}
-
-func (k *check) addresses() {
-	all := k.c.listeners()
-	for i, l := range all {
-		if problem := addressProblem(l.addr); problem != "" {
-			k.problem(l.flag, " %s: %s; write host:port, such as %s", flags.Quote(l.addr), problem, l.example)
-			continue
-		}
-		for _, other := range all[:i] {
-			if overlap(l.addr, other.addr) {
-				k.problem(l.flag, " %q: --%s has this address too; choose another port", l.addr, other.flag)
-			}
-		}
-	}
-}
-
-// testClock adds why there can be no clock that stands still: nobody who is not testing is
-// to meet a daemon whose limits never recover.
-func (k *check) testClock() {
-	if k.c.Store.Kind != Memory {
-		k.problem("test-clock", ": with --store=%s the clock is not ours to turn; use --store=memory", k.c.Store.Kind)
-	}
-	if k.c.AdminAddr == AdminOff {
-		k.problem("test-clock", ": the admin port turns the clock, and --admin-addr is off; write --admin-addr=127.0.0.1:0")
-	}
-	for _, l := range k.c.listeners() {
-		host, port, err := net.SplitHostPort(l.addr)
-		if err == nil && !addressOf(host).IsLoopback() {
-			k.problem("test-clock", ": other machines may reach --%s %s; write --%[1]s=%[3]s", l.flag, flags.Quote(l.addr), net.JoinHostPort("127.0.0.1", port))
-		}
-	}
-}
-
-// addressProblem says why nothing can listen on addr, or "".
-func addressProblem(addr string) string {
-	host, port, err := net.SplitHostPort(addr)
-	switch {
-	case addr == "":
-		return "it is empty"
-	case err != nil && strings.Count(addr, ":") > 1:
-		return "an IPv6 address needs brackets, as in [::1]:8081"
-	case err != nil:
-		return "it has no port"
-	case !isPort(port):
-		return "the port is not a number from 0 to 65535"
-	case !isHost(host):
-		return "the host is neither an IP address nor a name"
-	}
-	return ""
-}
-
-func isPort(text string) bool {
-	_, err := strconv.ParseUint(text, 10, 16)
-	return err == nil
-}
-
-// isHost reports whether text may be a host: nothing, an IP address, or a name,
-// whose last part is not a number.
-func isHost(text string) bool {
-	if _, err := netip.ParseAddr(text); err == nil || text == "" {
-		return true
-	}
-	labels := strings.Split(strings.TrimSuffix(text, "."), ".")
-	for _, label := range labels {
-		if label == "" || len(label) > 63 || strings.ContainsFunc(label, notOfName) {
-			return false
-		}
-	}
-	_, err := strconv.Atoi(labels[len(labels)-1])
-	return err != nil && len(text) < 255
-}
-
-func notOfName(r rune) bool {
-	return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && r != '-' && r != '_'
-}
-
-// overlap reports whether nobody can listen on both addresses. Names of hosts
-// are not looked up.
-func overlap(a, b string) bool {
-	hostA, portA, errA := net.SplitHostPort(a)
-	hostB, portB, errB := net.SplitHostPort(b)
-	if errA != nil || errB != nil || portA != portB || portA == "0" {
-		return false
-	}
-	ipA, ipB := addressOf(hostA), addressOf(hostB)
-	switch {
-	case hostA == hostB || ipA == ipB && ipA.IsValid():
-		return true
-	case ipA == netip.IPv6Unspecified() || ipB == netip.IPv6Unspecified():
-		return true // which is all of IPv4 too
-	default:
-		return ipA.Is4() && ipB.Is4() && (ipA.IsUnspecified() || ipB.IsUnspecified())
-	}
-}
-
-// addressOf returns the IP address of a host, if it is known without a lookup.
-func addressOf(host string) netip.Addr {
-	switch host {
-	case "":
-		return netip.IPv6Unspecified()
-	case "localhost":
-		return netip.AddrFrom4([4]byte{127, 0, 0, 1})
-	}
-	ip, _ := netip.ParseAddr(host)
-	return ip.Unmap()
-}
-
-// ListenError returns err in plain words, if it says that another process listens
-// on an address of c.
-func (c *Config) ListenError(err error) error {
-	var listen *net.OpError
-	if !errors.Is(err, syscall.EADDRINUSE) || !errors.As(err, &listen) || listen.Addr == nil {
-		return err
-	}
-	takenHost, takenPort, _ := net.SplitHostPort(listen.Addr.String())
-	for _, l := range c.listeners() {
-		host, port, _ := net.SplitHostPort(l.addr)
-		if ip := addressOf(host); port == takenPort && (!ip.IsValid() || ip.IsUnspecified() || ip == addressOf(takenHost)) {
-			return fmt.Errorf("%s %q: another process listens on this address; stop it, or choose another address", c.nameOf(l.flag), l.addr)
-		}
-	}
-	return err
 }
 
 func (k *check) stores() {
@@ -394,10 +218,20 @@ func (k *check) envoy() {
 	}
 }
 
-// isHeader reports whether name may be the name of an HTTP header: a token of
-// RFC 9110.
-func isHeader(name string) bool {
-	return name != "" && !strings.ContainsFunc(name, func(r rune) bool {
-		return notOfName(r) && !strings.ContainsRune("!#$%&'*+.^`|~", r)
-	})
+// bounds checks the Bounds.
+func (k *check) bounds() {
+	b := &k.c.Bounds
+	number := func(flag string, n, least, most, example int) {
+		k.must(n >= least && n <= most, flag, n, fmt.Sprintf("%d to %d, such as %d", least, most, example))
+	}
+	standard := DefaultBounds()
+	number("max-message-bytes", b.MessageBytes, minMessageBytes, math.MaxInt32, standard.MessageBytes)
+	number("max-header-bytes", b.HeaderBytes, 1<<10, 1<<20, standard.HeaderBytes)
+	number("max-streams", b.Streams, 1, 1_000_000, standard.Streams)
+	number("max-bytes-in-flight", b.BytesInFlight, 2*minMessageBytes, math.MaxInt, standard.BytesInFlight)
+	number("max-calls", b.Calls, 1, 10_000_000, standard.Calls)
+	k.duration("message-timeout", b.MessageTimeout, "10s")
+	k.duration("connection-age", b.ConnectionAge, "10m")
+	k.duration("connection-grace", b.ConnectionGrace, "1m")
+	k.duration("connection-idle", b.ConnectionIdle, "5m")
 }

@@ -11,8 +11,10 @@ package config
 
 import (
 	"crypto/tls"
+	"fmt"
 	"io"
 	"log/slog"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -73,6 +75,14 @@ type Config struct {
 	sources sources
 }
 
+// sources are what the settings come from, to read them again.
+type sources struct {
+	line    flags.Source                // the command line
+	lookup  func(string) (string, bool) // the environment
+	isEnvoy bool                        // whether the variables of Envoy's service count
+	ignored []string                    // those that have no effect, with their values
+}
+
 // AdminOff in place of an address says that there is no admin port.
 const AdminOff = "off"
 
@@ -117,6 +127,27 @@ type Envoy struct {
 	NearLimitRatio  float64 // how much of a limit is near it, in those
 }
 
+// XDS says from which xDS server the limits of Envoy's format come.
+type XDS struct {
+	Server       string   // host:port; "": from none
+	NodeID       string   // what the server knows this daemon by
+	NodeMetadata []string // KEY=VALUE
+	Headers      []string // NAME: VALUE, with each stream
+
+	TLS               bool
+	CAFile            string // "": the system's
+	CertFile, KeyFile string // "": no certificate is shown
+	ServerName        string // in the server's certificate; "": the host of Server
+
+	MaxMessageBytes     int           // of a message, and so of all limits
+	Backoff, MaxBackoff time.Duration // before connecting again
+	CacheFile           string        // "": nothing is kept over a restart
+	StartUnconfigured   bool          // serve before the first configuration has come
+}
+
+// IsOn reports whether there is a server.
+func (x *XDS) IsOn() bool { return x.Server != "" }
+
 // Trust says how the daemon and its callers know one another.
 type Trust struct {
 	CertFile, KeyFile string // "": no TLS
@@ -157,6 +188,21 @@ func (t *Trust) TLSFiles() (keypair.Files, uint16) {
 		version = tls.VersionTLS12
 	}
 	return keypair.Files{Cert: t.CertFile, Key: t.KeyFile, ClientCA: t.ClientCAFile}, version
+}
+
+// Bounds bound what callers may have of the daemon, beside connections.
+type Bounds struct {
+	MessageBytes int // of a message, and of a body over HTTP
+	HeaderBytes  int // of the headers of a gRPC call
+	Streams      int // calls under way on one gRPC connection
+	Calls        int // gRPC calls that are no streams, and turns of the protocol of Redis, under way in all
+	// BytesInFlight is what all calls and requests may hold together, on all ports.
+	BytesInFlight int
+
+	MessageTimeout time.Duration // until a call's message, or a command, has arrived
+
+	ConnectionAge, ConnectionGrace time.Duration // of a gRPC connection; Grace is for the calls on it
+	ConnectionIdle                 time.Duration // without a call, or a command of the protocol of Redis
 }
 
 // Log says what is logged and how.
@@ -201,6 +247,34 @@ func Default() *Config {
 	}
 }
 
+// DefaultBounds returns the Bounds of a daemon that nobody configures.
+func DefaultBounds() Bounds {
+	return Bounds{
+		// The largest valid batch, 1,000 requests of 16 limits with the longest names, has
+		// 4.5 MB.
+		MessageBytes: 8 << 20,
+		// Enough for tracing, and for tokens of any usual size.
+		HeaderBytes: 32 << 10,
+		// A call without a message holds about 13 KB. A client with more calls waits, or
+		// connects again.
+		Streams: 1000,
+		// Far more than a daemon answers in the time that a caller waits.
+		Calls: 10_000,
+		// An eighth of the memory of deploy/kubernetes: under attack the process took up to
+		// 341 MB with it, as loadtest/results/attack.md has it. It is 4,000 calls that wait.
+		BytesInFlight:  64 << 20,
+		MessageTimeout: 10 * time.Second,
+		// So that clients find new replicas.
+		ConnectionAge:   10 * time.Minute,
+		ConnectionGrace: time.Minute,
+		ConnectionIdle:  5 * time.Minute,
+	}
+}
+
+// defaultXDS has the defaults of the flags. Those that are not of time are as in
+// envoyproxy/ratelimit and in gRPC.
+var defaultXDS = XDS{NodeID: "default", MaxMessageBytes: 4 << 20, Backoff: time.Second, MaxBackoff: time.Minute}
+
 // MemoryOptions returns how to make the memory store.
 func (c *Config) MemoryOptions() memory.Options {
 	o := c.memory
@@ -228,8 +302,8 @@ func (c *Config) MemcachedOptions() memcached.Options {
 }
 
 // Shown returns every setting by the name of its flag, as the admin port shows
-// them: without passwords.
-func (c *Config) Shown() map[string]string { return c.flags.Shown() }
+// them: as JSON, without passwords.
+func (c *Config) Shown() map[string]any { return c.flags.Shown() }
 
 // New returns a logger of l's format. It logs what is of l's level or above,
 // which it sets in level.
@@ -240,4 +314,46 @@ func (l Log) New(to io.Writer, level *slog.LevelVar) *slog.Logger {
 		return slog.New(slog.NewJSONHandler(to, o))
 	}
 	return slog.New(slog.NewTextHandler(to, o))
+}
+
+// nameOf returns what messages call a flag: --config, or what else set it.
+func (c *Config) nameOf(flag string) string {
+	setting, ok := c.flags.Setting(flag)
+	if !ok {
+		return "--" + flag
+	}
+	return setting.Name
+}
+
+// WatchedDirs lists the directories whose changes may change the policies.
+// There are none if no file configures anything.
+func (c *Config) WatchedDirs() []string {
+	var dirs []string
+	if c.File != "" {
+		dirs = append(dirs, filepath.Dir(c.File))
+	}
+	if c.Trust.AuthFile != "" {
+		dirs = append(dirs, filepath.Dir(c.Trust.AuthFile))
+	}
+	if dir := c.Envoy.ConfigDir; dir != "" {
+		dirs = append(dirs, dir, filepath.Dir(dir))
+		if root, _ := c.sources.lookup("RUNTIME_ROOT"); root != "" {
+			dirs = append(dirs, filepath.Dir(filepath.Clean(root))) // where a link to another version is put
+		}
+	}
+	slices.Sort(dirs)
+	return slices.Compact(dirs)
+}
+
+// FlagError says what is wrong with what a flag names, if err is not nil.
+func (c *Config) FlagError(flag string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return c.fileError(flag, err)
+}
+
+// fileError says that the file or directory of a flag cannot be read.
+func (c *Config) fileError(flag string, err error) error {
+	return fmt.Errorf("%s: %w", c.nameOf(flag), err)
 }

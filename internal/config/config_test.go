@@ -127,7 +127,7 @@ func TestNoPasswords(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if shown := c.Shown(); strings.Contains(fmt.Sprint(shown), secret) || shown["redis-url"] != "redis://me:xxxxx@a redis://b" || shown["redis-password"] != "xxxxx" || shown["store"] != "memory" {
+	if shown := c.Shown(); strings.Contains(fmt.Sprint(shown), secret) || fmt.Sprint(shown["redis-url"]) != "[redis://me:xxxxx@a redis://b]" || shown["redis-password"] != "xxxxx" || shown["store"] != "memory" {
 		t.Errorf("it shows %v", shown)
 	}
 }

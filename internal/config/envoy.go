@@ -1,28 +1,13 @@
 package config
 
 import (
-	"fmt"
 	"net"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/ratelimitd/ratelimitd/internal/flags"
 )
-
-// envoyVariables are what the environment variables of envoyproxy/ratelimit say,
-// by our flags.
-type envoyVariables struct {
-	lookup  func(string) (string, bool)
-	above   []flags.Source // what sets the flags before these variables do
-	flags   flags.Source
-	ignored []string // variables that have no effect, with their values
-	wrong   []error
-
-	values map[string]string // of the variables that are set to something; numbers in base 10
-	heeded map[string]bool   // the variables that were asked for
-}
 
 // sameMeaning has the variables whose values a flag takes as they are.
 var sameMeaning = []struct{ variable, flag string }{
@@ -104,101 +89,6 @@ func readEnvoyVariables(lookup func(string) (string, bool), above ...flags.Sourc
 	}
 	e.warn()
 	return e
-}
-
-// readValues reads the values of all variables, and refuses those that the service
-// cannot read either.
-func (e *envoyVariables) readValues() {
-	for _, v := range serviceVariables {
-		value, _ := e.lookup(v.name)
-		if value == "" {
-			continue
-		}
-		read, example, err := value, "", error(nil)
-		switch v.kind {
-		case boolean:
-			var on bool
-			on, err = strconv.ParseBool(value)
-			read, example = strconv.FormatBool(on), "true or false"
-		case integer:
-			var n int64
-			n, err = strconv.ParseInt(value, 0, 64) // in other bases too, as the service does
-			read, example = strconv.FormatInt(n, 10), "a whole number, such as 8"
-		case decimal:
-			_, err = strconv.ParseFloat(value, 64)
-			example = "a number, such as 0.8"
-		case duration:
-			_, err = time.ParseDuration(value)
-			example = "a number and its unit, such as 10s"
-		case text:
-		}
-		if err != nil {
-			e.wrong = append(e.wrong, fmt.Errorf("%s=%s: write %s", v.name, flags.Quote(value), example))
-			e.heeded[v.name] = true
-			continue
-		}
-		e.values[v.name] = read
-	}
-}
-
-// warn notes the variables that nothing has asked for. A feature that is to be off
-// needs none.
-func (e *envoyVariables) warn() {
-	for _, v := range serviceVariables {
-		value := e.values[v.name]
-		off := v.kind == boolean && value == "false" && v.name != "RUNTIME_IGNOREDOTFILES"
-		if value == "" || e.heeded[v.name] || off {
-			continue
-		}
-		e.ignored = append(e.ignored, v.name+"="+withoutSecret(v.name, value))
-	}
-}
-
-// withoutSecret returns a value as messages show it.
-func withoutSecret(name, value string) string {
-	if strings.HasSuffix(name, "_AUTH") || name == headersVariable {
-		return flags.Hidden
-	}
-	return flags.WithoutPassword(value)
-}
-
-// text returns the value of a variable, and "" if it has none.
-func (e *envoyVariables) text(variable string) string {
-	e.heeded[variable] = true
-	return e.values[variable]
-}
-
-func (e *envoyVariables) on(variable string) bool { return e.text(variable) == "true" }
-
-// is heeds a variable if it has the one value that the daemon can do.
-func (e *envoyVariables) is(variable, value string) {
-	if strings.EqualFold(e.values[variable], value) {
-		e.heeded[variable] = true
-	}
-}
-
-// over returns what sets a flag before these variables do.
-func (e *envoyVariables) over(flag string) (value string, set bool) {
-	for _, source := range e.above {
-		if setting, ok := source[flag]; ok {
-			return setting.Text, true
-		}
-	}
-	return "", false
-}
-
-// set sets a flag because of a variable, unless value is "".
-func (e *envoyVariables) set(flag, value, variable string) {
-	if value != "" {
-		e.flags[flag] = flags.Setting{Text: value, Name: variable}
-	}
-}
-
-// refuse says what is wrong with the value of a variable.
-func (e *envoyVariables) refuse(variable, format string, args ...any) {
-	e.heeded[variable] = true
-	value, _ := e.lookup(variable)
-	e.wrong = append(e.wrong, fmt.Errorf("%s=%s: %s", variable, flags.Quote(withoutSecret(variable, value)), fmt.Sprintf(format, args...)))
 }
 
 // files sets where the limits come from.

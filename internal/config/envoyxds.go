@@ -71,9 +71,6 @@ func (e *envoyVariables) xdsMetadata() {
 	e.set("xds-node-metadata", strings.Join(pairs, " "), variable)
 }
 
-// headersVariable has headers, which may be secret.
-const headersVariable = "CONFIG_GRPC_XDS_CLIENT_ADDITIONAL_HEADERS"
-
 // xdsHeaders reads name:value, with commas between.
 func (e *envoyVariables) xdsHeaders() {
 	e.set("xds-header", strings.ReplaceAll(e.text(headersVariable), ",", "\n"), headersVariable)

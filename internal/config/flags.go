@@ -141,3 +141,38 @@ func inGroup(group string, all []flags.Flag) []flags.Flag {
 	}
 	return all
 }
+
+func (c *Config) boundFlags() []flags.Flag {
+	b := &c.Bounds
+	return inGroup(boundsGroup, []flags.Flag{
+		{Name: "max-message-bytes", Value: flags.Number(&b.MessageBytes), Help: "The longest message over gRPC, and the longest body over HTTP."},
+		{Name: "max-header-bytes", Value: flags.Number(&b.HeaderBytes), Help: "The longest headers of a gRPC call, as HTTP/2 counts them."},
+		{Name: "max-streams", Value: flags.Number(&b.Streams), Help: "The most calls under way on one gRPC connection. A client waits with further ones."},
+		{Name: "max-calls", Value: flags.Number(&b.Calls), Help: "The most gRPC calls under way in all, without streams and health, and of connections of the protocol of Redis whose commands are being decided. Further ones get RESOURCE_EXHAUSTED."},
+		{Name: "max-bytes-in-flight", Value: flags.Number(&b.BytesInFlight), Help: "The most bytes that all calls hold together: messages that arrive, replies that nobody reads, and 16 KiB for each gRPC call. Beyond it, the call that holds most ends with RESOURCE_EXHAUSTED."},
+		{Name: "message-timeout", Value: flags.Duration(&b.MessageTimeout), Help: "How long a gRPC call may take to bring its message, or a stream its first one, or one that has begun; and how long a reply may wait to be read. Also how long a command of the protocol of Redis may take to be all there."},
+		{Name: "connection-age", Value: flags.Duration(&b.ConnectionAge), Help: "How old a gRPC connection, or a stream, becomes before its client has to connect again."},
+		{Name: "connection-grace", Value: flags.Duration(&b.ConnectionGrace), Help: "How long calls may go on after that."},
+		{Name: "connection-idle", Value: flags.Duration(&b.ConnectionIdle), Help: "How long a connection, over gRPC or the protocol of Redis, may be without a call before its client has to connect again."},
+	})
+}
+
+func (c *Config) xdsFlags() []flags.Flag {
+	x := &c.XDS
+	return inGroup(xdsGroup, []flags.Flag{
+		{Name: "xds-server", Value: flags.Text(&x.Server), Hint: "HOST:PORT", Help: "The xDS server that sends the limits of Envoy's rate limit service, in place of --envoy-config-dir. CONFIG_TYPE=GRPC_XDS_SOTW sets this and the following, with the other variables of envoyproxy/ratelimit."},
+		{Name: "xds-node-id", Value: flags.Text(&x.NodeID), Help: "The id that the server knows this daemon by. It sends nothing to an id that it does not know."},
+		{Name: "xds-node-metadata", Value: flags.List(&x.NodeMetadata), Hint: "KEY=VALUE", Help: "What else to tell the server of this daemon. Repeat it for several."},
+		{Name: "xds-header", Value: flags.Lines(&x.Headers), Secret: true, Hint: "NAME:VALUE", Help: "A header to send to the server. Repeat it for several. Better set by the environment than by the flag, if it is a secret."},
+		{Name: "xds-tls", Value: flags.Bool(&x.TLS), Help: "Reach the server by TLS."},
+		{Name: "xds-tls-ca", Value: flags.Path(&x.CAFile), Hint: "FILE", Help: "The authorities of the server's certificate, as PEM, in place of the system's. The daemon reads this and the next two files for each connection, so they may change, and may come after the start."},
+		{Name: "xds-tls-cert", Value: flags.Path(&x.CertFile), Hint: "FILE", Help: "The certificate to show the server, as PEM. Needs --xds-tls-key."},
+		{Name: "xds-tls-key", Value: flags.Path(&x.KeyFile), Hint: "FILE", Help: "Its key, as PEM."},
+		{Name: "xds-tls-server-name", Value: flags.Text(&x.ServerName), Hint: "HOST", Help: "The name in the server's certificate, if it is not the host of --xds-server."},
+		{Name: "xds-max-message-bytes", Value: flags.Number(&x.MaxMessageBytes), Help: "The largest message to take. One message has all limits."},
+		{Name: "xds-backoff", Value: flags.Duration(&x.Backoff), Help: "How long to wait before connecting again. It is doubled each time that nothing has come, and a random half is added or taken away."},
+		{Name: "xds-backoff-max", Value: flags.Duration(&x.MaxBackoff), Help: "The longest of these waits."},
+		{Name: "xds-cache-file", Value: flags.Path(&x.CacheFile), Hint: "FILE", Help: "Where to keep the limits that were received last, so that they are in force at once after a restart, whether the server is there or not."},
+		{Name: "xds-start-unconfigured", Value: flags.Bool(&x.StartUnconfigured), Help: "Listen before the first limits have come. Until then, Envoy is answered UNAVAILABLE. Without this, the daemon waits for them before it listens."},
+	})
+}

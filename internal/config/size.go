@@ -1,9 +1,10 @@
 package config
 
 import (
+	"errors"
 	"fmt"
-	"io"
-	"os"
+
+	"github.com/ratelimitd/ratelimitd/internal/textfile"
 )
 
 const (
@@ -15,27 +16,11 @@ const (
 	maxDirFiles = 10_000
 )
 
-// readBounded reads a file of at most most bytes. It refuses a larger one before it
-// reads it, if the system says how large it is.
+// readBounded reads a file of at most most bytes.
 func readBounded(name string, most int64) ([]byte, error) {
-	f, err := os.Open(name) //nolint:gosec // the operator names it
-	if err != nil {
-		return nil, err
+	data, err := textfile.Read(name, most)
+	if _, isLong := errors.AsType[*textfile.LengthError](err); isLong {
+		return nil, fmt.Errorf("%w; write fewer policies, or split it", err)
 	}
-	defer func() { _ = f.Close() }() // it is only read
-	info, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	var data []byte
-	if info.Size() <= most {
-		data, err = io.ReadAll(io.LimitReader(f, most+1)) // it may be a pipe, or grow
-	}
-	switch {
-	case err != nil:
-		return nil, err
-	case info.Size() > most || int64(len(data)) > most:
-		return nil, fmt.Errorf("%s: the file has more than %d bytes; write fewer policies, or split it", name, most)
-	}
-	return data, nil
+	return data, err
 }

@@ -6,6 +6,7 @@ import (
 
 	"github.com/ratelimitd/ratelimitd/internal/auth"
 	"github.com/ratelimitd/ratelimitd/internal/flags"
+	"github.com/ratelimitd/ratelimitd/internal/textfile"
 )
 
 // trust checks what says who may ask. Whether the files of TLS can be used is not
@@ -60,7 +61,7 @@ func (c *Config) readClients(p *Policies) ([]byte, error) {
 		}
 		return nil, nil
 	}
-	data, err := os.ReadFile(t.AuthFile)
+	data, err := textfile.Read(t.AuthFile, maxFileBytes)
 	if err != nil {
 		return nil, c.fileError("auth-file", err)
 	}

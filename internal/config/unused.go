@@ -32,7 +32,7 @@ func (c *Config) LogUnused(environment []string, logger *slog.Logger) {
 	}
 	for _, variable := range environment {
 		name, value, _ := strings.Cut(variable, "=")
-		if c.sources.envoy == nil && value != "" && isOnlyOfEnvoy(name) {
+		if !c.sources.isEnvoy && value != "" && isOnlyOfEnvoy(name) {
 			logger.Warn("this environment variable is of envoyproxy/ratelimit, and has no effect without RUNTIME_ROOT", "variable", name)
 			continue
 		}

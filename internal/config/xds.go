@@ -14,31 +14,6 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/flags"
 )
 
-// XDS says from which xDS server the limits of Envoy's format come.
-type XDS struct {
-	Server       string   // host:port; "": from none
-	NodeID       string   // what the server knows this daemon by
-	NodeMetadata []string // KEY=VALUE
-	Headers      []string // NAME: VALUE, with each stream
-
-	TLS               bool
-	CAFile            string // "": the system's
-	CertFile, KeyFile string // "": no certificate is shown
-	ServerName        string // in the server's certificate; "": the host of Server
-
-	MaxMessageBytes     int           // of a message, and so of all limits
-	Backoff, MaxBackoff time.Duration // before connecting again
-	CacheFile           string        // "": nothing is kept over a restart
-	StartUnconfigured   bool          // serve before the first configuration has come
-}
-
-// IsOn reports whether there is a server.
-func (x *XDS) IsOn() bool { return x.Server != "" }
-
-// defaultXDS has the defaults of the flags. Those that are not of time are as in
-// envoyproxy/ratelimit and in gRPC.
-var defaultXDS = XDS{NodeID: "default", MaxMessageBytes: 4 << 20, Backoff: time.Second, MaxBackoff: time.Minute}
-
 const (
 	// maxXDSMessageBytes is as much as all files of --envoy-config-dir may have.
 	maxXDSMessageBytes = maxDirBytes
@@ -47,26 +22,6 @@ const (
 	// maxXDSBackoff is longer than anybody waits for a change of limits.
 	maxXDSBackoff = time.Hour
 )
-
-func (c *Config) xdsFlags() []flags.Flag {
-	x := &c.XDS
-	return inGroup(xdsGroup, []flags.Flag{
-		{Name: "xds-server", Value: flags.Text(&x.Server), Hint: "HOST:PORT", Help: "The xDS server that sends the limits of Envoy's rate limit service, in place of --envoy-config-dir. CONFIG_TYPE=GRPC_XDS_SOTW sets this and the following, with the other variables of envoyproxy/ratelimit."},
-		{Name: "xds-node-id", Value: flags.Text(&x.NodeID), Help: "The id that the server knows this daemon by. It sends nothing to an id that it does not know."},
-		{Name: "xds-node-metadata", Value: flags.List(&x.NodeMetadata), Hint: "KEY=VALUE", Help: "What else to tell the server of this daemon. Repeat it for several."},
-		{Name: "xds-header", Value: flags.Lines(&x.Headers), Secret: true, Hint: "NAME:VALUE", Help: "A header to send to the server. Repeat it for several. Better set by the environment than by the flag, if it is a secret."},
-		{Name: "xds-tls", Value: flags.Bool(&x.TLS), Help: "Reach the server by TLS."},
-		{Name: "xds-tls-ca", Value: flags.Path(&x.CAFile), Hint: "FILE", Help: "The authorities of the server's certificate, as PEM, in place of the system's. The daemon reads this and the next two files for each connection, so they may change, and may come after the start."},
-		{Name: "xds-tls-cert", Value: flags.Path(&x.CertFile), Hint: "FILE", Help: "The certificate to show the server, as PEM. Needs --xds-tls-key."},
-		{Name: "xds-tls-key", Value: flags.Path(&x.KeyFile), Hint: "FILE", Help: "Its key, as PEM."},
-		{Name: "xds-tls-server-name", Value: flags.Text(&x.ServerName), Hint: "HOST", Help: "The name in the server's certificate, if it is not the host of --xds-server."},
-		{Name: "xds-max-message-bytes", Value: flags.Number(&x.MaxMessageBytes), Help: "The largest message to take. One message has all limits."},
-		{Name: "xds-backoff", Value: flags.Duration(&x.Backoff), Help: "How long to wait before connecting again. It is doubled each time that nothing has come, and a random half is added or taken away."},
-		{Name: "xds-backoff-max", Value: flags.Duration(&x.MaxBackoff), Help: "The longest of these waits."},
-		{Name: "xds-cache-file", Value: flags.Path(&x.CacheFile), Hint: "FILE", Help: "Where to keep the limits that were received last, so that they are in force at once after a restart, whether the server is there or not."},
-		{Name: "xds-start-unconfigured", Value: flags.Bool(&x.StartUnconfigured), Help: "Listen before the first limits have come. Until then, Envoy is answered UNAVAILABLE. Without this, the daemon waits for them before it listens."},
-	})
-}
 
 // xds checks how the server is reached. Whether its files can be used is not among it:
 // they may come later.

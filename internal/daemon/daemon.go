@@ -80,7 +80,7 @@ func Run(ctx context.Context, c *config.Config, policies *config.Policies, versi
 		return nil
 	}
 	policies = l.inForce()
-	options.Config = server.ConfigOf(policies)
+	options.Config, options.Trials = server.ConfigOf(policies), Trials{}
 	var clock func() strategy.Instant
 	if c.TestClock {
 		options.TestClock = testclock.New()

@@ -6,12 +6,12 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"unicode/utf8"
 
 	"github.com/ratelimitd/ratelimitd/internal/policy"
 	"github.com/ratelimitd/ratelimitd/internal/quote"
 	"github.com/ratelimitd/ratelimitd/internal/store"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
+	"github.com/ratelimitd/ratelimitd/internal/utf8text"
 )
 
 // ErrUnknownPolicy is wrapped by the error of a request for a policy that its
@@ -92,7 +92,7 @@ func (c *resolver) limitsOf(ns *policy.Namespace, b *Batch, r *Request) ([]strat
 				wrong.Add(field, "%s", p.Problem)
 			}
 		}
-		if !utf8.ValidString(spec.Name) {
+		if !utf8text.Valid(spec.Name) {
 			checkText(&wrong, fmt.Sprintf("limits[%d].name", i), spec.Name, "burst")
 		}
 		if problems == nil && slices.ContainsFunc(b.limits[start:], func(m strategy.Limit) bool { return m.SameCounter(&l) }) {
@@ -146,7 +146,7 @@ func checkName(wrong *InvalidError, field, value string, maxBytes int, example s
 
 // checkText refuses a value that is not UTF-8: decoders may let it pass.
 func checkText(wrong *InvalidError, field, value, example string) {
-	if !utf8.ValidString(value) {
+	if !utf8text.Valid(value) {
 		wrong.Add(field, "%s is not UTF-8 text; encode it, as in base64, or give one such as %q", quote.Cut(value), example)
 	}
 }

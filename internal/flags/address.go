@@ -45,3 +45,4 @@ func (v addressValue) problem() error {
 }
 
 func (v addressValue) String() string { return *v.to }
+func (v addressValue) JSON() any      { return *v.to }

@@ -28,6 +28,7 @@ func (f *Flag) valueProblem(text string, err error) string {
 	return fmt.Sprintf(" %s: %v", Quote(text), err)
 }
 
+// shown returns the value of f as text, without passwords.
 func (f *Flag) shown() string {
 	text := f.Value.String()
 	if f.Secret {
@@ -36,6 +37,26 @@ func (f *Flag) shown() string {
 		}
 		return Hidden
 	}
+	return withoutPasswords(text)
+}
+
+// json returns the value of f as JSON has it, without passwords.
+func (f *Flag) json() any {
+	switch v := f.Value.JSON().(type) {
+	case string:
+		return f.shown()
+	case []string:
+		for i := range v {
+			v[i] = withoutPasswords(v[i])
+		}
+		return v
+	default:
+		return v
+	}
+}
+
+// withoutPasswords returns text without the passwords in its words.
+func withoutPasswords(text string) string {
 	words := strings.Split(text, " ")
 	for i := range words {
 		words[i] = WithoutPassword(words[i])

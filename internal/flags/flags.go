@@ -147,12 +147,12 @@ func (s *Set) Problem(flag, text string) error {
 	return setting.problem(text)
 }
 
-// Shown returns the value of each flag as text, by the flag's name. It has no
+// Shown returns the value of each flag as JSON has it, by the flag's name. It has no
 // passwords.
-func (s *Set) Shown() map[string]string {
-	shown := make(map[string]string, len(s.Flags))
+func (s *Set) Shown() map[string]any {
+	shown := make(map[string]any, len(s.Flags))
 	for _, f := range s.Flags {
-		shown[f.Name] = f.shown()
+		shown[f.Name] = f.json()
 	}
 	return shown
 }

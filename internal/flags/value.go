@@ -17,6 +17,9 @@ type Value interface {
 	Set(text string) error
 	// String returns the value as Set takes it.
 	String() string
+	// JSON returns the value as JSON has it: a string, a bool, a number or a []string.
+	// A duration is a string.
+	JSON() any
 }
 
 // Text returns the Value of a string.
@@ -26,6 +29,7 @@ type textValue[T ~string] struct{ to *T }
 
 func (v textValue[T]) Set(text string) error { *v.to = T(text); return nil }
 func (v textValue[T]) String() string        { return string(*v.to) }
+func (v textValue[T]) JSON() any             { return v.String() }
 
 // OneOf returns the Value of a string that has one of a few values.
 func OneOf[T ~string](to *T, values ...T) Value { return enumValue[T]{to, values} }
@@ -49,6 +53,7 @@ func (v enumValue[T]) Set(text string) error {
 }
 
 func (v enumValue[T]) String() string { return string(*v.to) }
+func (v enumValue[T]) JSON() any      { return v.String() }
 
 // Path returns the Value of the name of a file. It reads ~/ as the home
 // directory, which a shell does not do within --config=~/a.yaml.
@@ -69,6 +74,7 @@ func (v pathValue) Set(text string) error {
 }
 
 func (v pathValue) String() string { return *v.to }
+func (v pathValue) JSON() any      { return *v.to }
 
 // Bool returns the Value of a bool. On the command line the flag alone says true.
 func Bool(to *bool) Value { return boolValue{to} }
@@ -88,6 +94,7 @@ func (v boolValue) Set(text string) error {
 }
 
 func (v boolValue) String() string { return strconv.FormatBool(*v.to) }
+func (v boolValue) JSON() any      { return *v.to }
 
 // Number returns the Value of a whole number. Its digits may be grouped, as in
 // 1_000_000.
@@ -122,6 +129,7 @@ func (v numberValue[T]) Set(text string) error {
 }
 
 func (v numberValue[T]) String() string { return fmt.Sprint(*v.to) }
+func (v numberValue[T]) JSON() any      { return *v.to }
 
 // Duration returns the Value of a duration, such as 50ms.
 func Duration(to *time.Duration) Value { return durationValue{to} }
@@ -149,6 +157,8 @@ func (v durationValue) String() string {
 	return text
 }
 
+func (v durationValue) JSON() any { return v.String() }
+
 // List returns the Value of several strings, with spaces between them. On the
 // command line the flag may be repeated.
 func List(to *[]string) Value { return listValue{to} }
@@ -157,6 +167,7 @@ type listValue struct{ to *[]string }
 
 func (v listValue) Set(text string) error { *v.to = strings.Fields(text); return nil }
 func (v listValue) String() string        { return strings.Join(*v.to, " ") }
+func (v listValue) JSON() any             { return append([]string{}, *v.to...) }
 
 // Lines returns the Value of several strings that may hold spaces: each time the
 // command line has the flag, it adds one.
@@ -166,6 +177,7 @@ type linesValue struct{ to *[]string }
 
 func (v linesValue) Set(text string) error { *v.to = strings.Split(text, "\n"); return nil }
 func (v linesValue) String() string        { return strings.Join(*v.to, "\n") }
+func (v linesValue) JSON() any             { return append([]string{}, *v.to...) }
 
 // Float returns the Value of a number that may have a fraction.
 func Float(to *float64) Value { return floatValue{to} }
@@ -182,3 +194,4 @@ func (v floatValue) Set(text string) error {
 }
 
 func (v floatValue) String() string { return strconv.FormatFloat(*v.to, 'g', -1, 64) }
+func (v floatValue) JSON() any      { return *v.to }

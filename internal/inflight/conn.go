@@ -2,19 +2,16 @@ package inflight
 
 import (
 	"bufio"
-	"context"
 	"encoding/binary"
 	"errors"
 	"net"
 	"os"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"golang.org/x/net/http2"
 	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/peer"
 )
 
 const (
@@ -66,7 +63,7 @@ type Conn struct {
 	data     struct {
 		left   int64 // of the frame, without its padding
 		padded bool  // the length of the padding comes next
-		spare  int64 // of its buffer, and not counted yet
+		spare  int64 // what it takes beside its bytes, and is not counted yet
 	}
 
 	out frames // of the goroutine that writes
@@ -216,32 +213,36 @@ func (c *Conn) newCallLocked() *call {
 func (c *Conn) payload(part []byte) {
 	if c.data.padded {
 		c.data.padded = false
-		c.data.left -= 1 + int64(part[0])
+		padding := 1 + int64(part[0])
+		c.data.left -= padding
+		c.data.spare += padding // the buffer has it too
 		part = part[1:]
+	}
+	if c.data.left <= 0 {
+		c.data.spare = 0 // gRPC does not keep a frame without data
 	}
 	part = part[:max(0, min(int64(len(part)), c.data.left))]
 	c.data.left -= int64(len(part))
 	c.mu.Lock()
-	held := c.calls[c.in.stream]
-	over := held != nil && c.data.spare > 0 && c.addLocked(held, c.data.spare)
+	held, n := c.calls[c.in.stream], c.data.spare // n: bytes to count
 	if held != nil {
-		held.spare += c.data.spare
+		held.spare += n
 	}
 	c.data.spare = 0
 	for held != nil && len(part) > 0 {
 		if held.left > 0 {
-			n := min(int(held.left), len(part))
-			held.left -= uint32(n) //nolint:gosec // at most left
+			size := min(int(held.left), len(part))
+			held.left -= uint32(size) //nolint:gosec // at most left
 			held.arrived = held.arrived || held.left == 0
-			part = part[n:]
+			part = part[size:]
 			continue
 		}
 		if held.have == 0 {
 			held.since = c.bound.now.Load()
 		}
-		n := copy(held.prefix[held.have:], part)
-		held.have += uint8(n) //nolint:gosec // at most 5
-		part = part[n:]
+		size := copy(held.prefix[held.have:], part)
+		held.have += uint8(size) //nolint:gosec // at most 5
+		part = part[size:]
 		if int(held.have) < len(held.prefix) {
 			break
 		}
@@ -249,25 +250,31 @@ func (c *Conn) payload(part []byte) {
 		held.left = binary.BigEndian.Uint32(held.prefix[1:])
 		held.arrived = held.arrived || held.left == 0
 		// One that is longer than it may be, gRPC refuses.
-		over = c.addLocked(held, messageBytes+min(int64(held.left), int64(c.bound.o.MessageBytes))) || over
+		n += messageBytes + min(int64(held.left), int64(c.bound.o.MessageBytes))
 	}
+	over := held != nil && n > 0 && c.addLocked(held, n)
 	c.mu.Unlock()
 	if over {
 		c.bound.relieve(c, c.in.stream)
 	}
 }
 
-// spare returns how much of the buffer that gRPC reads a frame of data into is left over.
+// frameBytes is what gRPC takes to keep a frame of data until its message is there, beside
+// the buffer: the header of a slice, its place in a list that grows, and what the smallest
+// allocation leaves over.
+const frameBytes = 64
+
+// spare returns what a frame of data takes beside its bytes: what is left over of the buffer
+// that gRPC reads it into, and frameBytes. It is far more than the bytes if somebody sends
+// them one by one. (gRPC makes one buffer of many, but only while nobody reads them.)
 func spare(bytes int64) int64 {
+	const ownSize = 1 << 10 // up to this, a frame gets a buffer of its own size
 	for _, size := range []int64{4 << 10, 16 << 10} {
-		if bytes <= size {
-			if bytes <= 1<<10 { // it gets a buffer of its own size
-				return 0
-			}
-			return size - bytes
+		if bytes > ownSize && bytes <= size {
+			return size - bytes + frameBytes
 		}
 	}
-	return 0
+	return frameBytes
 }
 
 // Write implements net.Conn.
@@ -379,7 +386,7 @@ func (c *Conn) shed(id uint32) bool {
 	return true
 }
 
-// endLate ends calls that have waited for too long.
+// endLate implements holder.
 func (c *Conn) endLate(now uint32) {
 	const most = ticks + 1 // gRPC's own deadline comes first
 	c.mu.Lock()
@@ -407,120 +414,4 @@ func (c *Conn) Close() error {
 	c.mu.Unlock()
 	c.bound.leave(c)
 	return err
-}
-
-// A Call is a call on a Conn, for those who handle it. A nil Call is one that nothing is
-// counted for.
-type Call struct {
-	conn *Conn
-	id   uint32
-}
-
-// Begin returns the Call that begins with a context. It reports false if there is no room
-// for it: then the server has to refuse it. The server calls this in the goroutine that
-// reads, before the next frame is read: see grpc.InTapHandle.
-func Begin(ctx context.Context) (begun Call, ok bool) {
-	p, ok := peer.FromContext(ctx)
-	if !ok {
-		return Call{}, true
-	}
-	from, ok := p.Addr.(*address)
-	if !ok {
-		return Call{}, true
-	}
-	c := from.conn
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	id := c.in.header
-	if c.calls[id] != nil {
-		return Call{c, id}, true
-	}
-	// To refuse it costs less than to end it.
-	c.ending = slices.DeleteFunc(c.ending, func(e http2.StreamError) bool { return e.StreamID == id })
-	c.pressed.Store(len(c.ending) > 0)
-	return Call{}, false
-}
-
-// NewCallContext returns a context with a Call in it.
-func NewCallContext(ctx context.Context, c Call) context.Context {
-	if c.conn == nil {
-		return ctx
-	}
-	return context.WithValue(ctx, callKey, &c)
-}
-
-// CallFrom returns the Call of a context, or nil.
-func CallFrom(ctx context.Context) *Call {
-	c, _ := ctx.Value(callKey).(*Call)
-	return c
-}
-
-// Decoded has a call no longer hold a message of n bytes, as it is decoded.
-func (c *Call) Decoded(n int) {
-	if c == nil {
-		return
-	}
-	c.conn.mu.Lock()
-	defer c.conn.mu.Unlock()
-	if held := c.conn.calls[c.id]; held != nil {
-		c.conn.addLocked(held, -min(int64(n)+messageBytes+held.spare, held.bytes))
-		held.spare = 0
-	}
-}
-
-// Work counts n bytes that it takes to decide what a call asks, until Worked: also if the
-// call ends before, as whoever decides is not interrupted. It reports whether to begin.
-func (c *Call) Work(n int) bool {
-	if c == nil {
-		return true
-	}
-	if !c.goesOn() {
-		return false
-	}
-	c.conn.bytes.Add(int64(n))
-	if !c.conn.bound.add(int64(n)) {
-		return true
-	}
-	c.conn.bound.relieve(c.conn, c.id)
-	if c.goesOn() {
-		return true
-	}
-	c.Worked(n)
-	return false
-}
-
-// Worked undoes Work.
-func (c *Call) Worked(n int) {
-	if c != nil {
-		c.conn.bytes.Add(-int64(n))
-		c.conn.bound.add(-int64(n))
-	}
-}
-
-// goesOn reports whether neither side has ended the call.
-func (c *Call) goesOn() bool {
-	c.conn.mu.Lock()
-	defer c.conn.mu.Unlock()
-	return c.conn.calls[c.id] != nil
-}
-
-// Reply has a call hold a reply of n bytes until that is written.
-func (c *Call) Reply(n int) {
-	if c == nil {
-		return
-	}
-	const prefix = 5
-	over := false
-	c.conn.mu.Lock()
-	if held := c.conn.calls[c.id]; held != nil {
-		if held.unsent == 0 {
-			held.moved = c.conn.bound.now.Load()
-		}
-		held.unsent += int64(n) + prefix
-		over = c.conn.addLocked(held, int64(n)+prefix)
-	}
-	c.conn.mu.Unlock()
-	if over {
-		c.conn.bound.relieve(c.conn, c.id)
-	}
 }

@@ -55,3 +55,51 @@ func FuzzReceived(f *testing.F) {
 		}
 	})
 }
+
+// TestSmallFrames counts what a message takes that comes byte by byte, with padding and
+// without: far more than its bytes. All of it is given back when the message is decoded.
+func TestSmallFrames(t *testing.T) {
+	const sent = 1000
+	for _, tt := range []struct {
+		name    string
+		padding int
+		each    int64 // what a frame takes at least: buffer, slice header and interface
+	}{{"bytes", -1, 8 + 24 + 16}, {"padding", 255, 257 + 24 + 16}} {
+		t.Run(tt.name, func(t *testing.T) {
+			var wire bytes.Buffer
+			wire.WriteString(http2.ClientPreface)
+			frames := http2.NewFramer(&wire, nil)
+			err := frames.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: []byte("headers"), EndHeaders: true})
+			if err == nil {
+				err = frames.WriteData(1, false, []byte{0, 0, 0, sent >> 8, sent & 0xff})
+			}
+			b := New(Options{Bytes: 1 << 40, MessageBytes: 1 << 20, Wait: time.Second, Logger: slog.New(slog.DiscardHandler)})
+			near, far := net.Pipe()
+			defer far.Close()
+			c := newConn(b, near)
+			defer c.Close()
+			c.received(wire.Bytes())
+			before := c.holding()
+			wire.Reset()
+			for i := 0; i < sent && err == nil; i++ {
+				if tt.padding < 0 {
+					err = frames.WriteData(1, false, []byte{'m'})
+				} else {
+					err = frames.WriteDataPadded(1, false, []byte{'m'}, make([]byte, tt.padding))
+				}
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.received(wire.Bytes())
+			// The bytes of the message count since its length is known.
+			if n := c.holding() - before; n < sent*(tt.each-1) {
+				t.Errorf("%d frames hold %d bytes, want at least %d", sent, n, sent*(tt.each-1))
+			}
+			(&Call{c, 1}).Decoded(sent)
+			if n := c.holding(); n >= before {
+				t.Errorf("%d bytes are held when the message is decoded, want less than the %d before it came", n, before)
+			}
+		})
+	}
+}

@@ -11,8 +11,9 @@
 package inflight
 
 import (
-	"context"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -50,6 +51,9 @@ type Bound struct {
 	now   atomic.Uint32 // in ticks
 	gate  lograte.Gate
 
+	working atomic.Int64 // bytes of Work
+	refused lograte.Gate // of its refusals
+
 	shed, lateMessages, lateReplies atomic.Uint64
 
 	mu      sync.Mutex // protects the following. A holder's own mutex is locked after it
@@ -62,6 +66,8 @@ type holder interface {
 	// shed ends the call that the bytes are for, or the one that holds most if there is
 	// no such call. It reports whether there was one.
 	shed(call uint32) bool
+	// endLate ends what has waited for too long at now, in ticks.
+	endLate(now uint32)
 	// from returns where it is from, for the log.
 	from() string
 }
@@ -89,15 +95,10 @@ func (b *Bound) Watch(stop <-chan struct{}) {
 func (b *Bound) tick() {
 	now := b.now.Add(1)
 	b.mu.Lock()
-	conns := make([]*Conn, 0, len(b.holders))
-	for h := range b.holders {
-		if c, ok := h.(*Conn); ok {
-			conns = append(conns, c)
-		}
-	}
+	holders := slices.Collect(maps.Keys(b.holders))
 	b.mu.Unlock()
-	for _, c := range conns {
-		c.endLate(now)
+	for _, h := range holders {
+		h.endLate(now)
 	}
 }
 
@@ -155,62 +156,4 @@ func (b *Bound) leave(h holder) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	delete(b.holders, h)
-}
-
-// A request over HTTP holds its body.
-type request struct {
-	bytes atomic.Int64
-	bound *Bound
-	peer  string
-	end   func()
-}
-
-// Hold counts the bytes of a request over HTTP until it is released. If it returns nil,
-// they are too many. end has to end the request: it is called if others need its bytes.
-func (b *Bound) Hold(n int64, peer string, end func()) (release func()) {
-	r := &request{bound: b, peer: peer, end: end}
-	r.bytes.Store(n)
-	b.enter(r)
-	if b.add(n) {
-		b.relieve(r, 0)
-	}
-	if r.bytes.Load() == 0 {
-		b.leave(r)
-		return nil
-	}
-	return func() {
-		b.bytes.Add(-r.bytes.Swap(0))
-		b.leave(r)
-	}
-}
-
-func (r *request) holding() int64 { return r.bytes.Load() }
-func (r *request) from() string   { return r.peer }
-
-func (r *request) shed(uint32) bool {
-	n := r.bytes.Swap(0)
-	r.bound.bytes.Add(-n)
-	if n > 0 {
-		r.end()
-	}
-	return n > 0
-}
-
-// contextKey is the type of the keys of this package.
-type contextKey int
-
-const (
-	boundKey contextKey = iota
-	callKey
-)
-
-// NewContext returns a context in which requests over HTTP find b.
-func NewContext(ctx context.Context, b *Bound) context.Context {
-	return context.WithValue(ctx, boundKey, b)
-}
-
-// FromContext returns the Bound of a request over HTTP, or nil.
-func FromContext(ctx context.Context) *Bound {
-	b, _ := ctx.Value(boundKey).(*Bound)
-	return b
 }

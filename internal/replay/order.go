@@ -7,9 +7,14 @@ import (
 	"io"
 	"slices"
 	"sync/atomic"
+
+	"github.com/ratelimitd/ratelimitd/internal/replay/mapping"
 )
 
 const (
+	// batchEvents, and the rest of the last record, are decided before the replicas wait for
+	// one another.
+	batchEvents = 1 << 13
 	// reorderRecords of each file are held back to be put in order. Programs write a line
 	// when a request ends, so that a log has its requests in another order than they came.
 	// A time that is far off waits at the end of them and holds up nobody.
@@ -19,13 +24,6 @@ const (
 	// jumpMicros is how far a clock must step back for it to be said.
 	jumpMicros = int64(3600 * 1e6)
 )
-
-// An event is a record whose subject is known.
-type event struct {
-	at   int64
-	cost uint64
-	who  *subject
-}
 
 // A stream is what is read of a source, in order.
 type stream struct {
@@ -55,7 +53,7 @@ type order struct {
 type orderer struct {
 	waiting []*source // by their first record
 	streams []*stream
-	mapping *mapping
+	mapping *mapping.Mapping
 	stdin   io.Reader
 	who     *subjects
 	read    *atomic.Int64
@@ -86,23 +84,7 @@ func (o *orderer) fill(ctx context.Context, s *stream) error {
 			s.ended = true
 			break
 		}
-		for i := range c.records {
-			r := &c.records[i]
-			if r.at < s.last {
-				o.seen.OutOfOrder++
-				if s.last-r.at > jumpMicros {
-					o.seen.StepsBack++
-				}
-			}
-			if r.at > o.now {
-				o.seen.Future++
-			}
-			s.last = r.at
-			s.held = append(s.held, event{r.at, r.cost, o.who.find(c.keys[r.start:r.end])})
-			if n := len(s.held); n > 1 && s.held[n-2].at > r.at {
-				sorted = false
-			}
-		}
+		sorted = o.take(s, &c.asks) && sorted
 		o.seen.NoZone += c.noZone
 		o.bad.add(c.problems)
 		if c.err != nil {
@@ -117,21 +99,47 @@ func (o *orderer) fill(ctx context.Context, s *stream) error {
 		slices.SortStableFunc(s.held, func(a, b event) int { return cmp.Compare(a.at, b.at) })
 	}
 	if s.ready = len(s.held); !s.ended {
-		s.ready = len(s.held) - reorderRecords/2
+		for s.ready -= reorderRecords / 2; s.held[s.ready-1].more; { // a record stays together
+			s.ready++
+		}
 	}
 	return nil
+}
+
+// take holds what a chunk asks, and reports whether all that is held is in order.
+func (o *orderer) take(s *stream, asks *mapping.Asks) (sorted bool) {
+	sorted = true
+	for i := range asks.All {
+		a := &asks.All[i]
+		if a.At < s.last {
+			o.seen.OutOfOrder++
+			if s.last-a.At > jumpMicros {
+				o.seen.StepsBack++
+			}
+		}
+		if a.At > o.now && !a.More {
+			o.seen.Future++
+		}
+		s.last = a.At
+		s.held = append(s.held, event{a.At, a.Cost, o.who.find(asks.Key(i)), a.More})
+		if n := len(s.held); n > 1 && s.held[n-2].at > a.At {
+			sorted = false
+		}
+	}
+	return sorted
 }
 
 // batch puts the next events into b, and returns it. It is empty at the end.
 func (o *orderer) batch(ctx context.Context, b []event) ([]event, error) {
 	b = b[:0]
-	for len(b) < cap(b) {
+	for len(b) < batchEvents {
 		s, until, err := o.earliest(ctx)
 		if err != nil || s == nil {
 			return b, err
 		}
-		for ; s.next < s.ready && len(b) < cap(b) && s.held[s.next].at <= until; s.next++ {
+		for s.next < s.ready && s.held[s.next].at <= until && (len(b) < batchEvents || b[len(b)-1].more) {
 			b = append(b, s.held[s.next])
+			s.next++
 			o.follow(&b[len(b)-1])
 		}
 	}
@@ -142,7 +150,9 @@ func (o *orderer) batch(ctx context.Context, b []event) ([]event, error) {
 // to the clock.
 func (o *orderer) follow(e *event) {
 	if e.at < o.clock {
-		o.seen.Late++
+		if !e.more {
+			o.seen.Late++
+		}
 		o.seen.Latest = max(o.seen.Latest, o.clock-e.at)
 		e.at = o.clock
 		return
@@ -226,29 +236,4 @@ func (o *orderer) wait() {
 	for _, s := range o.waiting {
 		s.close()
 	}
-}
-
-// unreads are all lines that gave no record, by kind.
-type unreads struct{ kinds []unread }
-
-func (u *unreads) add(more []unread) {
-	for _, p := range more {
-		u.count(p)
-	}
-}
-
-func (u *unreads) count(p unread) {
-	i := slices.IndexFunc(u.kinds, func(k unread) bool { return k.kind == p.kind })
-	if i < 0 {
-		u.kinds = append(u.kinds, p)
-		return
-	}
-	u.kinds[i].count += p.count
-}
-
-func (u *unreads) total() (n uint64) {
-	for _, k := range u.kinds {
-		n += k.count
-	}
-	return n
 }

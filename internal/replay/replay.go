@@ -15,18 +15,16 @@ import (
 
 	"github.com/ratelimitd/ratelimitd/internal/decide"
 	"github.com/ratelimitd/ratelimitd/internal/replay/accesslog"
+	"github.com/ratelimitd/ratelimitd/internal/replay/mapping"
 )
-
-// batchEvents are decided before the replicas wait for one another.
-const batchEvents = 1 << 13
 
 // A run is one replay.
 type run struct {
 	names    []string
 	stdin    io.Reader
-	mapping  *mapping
+	mapping  *mapping.Mapping
 	format   accesslog.Format // "": found out
-	who      subjects
+	who      *subjects
 	replicas []*replica // of --config, and of --current if there is one
 	goal     *goal      // nil: nothing is to be suggested
 	now      time.Time
@@ -37,43 +35,53 @@ type run struct {
 	changed [2]uint64     // requests that are allowed now and were not, and the reverse
 	// watch is called for each event with its outcomes, if it is not nil: for tests.
 	watch func(event, []decide.Outcome)
+
+	// What do has found:
+	sources   []*source
+	order     order
+	bad       unreads
+	suggested map[*row]*suggestion
 }
 
 // do reads all files, and has the replicas decide.
-func (r *run) do(ctx context.Context) (*report, error) {
-	var sources []*source
+func (r *run) do(ctx context.Context) error {
 	for _, name := range r.names {
 		s, err := open(name, r.stdin, r.mapping, r.format)
 		if err != nil {
-			for _, s := range sources {
+			for _, s := range r.sources {
 				s.close()
 			}
-			return nil, err
+			return err
 		}
-		sources = append(sources, s)
+		r.sources = append(r.sources, s)
 	}
-	full := slices.DeleteFunc(slices.Clone(sources), func(s *source) bool { return s.empty })
+	full := slices.DeleteFunc(slices.Clone(r.sources), func(s *source) bool { return s.empty })
 	if len(full) == 0 {
-		return nil, fmt.Errorf("%s: it has no lines", strings.Join(r.names, ", "))
+		return fmt.Errorf("%s: it has no lines", strings.Join(r.names, ", "))
 	}
 	slices.SortStableFunc(full, func(a, b *source) int { return cmp.Compare(a.first, b.first) })
 	o := &orderer{
 		waiting: full,
-		mapping: r.mapping, stdin: r.stdin, who: &r.who, read: &r.read, now: r.now.UnixMicro(),
+		mapping: r.mapping, stdin: r.stdin, who: r.who, read: &r.read, now: r.now.UnixMicro(),
 	}
 	var kept trace
 	defer kept.close()
 	if err := r.decideAll(ctx, o, &kept); err != nil {
-		return nil, err
+		return err
 	}
-	var found map[*row]*suggestion
-	if r.goal != nil {
-		var err error
-		if found, err = suggest(ctx, r.goal, &kept, &r.who); err != nil {
-			return nil, err
-		}
+	r.order, r.bad = o.seen, o.bad
+	now := r.replicas[0]
+	now.batch.Clear()
+	r.bad.add(now.refused.kinds)
+	for _, k := range now.refused.kinds { // they were read, but ask nothing that could be decided
+		r.done.Add(-k.count)
 	}
-	return r.report(o, sources, found), nil
+	if r.goal == nil {
+		return nil
+	}
+	var err error
+	r.suggested, err = suggest(ctx, r.goal, &kept, r.who)
+	return err
 }
 
 // A batchOf events travels from the goroutine that reads to the one that decides.
@@ -112,6 +120,7 @@ func (r *run) decideAll(ctx context.Context, o *orderer, kept *trace) error {
 	for i := range outcomes {
 		outcomes[i] = make([]decide.Outcome, batchEvents)
 	}
+	n := uint64(0)
 	for b := range batches {
 		if b.err != nil {
 			return b.err
@@ -124,7 +133,12 @@ func (r *run) decideAll(ctx context.Context, o *orderer, kept *trace) error {
 				return err
 			}
 		}
-		r.done.Add(uint64(len(b.events)))
+		for i := range b.events {
+			if !b.events[i].more {
+				n++
+			}
+		}
+		r.done.Store(n)
 		select {
 		case free <- b.events:
 		default:
@@ -146,8 +160,7 @@ func (r *run) decideBatch(ctx context.Context, events []event, outcomes [][]deci
 	<-others
 	for i := range events {
 		events[i].who.asked++
-		events[i].who.units += events[i].cost
-		if len(r.replicas) == 2 {
+		if len(r.replicas) == 2 && !events[i].more {
 			now, before := outcomes[0][i] == decide.Denied, outcomes[1][i] == decide.Denied
 			if before && !now {
 				r.changed[0]++

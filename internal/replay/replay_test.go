@@ -3,8 +3,11 @@ package replay
 import (
 	"bytes"
 	"compress/gzip"
+	"context"
 	"encoding/json"
 	"fmt"
+	"io"
+	"log/slog"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -13,9 +16,19 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/goleak"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/ratelimitd/ratelimitd/internal/command"
+	"github.com/ratelimitd/ratelimitd/internal/config"
+	"github.com/ratelimitd/ratelimitd/internal/decide"
+	"github.com/ratelimitd/ratelimitd/internal/server"
+	"github.com/ratelimitd/ratelimitd/internal/server/envoyapi"
+	"github.com/ratelimitd/ratelimitd/internal/store/memory"
+	"github.com/ratelimitd/ratelimitd/internal/strategy"
+	ratelimitv1 "github.com/ratelimitd/ratelimitd/proto/ratelimit/v1"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -133,6 +146,110 @@ func TestCompare(t *testing.T) {
 	c = replayed(t, "--config", write(t, "new.yaml", larger), "--current", write(t, "old.yaml", policies), log).Change
 	if c.AllowedInstead != 40*60 || c.DeniedInstead != 0 || c.Gain.Identifiers != 1 || c.Lose.Identifiers != 0 {
 		t.Errorf("%+v", c)
+	}
+}
+
+// prepared returns the run of a command line.
+func prepared(t *testing.T, args ...string) *run {
+	t.Helper()
+	s := newSettings()
+	line, rest, err := s.set.Parse(args)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := s.prepare(command.Call{Line: line, Args: rest, Stderr: io.Discard})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(r.close)
+	return r
+}
+
+// startDaemon runs a daemon with flags until the test ends, and returns a connection to it.
+// Its store has the time of clock.
+func startDaemon(t *testing.T, clock *atomic.Int64, args ...string) *grpc.ClientConn {
+	t.Helper()
+	line, _, err := config.Default().Flags().Parse(args)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, p, err := config.Read(line, noVariables)
+	if err != nil {
+		t.Fatal(err)
+	}
+	memoryOptions := c.MemoryOptions()
+	memoryOptions.Now = func() strategy.Instant { return strategy.Instant(clock.Load()) }
+	counters, err := memory.New(memoryOptions)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := server.New(server.Options{
+		GRPCAddr: "127.0.0.1:0", HTTPAddr: "127.0.0.1:0", AdminAddr: "127.0.0.1:0", LogLevel: new(slog.LevelVar),
+		Store: counters, StoreName: "memory", Logger: slog.New(slog.DiscardHandler), Registry: prometheus.NewRegistry(),
+		Config: server.ConfigOf(p), Envoy: envoyapi.SettingsOf(&c.Envoy),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.WithoutCancel(t.Context()))
+	served := make(chan error, 1)
+	go func() { served <- s.Serve(ctx) }()
+	conn, err := grpc.NewClient(s.GRPCAddr(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = conn.Close()
+		stop()
+		if err := <-served; err != nil {
+			t.Error(err)
+		}
+	})
+	return conn
+}
+
+// TestLikeDaemon decides what a daemon decides that is asked the same over gRPC, one by one,
+// and whose clock stands at each record's time.
+func TestLikeDaemon(t *testing.T) {
+	const records = 3000
+	file := write(t, "new.yaml", policies)
+	random := rand.New(rand.NewPCG(1, 2))
+	var log strings.Builder
+	log.WriteString("time,ip,cost\n")
+	at := start.UnixMicro()
+	for range records {
+		at += random.Int64N(100_000) / 50_000 * 20_000 // some are of one instant
+		ip := fmt.Sprintf("10.0.0.%d", random.IntN(12))
+		if random.IntN(4) == 0 {
+			ip = fmt.Sprintf("192.168.0.%d", random.IntN(3))
+		}
+		fmt.Fprintf(&log, "%d,%s,%d\n", at, ip, random.IntN(4))
+	}
+	r := prepared(t, "--config", file, "--cost", "{cost}", write(t, "log.csv", log.String()))
+	var clock atomic.Int64
+	daemon := ratelimitv1.NewRateLimitServiceClient(startDaemon(t, &clock, "--config", file))
+	reasons := map[ratelimitv1.Reason]decide.Outcome{
+		ratelimitv1.Reason_WITHIN_LIMIT: decide.Allowed, ratelimitv1.Reason_OVER_LIMIT: decide.Denied, ratelimitv1.Reason_EXEMPT: decide.Exempt,
+	}
+	outcomes := map[decide.Outcome]int{}
+	n := 0
+	r.watch = func(e event, got []decide.Outcome) {
+		clock.Store(e.at)
+		answer, err := daemon.ShouldAllow(t.Context(), &ratelimitv1.ShouldAllowRequest{Namespace: "web", Policy: "default", Identifier: e.who.Identifier, Cost: &e.cost})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want, ok := reasons[answer.GetReason()]; !ok || got[0] != want {
+			t.Errorf("record %d, %s at %d: %v, and a daemon says %v", n, e.who.Identifier, e.at, got[0], answer)
+		}
+		outcomes[got[0]]++
+		n++
+	}
+	if err := r.do(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if n != records || outcomes[decide.Allowed] < 100 || outcomes[decide.Denied] < 100 || outcomes[decide.Exempt] < 100 {
+		t.Errorf("%d decisions: %v", n, outcomes)
 	}
 }
 
@@ -256,7 +373,7 @@ func TestWrong(t *testing.T) {
 		args []string
 		want string
 	}{
-		{[]string{log}, "--config is missing; write --config=FILE"},
+		{[]string{log}, "--config is missing; write --config=FILE, or --envoy-config-dir=DIR"},
 		{[]string{"--config", two, log}, "--namespace is missing: " + two + " has api, web; write --namespace=api"},
 		{[]string{"--config", config, "--policy", "search", log}, `--policy "search": ` + config + " has default"},
 		{[]string{"--config", config, "--suggest", "5", log}, `--suggest "5": write p=0.1%`},
@@ -321,9 +438,13 @@ func TestDocs(t *testing.T) {
 		return all
 	}
 	config := block("yaml")[0]
+	if err := os.Mkdir("limits", 0o700); err != nil {
+		t.Fatal(err)
+	}
 	for name, text := range map[string]string{
 		"new.yaml": config, "old.yaml": strings.ReplaceAll(config, "60/min", "120/min"), "access.log": abused(),
-		"app.json": `{"when":1790000000,"auth":{"api_key":"k"}}` + "\n",
+		"app.json":    `{"when":1790000000,"time":1790000000,"client_address":"192.0.2.7","path":"/login","auth":{"api_key":"k"}}` + "\n",
+		"routes.yaml": block("yaml")[1], filepath.Join("limits", "edge.yaml"): edge,
 	} {
 		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
@@ -343,7 +464,7 @@ func TestDocs(t *testing.T) {
 	if want, _, _ = strings.Cut(want, "```"); printed[0] != "27600"+want {
 		t.Errorf("the first example prints\n%s, and the page says\n27600%s", printed[0], want)
 	}
-	if len(printed) < 6 {
+	if len(printed) < 8 {
 		t.Errorf("only %d examples are there", len(printed))
 	}
 }

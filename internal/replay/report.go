@@ -34,6 +34,7 @@ type report struct {
 
 	timeline timelineReport
 	ranks    []rank
+	top      int // the most lines of each list
 }
 
 type fileReport struct {
@@ -143,38 +144,24 @@ type rank struct {
 	Asked uint64
 }
 
-func share(part, of uint64) float64 {
-	if of == 0 {
-		return 0
-	}
-	return float64(part) / float64(of)
-}
-
 func moment(at int64) time.Time { return time.UnixMicro(at).UTC() }
 
-// report makes the report of what r has decided.
-func (r *run) report(o *orderer, sources []*source, found map[*row]*suggestion) *report {
+// newReport returns the report of a run that has ended.
+func newReport(r *run) *report {
 	now := r.replicas[0]
-	now.batch.Clear()
-	bad := o.bad
 	out := &report{
-		Records: r.done.Load(), Identifiers: len(r.who.all), Others: r.who.others, Outcomes: map[string]uint64{},
-		Limits: []limitReport{}, Lines: []unreadReport{}, Files: []fileReport{},
+		Records: r.done.Load(), Unread: r.bad.total(), Identifiers: len(r.who.all), Others: r.who.others, Outcomes: map[string]uint64{},
+		Limits: []limitReport{}, Lines: []unreadReport{}, Files: []fileReport{}, top: max(1, r.lines),
 	}
-	for _, k := range now.refused.kinds { // they were read, but ask nothing that could be decided
-		out.Records -= k.count
-	}
-	bad.add(now.refused.kinds)
-	out.Unread = bad.total()
-	for _, k := range bad.kinds {
+	for _, k := range r.bad.kinds {
 		out.Lines = append(out.Lines, unreadReport{k.kind, k.count, k.example})
 	}
 	slices.SortStableFunc(out.Lines, func(a, b unreadReport) int { return cmp.Compare(b.Count, a.Count) })
-	if o.seen.First != 0 {
-		from, to := moment(o.seen.First), moment(o.seen.Last)
+	if r.order.First != 0 {
+		from, to := moment(r.order.First), moment(r.order.Last)
 		out.From, out.To = &from, &to
 	}
-	for _, s := range sources {
+	for _, s := range r.sources {
 		out.Files = append(out.Files, fileReport{s.name, string(s.format), s.packing})
 	}
 	for i, name := range decide.Outcomes {
@@ -182,75 +169,81 @@ func (r *run) report(o *orderer, sources []*source, found map[*row]*suggestion) 
 			out.Outcomes[name] = n
 		}
 	}
-	out.Times = timesReport{o.seen.OutOfOrder, o.seen.Late, float64(o.seen.Latest) / 1e6, o.seen.StepsBack, o.seen.NoZone, o.seen.Future}
+	o := &r.order
+	out.Times = timesReport{o.OutOfOrder, o.Late, float64(o.Latest) / 1e6, o.StepsBack, o.NoZone, o.Future}
 	if r.goal != nil {
 		out.Goal = r.goal.String()
 	}
-	r.reportLimits(out, found)
-	out.timeline = timelineReport{now.times.start, now.times.width, now.times.all, nil}
-	out.ranks = r.ranks()
+	out.limitsOf(now, r.suggested)
+	out.timeline = timelineReport{now.timeline.start, now.timeline.width, now.times.points, nil}
+	out.ranks = ranks(r.who)
 	if len(r.replicas) == 2 {
-		out.timeline.Before = r.replicas[1].times.all
-		out.Change = r.change()
+		out.before(r.replicas[1])
+		out.timeline.Before = r.replicas[1].times.points
+		out.Change = changeOfRun(r, out.top)
 	}
 	return out
 }
 
-// reportLimits sets the limits of out.
-func (r *run) reportLimits(out *report, found map[*row]*suggestion) {
+// limitsOf sets the limits of out to those of a replica.
+func (out *report) limitsOf(now *replica, suggested map[*row]*suggestion) {
 	places := map[*row]int{}
-	for i, w := range r.replicas[0].sorted() {
+	for i, w := range now.sorted() {
 		places[w] = i
 		l := w.limit
 		lr := limitReport{
-			Namespace: w.namespace, Policy: w.policy, Limit: l.Counter(), Rate: l.Rate.String(), Strategy: l.Strategy.String(),
-			Shadow: l.Shadow, Asked: w.asked, Denied: w.denied, Share: share(w.denied, w.asked), Hit: []hitReport{},
-			Suggestion: found[w], demand: make([]bin, maxBins), times: w.times, count: l.Rate.Count,
+			Namespace: w.namespace, Policy: w.policy, Limit: w.name, Rate: l.Rate.String(), Strategy: l.Strategy.String(),
+			Shadow: w.shadow, Asked: w.asked, Denied: w.denied, Share: share(w.denied, w.asked), Hit: []hitReport{},
+			Suggestion: suggested[w], demand: make([]bin, maxBins), times: w.times.points, count: l.Rate.Count,
 		}
 		if l.Capacity != l.Rate.Count && !l.Rate.IsUnlimited() {
 			lr.Burst = l.Capacity
 		}
 		out.Limits = append(out.Limits, lr)
 	}
-	before := map[string]*beforeReport{}
-	for _, s := range r.who.all {
-		for i := range s.sides[0].limits {
-			h := &s.sides[0].limits[i]
-			out.Limits[places[h.row]].include(s, h, r.top())
-		}
-		for i := range s.sides[1].limits {
-			h := &s.sides[1].limits[i]
-			b := before[nameOf(h.row)]
-			if b == nil {
-				b = &beforeReport{}
-				before[nameOf(h.row)] = b
-			}
-			if h.denied > 0 {
-				b.IdentifiersDenied++
-			}
+	for _, c := range now.counters {
+		for i := range c.limits {
+			h := &c.limits[i]
+			out.Limits[places[h.row]].include(c, h, out.top)
 		}
 	}
-	if len(r.replicas) == 2 {
-		for _, w := range r.replicas[1].ordered {
-			if b := before[nameOf(w)]; b != nil {
-				b.Rate, b.Denied = w.limit.Rate.String(), b.Denied+w.denied
+	for i := range out.Limits {
+		l := &out.Limits[i]
+		sortHits(l.Hit)
+		l.Hit = l.Hit[:min(len(l.Hit), out.top)]
+	}
+}
+
+// before sets what the limits of another replica did that have the same names.
+func (out *report) before(other *replica) {
+	before := map[string]*beforeReport{}
+	for _, w := range other.ordered {
+		b := before[nameOf(w.namespace, w.policy, w.name)]
+		if b == nil {
+			b = &beforeReport{}
+			before[nameOf(w.namespace, w.policy, w.name)] = b
+		}
+		b.Rate, b.Denied = w.limit.Rate.String(), b.Denied+w.denied
+	}
+	for _, c := range other.counters {
+		for i := range c.limits {
+			if h := &c.limits[i]; h.denied > 0 {
+				before[nameOf(h.row.namespace, h.row.policy, h.row.name)].IdentifiersDenied++
 			}
 		}
 	}
 	for i := range out.Limits {
 		l := &out.Limits[i]
-		l.Hit = l.Hit[:min(len(l.Hit), r.top())]
-		sortHits(l.Hit)
-		l.Before = before[l.Namespace+"\x00"+l.Policy+"\x00"+l.Limit]
+		l.Before = before[nameOf(l.Namespace, l.Policy, l.Limit)]
 	}
 }
 
-func nameOf(w *row) string { return w.namespace + "\x00" + w.policy + "\x00" + w.limit.Counter() }
+func nameOf(namespace, policy, limit string) string {
+	return namespace + "\x00" + policy + "\x00" + limit
+}
 
-func (r *run) top() int { return max(1, r.lines) }
-
-// include counts a subject and what the limit did to it.
-func (l *limitReport) include(s *subject, h *hold, top int) {
+// include counts a counter and what the limit did to it.
+func (l *limitReport) include(c *counter, h *hold, top int) {
 	l.Identifiers++
 	b := binOf(h.peak)
 	l.demand[b].Identifiers++
@@ -263,7 +256,7 @@ func (l *limitReport) include(s *subject, h *hold, top int) {
 	if l.count > 0 {
 		over = float64(h.peak) / float64(l.count)
 	}
-	l.Hit = append(l.Hit, hitReport{s.identifier, s.asked, h.denied, moment(h.first), moment(h.last), h.peak, over})
+	l.Hit = append(l.Hit, hitReport{c.identifier, c.asked, h.denied, moment(h.first), moment(h.last), h.peak, over})
 	if len(l.Hit) >= 2*top {
 		sortHits(l.Hit)
 		l.Hit = l.Hit[:top]
@@ -276,8 +269,8 @@ func sortHits(hits []hitReport) {
 	})
 }
 
-// change compares the two configurations.
-func (r *run) change() *changeReport {
+// changeOfRun compares the two configurations of a run.
+func changeOfRun(r *run, top int) *changeReport {
 	c := &changeReport{
 		DeniedBefore: r.replicas[1].outcomes[decide.Denied], DeniedNow: r.replicas[0].outcomes[decide.Denied],
 		AllowedInstead: r.changed[0], DeniedInstead: r.changed[1],
@@ -285,16 +278,16 @@ func (r *run) change() *changeReport {
 		Gain:      changeOf{Most: []changeWhom{}}, Lose: changeOf{Most: []changeWhom{}},
 	}
 	for _, s := range r.who.all {
-		who := changeWhom{s.namespace, s.policy, s.identifier, s.asked, s.sides[1].denied, s.sides[0].denied}
+		who := changeWhom{s.Namespace, s.Policy, s.text(), s.asked, s.sides[1].denied, s.sides[0].denied}
 		switch {
 		case who.DeniedNow < who.DeniedBefore:
-			c.Gain.add(who, r.top())
+			c.Gain.add(who, top)
 		case who.DeniedNow > who.DeniedBefore:
-			c.Lose.add(who, r.top())
+			c.Lose.add(who, top)
 		}
 	}
-	c.Gain.cut(r.top())
-	c.Lose.cut(r.top())
+	c.Gain.cut(top)
+	c.Lose.cut(top)
 	return c
 }
 
@@ -319,9 +312,9 @@ func (w *changeWhom) size() uint64 {
 
 // ranks returns some identifiers by how much they asked: all of the first, and fewer of those
 // who asked less.
-func (r *run) ranks() []rank {
-	asked := make([]uint64, len(r.who.all))
-	for i, s := range r.who.all {
+func ranks(who *subjects) []rank {
+	asked := make([]uint64, len(who.all))
+	for i, s := range who.all {
 		asked[i] = s.asked
 	}
 	slices.SortFunc(asked, func(a, b uint64) int { return cmp.Compare(b, a) })

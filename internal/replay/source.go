@@ -6,14 +6,11 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strconv"
 	"sync/atomic"
-	"unicode/utf8"
 
-	"github.com/ratelimitd/ratelimitd/internal/policy"
 	"github.com/ratelimitd/ratelimitd/internal/quote"
 	"github.com/ratelimitd/ratelimitd/internal/replay/accesslog"
-	"github.com/ratelimitd/ratelimitd/internal/store"
+	"github.com/ratelimitd/ratelimitd/internal/replay/mapping"
 )
 
 const (
@@ -27,39 +24,13 @@ const (
 	maxShownBytes = 200
 )
 
-// A mapping says what a record asks: which namespace and policy, for whom, and how much.
-type mapping struct {
-	namespace, policy, identifier template
-	cost                          uint64
-	costSlot                      int // of the field that has the cost; -1: it is cost
-
-	fields []string // that records must have
-	reader accesslog.Options
-}
-
-// A record is one request of a log as it was read. Its names are in the keys of its chunk:
-// the lengths of namespace and policy in a byte each, then namespace, policy and identifier.
-type record struct {
-	at         int64
-	cost       uint64
-	start, end uint32
-}
-
-// A chunk is some records of a file, in the order of its lines, and what was wrong with
-// others.
+// A chunk is what some records of a file ask, in the order of its lines, and what was wrong
+// with others.
 type chunk struct {
-	records  []record
-	keys     []byte
+	asks     mapping.Asks
 	problems []unread
 	noZone   uint64
 	err      error // why the file could not be read on
-}
-
-// Unread are lines of one kind that gave no record.
-type unread struct {
-	kind    string
-	count   uint64
-	example string // the place and the beginning of the first
 }
 
 // A source is one file.
@@ -77,7 +48,7 @@ type source struct {
 }
 
 // open opens a file, finds its format, and the time of its first record.
-func open(name string, stdin io.Reader, m *mapping, format accesslog.Format) (*source, error) {
+func open(name string, stdin io.Reader, m *mapping.Mapping, format accesslog.Format) (*source, error) {
 	s := &source{name: name, format: format}
 	if err := s.start(stdin, nil); err != nil {
 		return nil, err
@@ -94,7 +65,7 @@ func open(name string, stdin io.Reader, m *mapping, format accesslog.Format) (*s
 		return s, nil
 	}
 	if s.format == "" {
-		if s.format, err = accesslog.Detect(head, m.reader.Names); err != nil {
+		if s.format, err = accesslog.Detect(head, m.Reader.Names); err != nil {
 			s.close()
 			return nil, fmt.Errorf("%s: %w", name, err)
 		}
@@ -165,14 +136,14 @@ func (s *source) close() {
 	_ = s.file.Close()
 }
 
-func (s *source) parser(m *mapping) (*accesslog.Parser, error) {
-	o := m.reader
-	o.Format, o.Header, o.Fields = s.format, s.header, m.fields
+func (s *source) parser(m *mapping.Mapping) (*accesslog.Parser, error) {
+	o := m.Reader
+	o.Format, o.Header = s.format, s.header
 	return accesslog.NewParser(o)
 }
 
 // read reads all records of s and sends them to out, which it closes at the end.
-func (s *source) read(ctx context.Context, m *mapping, out chan<- *chunk, free <-chan *chunk) {
+func (s *source) read(ctx context.Context, m *mapping.Mapping, out chan<- *chunk, free <-chan *chunk) {
 	defer close(out)
 	defer s.close()
 	// What waits for a pipe is woken. (A file may be closed twice.)
@@ -187,10 +158,11 @@ func (s *source) read(ctx context.Context, m *mapping, out chan<- *chunk, free <
 		}
 		select {
 		case c := <-free:
-			*c = chunk{records: c.records[:0], keys: c.keys[:0]}
+			c.asks.Reset()
+			*c = chunk{asks: c.asks}
 			r.chunk = c
 		default:
-			r.chunk = &chunk{records: make([]record, 0, chunkRecords)}
+			r.chunk = new(chunk)
 		}
 		return true
 	}
@@ -208,7 +180,7 @@ func (s *source) read(ctx context.Context, m *mapping, out chan<- *chunk, free <
 			continue
 		}
 		r.line(line, s.lines.Number)
-		if len(r.chunk.records) >= chunkRecords || len(r.chunk.keys) > 1<<20 {
+		if len(r.chunk.asks.All) >= chunkRecords || r.chunk.asks.Bytes() > 1<<20 {
 			if !send() {
 				return
 			}
@@ -223,7 +195,7 @@ func (s *source) read(ctx context.Context, m *mapping, out chan<- *chunk, free <
 // A reading turns the lines of a source into chunks.
 type reading struct {
 	source  *source
-	mapping *mapping
+	mapping *mapping.Mapping
 	parser  *accesslog.Parser
 	record  accesslog.Record
 	chunk   *chunk
@@ -239,76 +211,13 @@ func (r *reading) line(line []byte, number int64) {
 		r.unread(string(problem), line, number)
 		return
 	}
-	if kind := r.add(); kind != "" {
+	if kind := r.mapping.Append(&r.chunk.asks, &r.record); kind != "" {
 		r.unread(kind, line, number)
-	}
-}
-
-// add adds the record to the chunk, or says why it asks nothing.
-func (r *reading) add() (problem string) {
-	m, c := r.mapping, r.chunk
-	start, empty, ok := len(c.keys), "", false
-	defer func() {
-		if problem != "" {
-			c.keys = c.keys[:start]
-		}
-	}()
-	c.keys = append(c.keys, 0, 0)
-	if c.keys, empty, ok = m.namespace.append(c.keys, r.record.Values); !ok {
-		return "no " + empty
-	}
-	namespace := len(c.keys) - start - 2
-	if c.keys, empty, ok = m.policy.append(c.keys, r.record.Values); !ok {
-		return "no " + empty
-	}
-	policyName := len(c.keys) - start - 2 - namespace
-	if c.keys, empty, ok = m.identifier.append(c.keys, r.record.Values); !ok {
-		return "no " + empty
-	}
-	switch identifier := len(c.keys) - start - 2 - namespace - policyName; {
-	case namespace > store.MaxNamespaceBytes:
-		return "a namespace that is too long"
-	case policyName > policy.MaxNameBytes:
-		return "the name of a policy that is too long"
-	case identifier > store.MaxIdentifierBytes:
-		return "an identifier that is too long"
-	case !utf8.Valid(c.keys[start:]):
-		return "a name that is not UTF-8"
-	}
-	c.keys[start], c.keys[start+1] = byte(namespace), byte(policyName)
-	cost := m.cost
-	if m.costSlot >= 0 {
-		if cost, ok = parseCost(r.record.Values[m.costSlot]); !ok {
-			return "no cost in " + m.fields[m.costSlot]
-		}
+		return
 	}
 	if r.record.NoZone {
-		c.noZone++
+		r.chunk.noZone++
 	}
-	c.records = append(c.records, record{r.record.At, cost, uint32(start), uint32(len(c.keys))})
-	return ""
-}
-
-// parseCost reads a cost. A part of a unit counts as a whole one.
-func parseCost(v []byte) (cost uint64, ok bool) {
-	if len(v) == 0 {
-		return 0, false
-	}
-	for _, c := range v {
-		if c < '0' || c > '9' || cost > 1<<50 {
-			f, err := strconv.ParseFloat(string(v), 64)
-			if err != nil || !(f >= 0 && f < 1<<53) {
-				return 0, false
-			}
-			cost = uint64(f)
-			if float64(cost) < f {
-				cost++
-			}
-			return cost, true
-		}
-		cost = cost*10 + uint64(c-'0')
-	}
-	return cost, true
 }
 
 // unread counts a line that gives no record.

@@ -100,8 +100,8 @@ func (c *candidate) meets(g *goal) bool {
 // A trial is a pass over the trace with one limit for each row.
 type trial struct {
 	candidates map[*row]*candidate
-	holds      []tried // of all subjects, one after the other
-	first      []int   // where the holds of a subject begin
+	holds      []tried  // of all counters, one after the other
+	of         [][2]int // which of them a subject has: from, to
 }
 
 // tried is a counter of a candidate.
@@ -117,20 +117,20 @@ type tried struct {
 func suggest(ctx context.Context, g *goal, t *trace, who *subjects) (map[*row]*suggestion, error) {
 	tr := &trial{candidates: map[*row]*candidate{}}
 	peaks := map[*row]int64{}
+	places := map[*counter][2]int{}
 	for _, s := range who.all {
-		tr.first = append(tr.first, len(tr.holds))
-		for i := range s.sides[0].limits {
-			h := &s.sides[0].limits[i]
-			peaks[h.row] = max(peaks[h.row], int64(min(h.peak, rate.MaxCount)))
-			c := tr.candidates[h.row]
-			if c == nil && !h.row.limit.Rate.IsUnlimited() {
-				c = &candidate{row: h.row, low: -1}
-				tr.candidates[h.row] = c
+		c := s.sides[0].counter
+		place, known := places[c]
+		if c != nil && !known {
+			place[0] = len(tr.holds)
+			for i := range c.limits {
+				tr.add(&c.limits[i], peaks)
 			}
-			tr.holds = append(tr.holds, tried{of: c})
+			place[1] = len(tr.holds)
+			places[c] = place
 		}
+		tr.of = append(tr.of, place)
 	}
-	tr.first = append(tr.first, len(tr.holds))
 	for w, c := range tr.candidates {
 		c.high = max(1, peaks[w])
 	}
@@ -162,6 +162,17 @@ func suggest(ctx context.Context, g *goal, t *trace, who *subjects) (map[*row]*s
 		}
 	}
 	return found, nil
+}
+
+// add adds a counter of what h holds.
+func (tr *trial) add(h *hold, peaks map[*row]int64) {
+	peaks[h.row] = max(peaks[h.row], int64(min(h.peak, rate.MaxCount))) //nolint:gosec // it is small
+	c := tr.candidates[h.row]
+	if c == nil && !h.row.limit.Rate.IsUnlimited() {
+		c = &candidate{row: h.row, low: -1}
+		tr.candidates[h.row] = c
+	}
+	tr.holds = append(tr.holds, tried{of: c})
 }
 
 // narrow makes the search of c shorter by what its limit has denied.
@@ -196,9 +207,9 @@ func (tr *trial) pass(t *trace) error {
 	}
 	var d strategy.Decision
 	return t.each(func(at int64, number uint32, cost uint64) {
-		for i := tr.first[number]; i < tr.first[number+1]; i++ {
+		for i := tr.of[number][0]; i < tr.of[number][1]; i++ {
 			if h := &tr.holds[i]; h.of != nil {
-				h.decide(&d, strategy.Ask{Cost: cost, Now: strategy.Instant(at)})
+				h.decide(&d, strategy.Ask{Cost: cost, Now: strategy.Instant(at), Mode: h.of.row.mode})
 			}
 		}
 	})
@@ -218,14 +229,16 @@ func (h *tried) decide(d *strategy.Decision, a strategy.Ask) {
 	limits := [1]strategy.Limit{c.limit}
 	limits[0].Shadow = false
 	consumed := d.Decide(limits[:], states[:], a)
-	switch {
-	case !d.Allowed:
+	if !d.Allowed {
 		c.denied++
 		if !h.denied {
 			h.denied = true
 			c.identifiers++
 		}
-	case isLog && consumed.From(&limits[0]):
+	}
+	switch {
+	case !consumed.From(&limits[0]):
+	case isLog:
 		h.log.Apply(&c.limit, a)
 	default:
 		h.state = states[0]

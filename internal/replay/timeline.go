@@ -7,52 +7,59 @@ const maxPoints = 480
 // A point counts what was asked in a part of the time.
 type point struct{ Asked, Denied uint64 }
 
+// A series is points of one timeline.
+type series struct{ points []point }
+
 // A timeline divides the time of a log into parts of one length, however long it is. The zero
 // timeline begins with the first instant.
 type timeline struct {
 	start, width int64 // in microseconds
-	all          []point
+	all          []*series
 }
 
-// place returns the part that at is in. Where it makes the parts longer, it does so for rows
-// too.
-func (t *timeline) place(at int64, rows []*row) int {
+// newSeries returns a series of t.
+func (t *timeline) newSeries() *series {
+	s := new(series)
+	t.all = append(t.all, s)
+	return s
+}
+
+// place returns the part that at is in. Where it makes the parts longer, it does so for all
+// series.
+func (t *timeline) place(at int64) int {
 	if t.width == 0 {
 		t.width = 1_000_000
 		t.start = at / t.width * t.width
 	}
 	for (at-t.start)/t.width >= maxPoints {
 		t.width *= 2
-		t.all = halve(t.all)
-		for _, w := range rows {
-			w.times = halve(w.times)
+		for _, s := range t.all {
+			s.halve()
 		}
 	}
 	return int((at - t.start) / t.width)
 }
 
-// count counts in points, which it makes longer if it must.
-func (t *timeline) count(points []point, place int, denied bool) []point {
-	for len(points) <= place {
-		points = append(points, point{})
+// count counts in the part at place.
+func (s *series) count(place int, denied bool) {
+	for len(s.points) <= place {
+		s.points = append(s.points, point{})
 	}
-	points[place].Asked++
+	s.points[place].Asked++
 	if denied {
-		points[place].Denied++
+		s.points[place].Denied++
 	}
-	return points
 }
 
 // halve makes one point of each two.
-func halve(points []point) []point {
-	for i := range points {
-		p := points[i]
+func (s *series) halve() {
+	for i, p := range s.points {
 		if i%2 == 0 {
-			points[i/2] = p
+			s.points[i/2] = p
 			continue
 		}
-		points[i/2].Asked += p.Asked
-		points[i/2].Denied += p.Denied
+		s.points[i/2].Asked += p.Asked
+		s.points[i/2].Denied += p.Denied
 	}
-	return points[:(len(points)+1)/2]
+	s.points = s.points[:(len(s.points)+1)/2]
 }

@@ -42,7 +42,7 @@ func (r Result) HTML(out io.Writer) error { return r.printHTML(out) }
 
 // Ask has policies decide a batch, with counters that nobody has used.
 func Ask(ctx context.Context, policies *config.Policies, maxLogCount int64, b *decide.Batch) error {
-	p, err := newReplica(0, policies, memory.Options{MaxKeys: maxAskKeys, MaxLogCount: maxLogCount}, policy.FailAllow, slog.New(slog.DiscardHandler))
+	p, err := newReplica(0, replicaOptions{policies: policies, memory: memory.Options{MaxKeys: maxAskKeys, MaxLogCount: maxLogCount}, onError: policy.FailAllow}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return err
 	}
@@ -58,23 +58,23 @@ const maxAskKeys = 10_000
 // Run replays the log, until ctx ends.
 func (t *Trial) Run(ctx context.Context) (Result, error) {
 	s := &settings{namespace: t.Namespace, policy: t.Policy, identifier: t.Identifier, cost: "1", zone: "UTC", set: new(flags.Set)}
-	m, err := s.mapping()
+	m, err := s.newMapping()
 	if err != nil {
 		return Result{}, err
 	}
-	p, err := newReplica(0, t.Policies, memory.Options{MaxKeys: t.MaxKeys, MaxLogCount: t.MaxLogCount}, policy.FailAllow, slog.New(slog.DiscardHandler))
+	p, err := newReplica(0, replicaOptions{policies: t.Policies, memory: memory.Options{MaxKeys: t.MaxKeys, MaxLogCount: t.MaxLogCount}, onError: policy.FailAllow}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return Result{}, err
 	}
 	defer p.close()
 	r := &run{
 		names: []string{stdinName}, stdin: t.Log, mapping: m, now: time.Now(), lines: t.Lines,
-		replicas: []*replica{p}, who: subjects{byKey: map[string]*subject{}, most: t.MaxIdentifiers},
+		replicas: []*replica{p}, who: newSubjects(t.MaxIdentifiers),
 	}
-	found, err := r.do(ctx)
-	if err != nil {
+	if err := r.do(ctx); err != nil {
 		return Result{}, err
 	}
+	found := newReport(r)
 	for i := range found.Files {
 		found.Files[i].Name = t.Name
 	}

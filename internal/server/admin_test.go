@@ -40,7 +40,7 @@ func (d *daemon) admin(t *testing.T, method, path, body string) (int, string) {
 
 func TestAdmin(t *testing.T) {
 	level := new(slog.LevelVar)
-	d := start(t, Options{AdminAddr: "127.0.0.1:0", LogLevel: level, Flags: map[string]string{"store": "memory"}, Config: &Config{Version: "c0ffee", Text: "checkout: {}\n"}})
+	d := start(t, Options{AdminAddr: "127.0.0.1:0", LogLevel: level, Flags: map[string]any{"store": "memory"}, Config: &Config{Version: "c0ffee", Text: "checkout: {}\n"}})
 	for _, tt := range []struct {
 		method, path, body string
 		code               int

@@ -81,10 +81,10 @@ func (s *httpServers) open(port string, handler http.Handler) *http.Server {
 		chain.gate = nil
 	}
 	server := &http.Server{
-		Handler:           chain.http(handler),
+		Handler:           heldReplies(s.inFlight, chain.http(handler)),
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       10 * time.Second,
-		WriteTimeout:      30 * time.Second,
+		WriteTimeout:      replyTimeout,
 		IdleTimeout:       3 * time.Minute, // longer than proxies keep a connection, so that none sends on one we close
 		MaxHeaderBytes:    64 << 10,        // proxies hand on all of their callers' headers
 		ErrorLog:          newHTTPLog(s.handshakes, port),
@@ -129,7 +129,7 @@ func (s *httpServers) admin(o Options, book *account.Book, shown *console.Consol
 		handler = permitted(s.core.Permit, auth.Admin, handler)
 	}
 	server := &http.Server{
-		Handler:           bodiesInTime(bodyTimeout, s.pages.admin(adminHosts(o.AdminAddr, o.Trust.AdminHosts), console.Page(chain.http(handler)))),
+		Handler:           heldReplies(s.inFlight, bodiesInTime(bodyTimeout, s.pages.admin(adminHosts(o.AdminAddr, o.Trust.AdminHosts), console.Page(chain.http(handler))))),
 		ReadHeaderTimeout: 5 * time.Second,
 		IdleTimeout:       3 * time.Minute,
 		ErrorLog:          newHTTPLog(s.handshakes, "admin"),

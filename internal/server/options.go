@@ -16,6 +16,7 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/policy"
 	"github.com/ratelimitd/ratelimitd/internal/policy/envoy"
 	"github.com/ratelimitd/ratelimitd/internal/reload"
+	"github.com/ratelimitd/ratelimitd/internal/server/console"
 	"github.com/ratelimitd/ratelimitd/internal/server/envoyapi"
 	"github.com/ratelimitd/ratelimitd/internal/store"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
@@ -31,8 +32,8 @@ type Options struct {
 	// AdminAddr is where whoever reaches it may profile the daemon and set its
 	// log level. "": nowhere.
 	AdminAddr string
-	LogLevel  *slog.LevelVar    // the one of Logger; required with AdminAddr
-	Flags     map[string]string // as the admin port shows them: nothing in them is secret
+	LogLevel  *slog.LevelVar // the one of Logger; required with AdminAddr
+	Flags     map[string]any // as the admin port shows them: nothing in them is secret
 
 	Store     store.Store    // closed by the Server
 	StoreName string         // as metrics show it
@@ -72,6 +73,8 @@ type Options struct {
 
 	// Reload says which configuration is in force. nil: there is none that could change.
 	Reload func() reload.State
+	// Trials try configurations for the console. nil: it cannot try any.
+	Trials console.Trials
 
 	Logger   *slog.Logger
 	Registry *prometheus.Registry // what /metrics shows
@@ -130,11 +133,8 @@ func OptionsOf(c *config.Config, p *config.Policies) Options {
 		StoreName: string(c.Store.Kind),
 		OnError:   c.Store.OnError,
 		Config:    ConfigOf(p),
-		Envoy: envoyapi.Settings{
-			ShadowMode: c.Envoy.ShadowMode, QuotaMode: c.Envoy.QuotaMode, AllOrNone: c.Envoy.AllOrNone, Overdraw: c.Envoy.Overdraw, DynamicMetadata: c.Envoy.DynamicMetadata, ResponseHeaders: c.Envoy.ResponseHeaders,
-			NearLimitRatio: c.Envoy.NearLimitRatio,
-			LimitHeader:    c.Envoy.LimitHeader, RemainingHeader: c.Envoy.RemainingHeader, ResetHeader: c.Envoy.ResetHeader,
-		},
+		Envoy:     envoyapi.SettingsOf(&c.Envoy),
+
 		PoliciesOnly:    c.PoliciesOnly,
 		RequireDomains:  c.Envoy.RequireDomains,
 		AwaitStore:      c.Store.Await,

@@ -19,6 +19,10 @@ const (
 	MaxNameBytes = 128
 	// MaxAnchorDay is the last day that every month has.
 	MaxAnchorDay = 28
+	// MaxUnits is the most units that a counter holds: ten thousand times the greatest
+	// count. A charge beyond it is cut. It is small enough for all arithmetic to be exact
+	// in the doubles of Lua, which the Redis store uses.
+	MaxUnits = 10_000_000_000_000
 	// DefaultMaxLogCount is the default for the greatest count of a
 	// SLIDING_WINDOW_LOG. A full counter of that size takes up to 256 KiB.
 	DefaultMaxLogCount = 10_000
@@ -40,6 +44,28 @@ type Limit struct {
 	Zone      *time.Location // nil: UTC, and windows of days and weeks are aligned to the Unix epoch
 	AnchorDay uint8          // on which months begin; 0: the first
 }
+
+// A Bound is a greatest number of units, or none. The zero Bound is none.
+type Bound uint64
+
+// AtMost returns the Bound of n units.
+func AtMost(n uint64) Bound { return Bound(n + 1) }
+
+// Units returns the greatest number of units, and whether there is one.
+func (b Bound) Units() (n uint64, ok bool) { return uint64(b) - 1, b != 0 }
+
+// Ceiling returns the most units that the counter of l holds after a charge: its
+// capacity and the debt that it may have.
+func (l *Limit) Ceiling() int64 {
+	if debt, ok := l.MaxDebt.Units(); ok && debt < MaxUnits {
+		return min(l.Capacity+int64(debt), MaxUnits)
+	}
+	return MaxUnits
+}
+
+// filled returns how many units a counter of l that holds used has after a charge.
+// It never has fewer than before: its ceiling may have been higher.
+func (l *Limit) filled(used, units int64) int64 { return max(used, min(used+units, l.Ceiling())) }
 
 // SameCounter reports whether l and m share a counter. Two named limits do if
 // they have the same name and strategy. Two unnamed limits do if only Shadow

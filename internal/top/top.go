@@ -110,6 +110,7 @@ type View struct {
 	HottestShare  float64 `json:"hottest_stripe"` // lock acquisitions of the busiest stripe, as a multiple of the mean
 
 	Namespaces []Namespace   `json:"namespaces"` // the busiest first
+	Limits     []Limit       `json:"limits"`     // that deny, the one that denies most first
 	Asked      []account.Key `json:"asked"`      // who asks most, over all namespaces
 	DeniedMost []account.Key `json:"denied_most"`
 }
@@ -118,6 +119,16 @@ type View struct {
 type Namespace struct {
 	Name      string  `json:"namespace"`
 	Decisions float64 `json:"decisions"`
+	Denied    float64 `json:"denied"`
+}
+
+// A Limit is how often a limit was asked, and denied, per second. Without a policy it is of
+// Envoy's configuration, or, without a name too, all that requests of its namespace bring along.
+type Limit struct {
+	Namespace string  `json:"namespace"`
+	Policy    string  `json:"policy,omitempty"`
+	Limit     string  `json:"limit"`
+	Asked     float64 `json:"asked"`
 	Denied    float64 `json:"denied"`
 }
 
@@ -147,6 +158,7 @@ func Between(before, after *Sample, n int) *View {
 	}
 	v.LockWait = d.rate("ratelimitd_memory_lock_wait_seconds", nil)
 	v.Namespaces = d.namespaces(n)
+	v.Limits = d.limits(n)
 	for _, ns := range after.hot {
 		v.Asked, v.DeniedMost = append(v.Asked, ns.Asked...), append(v.DeniedMost, ns.Denied...)
 	}
@@ -229,6 +241,61 @@ func (d difference) namespaces(n int) []Namespace {
 		return cmp.Or(cmp.Compare(b.Decisions, a.Decisions), cmp.Compare(a.Name, b.Name))
 	})
 	return all[:min(n, len(all))]
+}
+
+// limits returns those that deny.
+func (d difference) limits(n int) []Limit {
+	byEnvoy := map[string]bool{} // namespaces whose limits are of Envoy's configuration
+	all := d.limitsOf("ratelimitd_envoy_limit_hits_total", func(m *dto.Metric) Limit {
+		l := Limit{Limit: label(m, "limit")}
+		l.Namespace = d.domainOf(l.Limit)
+		byEnvoy[l.Namespace] = true
+		return l
+	})
+	all = append(all, d.limitsOf("ratelimitd_limit_decisions_total", func(m *dto.Metric) Limit {
+		return Limit{Namespace: label(m, "namespace"), Policy: label(m, "policy"), Limit: label(m, "limit")}
+	})...)
+	all = slices.DeleteFunc(all, func(l Limit) bool {
+		return l.Denied == 0 || l.Policy == "" && l.Limit == "" && byEnvoy[l.Namespace] // which were counted above
+	})
+	slices.SortFunc(all, func(a, b Limit) int {
+		return cmp.Or(cmp.Compare(b.Denied, a.Denied), cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Policy, b.Policy), cmp.Compare(a.Limit, b.Limit))
+	})
+	return all[:min(n, len(all))]
+}
+
+// limitsOf returns the limits of a metric, whose labels of makes a limit of.
+func (d difference) limitsOf(name string, of func(*dto.Metric) Limit) []Limit {
+	asked, over := map[Limit]float64{}, map[Limit]float64{}
+	count := func(s *Sample, sign float64) {
+		for _, m := range s.metrics[name].GetMetric() {
+			l, n := of(m), sign*m.GetCounter().GetValue()/d.seconds
+			asked[l] += n
+			if outcome := label(m, "outcome"); outcome == "denied" || outcome == "over_limit" {
+				over[l] += n
+			}
+		}
+	}
+	count(d.after, 1)
+	count(d.before, -1)
+	var all []Limit
+	for l := range asked {
+		if asked[l] < 0 || over[l] < 0 { // the daemon was restarted
+			return difference{&Sample{}, d.after, d.seconds}.limitsOf(name, of)
+		}
+		all = append(all, Limit{l.Namespace, l.Policy, l.Limit, asked[l], over[l]})
+	}
+	return all
+}
+
+// domainOf returns the domain of a limit of Envoy's configuration, whose name begins with it.
+func (d difference) domainOf(limit string) (domain string) {
+	for _, m := range d.after.metrics["ratelimitd_decisions_total"].GetMetric() {
+		if name := label(m, "namespace"); len(name) > len(domain) && strings.HasPrefix(limit, name+".") {
+			domain = name
+		}
+	}
+	return domain
 }
 
 // latency returns, over all labels of a histogram, how many values were observed

@@ -103,11 +103,14 @@ func TestBetween(t *testing.T) {
 	if len(v.DeniedMost) == 0 || v.DeniedMost[0].Identifier != "alice" || v.Asked[0].Namespace != "checkout" {
 		t.Errorf("hot keys: %+v, %+v", v.Asked, v.DeniedMost)
 	}
+	if by := v.DeniedMost[0]; by.Limit != "fixed_window:10/366d" || len(v.Limits) != 2 || v.Limits[0].Namespace != "checkout" || count(v.Limits[0].Denied) != 30 || count(v.Limits[0].Asked) != 40 {
+		t.Errorf("alice is denied by %q, and the limits are %+v", by.Limit, v.Limits)
+	}
 	var b strings.Builder
 	if err := v.Show(&b); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"decisions ", "(66.7 %)", "checkout  alice", `search  "bob\x1b[31m"`, "WHO IS DENIED MOST"} {
+	for _, want := range []string{"fixed_window:10/366d", "limits that requests bring along", "decisions ", "(66.7 %)", "checkout  alice", `search  "bob\x1b[31m"`, "WHO IS DENIED MOST"} {
 		if !strings.Contains(b.String(), want) {
 			t.Errorf("it does not show %q:\n%s", want, b.String())
 		}

@@ -9,6 +9,8 @@ import (
 	"os"
 	"time"
 
+	"golang.org/x/term"
+
 	"github.com/ratelimitd/ratelimitd/internal/connect"
 )
 
@@ -22,10 +24,7 @@ type Watch struct {
 	JSON     bool
 }
 
-// clearScreen moves a terminal's cursor to its top left, and clears what is below.
-const clearScreen = "\x1b[H\x1b[J"
-
-// Run shows the daemon on out until ctx ends.
+// Run shows the daemon on out until ctx ends, or until somebody presses q.
 func (w *Watch) Run(ctx context.Context, out io.Writer) error {
 	port := &Port{
 		Client: &http.Client{Timeout: max(w.Interval, 5*time.Second), Transport: w.Link.HTTP(http.DefaultTransport.(*http.Transport).Clone())},
@@ -33,16 +32,35 @@ func (w *Watch) Run(ctx context.Context, out io.Writer) error {
 		Addr:   w.Addr,
 	}
 	defer port.Client.CloseIdleConnections()
-	before, err := port.Take(ctx, w.Lines)
+	first, err := port.Take(ctx, w.Lines)
 	if err != nil {
 		return err
 	}
+	if f, ok := out.(*os.File); ok && !w.JSON && !w.Once && term.IsTerminal(int(f.Fd())) { //nolint:gosec // it is one
+		if s, err := openScreen(terminalName); err == nil {
+			defer s.close() // after a panic too
+			if err := s.draw([]line{{text: fmt.Sprintf("ratelimitd at %s: looking for %v. q quits.", w.Addr, w.Interval)}}); err != nil {
+				return err
+			}
+			return w.follow(ctx, port, first, s.keys, func(v *View) error { return s.draw(w.screenful(v, s)) })
+		}
+	}
+	return w.follow(ctx, port, first, nil, func(v *View) error { return w.print(out, v) })
+}
+
+// follow calls show for each interval after the sample first.
+func (w *Watch) follow(ctx context.Context, port *Port, first *Sample, keys <-chan byte, show func(*View) error) error {
 	tick := time.NewTicker(w.Interval)
 	defer tick.Stop()
-	for {
+	for before := first; ; {
 		select {
 		case <-ctx.Done():
 			return nil
+		case key, more := <-keys:
+			if !more || ends(key) {
+				return nil
+			}
+			continue
 		case <-tick.C:
 		}
 		after, err := port.Take(ctx, w.Lines)
@@ -52,29 +70,30 @@ func (w *Watch) Run(ctx context.Context, out io.Writer) error {
 		case err != nil:
 			return err
 		}
-		if err := w.show(out, Between(before, after, w.Lines)); err != nil || w.Once {
+		if err := show(Between(before, after, w.Lines)); err != nil || w.Once {
 			return err
 		}
 		before = after
 	}
 }
 
-func (w *Watch) show(out io.Writer, view *View) error {
-	if w.JSON {
-		return json.NewEncoder(out).Encode(view)
-	}
-	if isTerminal(out) && !w.Once {
-		fmt.Fprint(out, clearScreen)
-	}
-	fmt.Fprintf(out, "ratelimitd at %s, %s\n\n", w.Addr, view.At.Format(time.TimeOnly))
-	return view.Show(out)
+// title says what is shown.
+func (w *Watch) title(v *View) string {
+	return fmt.Sprintf("ratelimitd at %s, %s", w.Addr, v.At.Format(time.TimeOnly))
 }
 
-func isTerminal(out io.Writer) bool {
-	f, ok := out.(*os.File)
-	if !ok {
-		return false
+// print writes v for a program, or for a person who may keep it.
+func (w *Watch) print(out io.Writer, v *View) error {
+	if w.JSON {
+		return json.NewEncoder(out).Encode(v)
 	}
-	info, err := f.Stat()
-	return err == nil && info.Mode()&os.ModeCharDevice != 0
+	fmt.Fprintf(out, "%s\n\n", w.title(v))
+	return v.Show(out)
+}
+
+// screenful returns what s has room for.
+func (w *Watch) screenful(v *View, s *screen) []line {
+	rows, columns := s.size()
+	lines := v.lines(space{rows: rows - 1, columns: columns})
+	return append([]line{{text: cut(w.title(v)+"   q quits", columns)}}, lines...)
 }

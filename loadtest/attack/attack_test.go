@@ -40,6 +40,8 @@ const (
 	longest = 3 * time.Minute
 	// tooLong is a wait that no attack may cause to an innocent caller.
 	tooLong = 100 * time.Millisecond
+	// mostLogged is how many bytes an attack may have the daemon log.
+	mostLogged = 256 << 10
 )
 
 // attacks are all of them. The first is none, to see how long a caller waits on this
@@ -51,7 +53,7 @@ func attacks() []attack {
 		case <-ctx.Done():
 		}
 	}}}
-	for _, kind := range [][]attack{messageAttacks(), connectionAttacks(), inFlightAttacks(), redisAttacks(), nameAttacks(), operatorAttacks(), trustAttacks(), storeAttacks()} {
+	for _, kind := range [][]attack{messageAttacks(), connectionAttacks(), inFlightAttacks(), frameAttacks(), httpAttacks(), redisAttacks(), nameAttacks(), operatorAttacks(), trustAttacks(), storeAttacks()} {
 		all = append(all, kind...)
 	}
 	return all
@@ -111,6 +113,7 @@ func (a *attack) run(t *testing.T) (o outcome) {
 	}
 	d := start(t, s)
 	caller := startInnocent(t, errand{d.GRPC, d.HTTP, s.credentials, innocentLimit()})
+	before := d.goroutines(t)
 	ctx, cancel := context.WithTimeout(t.Context(), longest)
 	defer cancel()
 	begin := time.Now()
@@ -131,6 +134,10 @@ func (a *attack) run(t *testing.T) (o outcome) {
 	}
 	if n := d.panics(t); n != "0" {
 		t.Errorf("%s panics", n)
+	}
+	d.calmsDown(t, before)
+	if n := d.logged.Load(); n > mostLogged {
+		t.Errorf("the daemon logs %d bytes, want at most %d", n, mostLogged)
 	}
 	o.fate = "survived"
 	if err := d.stop(); err != nil {

@@ -54,22 +54,63 @@ type wire struct {
 	block   bytes.Buffer // of headers
 	encoder *hpack.Encoder
 	next    uint32 // stream
+	flips   int    // of its settings
+	// answered gets what the daemon answers to a ping, and is closed when it says nothing
+	// more. ended is closed when it ends a call.
+	answered, ended chan struct{}
 }
 
-// connectWire connects to the gRPC port, and reads and drops what it says.
+// connectWire connects to the gRPC port, and reads what it says.
 func connectWire(ctx context.Context, d *daemon, settings ...http2.Setting) (*wire, error) {
 	c, err := (&net.Dialer{Timeout: patience}).DialContext(ctx, "tcp", d.GRPC)
 	if err != nil {
 		return nil, err
 	}
-	w := &wire{Conn: c, Framer: http2.NewFramer(c, nil), next: 1}
+	w := &wire{Conn: c, Framer: http2.NewFramer(c, nil), next: 1, answered: make(chan struct{}, 1), ended: make(chan struct{})}
 	w.encoder = hpack.NewEncoder(&w.block)
 	_ = c.SetDeadline(time.Now().Add(longest))
-	go func() { _, _ = io.Copy(io.Discard, c) }()
+	go w.listen(c)
 	if _, err := io.WriteString(c, http2.ClientPreface); err != nil {
 		return nil, err
 	}
 	return w, w.WriteSettings(settings...)
+}
+
+// listen reads what the daemon says.
+func (w *wire) listen(c io.Reader) {
+	defer close(w.answered)
+	in, ended := http2.NewFramer(nil, c), false
+	for {
+		switch f, err := in.ReadFrame(); f := f.(type) {
+		case *http2.PingFrame:
+			if f.IsAck() {
+				select {
+				case w.answered <- struct{}{}:
+				default: // nobody waits for it
+				}
+			}
+		case *http2.RSTStreamFrame:
+			if !ended {
+				ended = true
+				close(w.ended)
+			}
+		case nil:
+			if err != nil {
+				return
+			}
+		}
+	}
+}
+
+// awaitAll waits until the daemon has read all that was sent, or ends the connection.
+func (w *wire) awaitAll(ctx context.Context) {
+	if w.WritePing(false, [8]byte{}) != nil {
+		return
+	}
+	select {
+	case <-w.answered:
+	case <-ctx.Done():
+	}
 }
 
 // headers returns those of a call, compressed.
@@ -85,9 +126,12 @@ func (w *wire) headers(method string, more ...hpack.HeaderField) []byte {
 }
 
 // begin begins a call without its message.
-func (w *wire) begin(method string) (id uint32, err error) {
+func (w *wire) begin(method string) (id uint32, err error) { return w.beginWith(method) }
+
+// beginWith is begin with more headers.
+func (w *wire) beginWith(method string, more ...hpack.HeaderField) (id uint32, err error) {
 	id, w.next = w.next, w.next+2
-	return id, w.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: w.headers(method), EndHeaders: true})
+	return id, w.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: w.headers(method, more...), EndHeaders: true})
 }
 
 // often says how often something is done, on how many connections.

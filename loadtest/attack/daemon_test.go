@@ -92,6 +92,7 @@ type daemon struct {
 	status  error         // of its end; set when exited is closed
 	peak    atomic.Int64  // its largest resident memory so far, in bytes
 	killed  atomic.Bool   // because it took more memory than it has
+	logged  atomic.Int64  // bytes of its log since it serves
 }
 
 // innocentLimit is how often the innocent caller may do what it asks for.
@@ -141,6 +142,7 @@ func start(t *testing.T, s setup) *daemon {
 	case readsLog:
 		go func() {
 			for lines.Scan() {
+				d.logged.Add(int64(len(lines.Bytes())))
 				if *verbose {
 					fmt.Fprintln(os.Stderr, lines.Text())
 				}
@@ -186,20 +188,49 @@ func (d *daemon) look() int64 {
 }
 
 // panics returns how many calls have panicked, as the admin port says.
-func (d *daemon) panics(t *testing.T) string {
+func (d *daemon) panics(t *testing.T) string { return d.metric(t, "ratelimitd_panics_total") }
+
+// metric returns the value of a metric, as the admin port says.
+func (d *daemon) metric(t *testing.T, name string) string {
 	t.Helper()
 	answer, err := http.Get("http://" + d.Admin + "/metrics") //nolint:noctx // the daemon ends by itself
 	if err != nil {
 		t.Error(err)
-		return "0"
+		return "unknown"
 	}
 	defer answer.Body.Close()
 	for lines := bufio.NewScanner(answer.Body); lines.Scan(); {
-		if n, ok := strings.CutPrefix(lines.Text(), "ratelimitd_panics_total "); ok {
+		if n, ok := strings.CutPrefix(lines.Text(), name+" "); ok {
 			return n
 		}
 	}
 	return "unknown"
+}
+
+// goroutines returns how many there are.
+func (d *daemon) goroutines(t *testing.T) int {
+	t.Helper()
+	n, err := strconv.Atoi(d.metric(t, "go_goroutines"))
+	if err != nil {
+		t.Error(err)
+	}
+	return n
+}
+
+// calmsDown waits until no more goroutines are left of an attack than of what is still
+// connected.
+func (d *daemon) calmsDown(t *testing.T, before int) {
+	t.Helper()
+	const few = 200
+	n := 0
+	for until := time.Now().Add(patience); time.Now().Before(until) && d.alive(); time.Sleep(10 * time.Millisecond) {
+		if n = d.goroutines(t); n <= before+few {
+			return
+		}
+	}
+	if d.alive() {
+		t.Errorf("%d goroutines are left of the attack, before it there were %d", n, before)
+	}
 }
 
 // alive reports whether the process runs.

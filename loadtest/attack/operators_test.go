@@ -94,6 +94,23 @@ func configurations(ctx context.Context, t *testing.T, d *daemon) {
 		for i := range size(100, 1000) {
 			write(t, d.config, string(good)+fmt.Sprintf("  extra%d: {policies: {default: {limits: [{rate: 1/s}]}}}\n", i))
 		}
+		// What is no file, in its place.
+		for _, put := range []func() error{
+			func() error { return syscall.Mkfifo(d.config, 0o600) },
+			func() error { return os.Mkdir(d.config, 0o700) },
+			func() error { return os.Symlink("/dev/zero", d.config) },
+			func() error { return os.Symlink(d.config, d.config) },
+		} {
+			err := os.RemoveAll(d.config)
+			if err == nil {
+				err = put()
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			_ = d.process.Signal(syscall.SIGHUP)
+			pause(ctx, 20*time.Millisecond)
+		}
 		_ = os.RemoveAll(filepath.Dir(d.config))
 		pause(ctx, 20*time.Millisecond)
 		if err := os.MkdirAll(filepath.Dir(d.config), 0o700); err != nil {

@@ -1,9 +1,9 @@
-// Command licenses checks that everything in a bill of materials may be used and passed
+// Command licenses checks that everything in some bills of materials may be used and passed
 // on under the terms of this project:
 //
-//	licenses SBOM
+//	licenses SBOM...
 //
-// SBOM is a CycloneDX file with the license of each component.
+// An SBOM is a CycloneDX file with the license of each component.
 package main
 
 import (
@@ -11,28 +11,31 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 )
 
 // permitted are the licenses that ask for no more than a notice.
 var permitted = map[string]bool{
 	"Apache-2.0": true, "MIT": true, "ISC": true, "0BSD": true,
-	"BSD-2-Clause": true, "BSD-3-Clause": true, "BSD-Source-Code": true,
+	"BSD-2-Clause": true, "BSD-3-Clause": true, "BSD-Source-Code": true, "PSF-2.0": true,
 }
 
 func main() {
-	if len(os.Args) != 2 {
-		fmt.Fprintln(os.Stderr, "usage: licenses SBOM")
+	if len(os.Args) < 2 {
+		fmt.Fprintln(os.Stderr, "usage: licenses SBOM...")
 		os.Exit(2)
 	}
-	n, err := check(os.Args[1])
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
+	for _, name := range os.Args[1:] {
+		n, err := check(name)
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		fmt.Printf("%s: %d components have a license that is permitted\n", filepath.Base(name), n)
 	}
-	fmt.Println(n, "components have a license that is permitted")
 }
 
-// A component is a module in the program.
+// A component is something that a program is made of.
 type component struct {
 	Name     string    `json:"name"`
 	Version  string    `json:"version"`

@@ -2,7 +2,7 @@
 
 There is no generated code, for three reasons. Generated code asks for a protobuf that is as new as its compiler. The
 descriptors are in a pool of their own, so that they meet nothing that a program has generated from the same files.
-And google.rpc.Status needs no further package.
+And the messages of google.rpc need no further package.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ def _message(name: str) -> Any:
 Limit = _message("ratelimit.v1.Limit")
 ShouldAllowRequest = _message("ratelimit.v1.ShouldAllowRequest")
 ShouldAllowBatchRequest = _message("ratelimit.v1.ShouldAllowBatchRequest")
-Duration = _message("google.protobuf.Duration")
 Status = _message("google.rpc.Status")
+RetryInfo = _message("google.rpc.RetryInfo")
 
 CHARGE = 2
 REFUND = 3

@@ -9,7 +9,7 @@ import posixpath
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Callable
+from typing import Any, Callable, ClassVar, Generic, TypeVar
 
 from ._core import BaseLimiter
 from ._identify import ANONYMOUS, Identify, Request
@@ -191,6 +191,38 @@ class Rules:
             if not rule.path or clean == rule.path or (rule.path.endswith("/") and (clean + "/").startswith(rule.path)):
                 return rule
         return None
+
+
+_Limiter = TypeVar("_Limiter", bound=BaseLimiter)
+_App = TypeVar("_App")
+
+
+class Middleware(Generic[_Limiter, _App]):
+    """What the middleware of ASGI and that of WSGI have in common."""
+
+    _kind: ClassVar[type[BaseLimiter]]  # of limiters that it can ask
+
+    def __init__(
+        self,
+        app: _App,
+        *,
+        limiter: _Limiter | None = None,
+        by: Identify | None = None,
+        rules: Sequence[Rule] = (),
+        shadow: bool = False,
+        denied: Callable[[Request, Result], _App] | None = None,
+        on_result: OnResult | None = None,
+    ) -> None:
+        """
+        limiter, by: hold all requests to one limiter.
+        rules: instead of that. The first that matches a request holds; a request that none matches has no limit.
+        shadow: asks, and denies nobody: to try limits out. Responses say nothing of them.
+        denied: returns the application that answers a request that is denied, such as a Response of Starlette or Flask.
+        on_result: is told each result, for metrics and logs.
+        """
+        self._app = app
+        self._rules = Rules(rules_of(rules, limiter, by), shadow, on_result, self._kind)
+        self._denied = denied
 
 
 def rules_of(rules: Sequence[Rule], limiter: BaseLimiter | None, by: Identify | None) -> Sequence[Rule]:

@@ -49,6 +49,8 @@ class Client(BaseClient):
         self._lock = threading.Lock()  # protects the following, and the batches
         self._links: list[_Link] = []  # none before the first call
         self._turn = 0
+        self._callers = 0  # that wait for an answer now
+        self._crowded = False  # more than one has, since none had
         self._stream: Any = None  # that is open
         self._send: Callable[[Any], None]  # on the stream
         self._gave_up = False  # the stream, as it has not answered in time
@@ -103,11 +105,25 @@ class Client(BaseClient):
 
     def _answer(self, ask: Ask) -> Any:
         deadline = time.monotonic() + ask.timeout
-        if self._batched(ask):
-            try:
-                return self._share(ask, deadline)
-            except Alone:
-                pass
+        if not self._batched(ask):
+            return self._alone(ask, deadline)
+        with self._lock:
+            self._callers += 1
+            self._crowded = self._crowded or self._callers > 1
+            crowded = self._crowded
+        try:
+            # gRPC gives what comes on a stream from thread to thread. On a busy machine that is slow now and then, so a
+            # caller that has nobody to share with asks on its own thread.
+            return self._share(ask, deadline) if crowded else self._alone(ask, deadline)
+        except Alone:
+            return self._alone(ask, deadline)
+        finally:
+            with self._lock:
+                self._callers -= 1
+                self._crowded = self._crowded and self._callers > 0
+
+    def _alone(self, ask: Ask, deadline: float) -> Any:
+        """Returns the answer to a call of its own."""
         try:
             with self._lock:
                 link = self._next_locked()

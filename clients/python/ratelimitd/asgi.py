@@ -6,12 +6,12 @@ app.add_middleware(RateLimitMiddleware, limiter=limiter, by=client_address())
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, MutableMapping, Sequence
+from collections.abc import Awaitable, MutableMapping
 from typing import Any, Callable
 
 from ._aio import AsyncLimiter
-from ._identify import Identify, Request
-from ._rules import Asking, OnResult, Rule, Rules, rules_of
+from ._identify import Request
+from ._rules import Asking, Middleware
 from ._types import Result
 
 Scope = MutableMapping[str, Any]
@@ -40,31 +40,11 @@ class Caller:
         return asking.result
 
 
-class RateLimitMiddleware:
+class RateLimitMiddleware(Middleware[AsyncLimiter, App]):
     """Holds requests to limits. A request that is denied is answered 429 with application/problem+json, and each response
     has the fields RateLimit, RateLimit-Policy and Retry-After. The handshake of a WebSocket is a request."""
 
-    def __init__(
-        self,
-        app: App,
-        *,
-        limiter: AsyncLimiter | None = None,
-        by: Identify | None = None,
-        rules: Sequence[Rule] = (),
-        shadow: bool = False,
-        denied: Callable[[Request, Result], App] | None = None,
-        on_result: OnResult | None = None,
-    ) -> None:
-        """
-        limiter, by: hold all requests to one limiter.
-        rules: instead of that. The first that matches a request holds; a request that none matches has no limit.
-        shadow: asks, and denies nobody: to try limits out. Responses say nothing of them.
-        denied: returns the application that answers a request that is denied, such as a Response of Starlette.
-        on_result: is told each result, for metrics and logs.
-        """
-        self._app = app
-        self._rules = Rules(rules_of(rules, limiter, by), shadow, on_result, AsyncLimiter)
-        self._denied = denied
+    _kind = AsyncLimiter
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):

@@ -196,10 +196,9 @@ def _denial(asking: Asking) -> tuple[grpc.StatusCode, str, tuple[tuple[str, Any]
     text = " ".join([OVER_LIMIT, ", ".join(asking.violated())]).strip()
     wait = asking.result.retry_after
     if 0 < wait < NEVER:
-        micros = round(wait * 1e6)
-        delay = _api.Duration(seconds=micros // 10**6, nanos=micros % 10**6 * 1000).SerializeToString()
+        retry = _api.RetryInfo()
+        retry.retry_delay.FromMicroseconds(round(wait * 1e6))
         status = _api.Status(code=grpc.StatusCode.RESOURCE_EXHAUSTED.value[0], message=text)
-        # A google.rpc.RetryInfo has the delay as its field 1.
-        status.details.add(type_url="type.googleapis.com/google.rpc.RetryInfo", value=b"\x0a" + bytes([len(delay)]) + delay)
+        status.details.add().Pack(retry)
         trailers += (("grpc-status-details-bin", status.SerializeToString()),)
     return grpc.StatusCode.RESOURCE_EXHAUSTED, text, trailers

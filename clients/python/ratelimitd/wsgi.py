@@ -6,11 +6,11 @@ app.wsgi_app = RateLimitMiddleware(app.wsgi_app, limiter=limiter, by=client_addr
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, Callable
 
-from ._identify import Identify, Request
-from ._rules import Asking, OnResult, Rule, Rules, rules_of
+from ._identify import Request
+from ._rules import Asking, Middleware
 from ._sync import Limiter
 from ._types import Result
 
@@ -32,31 +32,11 @@ class Caller:
         return asking.result
 
 
-class RateLimitMiddleware:
+class RateLimitMiddleware(Middleware[Limiter, App]):
     """Holds requests to limits. A request that is denied is answered 429 with application/problem+json, and each response
     has the fields RateLimit, RateLimit-Policy and Retry-After."""
 
-    def __init__(
-        self,
-        app: App,
-        *,
-        limiter: Limiter | None = None,
-        by: Identify | None = None,
-        rules: Sequence[Rule] = (),
-        shadow: bool = False,
-        denied: Callable[[Request, Result], App] | None = None,
-        on_result: OnResult | None = None,
-    ) -> None:
-        """
-        limiter, by: hold all requests to one limiter.
-        rules: instead of that. The first that matches a request holds; a request that none matches has no limit.
-        shadow: asks, and denies nobody: to try limits out. Responses say nothing of them.
-        denied: returns the application that answers a request that is denied, such as a Response of Flask.
-        on_result: is told each result, for metrics and logs.
-        """
-        self._app = app
-        self._rules = Rules(rules_of(rules, limiter, by), shadow, on_result, Limiter)
-        self._denied = denied
+    _kind = Limiter
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         request = _request(environ)

@@ -30,7 +30,7 @@ def client_options(case: dict[str, Any]) -> dict[str, Any]:
     o = case.get("client", {})
     tls = o.get("tls")
     return {
-        "timeout": o.get("timeout_ms", 5000) / 1000,
+        "timeout": o.get("timeout_ms", 60000) / 1000,
         "on_failure": o.get("on_failure", "allow"),
         "max_denials": 10_000 if o.get("remember") else 0,
         "token": o.get("token", ""),

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import subprocess
 import sys
 import threading
 import time
 from concurrent import futures
-from typing import Any
+from typing import Any, Callable
 
 import grpc
 import pytest
@@ -27,7 +28,7 @@ def many(callers: int, call: Any) -> list[Any]:
 
 
 def test_streams_of_age_lose_no_call_and_count_none_twice() -> None:
-    with Daemon("--connection-age=100ms", "--connection-grace=10s") as d, Client(d.grpc, timeout=5) as client:
+    with Daemon("--connection-age=300ms", "--connection-grace=10s") as d, Client(d.grpc, timeout=60) as client:
         limiter, end = client.limiter("shop", "1_000_000/h"), time.monotonic() + 1
 
         def call() -> int:
@@ -38,7 +39,7 @@ def test_streams_of_age_lose_no_call_and_count_none_twice() -> None:
             return n
 
         async def calls() -> int:
-            async with AsyncClient(d.grpc, timeout=5) as other:
+            async with AsyncClient(d.grpc, timeout=60) as other:
                 alice, end = other.limiter("shop", "1_000_000/h"), time.monotonic() + 1
 
                 async def one() -> int:
@@ -54,52 +55,63 @@ def test_streams_of_age_lose_no_call_and_count_none_twice() -> None:
         assert 1_000_000 - limiter.check("alice", 0).statuses[0].remaining == asked > 100
 
 
+def eventually(what: str, holds: Callable[[], bool]) -> None:
+    """Waits until something holds, on however slow a machine."""
+    end = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < end, f"not within a minute: {what}"
+        time.sleep(0.001)
+
+
 class Load:
     """64 callers that do not stop."""
 
     def __init__(self) -> None:
         self.stopped = False
-        self.answers = 0
-        self.slowest = 0.0
+        self.wrong: list[Result] = []
+        self.allowed = 0
+        self.failed = 0
 
-    def note(self, began: float, result: Result) -> None:
-        self.slowest = max(self.slowest, time.monotonic() - began)
-        assert result.error is None or result.reason is Reason.FAILURE
-        self.answers += result.error is None
+    def note(self, result: Result) -> None:
+        if result.allowed and result.error is None:
+            self.allowed += 1
+        elif not result.allowed and result.reason is Reason.FAILURE:
+            self.failed += 1
+        else:
+            self.wrong.append(result)
 
-    def serves(self, after: str, wait: float) -> None:
-        began, before = time.monotonic(), self.answers
-        while self.answers < before + 100:
-            assert time.monotonic() < began + wait, f"after {after}: {self.answers - before} answers in {wait} s"
-            time.sleep(0.001)
+    def more(self, kind: str, after: str) -> None:
+        before = getattr(self, kind)
+        eventually(f"more are {kind} after {after}", lambda: getattr(self, kind) >= before + 100)
 
     def turn(self, d: Daemon) -> None:
-        """Has the daemon come and go under load."""
-        self.serves("the start", 5)
+        """Has the daemon come and go under load: the failure policy answers while it is away, and calls are allowed again
+        when it is back."""
+        self.more("allowed", "the start")
         for _ in range(2):
             d.kill()
-            time.sleep(0.3)  # under load, without a daemon
+            self.more("failed", "a kill")
             d.start()
-            self.serves("a kill", 1)
+            self.more("allowed", "a kill")
             d.stop()
+            self.more("failed", "a stop")
             d.start()
-            self.serves("a restart", 1)
-            d.pause()
-            time.sleep(0.2)
-            d.resume()
-            self.serves("a pause", 1)
+            self.more("allowed", "a stop")
+        d.pause()
+        self.more("failed", "a pause")
+        d.resume()
+        self.more("allowed", "a pause")
 
 
 def test_restarts_under_load_of_threads(daemon: Daemon) -> None:
     load = Load()
-    with Client(daemon.grpc, on_failure="deny") as client:
+    with Client(daemon.grpc, timeout=1, on_failure="deny") as client:
         limiter = client.limiter("shop", "1_000_000_000/h")
 
         def call() -> None:
             while not load.stopped:
-                began = time.monotonic()
                 result = limiter.allow("alice")
-                load.note(began, result)
+                load.note(result)
                 if result.error is not None:
                     time.sleep(0.01)  # as the connection is refused at once
 
@@ -112,7 +124,7 @@ def test_restarts_under_load_of_threads(daemon: Daemon) -> None:
             load.stopped = True
             for caller in callers:
                 caller.join()
-    assert load.slowest < 1  # 50 ms, on a machine that is not busy
+    assert not load.wrong
 
 
 def test_restarts_under_load_of_tasks(daemon: Daemon) -> None:
@@ -120,14 +132,13 @@ def test_restarts_under_load_of_tasks(daemon: Daemon) -> None:
 
     async def call(limiter: Any) -> None:
         while not load.stopped:
-            began = time.monotonic()
             result = await limiter.allow("alice")
-            load.note(began, result)
+            load.note(result)
             if result.error is not None:
                 await asyncio.sleep(0.01)
 
     async def run() -> None:
-        async with AsyncClient(daemon.grpc, on_failure="deny") as client:
+        async with AsyncClient(daemon.grpc, timeout=1, on_failure="deny") as client:
             limiter = client.limiter("shop", "1_000_000_000/h")
             callers = [asyncio.create_task(call(limiter)) for _ in range(CALLERS)]
             try:
@@ -137,16 +148,52 @@ def test_restarts_under_load_of_tasks(daemon: Daemon) -> None:
                 await asyncio.gather(*callers)
 
     asyncio.run(run())
-    assert load.slowest < 1
+    assert not load.wrong
+
+
+@pytest.mark.parametrize("kind", ["threads", "tasks"])
+def test_tries_again_soon(kind: str) -> None:
+    """A daemon that is back is to be found within a second. By gRPC's own pauses, the tenth try comes after two minutes."""
+    tries = 0
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+
+        def serve() -> None:
+            nonlocal tries
+            while True:
+                try:
+                    server.accept()[0].close()
+                except OSError:  # the test has ended
+                    return
+                tries += 1
+
+        def watch() -> None:
+            eventually("ten connections", lambda: tries >= 10)
+
+        async def run() -> None:
+            async with AsyncClient(address) as client:
+                await client.limiter("shop", "1/h").allow("alice")
+                await asyncio.to_thread(watch)
+
+        threading.Thread(target=serve, daemon=True).start()
+        try:
+            if kind == "tasks":
+                asyncio.run(run())
+            else:
+                with Client(address) as client:
+                    client.limiter("shop", "1/h").allow("alice")
+                    watch()
+        finally:
+            server.shutdown(socket.SHUT_RDWR)
 
 
 @pytest.mark.parametrize("unary", [False, True])
 def test_several_daemons(unary: bool) -> None:
     with Daemon() as one, Daemon() as other:
-        with Client(one.grpc, other.grpc, timeout=5, unary=unary) as client:
+        with Client(one.grpc, other.grpc, timeout=60, unary=unary) as client:
             check_daemons(one, lambda *a: client.limiter("shop", "4/h").allow(*a).raise_for_error(), unary)
         one.start()
-        loop, tasks = asyncio.new_event_loop(), AsyncClient(one.grpc, other.grpc, timeout=5, unary=unary)
+        loop, tasks = asyncio.new_event_loop(), AsyncClient(one.grpc, other.grpc, timeout=60, unary=unary)
         limiter = tasks.limiter("ship", "4/h")
         check_daemons(one, lambda *a: loop.run_until_complete(limiter.allow(*a)).raise_for_error(), unary)
         loop.run_until_complete(tasks.close())
@@ -154,16 +201,15 @@ def test_several_daemons(unary: bool) -> None:
 
 
 def check_daemons(one: Daemon, allow: Any, unary: bool) -> None:
-    end = time.monotonic() + 5
-    while unary and sum(allow(f"ready-{time.monotonic()}", 3).allowed for _ in range(2)) < 2:
-        assert time.monotonic() < end
     names = iter(range(1_000_000))
-    # Until both are connected, each of a pair of calls goes to one of them.
-    while unary:
+
+    def both() -> bool:
+        """Each of a pair of calls goes to one of them, once both are connected."""
         who = f"pair-{next(names)}"
-        if [allow(who, 3).allowed for _ in range(2)] == [True, True]:
-            break
-        assert time.monotonic() < end
+        return [allow(who, 3).allowed for _ in range(2)] == [True, True]
+
+    if unary:
+        eventually("both are connected", both)
     if unary:
         assert sum(allow("alice").allowed for _ in range(10)) == 8
     one.kill()
@@ -196,11 +242,11 @@ def test_without_streams_calls_go_alone() -> None:
     server.start()
 
     async def ask() -> None:
-        async with AsyncClient(f"127.0.0.1:{port}", timeout=5) as client:
+        async with AsyncClient(f"127.0.0.1:{port}", timeout=60) as client:
             assert (await client.limiter("shop", "1/h").allow("bob")).raise_for_error()
 
     try:
-        with Client(f"127.0.0.1:{port}", timeout=5) as client:
+        with Client(f"127.0.0.1:{port}", timeout=60) as client:
             limiter = client.limiter("shop", "1/h")
             for _ in range(5):
                 assert limiter.allow("alice").raise_for_error()
@@ -212,7 +258,7 @@ def test_without_streams_calls_go_alone() -> None:
 
 def test_a_message_has_no_more_than_it_may(daemon: Daemon) -> None:
     async def ask() -> None:
-        async with AsyncClient(daemon.grpc, timeout=20) as client:
+        async with AsyncClient(daemon.grpc, timeout=60) as client:
             limiter = client.limiter("shop", "3000/h")
             results = await asyncio.gather(*(limiter.allow(who) for who in ["alice"] * 3001 + ["b" * 1000] * 200))
             assert sum(bool(r.raise_for_error()) for r in results) == 3200
@@ -221,7 +267,7 @@ def test_a_message_has_no_more_than_it_may(daemon: Daemon) -> None:
 
 
 def test_a_client_of_another_event_loop_begins_anew(daemon: Daemon) -> None:
-    limiter = AsyncClient(daemon.grpc, timeout=5).limiter("shop", "10/h")
+    limiter = AsyncClient(daemon.grpc, timeout=60).limiter("shop", "10/h")
     for _ in range(3):
         assert asyncio.run(limiter.allow("alice")).raise_for_error()
 
@@ -229,7 +275,7 @@ def test_a_client_of_another_event_loop_begins_anew(daemon: Daemon) -> None:
 FORKS = """
 import os, sys
 from ratelimitd import Client
-limiter = Client(sys.argv[1], timeout=5).limiter("shop", "1000/h")
+limiter = Client(sys.argv[1], timeout=60).limiter("shop", "1000/h")
 children = []
 for _ in range(4):
     pid = os.fork()
@@ -251,7 +297,7 @@ def test_a_client_is_made_before_the_process_forks(daemon: Daemon) -> None:
 
 
 def test_close(daemon: Daemon) -> None:
-    client = Client(daemon.grpc, timeout=5, on_failure="deny")
+    client = Client(daemon.grpc, timeout=60, on_failure="deny")
     limiter = client.limiter("shop", "1/h")
     limiter.allow("alice")
     client.close()
@@ -263,7 +309,7 @@ def test_close(daemon: Daemon) -> None:
 
 
 def test_close_answers_who_waits(daemon: Daemon) -> None:
-    client = Client(daemon.grpc, timeout=30)
+    client = Client(daemon.grpc, timeout=60)
     limiter = client.limiter("shop", "1000/h")
     limiter.allow("alice").raise_for_error()
     daemon.pause()
@@ -291,7 +337,7 @@ def test_options(address: str, options: dict[str, Any], wrong: str) -> None:
 
 
 def test_wrong_input_raises_nothing(daemon: Daemon) -> None:
-    with Client(daemon.grpc, timeout=5, on_failure="deny") as client:
+    with Client(daemon.grpc, timeout=60, on_failure="deny") as client:
         limiter = client.limiter("shop", "10/h")
         for result in (
             limiter.allow(None),  # type: ignore[arg-type]
@@ -314,7 +360,7 @@ def test_hooks(daemon: Daemon) -> None:
         told.append(f"{e.operation} {e.identifier} {e.result.reason.value}")
         raise RuntimeError("a hook that fails stops nobody")
 
-    with Client(daemon.grpc, timeout=5, on_result=tell) as client:
+    with Client(daemon.grpc, timeout=60, on_result=tell) as client:
         limiter = client.limiter("shop", "1/h")
         limiter.allow("alice")
         limiter.allow("alice")

@@ -42,7 +42,7 @@ def free_port() -> int:
 def serve(cwd: Path, *program: str, port: int, **env: str) -> Iterator[int]:
     process = subprocess.Popen([sys.executable, "-m", *program], cwd=cwd, env={**os.environ, **env})
     try:
-        end = time.monotonic() + 30
+        end = time.monotonic() + 60
         while True:
             try:
                 socket.create_connection(("127.0.0.1", port)).close()
@@ -58,7 +58,7 @@ def serve(cwd: Path, *program: str, port: int, **env: str) -> Iterator[int]:
 
 
 def ask(port: int, method: str, path: str, **headers: str) -> tuple[int, http.client.HTTPMessage, str]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     connection.request(method, path, headers={k.replace("_", "-"): v for k, v in headers.items()})
     response = connection.getresponse()
     body = response.read().decode()
@@ -69,7 +69,7 @@ def ask(port: int, method: str, path: str, **headers: str) -> tuple[int, http.cl
 def readme(daemon: Daemon, place: int) -> str:
     text = (HERE.parent / "README.md").read_text()
     program = re.findall(r"```python\n(.*?)```", text, re.DOTALL)[place]
-    return str(program.replace("localhost:8081", daemon.grpc).replace('")\napp', '", timeout=5)\napp'))
+    return str(program.replace("localhost:8081", daemon.grpc).replace('")\napp', '", timeout=60)\napp'))
 
 
 @pytest.mark.parametrize("place", [0, 1])
@@ -96,7 +96,8 @@ def test_readme(daemon: Daemon, tmp_path: Path, place: int) -> None:
 
 def test_example(daemon: Daemon) -> None:
     port = free_port()
-    with serve(EXAMPLES, "uvicorn", "shop:app", f"--port={port}", "--log-level=warning", port=port, RATELIMITD_ADDR=daemon.grpc):
+    environment = {"RATELIMITD_ADDR": daemon.grpc, "RATELIMITD_TIMEOUT": "60"}
+    with serve(EXAMPLES, "uvicorn", "shop:app", f"--port={port}", "--log-level=warning", port=port, **environment):
         for path in ("/healthz", "/products", "//products/../products") * 3:
             assert ask(port, "GET", path)[0] in (200, 404)
         assert [ask(port, "POST", "/orders", X_API_Key="one")[0] for _ in range(4)] == [201, 201, 201, 429]
@@ -141,7 +142,7 @@ def test_rules(daemon: Daemon) -> None:
         calls.append(r.path)
         return api_key("X-API-Key")(r)
 
-    with Client(daemon.grpc, timeout=5, max_denials=0) as client:
+    with Client(daemon.grpc, timeout=60, max_denials=0) as client:
         orders, posts, pages = (client.limiter("shop", Limit("1/h", name=n)) for n in ("orders", "posts", "pages"))
         rules = [
             Rule([Step(pages)], by=lambda _: EXEMPT, path="/health"),
@@ -241,14 +242,14 @@ def rules_of(limiter: Any) -> list[Rule]:
 def check_calls(port: int) -> None:
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         one, many = channel.unary_unary("/test.Echo/One"), channel.stream_stream("/test.Echo/Many")
-        answer, call = one.with_call(b"tea", timeout=10)
+        answer, call = one.with_call(b"tea", timeout=60)
         assert (answer, dict(call.trailing_metadata())["ratelimit"]) == (b"tea", '"fixed_window:3/h";r=2;t=3600')
         got = []
         with pytest.raises(grpc.RpcError) as denied:
-            got.extend(many(iter([b"a", b"b", b"c"]), timeout=10))
+            got.extend(many(iter([b"a", b"b", b"c"]), timeout=60))
         assert denied.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         with pytest.raises(grpc.RpcError) as denied:
-            one(b"tea", timeout=10)
+            one(b"tea", timeout=60)
         trailers = dict(denied.value.trailing_metadata())
         assert denied.value.details() == "over the limit fixed_window:3/h"
         assert trailers["retry-after"] == "3600"
@@ -256,7 +257,7 @@ def check_calls(port: int) -> None:
 
 
 def test_interceptor(daemon: Daemon) -> None:
-    with Client(daemon.grpc, timeout=5, max_denials=0) as client:
+    with Client(daemon.grpc, timeout=60, max_denials=0) as client:
         limits = RateLimitInterceptor(rules=rules_of(client.limiter("echo", "3/h")))
         server = grpc.server(futures.ThreadPoolExecutor(4), handlers=handlers(echo, each), interceptors=[limits])
         port = server.add_insecure_port("127.0.0.1:0")
@@ -269,7 +270,7 @@ def test_interceptor(daemon: Daemon) -> None:
 
 def test_async_interceptor(daemon: Daemon) -> None:
     async def run() -> None:
-        async with AsyncClient(daemon.grpc, timeout=5, max_denials=0) as client:
+        async with AsyncClient(daemon.grpc, timeout=60, max_denials=0) as client:
             limits = AsyncRateLimitInterceptor(rules=rules_of(client.limiter("echo", "3/h")))
             server = grpc.aio.server(handlers=handlers(aecho, aeach), interceptors=[limits])
             port = server.add_insecure_port("127.0.0.1:0")

@@ -193,7 +193,7 @@ export class Batcher {
     this.#flight = [];
     const alone = error.code === "UNIMPLEMENTED" && !this.#closed;
     if (alone) this.#unary = performance.now() + unaryFor;
-    const again = error.code === "UNAVAILABLE" && hasRetryInfo(metadata);
+    const again = error.code === "UNAVAILABLE" && (hasRetryInfo(metadata) || error.message === refused);
     if (alone || this.#closed || !(this.#answered || again)) {
       calls.push(...this.#queue);
       this.#queue.clear();
@@ -234,6 +234,9 @@ function answer(call: Call, { response, error }: api.ShouldAllowResult): void {
   if (response !== undefined) call.resolve(response);
   else call.reject(error === undefined ? new CallError("INTERNAL", "the daemon's answer is empty") : new CallError(error.code, error.message));
 }
+
+/** What grpc-js says of a stream that the daemon has not taken, as its connection is old. */
+const refused = "Stream refused by server";
 
 /** Reports whether a status says when to ask again: then what has no answer was not decided. */
 function hasRetryInfo(metadata: Metadata | undefined): boolean {

@@ -36,7 +36,7 @@ function limitOf({ strategy, max_debt: maxDebt, ...limit }) {
   return { ...limit, ...(strategy && { strategy: strategy.toLowerCase() }), ...(maxDebt !== undefined && { maxDebt }) };
 }
 
-function optionsOf({ on_failure: onFailure = "allow", timeout_ms: timeout = 5000, remember = false, token, tls }) {
+function optionsOf({ on_failure: onFailure = "allow", timeout_ms: timeout = 60_000, remember = false, token, tls }) {
   const pem = (name) => name && readFileSync(join(testdata, name));
   return { onFailure, timeout, token, maxDenials: remember ? 10_000 : 0, tls: tls && { ca: pem(tls.ca), cert: pem(tls.cert), key: pem(tls.key) } };
 }

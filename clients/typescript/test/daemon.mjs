@@ -105,6 +105,6 @@ export class Daemon {
 
   /** The options of a client: with time for an answer on a busy machine, and without a memory, which no clock of ours turns. */
   options(more = {}) {
-    return { addresses: [this.grpc], timeout: 5000, onFailure: "deny", maxDenials: 0, logger: { warn() {} }, ...more };
+    return { addresses: [this.grpc], timeout: 60_000, onFailure: "deny", maxDenials: 0, logger: { warn() {} }, ...more };
   }
 }

@@ -48,7 +48,7 @@ async function serve(file, port, env = {}) {
   const child = spawn(process.execPath, [file], { cwd: dir, env: { ...process.env, ...env }, stdio: ["ignore", "inherit", "inherit"] });
   after(() => child.kill());
   const url = `http://127.0.0.1:${port}`;
-  for (const end = performance.now() + 30_000; performance.now() < end; await sleep(5)) {
+  for (const end = performance.now() + 60_000; performance.now() < end; await sleep(5)) {
     if (await fetch(url).then(() => true, () => false)) return url;
     if (child.exitCode !== null) break;
   }
@@ -84,7 +84,7 @@ test("the types, as the page of the client uses them", () => {
 test("the program with which the page of the client begins", async () => {
   const [, program] = /```js\n(.*?)```/s.exec(readme);
   const [daemon, port] = [await Daemon.start(), await freePort()];
-  writeFileSync(join(dir, "hello.mjs"), program.replace("localhost:8081", daemon.grpc).replace("listen(8000)", `listen(${port}, "127.0.0.1")`));
+  writeFileSync(join(dir, "hello.mjs"), program.replace('"localhost:8081"]', `"${daemon.grpc}"], timeout: 60_000`).replace("listen(8000)", `listen(${port}, "127.0.0.1")`));
   const url = await serve("hello.mjs", port); // which asked once
   for (let i = 1; i < 100; i++) assert.equal((await fetch(url)).status, 200);
   const denied = await fetch(url);
@@ -99,7 +99,7 @@ test("the example", async () => {
   for (const file of ["shop.ts", "tsconfig.json"]) copyFileSync(join(repository, "examples/typescript", file), join(dir, file));
   compile("-p", ".");
   const [daemon, port] = [await Daemon.start(), await freePort()];
-  const url = await serve("dist/shop.js", port, { RATELIMITD_ADDR: daemon.grpc, SHOP_PORT: String(port) });
+  const url = await serve("dist/shop.js", port, { RATELIMITD_ADDR: daemon.grpc, RATELIMITD_TIMEOUT: "60000", SHOP_PORT: String(port) });
   const ask = async (status, path, method = "GET", key = "one") => {
     const response = await fetch(url + path, { method, headers: { "X-API-Key": key } });
     assert.equal(response.status, status, `${method} ${path}`);

@@ -22,6 +22,7 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/lograte"
 	"github.com/ratelimitd/ratelimitd/internal/quote"
 	"github.com/ratelimitd/ratelimitd/internal/reload"
+	"github.com/ratelimitd/ratelimitd/internal/textfile"
 )
 
 // Files name the files, which are PEM. They need not be there yet.
@@ -138,7 +139,7 @@ func (o *Options) read(now time.Time) (*material, error) {
 			continue
 		}
 		var err error
-		if m.contents[i], err = os.ReadFile(file.name); err != nil {
+		if m.contents[i], err = textfile.Read(file.name, textfile.MaxPEM); err != nil {
 			wrong = append(wrong, fmt.Errorf("--%s: %w", file.flag, err))
 		}
 	}

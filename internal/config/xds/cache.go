@@ -15,25 +15,32 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// The cache file is a line, cacheMark with a checksum, and then the message as the server
-// sent it: the resources, and their version.
+// A cache is a file with the limits that were received last. The file is a line, cacheMark with a
+// checksum, and then the message as the server sent it: the resources, and their version.
+type cache struct {
+	file           string // "": none
+	server, nodeID string // of the limits
+	most           int    // bytes of a message
+	held           []byte // what the file holds
+}
+
 const cacheMark = "ratelimitd limits of xDS, format 1, sha256 "
 
 // errCache is why a cache file is refused.
 var errCache = errors.New("it is damaged, or of another server or node id; remove it")
 
 // checksum tells a message of this server for this node from all others.
-func (c *Client) checksum(message []byte) string {
+func (c *cache) checksum(message []byte) string {
 	sum := sha256.New()
-	fmt.Fprintf(sum, "%q %q ", c.o.Server, c.o.NodeID)
+	fmt.Fprintf(sum, "%q %q ", c.server, c.nodeID)
 	sum.Write(message)
 	return hex.EncodeToString(sum.Sum(nil))
 }
 
-// encodeCache returns what the cache file holds for m.
-func (c *Client) encodeCache(m *discoveryv3.DiscoveryResponse) ([]byte, error) {
+// encode returns what the file holds for m.
+func (c *cache) encode(m *discoveryv3.DiscoveryResponse) ([]byte, error) {
 	message, err := proto.MarshalOptions{Deterministic: true}.Marshal(&discoveryv3.DiscoveryResponse{
-		VersionInfo: m.GetVersionInfo(), TypeUrl: TypeURL, Resources: m.GetResources(),
+		VersionInfo: m.GetVersionInfo(), TypeUrl: m.GetTypeUrl(), Resources: m.GetResources(),
 	})
 	if err != nil {
 		return nil, err
@@ -41,10 +48,9 @@ func (c *Client) encodeCache(m *discoveryv3.DiscoveryResponse) ([]byte, error) {
 	return append([]byte(cacheMark+c.checksum(message)+"\n"), message...), nil
 }
 
-// readCache returns what the cache file holds, and its bytes. Without a file, there is
-// neither.
-func (c *Client) readCache() (*discoveryv3.DiscoveryResponse, []byte, error) {
-	f, err := os.Open(c.o.CacheFile)
+// read returns what the file holds, and its bytes. If it is not there yet, there is neither.
+func (c *cache) read() (*discoveryv3.DiscoveryResponse, []byte, error) {
+	f, err := os.Open(c.file)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil, nil
 	}
@@ -52,13 +58,13 @@ func (c *Client) readCache() (*discoveryv3.DiscoveryResponse, []byte, error) {
 		return nil, nil, err
 	}
 	defer func() { _ = f.Close() }() // it is only read
-	most := c.o.MaxMessageBytes + 1<<10
+	most := c.most + 1<<10
 	data, err := io.ReadAll(io.LimitReader(f, int64(most)+1))
 	switch {
 	case err != nil:
 		return nil, nil, err
 	case len(data) > most:
-		return nil, nil, fmt.Errorf("it has more than the %d bytes that a message may have; remove it", c.o.MaxMessageBytes)
+		return nil, nil, fmt.Errorf("it has more than the %d bytes that a message may have; remove it", c.most)
 	}
 	head, message, _ := bytes.Cut(data, []byte("\n"))
 	if string(head) != cacheMark+c.checksum(message) {
@@ -69,6 +75,19 @@ func (c *Client) readCache() (*discoveryv3.DiscoveryResponse, []byte, error) {
 		return nil, nil, errCache
 	}
 	return m, data, nil
+}
+
+// write makes the file hold m.
+func (c *cache) write(m *discoveryv3.DiscoveryResponse) error {
+	data, err := c.encode(m)
+	if err != nil || bytes.Equal(data, c.held) {
+		return err
+	}
+	if err := writeFile(c.file, data); err != nil {
+		return err
+	}
+	c.held = data
+	return nil
 }
 
 // writeFile replaces a file at once: whoever reads it finds what it held before or all

@@ -4,12 +4,12 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
-	"os"
 
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/ratelimitd/ratelimitd/internal/quote"
+	"github.com/ratelimitd/ratelimitd/internal/textfile"
 )
 
 // TLS says how the server and the daemon know one another. The nil TLS is a connection
@@ -27,7 +27,7 @@ func (t *TLS) credentials() (credentials.TransportCredentials, error) {
 	}
 	c := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: t.ServerName}
 	if t.CAFile != "" {
-		data, err := os.ReadFile(t.CAFile)
+		data, err := textfile.Read(t.CAFile, textfile.MaxPEM)
 		if err != nil {
 			return nil, fmt.Errorf("--xds-tls-ca: %w", err)
 		}

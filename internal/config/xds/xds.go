@@ -6,7 +6,6 @@
 package xds
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -86,15 +85,18 @@ type Client struct {
 	foreign lograte.Gate
 
 	version  string // the server's, of what is in force
-	cached   []byte // what the cache file holds
-	refusals int    // since something was in force
+	cache    cache
+	refusals int // since something was in force
 
 	metrics metrics
 }
 
 // New returns a Client.
 func New(o Options) *Client {
-	return &Client{o: o, first: make(chan struct{}), metrics: newMetrics(o.Registry)}
+	return &Client{
+		o: o, first: make(chan struct{}), metrics: newMetrics(o.Registry),
+		cache: cache{file: o.CacheFile, server: o.Server, nodeID: o.NodeID, most: o.MaxMessageBytes},
+	}
 }
 
 // First returns a channel that is closed once limits are in force.
@@ -105,7 +107,7 @@ func (c *Client) Restore() {
 	if c.o.CacheFile == "" {
 		return
 	}
-	m, data, err := c.readCache()
+	m, data, err := c.cache.read()
 	if m == nil && err == nil {
 		c.o.Logger.Info("there is no cache of limits yet", "file", c.o.CacheFile)
 		return
@@ -117,7 +119,7 @@ func (c *Client) Restore() {
 		c.o.Logger.Error("the cache of limits cannot be used; the xDS server is waited for", "file", c.o.CacheFile, "error", err)
 		return
 	}
-	c.cached = data
+	c.cache.held = data
 	c.o.Logger.Info("limits are in force from the cache, until the xDS server sends others", "file", c.o.CacheFile, "xds_version", shown(c.version))
 }
 
@@ -254,23 +256,14 @@ func (c *Client) take(m *discoveryv3.DiscoveryResponse) (changed bool, err error
 	return changed, nil
 }
 
-// keep writes m to the cache file, if it is in force and not there yet.
+// keep writes m to the cache, if it is in force.
 func (c *Client) keep(m *discoveryv3.DiscoveryResponse) {
 	if c.o.CacheFile == "" || c.refusals > 0 {
 		return
 	}
-	data, err := c.encodeCache(m)
-	if err == nil && bytes.Equal(data, c.cached) {
-		return
-	}
-	if err == nil {
-		err = writeFile(c.o.CacheFile, data)
-	}
-	if err != nil {
+	if err := c.cache.write(m); err != nil {
 		c.o.Logger.Error("the cache of limits cannot be written; after a restart, the daemon needs the xDS server", "file", c.o.CacheFile, "error", err)
-		return
 	}
-	c.cached = data
 }
 
 // node says who the daemon is.

@@ -13,7 +13,6 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/ratelimitd/ratelimitd/internal/glob"
 	"github.com/ratelimitd/ratelimitd/internal/store"
@@ -58,77 +57,6 @@ type descriptor struct {
 
 // An Entry is one key and value of a request's descriptor.
 type Entry struct{ Key, Value string }
-
-// A Unit is a unit of time, by its number in the protocol.
-type Unit int32
-
-// The units.
-const (
-	Second Unit = 1
-	Minute Unit = 2
-	Hour   Unit = 3
-	Day    Unit = 4
-	Month  Unit = 5
-	Year   Unit = 6
-	Week   Unit = 7
-)
-
-const day = 24 * time.Hour
-
-var units = map[Unit]struct {
-	name   string
-	length time.Duration
-}{
-	Second: {"second", time.Second}, Minute: {"minute", time.Minute}, Hour: {"hour", time.Hour}, Day: {"day", day},
-	Week: {"week", 7 * day}, Month: {"month", 30 * day}, Year: {"year", 365 * day},
-}
-
-// unitNames lists the names, the shortest unit first.
-func unitNames() string {
-	all := []Unit{Second, Minute, Hour, Day, Week, Month, Year}
-	names := make([]string, len(all))
-	for i, u := range all {
-		names[i] = units[u].name
-	}
-	return strings.Join(names, ", ")
-}
-
-// A Limit is the limit of a descriptor.
-type Limit struct {
-	Parts      []Part         // at least one; a request that one of them denies takes of none
-	ShadowMode bool           // the answer is OK even over the limit
-	QuotaMode  bool           // the same, unless all limits of the request in quota mode are over
-	RuleName   string         // the name that Replaces of another limit can have
-	Replaces   []string       // the limits that do not apply where this one does
-	Metadata   map[string]any // what to tell Envoy while within the limit; may be nil
-
-	overdraw Overdraw // "": that of the domain
-	metric   string   // the limit's path in the file
-	detailed bool     // whether the metric has the request's values
-}
-
-// A Part is one rate of a Limit.
-type Part struct {
-	strategy.Limit  // of an unlimited one, its Rate.IsUnlimited
-	RequestsPerUnit uint32
-	Unit            Unit
-	Multiplier      uint32 // of the unit; at least 1
-}
-
-// Unlimited reports whether l allows everything. It counts in metrics.
-func (l *Limit) Unlimited() bool { return l.Parts[0].Rate.IsUnlimited() }
-
-// NewLimit returns a fixed window that allows so many requests in multiplier
-// units of time. The error says what is wrong with the unit or the multiplier. A
-// count above rate.MaxCount is read as rate.MaxCount.
-func NewLimit(requests uint32, unit Unit, multiplier uint32) (*Limit, error) {
-	s := spec{requests: requests, unit: unit, multiplier: multiplier, strategy: strategy.FixedWindow}
-	part, err := s.part(strategy.DefaultMaxLogCount)
-	if err != nil {
-		return nil, err
-	}
-	return &Limit{Parts: []Part{part}}, nil
-}
 
 // Knows reports whether c has domain.
 func (c *Config) Knows(domain string) bool { return c != nil && c.domains[domain] != nil }
@@ -248,11 +176,17 @@ func (c *Config) Overdraw(domain string) Overdraw {
 // Override returns the match of a request's descriptor that has its own limit, and the
 // Overdraw of its domain.
 func Override(domain string, entries []Entry, l *Limit, o Overdraw) Match {
+	return Match{Limit: l, Identifier: Identifier(entries), Metric: domain + ".override", Overdraw: o}
+}
+
+// Identifier returns the identifier of the counter of a descriptor whose limit shares it with
+// no other.
+func Identifier(entries []Entry) string {
 	id := make([]byte, 0, 128)
 	for _, e := range entries {
 		id = appendEntry(id, e.Key, e.Value)
 	}
-	return Match{Limit: l, Identifier: bounded(id), Metric: domain + ".override", Overdraw: o}
+	return bounded(id)
 }
 
 // find returns the descriptor that matches e best, or nil: see Match.

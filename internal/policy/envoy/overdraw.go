@@ -31,14 +31,3 @@ func readOverdraw(v yamlfile.Node) Overdraw {
 		return ""
 	}
 }
-
-// setOverdraw sets what hits of the limits of a domain do, of which v is a part.
-func (d *domain) setOverdraw(v yamlfile.Node) {
-	o := readOverdraw(v)
-	if o != "" && d.overdraw != "" && o != d.overdraw {
-		v.Problem("overdraw is %s here, and %s in another file of this domain; leave one of them out", o, d.overdraw)
-	}
-	if o != "" {
-		d.overdraw = o
-	}
-}

@@ -87,6 +87,17 @@ func (r *Reader) Read(name string, n yamlfile.Node) {
 	}
 }
 
+// setOverdraw sets what hits of the limits of a domain do, of which v is a part.
+func (d *domain) setOverdraw(v yamlfile.Node) {
+	o := readOverdraw(v)
+	if o != "" && d.overdraw != "" && o != d.overdraw {
+		v.Problem("overdraw is %s here, and %s in another file of this domain; leave one of them out", o, d.overdraw)
+	}
+	if o != "" {
+		d.overdraw = o
+	}
+}
+
 // domain returns the tree of a domain, to which its descriptors are to be added; or nil
 // if it has no name. source is the file, or what else has the domain.
 func (r *Reader) domain(name, source string, at place) *domain {

@@ -94,3 +94,15 @@ func (s *spec) calendarProblem() string {
 	}
 	return ""
 }
+
+// NewLimit returns a fixed window that allows so many requests in multiplier
+// units of time. The error says what is wrong with the unit or the multiplier. A
+// count above rate.MaxCount is read as rate.MaxCount.
+func NewLimit(requests uint32, unit Unit, multiplier uint32) (*Limit, error) {
+	s := spec{requests: requests, unit: unit, multiplier: multiplier, strategy: strategy.FixedWindow}
+	part, err := s.part(strategy.DefaultMaxLogCount)
+	if err != nil {
+		return nil, err
+	}
+	return &Limit{Parts: []Part{part}}, nil
+}

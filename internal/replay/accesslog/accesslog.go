@@ -34,10 +34,10 @@ type Format string
 
 // The formats.
 const (
-	Combined  Format = "combined" // of nginx and Apache, and the common format without its last two fields
+	Combined  Format = "combined" // of nginx and Apache; vhost_combined; and the common format without the last two fields
 	Caddy     Format = "caddy"
 	Traefik   Format = "traefik" // as JSON
-	Envoy     Format = "envoy"   // Envoy's default
+	Envoy     Format = "envoy"   // Envoy's default, and Istio's
 	EnvoyJSON Format = "envoy-json"
 	ALB       Format = "alb" // of AWS Application Load Balancers
 	CSV       Format = "csv" // whose first line names the columns
@@ -123,11 +123,11 @@ func NewParser(o Options) (*Parser, error) {
 	var err error
 	switch o.Format {
 	case Combined:
-		p.parse, err = newTextParser(combinedColumns, &o)
+		p.parse, err = newTextParser(&o, combinedColumns, vhostColumns, hasVhost)
 	case Envoy:
-		p.parse, err = newTextParser(envoyColumns, &o)
+		p.parse, err = newTextParser(&o, envoyColumns, istioColumns, isOfIstio)
 	case ALB:
-		p.parse, err = newTextParser(albColumns, &o)
+		p.parse, err = newTextParser(&o, albColumns, nil, nil)
 	case CSV:
 		p.parse, err = newCSVParser(&o)
 	default:

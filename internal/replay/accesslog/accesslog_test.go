@@ -20,6 +20,8 @@ var samples = map[accesslog.Format][]string{
 	accesslog.Combined: {
 		`192.0.2.7 - alice [21/Sep/2026:16:13:20 +0200] "GET /items?id=7 HTTP/1.1" 200 512 "https://example.org/" "curl/8.5 (\"x\")"`,
 		`192.0.2.7 - alice [21/Sep/2026:14:13:20 +0000] "GET /items HTTP/1.1" 200 512`,
+		`shop.example.org:443 192.0.2.7 - alice [21/Sep/2026:14:13:20 +0000] "GET /items HTTP/1.1" 200 512 "-" "curl"`,
+		`192.0.2.7 - - [21/Sep/2026:14:13:20 +0000] "GET /items HTTP/1.1" 200 512 - "curl" 13 "router" "http://10.0.0.1:80" 247ms`,
 	},
 	accesslog.Caddy: {
 		`{"level":"info","ts":1790000000.25,"logger":"http.log.access","msg":"handled request","request":{"remote_ip":"192.0.2.7","remote_port":"4711","client_ip":"192.0.2.7","proto":"HTTP/2.0","method":"GET","host":"example.org","uri":"/items?id=7","headers":{"User-Agent":["curl/8.5"],"Accept":["*/*"]}},"bytes_read":0,"user_id":"alice","duration":0.0004,"size":512,"status":200}`,
@@ -29,6 +31,7 @@ var samples = map[accesslog.Format][]string{
 	},
 	accesslog.Envoy: {
 		`[2026-09-21T14:13:20.250Z] "GET /items?id=7 HTTP/1.1" 200 - 0 512 3 2 "198.51.100.1, 192.0.2.7" "curl/8.5" "f0e1" "example.org" "10.0.0.1:80"`,
+		`[2026-09-21T14:13:20.250Z] "GET /items?id=7 HTTP/2" 200 - via_upstream - "-" 0 512 3 2 "198.51.100.1" "curl/8.5" "f0e1" "example.org" "10.0.0.1:80" outbound|80||shop.default.svc.cluster.local 10.0.1.2:35794 10.0.1.2:8443 192.0.2.7:8459 example.org -`,
 	},
 	accesslog.EnvoyJSON: {
 		`{"start_time":"2026-09-21T14:13:20.250Z","method":"GET","path":"/items?id=7","response_code":200,"response_flags":"-","bytes_sent":512,"downstream_remote_address":"192.0.2.7:4711","x_forwarded_for":null,"authority":"example.org"}`,
@@ -87,8 +90,11 @@ func TestFields(t *testing.T) {
 		{accesslog.Options{Format: accesslog.Combined, Fields: []string{"user"}}, samples[accesslog.Combined][0], "alice"},
 		{accesslog.Options{Format: accesslog.Combined, Fields: []string{"user_agent"}}, samples[accesslog.Combined][0], `curl/8.5 (\"x\")`},
 		{accesslog.Options{Format: accesslog.Combined, Fields: []string{"user_agent"}}, samples[accesslog.Combined][1], ""},
-		{accesslog.Options{Format: accesslog.Combined, Fields: []string{"hosst"}}, "", `field "hosst": the combined format of nginx and Apache has none of this name; use one of bytes_sent, client_address, host, method, path, referer, status, url, user, user_agent`},
+		{accesslog.Options{Format: accesslog.Combined, Fields: []string{"hosst"}}, "", `field "hosst": the combined format of nginx and Apache has none of this name; use one of bytes_sent, client_address, host, method, path, referer, status, url, user, user_agent, vhost`},
 		{accesslog.Options{Format: accesslog.Caddy, Fields: []string{"user_agent"}}, samples[accesslog.Caddy][0], "curl/8.5"},
+		{accesslog.Options{Format: accesslog.Caddy, Fields: []string{"accept"}}, samples[accesslog.Caddy][0], "*/*"},
+		{accesslog.Options{Format: accesslog.Traefik, Fields: []string{"x-api-key"}}, `{"StartUTC":"2026-09-21T14:13:20Z","request_X-Api-Key":"k"}`, "k"},
+		{accesslog.Options{Format: accesslog.JSON, Fields: []string{"x-api-key"}}, `{"time":1790000000,"x_api_key":"k"}`, "k"},
 		{accesslog.Options{Format: accesslog.Caddy, Fields: []string{"request.proto"}}, samples[accesslog.Caddy][0], "HTTP/2.0"},
 		{accesslog.Options{Format: accesslog.ALB, Fields: []string{"host"}}, samples[accesslog.ALB][0], "example.org:443"},
 		{accesslog.Options{Format: accesslog.JSON, Fields: []string{"key"}, Names: map[string]string{"key": "auth.key"}}, `{"time":1790000000,"auth":{"key":"a\ud83d\ude00\n"}}`, "a\U0001f600\n"},

@@ -2,6 +2,7 @@ package accesslog
 
 import (
 	"bytes"
+	"net/http"
 	"strconv"
 	"strings"
 	"time"
@@ -42,6 +43,7 @@ var generalAliases = aliases{
 	"user":        {"user", "remote_user", "user_id"},
 	"status":      {"status", "response_code", "status_code"},
 	"user_agent":  {"user_agent", "user-agent", "http_user_agent"},
+	"referer":     {"referer", "http_referer", "referrer"},
 	"bytes_sent":  {"bytes_sent", "body_bytes_sent", "size"},
 }
 
@@ -53,7 +55,14 @@ func places(field string, o *Options) []string {
 	if names, ok := jsonAliases[o.Format][field]; ok {
 		return names
 	}
-	return []string{field}
+	switch o.Format { // it may be a header of the request
+	case Caddy:
+		return []string{field, "request.headers." + http.CanonicalHeaderKey(field)}
+	case Traefik:
+		return []string{field, "request_" + http.CanonicalHeaderKey(field)}
+	default:
+		return []string{field, strings.ReplaceAll(field, "-", "_")}
+	}
 }
 
 // A jsonNode is where a key leads to that somebody wants.

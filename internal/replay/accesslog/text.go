@@ -29,10 +29,42 @@ var combinedColumns = []column{
 	{rest, ""}, {quoted, "referer"}, {quoted, "user_agent"},
 }
 
+// vhostColumns are those of Apache's vhost_combined: the host is before the client.
+var vhostColumns = append([]column{{word, "vhost"}}, combinedColumns...)
+
+// hasVhost reports whether a line has four words before its time, in place of three.
+func hasVhost(line []byte) bool {
+	before, _, found := bytes.Cut(line, []byte(" ["))
+	return found && bytes.Count(before, space) == 3
+}
+
 var envoyColumns = []column{
 	{bracket, timeField}, {request, ""}, {word, "status"}, {word, "flags"},
 	{rest, ""}, {word, "bytes_received"}, {word, "bytes_sent"}, {word, "duration"}, {word, "upstream_service_time"},
 	{quoted, ClientAddress}, {quoted, "user_agent"}, {quoted, "request_id"}, {quoted, "host"}, {quoted, "upstream_host"},
+}
+
+// istioColumns are those of Istio, which writes why a call ended before its bytes.
+var istioColumns = []column{
+	{bracket, timeField}, {request, ""}, {word, "status"}, {word, "flags"},
+	{word, "response_code_details"}, {word, "connection_termination_details"}, {quoted, "upstream_transport_failure_reason"},
+	{rest, ""}, {word, "bytes_received"}, {word, "bytes_sent"}, {word, "duration"}, {word, "upstream_service_time"},
+	{quoted, "x_forwarded_for"}, {quoted, "user_agent"}, {quoted, "request_id"}, {quoted, "host"}, {quoted, "upstream_host"},
+	{word, "upstream_cluster"}, {word, "upstream_local_address"}, {word, "downstream_local_address"}, {word, ClientAddress},
+	{word, "requested_server_name"}, {word, "route_name"},
+}
+
+// isOfIstio reports whether a line of Envoy goes on with a reason behind its flags, in place of
+// a number.
+func isOfIstio(line []byte) bool {
+	for _, kind := range []columnKind{bracket, request, word, word} {
+		_, after, ok := cut(line, kind)
+		if !ok {
+			return false
+		}
+		line = after
+	}
+	return len(line) > 0 && !isDigit(line[0])
 }
 
 var albColumns = []column{
@@ -48,19 +80,24 @@ type textParser struct {
 	slots   []int // of each column; -1: nobody wants it
 	parts   [4]int
 	options *Options
+
+	// isOther reports whether a line is of other instead. nil: none is.
+	isOther func(line []byte) bool
+	other   *textParser
 }
 
-func newTextParser(columns []column, o *Options) (func([]byte, *Record) Problem, error) {
-	p := &textParser{columns: columns, options: o}
+// newTextParser returns a parser of lines of columns, and of other columns where isOther says
+// so of a line.
+func newTextParser(o *Options, columns, other []column, isOther func([]byte) bool) (func([]byte, *Record) Problem, error) {
+	p := newColumns(o, columns)
 	known := slices.Clone(requestFields)
-	for _, c := range columns {
+	for _, c := range slices.Concat(columns, other) {
 		if c.field != "" && c.field != timeField {
 			known = append(known, c.field)
 		}
-		p.slots = append(p.slots, slices.Index(o.Fields, c.field))
 	}
-	for i, field := range requestFields {
-		p.parts[i] = slices.Index(o.Fields, field)
+	if other != nil {
+		p.isOther, p.other = isOther, newColumns(o, other)
 	}
 	for _, field := range o.Fields {
 		if !slices.Contains(known, field) {
@@ -70,7 +107,21 @@ func newTextParser(columns []column, o *Options) (func([]byte, *Record) Problem,
 	return p.parse, nil
 }
 
+func newColumns(o *Options, columns []column) *textParser {
+	p := &textParser{columns: columns, options: o}
+	for _, c := range columns {
+		p.slots = append(p.slots, slices.Index(o.Fields, c.field))
+	}
+	for i, field := range requestFields {
+		p.parts[i] = slices.Index(o.Fields, field)
+	}
+	return p
+}
+
 func (p *textParser) parse(line []byte, r *Record) Problem {
+	if p.isOther != nil && p.isOther(line) {
+		p = p.other
+	}
 	var at []byte
 	optional := false
 	for i := range p.columns {

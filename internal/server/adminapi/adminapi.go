@@ -38,9 +38,9 @@ type Options struct {
 
 // A Configuration is what /configuration shows.
 type Configuration struct {
-	Flags    map[string]string `json:"flags"`    // as the daemon was started
-	Version  string            `json:"version"`  // of the files, as the log has it; "" if there are none
-	Policies string            `json:"policies"` // the namespaces of the file, as YAML
+	Flags    map[string]any `json:"flags"`    // as the daemon was started
+	Version  string         `json:"version"`  // of the files, as the log has it; "" if there are none
+	Policies string         `json:"policies"` // the namespaces of the file, as YAML
 }
 
 // New returns the handler of the admin port.

@@ -29,8 +29,10 @@ func New(o Options) *Console {
 	c.mux.HandleFunc("POST /console/look-up", d.lookUp)
 	c.mux.HandleFunc("POST /console/reset", d.reset)
 	c.mux.HandleFunc("POST /console/validate", b.validate)
-	c.mux.HandleFunc("POST /console/try", b.try)
-	c.mux.HandleFunc("POST "+pathReplay, b.replay)
+	if o.Trials != nil {
+		c.mux.HandleFunc("POST /console/try", b.try)
+		c.mux.HandleFunc("POST "+pathReplay, b.replay)
+	}
 	return c
 }
 

@@ -12,7 +12,7 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/reload"
 )
 
-// Options say what the console shows. All are required.
+// Options say what the console shows. All but Trials are required.
 type Options struct {
 	Core        *decide.Core
 	Book        *account.Book
@@ -23,6 +23,7 @@ type Options struct {
 	MaxLogCount int64
 	// Configuration returns what is in force.
 	Configuration func() Configuration
+	Trials        Trials // nil: nothing can be tried
 	Logger        *slog.Logger
 }
 

@@ -17,7 +17,6 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/config"
 	"github.com/ratelimitd/ratelimitd/internal/decide"
 	"github.com/ratelimitd/ratelimitd/internal/quote"
-	"github.com/ratelimitd/ratelimitd/internal/replay"
 	"github.com/ratelimitd/ratelimitd/internal/server/web"
 	"github.com/ratelimitd/ratelimitd/internal/yamlfile"
 )
@@ -149,7 +148,7 @@ func (b *bench) try(w http.ResponseWriter, r *http.Request) {
 	for _, identifier := range q.Identifiers {
 		one := question{Namespace: q.Namespace, Policy: q.Policy, Identifier: identifier, Cost: q.Cost}
 		found, err := one.find(p.Namespaces, b.OnError, func(batch *decide.Batch) error {
-			return replay.Ask(r.Context(), p, b.MaxLogCount, batch)
+			return b.Trials.Ask(r.Context(), p, b.MaxLogCount, batch)
 		})
 		if err != nil {
 			web.WriteError(w, 0, err)
@@ -195,7 +194,7 @@ func (b *bench) replay(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	found, err := t.Run(ctx)
+	found, err := b.Trials.Replay(ctx, t)
 	var page bytes.Buffer
 	if err == nil {
 		err = found.HTML(&page)
@@ -213,7 +212,7 @@ func (b *bench) replay(w http.ResponseWriter, r *http.Request) {
 }
 
 // readTrial reads the form of a replay up to its log, which it leaves to be read.
-func (b *bench) readTrial(r *http.Request) (*replay.Trial, error) {
+func (b *bench) readTrial(r *http.Request) (*Trial, error) {
 	form, err := r.MultipartReader()
 	if err != nil {
 		return nil, err
@@ -248,7 +247,7 @@ func (b *bench) readTrial(r *http.Request) (*replay.Trial, error) {
 }
 
 // trialOf returns the replay of a log as the fields of a form say.
-func (b *bench) trialOf(fields map[string]string, log *multipart.Part) (*replay.Trial, error) {
+func (b *bench) trialOf(fields map[string]string, log *multipart.Part) (*Trial, error) {
 	p, err := config.Try(nameOfText, []byte(fields["yaml"]), b.MaxLogCount)
 	switch {
 	case err != nil:
@@ -256,7 +255,7 @@ func (b *bench) trialOf(fields map[string]string, log *multipart.Part) (*replay.
 	case p.Namespaces.Namespace(fields["namespace"]).Policy(fields["policy"]) == nil:
 		return nil, fmt.Errorf("policy: namespace %s of this configuration has no policy %s", quote.Cut(fields["namespace"]), quote.Cut(fields["policy"]))
 	}
-	return &replay.Trial{
+	return &Trial{
 		Policies: p, Namespace: fields["namespace"], Policy: fields["policy"], Identifier: fields["identifier"],
 		Name: filepath.Base(log.FileName()), Log: log,
 		MaxIdentifiers: maxReplayed, MaxKeys: maxReplayKeys, MaxLogCount: b.MaxLogCount, Lines: replayLines,

@@ -108,6 +108,7 @@ type exchange struct {
 	matches []envoy.Match    // of each descriptor
 	limits  []strategy.Limit // of all matches
 	places  []int            // of each match, its place in the batch; -1: none
+	over    []bool           // of each match, whether it is over its limit
 }
 
 func (a *API) free(e *exchange) {
@@ -135,42 +136,32 @@ func (a *API) shouldRateLimit(ctx context.Context, in *request) (*rlsv3.RateLimi
 	}
 	a.gather(e, in)
 	a.o.Core.Decide(ctx, &e.batch)
+	over, err := a.judge(e)
+	if err != nil {
+		return nil, err
+	}
 
 	out := &rlsv3.RateLimitResponse{OverallCode: rlsv3.RateLimitResponse_OK, Statuses: make([]*rlsv3.RateLimitResponse_DescriptorStatus, len(e.matches))}
+	if over {
+		out.OverallCode = rlsv3.RateLimitResponse_OVER_LIMIT
+	}
 	var overQuota []int // of the descriptors of quotas, those that are over
-	quotas := 0
 	for i := range e.matches {
 		status := &rlsv3.RateLimitResponse_DescriptorStatus{Code: rlsv3.RateLimitResponse_OK}
 		out.Statuses[i] = status
 		m := &e.matches[i]
-		quota := a.o.isQuota(m)
-		if quota {
-			quotas++
+		if e.places[i] >= 0 {
+			a.describe(m, &e.batch.Answers[e.places[i]], status)
 		}
-		if e.places[i] < 0 {
-			continue
-		}
-		over, err := a.describe(m, &e.batch.Requests[e.places[i]], &e.batch.Answers[e.places[i]], status)
-		if err != nil {
-			return nil, err
-		}
-		switch {
-		case !over || m.ShadowMode:
-		case quota:
+		if e.over[i] && !m.ShadowMode {
 			status.Code = rlsv3.RateLimitResponse_OVER_LIMIT
-			overQuota = append(overQuota, i)
-		default:
-			status.Code, out.OverallCode = rlsv3.RateLimitResponse_OVER_LIMIT, rlsv3.RateLimitResponse_OVER_LIMIT
+			if a.o.isQuota(m) {
+				overQuota = append(overQuota, i)
+			}
 		}
-	}
-	if quotas > 0 && len(overQuota) == quotas { // a quota that is not over can be served from
-		out.OverallCode = rlsv3.RateLimitResponse_OVER_LIMIT
 	}
 	if a.o.ResponseHeaders {
 		out.ResponseHeadersToAdd = a.o.headers(out.Statuses)
-	}
-	if a.o.ShadowMode {
-		out.OverallCode = rlsv3.RateLimitResponse_OK
 	}
 	if a.o.DynamicMetadata {
 		out.DynamicMetadata = a.o.metadata(in, e.matches, out.Statuses, overQuota)
@@ -310,41 +301,59 @@ func (a *API) enforcesNothing(m *envoy.Match) bool {
 	return m.ShadowMode || a.o.ShadowMode || a.o.isQuota(m)
 }
 
-// describe sets status to what the core said of a descriptor, but for its code,
-// and reports whether it is over its limit.
-func (a *API) describe(m *envoy.Match, r *decide.Request, answer *decide.Answer, status *rlsv3.RateLimitResponse_DescriptorStatus) (over bool, err error) {
-	overload, isOverload := errors.AsType[*store.Overload](answer.Err)
-	if answer.Err != nil && !isOverload {
-		return false, fault.Error(answer.Err)
+// judge sets, for each descriptor of e, whether it is over its limit, and reports whether the
+// request is. A descriptor that is a quota counts only if all that are quotas are over.
+func (a *API) judge(e *exchange) (over bool, err error) {
+	e.over = decide.Resized(e.over, len(e.matches))
+	quotas, overQuotas := 0, 0
+	for i := range e.matches {
+		m := &e.matches[i]
+		quota := a.o.isQuota(m)
+		if quota {
+			quotas++
+		}
+		e.over[i] = false
+		if e.places[i] < 0 {
+			continue
+		}
+		if e.over[i], err = a.isOver(m, &e.batch.Requests[e.places[i]], &e.batch.Answers[e.places[i]]); err != nil {
+			return false, err
+		}
+		switch {
+		case !e.over[i] || m.ShadowMode:
+		case quota:
+			overQuotas++
+		default:
+			over = true
+		}
 	}
-	// Nobody knows what is left of a limit while the store fails: it is not said to be nothing.
-	if answer.Outcome == decide.Exempt || answer.Outcome == decide.FailedOpen || m.Unlimited() {
-		status.LimitRemaining = math.MaxUint32
+	if quotas > 0 && overQuotas == quotas { // a quota that is not over can be served from
+		over = true
+	}
+	return over && !a.o.ShadowMode, nil
+}
+
+// isOver reports whether a descriptor is over its limit by what the core said of it, and
+// accounts for its hits.
+func (a *API) isOver(m *envoy.Match, r *decide.Request, answer *decide.Answer) (over bool, err error) {
+	if answer.Err != nil {
+		if _, isOverload := errors.AsType[*store.Overload](answer.Err); !isOverload {
+			return false, fault.Error(answer.Err)
+		}
+	}
+	switch {
+	case !isCounted(m, answer):
 		return false, nil
-	}
-	told := tellingPart(answer.Decision.Statuses)
-	part := &m.Parts[told]
-	status.CurrentLimit = &rlsv3.RateLimitResponse_RateLimit{
-		Name: m.RuleName, RequestsPerUnit: part.RequestsPerUnit, Unit: rlsv3.RateLimitResponse_RateLimit_Unit(part.Unit),
-	}
-	if part.Multiplier > 1 {
-		status.CurrentLimit.UnitMultiplier = wrapperspb.UInt32(part.Multiplier)
-	}
-	if isOverload {
+	case answer.Err != nil:
 		// An error would be no answer: Envoy lets a request pass that it gets an error
 		// for, unless it is told otherwise. So asking for much would set a limit free.
-		status.DurationUntilReset = durationpb.New(overload.RetryAfter)
 		return true, nil
-	}
-	if len(answer.Decision.Statuses) == 0 { // the failure policy answered
+	case len(answer.Decision.Statuses) == 0: // the failure policy answered
 		return !answer.Decision.Allowed, nil
-	}
-	st := &answer.Decision.Statuses[told]
-	status.LimitRemaining = uint32(min(remaining(part, st), math.MaxUint32))
-	status.DurationUntilReset = durationpb.New(untilReset(part, st))
-	if r.Mode == strategy.Refund {
+	case r.Mode == strategy.Refund:
 		return false, nil
 	}
+	st := &answer.Decision.Statuses[tellingPart(answer.Decision.Statuses)]
 	// A request for nothing wants to know whether there is anything left. Under
 	// OverdrawAlways it is over only once more than the limit was taken, as there. Under the
 	// others, reports of what was let pass at nothing left would never count. A limit of 0
@@ -360,6 +369,38 @@ func (a *API) describe(m *envoy.Match, r *decide.Request, answer *decide.Answer,
 	hits.Near = near(a.o.NearLimitRatio, st, hits.N-hits.Over)
 	a.o.Book.Hit(m.Metric, hits)
 	return over, nil
+}
+
+// isCounted reports whether answer is about a limit of m. Nobody knows what is left of a
+// limit while the store fails: it is not said to be nothing.
+func isCounted(m *envoy.Match, answer *decide.Answer) bool {
+	return answer.Outcome != decide.Exempt && answer.Outcome != decide.FailedOpen && !m.Unlimited()
+}
+
+// describe sets status to what the core said of a descriptor, but for its code.
+func (a *API) describe(m *envoy.Match, answer *decide.Answer, status *rlsv3.RateLimitResponse_DescriptorStatus) {
+	if !isCounted(m, answer) {
+		status.LimitRemaining = math.MaxUint32
+		return
+	}
+	told := tellingPart(answer.Decision.Statuses)
+	part := &m.Parts[told]
+	status.CurrentLimit = &rlsv3.RateLimitResponse_RateLimit{
+		Name: m.RuleName, RequestsPerUnit: part.RequestsPerUnit, Unit: rlsv3.RateLimitResponse_RateLimit_Unit(part.Unit),
+	}
+	if part.Multiplier > 1 {
+		status.CurrentLimit.UnitMultiplier = wrapperspb.UInt32(part.Multiplier)
+	}
+	if overload, isOverload := errors.AsType[*store.Overload](answer.Err); isOverload {
+		status.DurationUntilReset = durationpb.New(overload.RetryAfter)
+		return
+	}
+	if len(answer.Decision.Statuses) == 0 { // the failure policy answered
+		return
+	}
+	st := &answer.Decision.Statuses[told]
+	status.LimitRemaining = uint32(min(remaining(part, st), math.MaxUint32))
+	status.DurationUntilReset = durationpb.New(untilReset(part, st))
 }
 
 // tellingPart returns which part of a limit the answer is about, by what the store said

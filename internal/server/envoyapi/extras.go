@@ -9,6 +9,7 @@ import (
 	rlsv3 "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
 	"google.golang.org/protobuf/types/known/structpb"
 
+	"github.com/ratelimitd/ratelimitd/internal/config"
 	"github.com/ratelimitd/ratelimitd/internal/policy/envoy"
 )
 
@@ -30,6 +31,15 @@ type Settings struct {
 	LimitHeader     string
 	RemainingHeader string
 	ResetHeader     string
+}
+
+// SettingsOf returns those of a configuration.
+func SettingsOf(e *config.Envoy) Settings {
+	return Settings{
+		ShadowMode: e.ShadowMode, QuotaMode: e.QuotaMode, AllOrNone: e.AllOrNone, Overdraw: e.Overdraw, DynamicMetadata: e.DynamicMetadata,
+		NearLimitRatio:  e.NearLimitRatio,
+		ResponseHeaders: e.ResponseHeaders, LimitHeader: e.LimitHeader, RemainingHeader: e.RemainingHeader, ResetHeader: e.ResetHeader,
+	}
 }
 
 // isQuota reports whether a descriptor with what m has can be over its limit and the

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
-	"unicode/utf8"
 	"unsafe"
 
 	commonv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/common/ratelimit/v3"
@@ -14,6 +13,7 @@ import (
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/ratelimitd/ratelimitd/internal/policy/envoy"
+	"github.com/ratelimitd/ratelimitd/internal/utf8text"
 )
 
 // Envoy puts into descriptors what its clients send in headers, whatever bytes
@@ -278,7 +278,7 @@ func (r *request) hitsOf(d *descriptor) uint64 {
 
 // text returns s as text: bytes that are not UTF-8 are escaped, as \xff.
 func text(s string) string {
-	if utf8.ValidString(s) {
+	if utf8text.Valid(s) {
 		return s
 	}
 	quoted := strconv.Quote(s)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"regexp"
+	"sync"
 
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
@@ -28,6 +29,8 @@ type API struct {
 	Core    *decide.Core
 	Faults  *fault.Log
 	Latency *histogram.Vec // by path
+
+	idle sync.Pool // of *exchange
 }
 
 var noStore = []string{"no-store"}

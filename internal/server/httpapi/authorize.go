@@ -34,10 +34,15 @@ func (a *API) Authorize(w http.ResponseWriter, r *http.Request) {
 	batch := decide.NewBatch()
 	defer batch.Free()
 	batch.Requests = append(batch.Requests, request)
-	a.decide(w, r, batch)
-	switch answer := &batch.Answers[0]; {
-	case answer.Err != nil:
+	w.Header()["Cache-Control"] = noStore
+	a.Core.Decide(r.Context(), batch)
+	answer := &batch.Answers[0]
+	if answer.Err != nil {
 		web.WriteError(w, 0, a.Faults.Hide(PathAuthorize, inQuery(answer.Err)))
+		return
+	}
+	setRateLimitHeaders(w.Header(), answer)
+	switch {
 	case answer.Decision.Allowed:
 		w.WriteHeader(http.StatusOK)
 	default:

@@ -23,7 +23,8 @@ func setRateLimitHeaders(h http.Header, a *decide.Answer) {
 	}
 	var names [strategy.MaxLimits]string
 	nameLimits(a, &names)
-	var policies, states []byte
+	var room [2][128]byte // enough for a few limits, without an allocation
+	policies, states := room[0][:0], room[1][:0]
 	for i := range d.Statuses {
 		l, status := &a.Limits[i], &d.Statuses[i]
 		if names[i] == "" {
@@ -57,7 +58,7 @@ func setRateLimitHeaders(h http.Header, a *decide.Answer) {
 			states = strconv.AppendInt(states, seconds(wait), 10)
 		}
 	}
-	if policies != nil { // an empty list is no field
+	if len(policies) > 0 { // an empty list is no field
 		h["Ratelimit-Policy"] = []string{string(policies)}
 		h["Ratelimit"] = []string{string(states)}
 	}
@@ -121,7 +122,7 @@ func seconds(d time.Duration) int64 {
 // printable ASCII alone: other bytes, and the percent sign, are percent-encoded.
 func appendItem(b []byte, name string) []byte {
 	const hex = "0123456789ABCDEF"
-	if b != nil {
+	if len(b) > 0 {
 		b = append(b, ", "...)
 	}
 	b = append(b, '"')

@@ -1,8 +1,8 @@
 package respapi
 
 import (
-	"encoding/base64"
 	"fmt"
+	"math"
 	"strconv"
 	"strings"
 
@@ -11,26 +11,6 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 	"github.com/ratelimitd/ratelimitd/internal/timezone"
 )
-
-// ask adds the command at hand to those that are decided together.
-func (t *turn) ask(c command) {
-	t.batch.Requests = append(t.batch.Requests, decide.Request{})
-	r := &t.batch.Requests[len(t.batch.Requests)-1]
-	q := question{command: c}
-	switch c {
-	case byPolicy:
-		*r = decide.Request{Namespace: t.args[1], Policy: t.args[2], Identifier: t.args[3], Cost: 1}
-		t.options(r, t.args[4:])
-	case cellThrottle, crabThrottle:
-		q.capacity = t.throttle(r, c)
-	default:
-		t.subject(r)
-	}
-	t.asked = append(t.asked, q)
-	if len(t.asked) == maxBatch {
-		t.decide()
-	}
-}
 
 // subject sets r to what the command at hand asks, which begins with a namespace and an
 // identifier. What follows are limits, or a policy.
@@ -188,14 +168,6 @@ func optionOf(word string) *option {
 	return nil
 }
 
-// fieldOf returns what a command calls the fields of the API.
-func fieldOf(c command) func(field string) string {
-	if c == cellThrottle || c == crabThrottle {
-		return throttleField
-	}
-	return argumentOf
-}
-
 // argumentOf returns what the commands of ours call a field of the API.
 func argumentOf(field string) string {
 	of := ""
@@ -227,103 +199,46 @@ func optionOfField(field string) *option {
 	return nil
 }
 
-// single decides a request that is not decided with others, and returns its batch, with
-// which it is to be done.
-func (t *turn) single() *decide.Request {
-	t.batch.Requests = append(t.batch.Requests, decide.Request{})
-	return &t.batch.Requests[0]
-}
-
-// reset answers RL.RESET.
-func (t *turn) reset() error {
-	defer t.forget()
-	var r decide.Request
-	t.subject(&r)
-	o := &t.conn.server.o
-	if o.RefuseReset != nil {
-		return o.RefuseReset()
+// throttle sets r to what CL.THROTTLE or THROTTLE asks, and returns the capacity.
+func (t *turn) throttle(r *decide.Request, c command) (capacity uint64) {
+	*r = decide.Request{Namespace: throttleNamespace, Identifier: t.args[1], Cost: 1}
+	numbers := [...]struct {
+		name, example string
+		least         int64
+		value         int64
+	}{{"max_burst", "15", 1, 0}, {"count", "30", 1, 0}, {"period", "60", 1, 0}, {"quantity", "1", 0, 1}}
+	if c == cellThrottle {
+		numbers[0].least = 0
+		numbers[3].least = math.MinInt64 + 1
 	}
-	ctx, err := t.conn.caller()
-	if err != nil {
-		return err
+	for i, arg := range t.args[2:] {
+		n := &numbers[i]
+		value, err := strconv.ParseInt(arg, 10, 64)
+		if err != nil || value < n.least {
+			refuse(r, n.name, "%s is not a whole number%s; write one such as %s", quote.Cut(arg), from(n.least), n.example)
+			continue
+		}
+		n.value = value
 	}
-	if err := o.Core.Reset(ctx, &r); err != nil {
-		return decide.RenameFields(err, argumentOf)
+	capacity = uint64(numbers[0].value) //nolint:gosec // it is not negative
+	if c == cellThrottle {
+		capacity++
 	}
-	t.out = append(t.out, replyOK...)
-	return nil
-}
-
-// reserve answers RL.RESERVE.
-func (t *turn) reserve() error {
-	defer t.forget()
-	r := t.single()
-	t.subject(r)
-	if r.Mode != strategy.Take {
-		refuse(r, "mode", "%s reserves nothing; leave it out, or use RL.ALLOW", r.Mode)
-	}
-	ctx, err := t.conn.caller()
-	if err != nil {
-		return err
-	}
-	id, err := t.conn.server.o.Core.Reserve(ctx, &t.batch)
-	if err == nil {
-		err = t.batch.Answers[0].Err
-	}
-	if err != nil {
-		return decide.RenameFields(err, argumentOf)
-	}
-	more := extra{reserves: true}
-	if id != nil { // as text: many clients take all replies for text
-		more.reservation = base64.StdEncoding.AppendEncode(nil, id)
-	}
-	t.reply(more)
-	return nil
-}
-
-// reply answers with the one answer of the batch.
-func (t *turn) reply(more extra) {
-	if t.conn.protocol == 3 {
-		t.out = appendAnswerMap(t.out, &t.batch.Answers[0], more)
+	if quantity := numbers[3].value; quantity < 0 {
+		r.Mode, r.Cost = strategy.Refund, uint64(-quantity)
 	} else {
-		t.out = appendAnswer(t.out, &t.batch.Answers[0], more)
+		r.Cost = uint64(quantity)
 	}
+	start := len(t.specs)
+	t.specs = append(t.specs, strategy.Spec{Name: throttleLimit, Strategy: strategy.GCRA, Rate: t.rate.of(t.args[3], t.args[4]), Burst: capacity})
+	r.Specs = t.specs[start:len(t.specs):len(t.specs)]
+	return capacity
 }
 
-// commit answers RL.COMMIT.
-func (t *turn) commit() error {
-	defer t.forget()
-	used, err := number(t.args[2], "420")
-	if err != nil {
-		return t.conn.server.o.Core.Refuse("actual", "%v", err)
+// from says which numbers there may be, from the least on.
+func from(least int64) string {
+	if least < 0 {
+		return ""
 	}
-	repeated, err := t.settle(used)
-	if err != nil {
-		return err
-	}
-	t.reply(extra{settles: true, repeated: repeated})
-	return nil
-}
-
-// cancel answers RL.CANCEL.
-func (t *turn) cancel() error {
-	defer t.forget()
-	if _, err := t.settle(0); err != nil {
-		return err
-	}
-	t.out = append(t.out, replyOK...)
-	return nil
-}
-
-// settle settles the reservation of the command at hand.
-func (t *turn) settle(used uint64) (repeated bool, err error) {
-	ctx, err := t.conn.caller()
-	if err != nil {
-		return false, err
-	}
-	id, err := base64.StdEncoding.DecodeString(t.args[1])
-	if err != nil {
-		return false, t.conn.server.o.Core.Refuse("reservation", "%s is not one; send what RL.RESERVE replied, such as AQ...", quote.Cut(t.args[1]))
-	}
-	return t.conn.server.o.Core.Settle(ctx, id, used, &t.batch)
+	return fmt.Sprintf(" of %d or more", least)
 }

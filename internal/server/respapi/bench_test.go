@@ -69,7 +69,7 @@ func BenchmarkTurn(b *testing.B) {
 		for _, pipeline := range []int{1, 16, 100} {
 			b.Run(fmt.Sprintf("%s/%d", name, pipeline), func(b *testing.B) {
 				s := newServer(b, nil)
-				c := &conn{server: s, Conn: sink{}, raw: sink{}, protocol: 2, base: s.ctx}
+				c := &conn{o: &s.o, draining: &s.draining, Conn: sink{}, raw: sink{}, protocol: 2, base: s.ctx}
 				var turns [][]byte
 				for id := 0; id < 1000; id += pipeline {
 					var text strings.Builder
@@ -88,7 +88,7 @@ func BenchmarkTurn(b *testing.B) {
 				for i := 0; b.Loop(); i++ {
 					if i%pipeline == 0 { // the other operations are of the same turn
 						c.in = append(c.in[:0], turns[i/pipeline%len(turns)]...)
-						if !c.answer() || len(c.in) != 0 {
+						if !s.answer(c) || len(c.in) != 0 {
 							b.Fatal("the connection is closed")
 						}
 					}

@@ -2,8 +2,6 @@ package respapi
 
 import (
 	"sync/atomic"
-
-	"github.com/prometheus/client_golang/prometheus"
 )
 
 // A command is one of those that the server knows.
@@ -92,6 +90,20 @@ func commandOf(name string) command {
 	return byName[string(upper[:len(name)])]
 }
 
+// A recentCommand is the one that came last. The next one mostly has the same name.
+type recentCommand struct {
+	name    string
+	command command
+}
+
+// commandOf returns the command that has a name.
+func (r *recentCommand) commandOf(name string) command {
+	if r.name != name {
+		*r = recentCommand{name, commandOf(name)}
+	}
+	return r.command
+}
+
 // A commandCount is how often commands were answered, and how often with an error.
 type commandCounts [numCommands][2]atomic.Uint64
 
@@ -122,19 +134,4 @@ func (t *tally) flush(to *commandCounts) {
 	}
 	to[t.command][result].Add(t.n)
 	t.n = 0
-}
-
-var commandsDesc = prometheus.NewDesc("ratelimitd_resp_commands_total",
-	"Commands answered over the protocol of Redis, by whether the reply is an error. A denial is none.", []string{"command", "result"}, nil)
-
-// Describe implements prometheus.Collector.
-func (s *Server) Describe(descs chan<- *prometheus.Desc) { descs <- commandsDesc }
-
-// Collect implements prometheus.Collector.
-func (s *Server) Collect(metrics chan<- prometheus.Metric) {
-	for c := range s.commands {
-		for i, result := range [...]string{"ok", "error"} {
-			metrics <- prometheus.MustNewConstMetric(commandsDesc, prometheus.CounterValue, float64(s.commands[c][i].Load()), descriptions[c].name, result)
-		}
-	}
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"sync/atomic"
 	"time"
 
 	"github.com/ratelimitd/ratelimitd/internal/auth"
@@ -26,7 +27,8 @@ const (
 type conn struct {
 	net.Conn          // with TLS, if there is any: for the goroutine alone
 	raw      net.Conn // without
-	server   *Server
+	o        *Options
+	draining *atomic.Bool // whether the server is stopping
 	id       int64
 
 	in       []byte // received and not answered yet; its memory is used again
@@ -44,28 +46,17 @@ type conn struct {
 	directory   *auth.Directory // that ctx is of
 }
 
-// serve answers c until it is to be closed.
-func (c *conn) serve() {
-	if !c.handshake() {
-		return
-	}
-	c.protocol = 2
-	c.in = make([]byte, 0, idleBytes)
-	for !c.server.draining.Load() && c.receive() && c.answer() {
-	}
-}
-
 // handshake makes TLS of c, if the server has it.
 func (c *conn) handshake() (ok bool) {
-	if c.server.o.TLS == nil {
+	if c.o.TLS == nil {
 		return true
 	}
-	secure := tls.Server(c.Conn, c.server.o.TLS)
+	secure := tls.Server(c.Conn, c.o.TLS)
 	ctx, cancel := context.WithTimeout(c.base, handshakeTimeout)
 	defer cancel()
 	if err := secure.HandshakeContext(ctx); err != nil {
 		if !errors.Is(err, io.EOF) { // or else it went away, as probes of ports do
-			c.server.o.HandshakeFailed(c.RemoteAddr().String(), err.Error())
+			c.o.HandshakeFailed(c.RemoteAddr().String(), err.Error())
 		}
 		return false
 	}
@@ -102,7 +93,7 @@ const manyReads = 16
 // begun, or the next one. A deadline that is about right stays, as each costs a timer.
 // It reports whether to wait at all.
 func (c *conn) setReadDeadline() (ok bool) {
-	bounds, now := &c.server.o.Bounds, time.Now()
+	bounds, now := &c.o.Bounds, time.Now()
 	by := now.Add(bounds.ConnectionIdle)
 	about := bounds.ConnectionIdle / 8
 	if len(c.in) == 0 {
@@ -117,29 +108,11 @@ func (c *conn) setReadDeadline() (ok bool) {
 		c.readBy = by
 		_ = c.raw.SetReadDeadline(by)
 	}
-	return !c.server.draining.Load() // after it: wake sets the deadline again
+	return !c.draining.Load() // after it: wake sets the deadline again
 }
 
 // wake ends a wait for more, for the server to stop.
 func (c *conn) wake() { _ = c.raw.SetReadDeadline(time.Unix(1, 0)) }
-
-// answer answers the commands that were received, and keeps the beginning of the next.
-func (c *conn) answer() (ok bool) {
-	t := c.server.turns.Get().(*turn)
-	t.conn = c
-	// One allocation for all texts of the turn, and one that is never changed: whoever
-	// keeps a part of it needs no copy to be safe.
-	size, open := t.answer(string(c.in))
-	if size > 0 {
-		c.begun = time.Time{}
-	}
-	c.in = c.in[:copy(c.in, c.in[size:])]
-	if open { // or else it may have panicked
-		t.clear()
-		c.server.turns.Put(t)
-	}
-	return open
-}
 
 // write sends replies.
 func (c *conn) write(replies []byte) error {
@@ -154,7 +127,7 @@ func (c *conn) write(replies []byte) error {
 // caller returns the context of what c asks, with who asks in it. The error is an
 // *auth.Refusal.
 func (c *conn) caller() (context.Context, error) {
-	gate := c.server.o.Gate
+	gate := c.o.Gate
 	if gate == nil {
 		return c.base, nil
 	}
@@ -172,7 +145,7 @@ func (c *conn) caller() (context.Context, error) {
 // login makes the caller the one that a token belongs to. If it is nobody's, the caller
 // stays who it was.
 func (c *conn) login(token string) error {
-	gate := c.server.o.Gate
+	gate := c.o.Gate
 	if gate == nil {
 		return errNoPasswords
 	}

@@ -73,6 +73,32 @@ var errLong = protocolError(fmt.Sprintf("a command has more than %d bytes; no va
 // length reads the number that is at a place in text and ends with a new line. It
 // returns where the rest begins: 0 if there is no such place yet, or an error.
 func length(text string, at, most int, of string) (n, next int, err error) {
+	if n, next = shortLength(text, at); next > 0 {
+		return n, next, nil
+	}
+	return longLength(text, at, most, of)
+}
+
+// shortLength is length for a number of one or two digits, as most are: such a one is
+// never too much. It returns 0 for next if it is not one, or is not followed by enough.
+func shortLength(text string, at int) (n, next int) {
+	if len(text)-at < len("12\r\n") {
+		return 0, 0
+	}
+	first, second := text[at]-'0', text[at+1]-'0' // below 0 it is a great number
+	switch {
+	case first > 9:
+		return 0, 0
+	case text[at+1] == '\r' && text[at+2] == '\n':
+		return int(first), at + len("1\r\n")
+	case second <= 9 && text[at+2] == '\r' && text[at+3] == '\n':
+		return 10*int(first) + int(second), at + len("12\r\n")
+	}
+	return 0, 0
+}
+
+// longLength is length for any number.
+func longLength(text string, at, most int, of string) (n, next int, err error) {
 	for i := at; i < len(text); i++ {
 		switch c := text[i]; {
 		case '0' <= c && c <= '9':

@@ -13,57 +13,18 @@ package respapi
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"net"
 	"sync"
 	"sync/atomic"
+	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc/peer"
-
-	"github.com/ratelimitd/ratelimitd/internal/auth"
-	"github.com/ratelimitd/ratelimitd/internal/config"
-	"github.com/ratelimitd/ratelimitd/internal/decide"
-	"github.com/ratelimitd/ratelimitd/internal/histogram"
-	"github.com/ratelimitd/ratelimitd/internal/server/fault"
 )
 
 // Method is the label of the latency of turns.
 const Method = "RESP"
-
-// A Gate knows who asks.
-type Gate interface {
-	// InForce returns what clients are known by. It is another value once that has
-	// changed: then connections find out again who asks.
-	InForce() *auth.Directory
-	// Admit returns a context with the caller that a token or a certificate belongs to.
-	// Either may be missing. The error is an *auth.Refusal.
-	Admit(ctx context.Context, token string, certificate *x509.Certificate) (context.Context, error)
-}
-
-// Calls bound how many turns are under way, with the calls of other fronts.
-type Calls interface {
-	Begin() bool // reports whether there may be one more; only then End must follow
-	End()
-}
-
-// Options say how to make a Server. All are required but Gate, TLS and RefuseReset.
-type Options struct {
-	Core    *decide.Core
-	Faults  *fault.Log
-	Latency *histogram.Histogram // of turns that decide
-	Calls   Calls
-	Bounds  config.Bounds
-
-	Gate Gate        // nil: everybody may ask
-	TLS  *tls.Config // nil: without
-	// RefuseReset counts that somebody wants to reset who may not, as callers are neither
-	// known nor on this machine, and returns the error. nil: the core knows who may.
-	RefuseReset func() error
-	// HandshakeFailed is told of a TLS handshake that failed.
-	HandshakeFailed func(from, problem string)
-}
 
 // A Server answers connections. New makes it. It is safe for concurrent use.
 type Server struct {
@@ -86,7 +47,7 @@ type Server struct {
 // New returns a Server.
 func New(o Options) *Server {
 	s := &Server{o: o, conns: map[*conn]struct{}{}}
-	s.turns.New = func() any { return new(turn) }
+	s.turns.New = func() any { return &turn{counts: &s.commands} }
 	s.ctx, s.cut = context.WithCancel(context.Background())
 	return s
 }
@@ -117,7 +78,7 @@ func (s *Server) Serve(l net.Listener) error {
 
 // start answers a connection in a goroutine of its own.
 func (s *Server) start(raw net.Conn) {
-	c := &conn{server: s, Conn: raw, raw: raw, id: s.ids.Add(1)}
+	c := &conn{o: &s.o, draining: &s.draining, Conn: raw, raw: raw, id: s.ids.Add(1)}
 	c.base = peer.NewContext(s.ctx, &peer.Peer{Addr: raw.RemoteAddr()})
 	s.mu.Lock()
 	open := s.conns != nil
@@ -133,7 +94,7 @@ func (s *Server) start(raw net.Conn) {
 	go func() {
 		defer s.serving.Done()
 		defer s.forget(c)
-		c.serve()
+		s.serve(c)
 	}()
 }
 
@@ -142,6 +103,35 @@ func (s *Server) forget(c *conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.conns, c)
+}
+
+// serve answers c until it is to be closed.
+func (s *Server) serve(c *conn) {
+	if !c.handshake() {
+		return
+	}
+	c.protocol = 2
+	c.in = make([]byte, 0, idleBytes)
+	for !s.draining.Load() && c.receive() && s.answer(c) {
+	}
+}
+
+// answer answers the commands that c has received, and keeps the beginning of the next.
+func (s *Server) answer(c *conn) (ok bool) {
+	t := s.turns.Get().(*turn)
+	t.conn = c
+	// One allocation for all texts of the turn, and one that is never changed: whoever
+	// keeps a part of it needs no copy to be safe.
+	size, open := t.answer(string(c.in))
+	if size > 0 {
+		c.begun = time.Time{}
+	}
+	c.in = c.in[:copy(c.in, c.in[size:])]
+	if open { // or else it may have panicked
+		t.clear()
+		s.turns.Put(t)
+	}
+	return open
 }
 
 // Shutdown takes no new connections, has what the others have received answered and
@@ -172,4 +162,19 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	}
 	<-done
 	return errors.New("connections of the Redis protocol were cut")
+}
+
+var commandsDesc = prometheus.NewDesc("ratelimitd_resp_commands_total",
+	"Commands answered over the protocol of Redis, by whether the reply is an error. A denial is none.", []string{"command", "result"}, nil)
+
+// Describe implements prometheus.Collector.
+func (s *Server) Describe(descs chan<- *prometheus.Desc) { descs <- commandsDesc }
+
+// Collect implements prometheus.Collector.
+func (s *Server) Collect(metrics chan<- prometheus.Metric) {
+	for c := range s.commands {
+		for i, result := range [...]string{"ok", "error"} {
+			metrics <- prometheus.MustNewConstMetric(commandsDesc, prometheus.CounterValue, float64(s.commands[c][i].Load()), descriptions[c].name, result)
+		}
+	}
 }

@@ -1,14 +1,10 @@
 package respapi
 
 import (
-	"fmt"
-	"math"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/ratelimitd/ratelimitd/internal/decide"
-	"github.com/ratelimitd/ratelimitd/internal/quote"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 )
 
@@ -31,50 +27,6 @@ func (w *wholeRate) of(count, period string) string {
 		*w = wholeRate{count, period, count + "/" + period + "s"}
 	}
 	return w.text
-}
-
-// throttle sets r to what CL.THROTTLE or THROTTLE asks, and returns the capacity.
-func (t *turn) throttle(r *decide.Request, c command) (capacity uint64) {
-	*r = decide.Request{Namespace: throttleNamespace, Identifier: t.args[1], Cost: 1}
-	numbers := [...]struct {
-		name, example string
-		least         int64
-		value         int64
-	}{{"max_burst", "15", 1, 0}, {"count", "30", 1, 0}, {"period", "60", 1, 0}, {"quantity", "1", 0, 1}}
-	if c == cellThrottle {
-		numbers[0].least = 0
-		numbers[3].least = math.MinInt64 + 1
-	}
-	for i, arg := range t.args[2:] {
-		n := &numbers[i]
-		value, err := strconv.ParseInt(arg, 10, 64)
-		if err != nil || value < n.least {
-			refuse(r, n.name, "%s is not a whole number%s; write one such as %s", quote.Cut(arg), from(n.least), n.example)
-			continue
-		}
-		n.value = value
-	}
-	capacity = uint64(numbers[0].value) //nolint:gosec // it is not negative
-	if c == cellThrottle {
-		capacity++
-	}
-	if quantity := numbers[3].value; quantity < 0 {
-		r.Mode, r.Cost = strategy.Refund, uint64(-quantity)
-	} else {
-		r.Cost = uint64(quantity)
-	}
-	start := len(t.specs)
-	t.specs = append(t.specs, strategy.Spec{Name: throttleLimit, Strategy: strategy.GCRA, Rate: t.rate.of(t.args[3], t.args[4]), Burst: capacity})
-	r.Specs = t.specs[start:len(t.specs):len(t.specs)]
-	return capacity
-}
-
-// from says which numbers there may be, from the least on.
-func from(least int64) string {
-	if least < 0 {
-		return ""
-	}
-	return fmt.Sprintf(" of %d or more", least)
 }
 
 // throttleField returns what the two commands call a field of the API.

@@ -16,8 +16,8 @@ type clock struct{ now strategy.Instant }
 func answers(t *testing.T, s *Server, args ...string) string {
 	t.Helper()
 	out := &recorder{}
-	c := &conn{server: s, Conn: out, raw: sink{}, protocol: 2, base: s.ctx, in: []byte(wire(args...))}
-	if !c.answer() {
+	c := &conn{o: &s.o, draining: &s.draining, Conn: out, raw: sink{}, protocol: 2, base: s.ctx, in: []byte(wire(args...))}
+	if !s.answer(c) {
 		t.Fatalf("%q closes the connection: %q", args, out.text.String())
 	}
 	return out.text.String()

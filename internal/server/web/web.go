@@ -26,19 +26,32 @@ import (
 // ErrTooLong is wrapped by the error of a body that is longer than it may be.
 var ErrTooLong = errors.New("too long")
 
-// freeBytes is how long a body is that is not counted: a connection takes more by itself.
-const freeBytes = 4 << 10
+const (
+	// freeBytes is how long a body is that is not counted: a connection takes more by itself.
+	freeBytes = 4 << 10
+	// decodedBytes is how much a byte of a body takes until its request is answered: what
+	// it is decoded into, decisions, and the reply as messages and as text. It is measured,
+	// with batches of the smallest requests.
+	decodedBytes = 32
+)
 
 // ReadBody reads a body of at most maxBytes. The error of one that is longer is
 // ErrTooLong; that of one for which there is no room is fault.ErrTooManyBytes; any other
-// means that the body ended early. The body counts as in flight until the request ends.
+// means that the body ended early. The body counts as in flight until the request ends, and
+// once it is there, what it takes to decide it does too.
 func ReadBody(w http.ResponseWriter, r *http.Request, maxBytes int64) ([]byte, error) {
+	if n := r.ContentLength; 0 <= n && n <= min(maxBytes, freeBytes) { // as mostly
+		body := make([]byte, n)
+		_, err := io.ReadFull(r.Body, body)
+		return body, err
+	}
 	bytes := maxBytes
 	if r.ContentLength >= 0 {
 		bytes = min(bytes, r.ContentLength)
 	}
 	var shed atomic.Bool
-	if bound := inflight.FromContext(r.Context()); bound != nil && bytes > freeBytes {
+	bound := inflight.FromContext(r.Context())
+	if bound != nil && bytes > freeBytes {
 		release := bound.Hold(bytes, r.RemoteAddr, func() {
 			shed.Store(true)
 			_ = http.NewResponseController(w).SetReadDeadline(time.Unix(1, 0))
@@ -54,6 +67,13 @@ func ReadBody(w http.ResponseWriter, r *http.Request, maxBytes int64) ([]byte, e
 	}
 	if err != nil && shed.Load() {
 		return nil, fault.ErrTooManyBytes
+	}
+	if bound != nil && err == nil && len(body) > freeBytes {
+		worked := bound.Work(int64(len(body))*decodedBytes, r.RemoteAddr)
+		if worked == nil {
+			return nil, fault.ErrTooManyBytes
+		}
+		context.AfterFunc(r.Context(), worked)
 	}
 	return body, err
 }
@@ -117,9 +137,16 @@ func WriteMessage(w http.ResponseWriter, code int, m proto.Message) {
 	if err != nil { // a name is not UTF-8, say
 		code, body = http.StatusInternalServerError, []byte(`{"code":13,"message":"the answer cannot be written as JSON"}`)
 	}
-	w.Header().Set("Content-Type", "application/json")
+	WriteText(w, code, body)
+}
+
+var applicationJSON = []string{"application/json"}
+
+// WriteText writes a JSON text and a new line, for which it may use the memory after it.
+func WriteText(w http.ResponseWriter, code int, text []byte) {
+	w.Header()["Content-Type"] = applicationJSON
 	w.WriteHeader(code)
-	_, _ = w.Write(append(body, '\n'))
+	_, _ = w.Write(append(text, '\n'))
 }
 
 // WriteError answers with err as the JSON of a google.rpc.Status. code is the

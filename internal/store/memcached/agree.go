@@ -16,8 +16,8 @@ func (s *Store) Agree(ctx context.Context, name string, value []byte) ([]byte, e
 	defer cancel()
 	key := s.prefix + "rl:" + name
 	server := pick(s.servers, key)
-	agreed := make(chan []byte, 1) // a call that nobody waits for any more may still set it
-	err := s.send(ctx, []call{{server, func() error {
+	agreed := make(chan []byte, 1) // an exchange that nobody waits for any more may still set it
+	err := s.send(ctx, server, func() error {
 		err := server.client.Add(&memcache.Item{Key: key, Value: slices.Clone(value)})
 		if err != nil && !errors.Is(err, memcache.ErrNotStored) {
 			return err
@@ -27,7 +27,7 @@ func (s *Store) Agree(ctx context.Context, name string, value []byte) ([]byte, e
 			agreed <- item.Value
 		}
 		return err
-	}}})[0]
+	})
 	if err != nil {
 		return nil, fmt.Errorf("memcached %s: %s: %w", server.addr, key, err)
 	}

@@ -2,27 +2,14 @@ package memcached
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"math/rand/v2"
-	"strings"
 	"sync"
-	"time"
 
 	"github.com/bradfitz/gomemcache/memcache"
 
 	"github.com/ratelimitd/ratelimitd/internal/quote"
-	"github.com/ratelimitd/ratelimitd/internal/sleep"
 	"github.com/ratelimitd/ratelimitd/internal/store"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
-)
-
-const (
-	// firstPause is the longest wait before the second attempt. It is about the time
-	// from a read to its write. Each further attempt may wait twice as long, up to
-	// longestPause.
-	firstPause   = time.Millisecond
-	longestPause = 16 * time.Millisecond
 )
 
 // An edit is a change of one item. It reads the item, changes it, and writes it if
@@ -46,108 +33,8 @@ type edit struct {
 	left    bool          // whether the caller has stopped waiting
 }
 
-var (
-	errConflict = fmt.Errorf("%w: somebody else wrote them in between", store.ErrCounters)
-	errTooLarge = errors.New("that is more than the server allows for one item; run memcached with a greater -I, or lower the counts of sliding_window_log limits")
-	errCorrupt  = fmt.Errorf("%w: their item was corrupt, and they start again", store.ErrCounters)
-	errSilent   = errors.New("no answer yet")
-)
-
-// run makes edits of different items: first all reads together, then all writes
-// together. It repeats both for the edits that met a conflict.
-func (s *Store) run(ctx context.Context, edits []*edit) {
-	s.read(ctx, edits)
-	changed := s.apply(edits)
-	// Several edits take no turns: each could keep others waiting until the slowest
-	// of them is done.
-	if len(edits) > 1 || len(changed) == 0 {
-		s.finish(ctx, changed)
-		return
-	}
-	e := edits[0]
-	if !s.turns.take(e) {
-		e.await(ctx)
-		return
-	}
-	defer func() {
-		if waiting := s.turns.leave(e.key); waiting != nil {
-			s.running.Go(func() { s.carry(e.key, e.server, waiting) })
-		}
-	}()
-	s.finish(ctx, changed)
-}
-
-// finish writes the edits. It reads, changes and writes again those that met a
-// conflict, until the attempts run out.
-func (s *Store) finish(ctx context.Context, edits []*edit) {
-	for attempt := 1; ; attempt++ {
-		if edits = s.write(ctx, edits); len(edits) == 0 {
-			return
-		}
-		s.conflicts.Add(uint64(len(edits)))
-		var err error
-		if attempt < s.maxAttempts {
-			if err = pause(ctx, attempt); err == nil {
-				s.read(ctx, edits)
-				edits = s.apply(edits)
-				continue
-			}
-		}
-		s.exhausted.Add(uint64(len(edits)))
-		for _, e := range edits {
-			e.err = fmt.Errorf("%w, at each of %d attempts to write %s", e.err, attempt, quote.Cut(e.key))
-			if err != nil {
-				e.err = fmt.Errorf("%w: %w", e.err, err)
-			}
-		}
-		return
-	}
-}
-
-// pause waits after attempt and before the next. It waits for a random time, so that
-// writers which met in a conflict do not meet again.
-func pause(ctx context.Context, attempt int) error {
-	most := longestPause
-	if shift := attempt - 1; shift < 8 {
-		most = min(most, firstPause<<shift)
-	}
-	if !sleep.For(ctx, rand.N(most)) {
-		return ctx.Err()
-	}
-	return nil
-}
-
-// read reads the items of edits, in one round trip to each server.
-func (s *Store) read(ctx context.Context, edits []*edit) {
-	type reading struct {
-		edits []*edit
-		keys  []string
-		items map[string]*memcache.Item
-	}
-	var readings []*reading
-	var calls []call
-	of := make(map[*server]*reading, 1)
-	for _, e := range edits {
-		r := of[e.server]
-		if r == nil {
-			r = new(reading)
-			of[e.server] = r
-			readings = append(readings, r)
-			calls = append(calls, call{e.server, func() (err error) {
-				r.items, err = e.server.get(r.keys)
-				return err
-			}})
-		}
-		r.edits, r.keys = append(r.edits, e), append(r.keys, e.key)
-	}
-	for i, err := range s.send(ctx, calls) {
-		for _, e := range readings[i].edits {
-			if e.err = err; err == nil { // otherwise the call may still be setting items
-				e.found = readings[i].items[e.key]
-			}
-		}
-	}
-}
+// errCorrupt is the error of an edit whose item could not be read.
+var errCorrupt = fmt.Errorf("%w: their item was corrupt, and they start again", store.ErrCounters)
 
 // result returns why e failed, or nil.
 func (e *edit) result() error {
@@ -157,120 +44,39 @@ func (e *edit) result() error {
 	return e.err
 }
 
-// apply changes the items that could be read, and returns the edits that have
-// something to write. An item that is corrupt is emptied instead.
-func (s *Store) apply(edits []*edit) (changed []*edit) {
-	now := s.now()
-	for _, e := range edits {
-		if e.err != nil {
-			continue
-		}
-		var value []byte
-		if e.found != nil {
-			value = e.found.Value
-		}
-		it := parseItem(value, now)
-		it.max = e.server.maxItem()
-		changes := !it.corrupt && e.change(it, now)
-		if e.corrupt = it.corrupt; e.corrupt {
-			it, changes = new(item), true
-		}
-		s.evicted.Add(it.evicted)
-		s.full.Add(it.refused)
-		if changes {
-			e.next = &memcache.Item{Key: e.key, Value: it.encode(), Expiration: it.expiration(now)}
-			changed = append(changed, e)
-		}
-	}
-	return changed
+// changeCarried calls change, unless the caller has stopped waiting.
+func (e *edit) changeCarried(it *item, now strategy.Instant) (changed bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return !e.left && e.change(it, now)
 }
 
-// write writes the items of edits, and returns the edits that met a conflict.
-func (s *Store) write(ctx context.Context, edits []*edit) (conflicting []*edit) {
-	calls := make([]call, len(edits))
-	for i, e := range edits {
-		next, put := e.next, e.server.client.Add
-		if e.found != nil {
-			next.CasID, put = e.found.CasID, e.server.client.CompareAndSwap
-		}
-		calls[i] = call{e.server, func() error { return e.server.writeError(put(next), next) }}
+// answer tells the caller the result of e, if it still waits.
+func (e *edit) answer(err error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !e.left {
+		e.err = err
 	}
-	for i, err := range s.send(ctx, calls) {
-		e := edits[i]
-		if e.err = err; errors.Is(err, errConflict) || errors.Is(err, errTooLarge) {
-			conflicting = append(conflicting, e)
-		}
-	}
-	return conflicting
+	close(e.carried)
 }
 
-// writeError returns what err means. err is the result of writing the item it.
-func (s *server) writeError(err error, it *memcache.Item) error {
-	switch {
-	case errors.Is(err, memcache.ErrNotStored), errors.Is(err, memcache.ErrCASConflict), errors.Is(err, memcache.ErrCacheMiss):
-		return errConflict
-	case err != nil && strings.Contains(err.Error(), "too large"):
-		s.tooLarge(len(it.Value))
-		return fmt.Errorf("the counters of %s take %d bytes: %w: %w: %w", quote.Cut(it.Key), len(it.Value), errTooLarge, store.ErrCounters, quote.Error(err))
+// await waits until another goroutine has carried e. If ctx ends first, that goroutine
+// does not touch what belongs to the caller any more. Then nobody knows whether e
+// was made.
+func (e *edit) await(ctx context.Context) {
+	e.corrupt = false // the other goroutine reads the item again
+	select {
+	case <-e.carried:
+		return
+	case <-ctx.Done():
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	select {
+	case <-e.carried: // it was carried just now
 	default:
-		return err
+		e.left = true
+		e.err = fmt.Errorf("memcached %s: %w: %w, after waiting for other writers of %s", e.server.addr, store.ErrCounters, ctx.Err(), quote.Cut(e.key))
 	}
-}
-
-// do makes a call, for which there is a slot, and frees the slot. The error of a call
-// that panics says nothing of the server.
-func (s *Store) do(c call) (err error) {
-	defer func() { <-c.server.slots }()
-	defer s.panics.Recover("a call of memcached", func(e error) { err = fmt.Errorf("%w: %w", store.ErrCounters, e) })
-	return c.do()
-}
-
-// A call is one exchange with a server. The caller must not read what do sets before
-// do has returned.
-type call struct {
-	server *server
-	do     func() error
-}
-
-// send makes calls at the same time and returns their errors. It stops waiting when
-// ctx ends. Calls that have no connection by then are not made.
-func (s *Store) send(ctx context.Context, calls []call) []error {
-	type answer struct {
-		call int
-		err  error
-	}
-	answers := make(chan answer, len(calls))
-	for i, c := range calls {
-		s.running.Go(func() {
-			select {
-			case c.server.slots <- struct{}{}:
-				answers <- answer{i, s.do(c)}
-			case <-ctx.Done():
-			}
-		})
-	}
-	errs := make([]error, len(calls))
-	for i := range errs {
-		errs[i] = errSilent
-	}
-	for silent := len(calls); silent > 0; silent-- {
-		select {
-		case a := <-answers:
-			errs[a.call] = a.err
-			continue
-		case <-ctx.Done():
-		}
-		for i := range errs {
-			if errors.Is(errs[i], errSilent) {
-				errs[i] = ctx.Err()
-			}
-		}
-		break
-	}
-	for i, err := range errs {
-		if err != nil {
-			errs[i] = fmt.Errorf("memcached %s: %w", calls[i].server.addr, quote.Error(err))
-		}
-	}
-	return errs
 }

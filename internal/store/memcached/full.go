@@ -20,17 +20,11 @@ import (
 // such counters are left, the request is denied.
 
 const (
-	// maxItemBytes is the greatest value that a memcached accepts by default, which
-	// allows 1 MB for the value, the key and what it notes of an item. A server that
-	// allows less has its own bound lowered: see server.tooLarge.
-	maxItemBytes = 1<<20 - 1024
 	// maxCounters is more counters than an identifier has reason to have: 16 limits
 	// of 64 policies. Each decision reads all of them.
 	maxCounters = 1024
 	// minItemBytes has room for the counters of a request, but for logs.
 	minItemBytes = 4 << 10
-	// allUsed is the used part of a counter that has nothing left, in percent.
-	allUsed = 100
 	// fullRetry is when a request is tried again that was denied because the item is
 	// full, if nothing says when there is room.
 	fullRetry = time.Second
@@ -145,17 +139,6 @@ func (it *item) indices(r *store.Request, to []int) []int {
 	return to
 }
 
-// size returns how many bytes c takes.
-func (c *counter) size() int {
-	body := c.encodeBody()
-	return uvarintLen(uint64(len(c.name))) + len(c.name) + uvarintLen(uint64(c.expires)) + uvarintLen(uint64(c.denies)) + 1 + uvarintLen(uint64(len(body))) + len(body)
-}
-
-func uvarintLen(n uint64) int {
-	var b [binary.MaxVarintLen64]byte
-	return binary.PutUvarint(b[:], n)
-}
-
 // restore makes it what value says.
 func (it *item) restore(value []byte, now strategy.Instant) {
 	was := parseItem(value, now)
@@ -203,4 +186,29 @@ func (it *item) untilRoom(now strategy.Instant) time.Duration {
 		return fullRetry
 	}
 	return time.Duration(first-now) * time.Microsecond
+}
+
+// decide decides r and its With at now with the counters of it, and reports whether it
+// changed them. A counter expires slack after it is unused. If there is no room for what
+// the request consumes, decide makes room, or else denies the request: see full.go.
+func (it *item) decide(r *store.Request, res *store.Result, now strategy.Instant, slack time.Duration) (changed bool) {
+	it.forgetOnce(r)
+	grows, limits := growth(r)
+	if it.grown+grows <= it.room() && len(it.counters)+limits <= maxCounters {
+		changed = it.consume(r, res, now, slack)
+		if changed {
+			it.grown += grows
+		}
+		return changed
+	}
+	before := it.encode()
+	if !it.consume(r, res, now, slack) {
+		return false
+	}
+	if it.fit(r, now) {
+		return true
+	}
+	it.restore(before, now)
+	it.refuse(r, res, now, slack)
+	return false
 }

@@ -21,74 +21,26 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/ratelimitd/ratelimitd/internal/crash"
 	"github.com/ratelimitd/ratelimitd/internal/lograte"
 	"github.com/ratelimitd/ratelimitd/internal/store"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 )
 
-const (
-	// DefaultAddr is the address of a memcached with the default configuration.
-	DefaultAddr = "127.0.0.1:11211"
-	// DefaultTimeout is many times as long as a round trip within a data centre,
-	// and short enough for a caller to wait.
-	DefaultTimeout = 50 * time.Millisecond
-	// DefaultMaxConns is far more than are busy while a server keeps up.
-	DefaultMaxConns = 64
-	// DefaultMaxAttempts is more attempts than there is time for within
-	// DefaultTimeout.
-	DefaultMaxAttempts = 16
-)
-
-// Options say how to make a Store. The zero Options are the defaults.
-type Options struct {
-	// Addrs are the servers, as host:port. Several servers share the identifiers by
-	// consistent hashing of the addresses as they are written here. So all daemons
-	// should have the same addresses, in any order. An empty list means DefaultAddr.
-	Addrs []string
-	// KeyPrefix comes before all keys: see store.CheckKeyPrefix.
-	KeyPrefix string
-	// Timeout bounds each call. 0 means DefaultTimeout.
-	Timeout time.Duration
-	// MaxConns bounds the connections to each server, which stay open. A caller that
-	// finds all of them busy waits. 0 means DefaultMaxConns.
-	MaxConns int
-	// MaxAttempts is how often a write that meets conflicts is tried, if the timeout
-	// allows it. 0 means DefaultMaxAttempts.
-	MaxAttempts int
-	// Panics notes the panics of goroutines, which end their calls alone. It may be
-	// nil.
-	Panics *crash.Log
-	// Logger logs what an operator should know of the items. nil: nobody reads it.
-	Logger *slog.Logger
-	// Now is the clock. nil means the wall clock.
-	Now func() strategy.Instant
-}
-
 // A Store is a store.Store in memcached. New makes it.
 type Store struct {
-	servers     []*server
-	timeout     time.Duration
-	prefix      string // of all keys
-	maxAttempts int
-	now         func() strategy.Instant
-	panics      *crash.Log
-	slack       time.Duration // how long counters are kept after they are unused
+	editor
+	servers []*server
+	prefix  string        // of all keys
+	slack   time.Duration // how long counters are kept after they are unused
 
-	turns                turns
-	conflicts, exhausted atomic.Uint64 // for the metrics
-	evicted, full        atomic.Uint64 // likewise
-	corrupt              atomic.Uint64 // likewise
-
-	log    *slog.Logger
-	values lograte.Gate // of what is logged of corrupt items
+	log     *slog.Logger
+	values  lograte.Gate  // of what is logged of corrupt items
+	corrupt atomic.Uint64 // for the metrics
 
 	closing context.CancelFunc // closes all connections
-	running sync.WaitGroup     // calls to servers, and goroutines that carry edits
 }
 
 var _ store.Store = (*Store)(nil)
@@ -99,26 +51,12 @@ func New(o Options) (*Store, error) {
 	if err := o.Check(); err != nil {
 		return nil, fmt.Errorf("memcached store: %w", err)
 	}
-	if len(o.Addrs) == 0 {
-		o.Addrs = []string{DefaultAddr}
-	}
-	if o.Timeout == 0 {
-		o.Timeout = DefaultTimeout
-	}
-	if o.MaxConns == 0 {
-		o.MaxConns = DefaultMaxConns
-	}
-	if o.MaxAttempts == 0 {
-		o.MaxAttempts = DefaultMaxAttempts
-	}
-	if o.Now == nil {
-		o.Now = func() strategy.Instant { return strategy.InstantOf(time.Now()) }
-	}
-	if o.Logger == nil {
-		o.Logger = slog.New(slog.DiscardHandler)
-	}
+	o = o.withDefaults()
 	ctx, closing := context.WithCancel(context.Background())
-	s := &Store{timeout: o.Timeout, prefix: o.KeyPrefix, maxAttempts: o.MaxAttempts, now: o.Now, panics: o.Panics, log: o.Logger, turns: turns{waiting: map[string][]*edit{}}, closing: closing}
+	s := &Store{prefix: o.KeyPrefix, log: o.Logger, closing: closing, editor: editor{
+		exchanges: exchanges{panics: o.Panics}, turns: turns{waiting: map[string][]*edit{}},
+		timeout: o.Timeout, maxAttempts: o.MaxAttempts, now: o.Now,
+	}}
 	for _, addr := range o.Addrs {
 		s.servers = append(s.servers, newServer(ctx, addr, o))
 	}
@@ -265,7 +203,7 @@ func (s *Store) Close() error {
 	s.closing()
 	s.running.Wait()
 	for _, server := range s.servers {
-		_ = server.client.Close() // its connections may be closed already
+		server.closeIdle() // they may be closed already
 	}
 	return nil
 }

@@ -34,7 +34,7 @@ func TestMain(m *testing.M) {
 }
 
 const (
-	// patient is longer than any call takes on a loaded machine.
+	// patient is longer than any decision takes on a loaded machine.
 	patient = 10 * time.Second
 	// tireless is more attempts than any race takes.
 	tireless = 10_000
@@ -42,7 +42,7 @@ const (
 	forever = 200 * 365 * 24 * time.Hour
 )
 
-// open returns a store on servers, with a timeout that no call reaches.
+// open returns a store on servers, with a timeout that no decision reaches.
 func open(tb testing.TB, o Options, servers ...*memcachedtest.Server) *Store {
 	tb.Helper()
 	for _, server := range servers {
@@ -570,13 +570,13 @@ func TestBreakerWithOneServerDown(t *testing.T) {
 		requests[i] = request(t, strategy.Spec{Rate: "1000000/366d"})
 		requests[i].Identifier = fmt.Sprint("user:", i)
 	}
-	calls := 0
-	// decideUntil decides all requests, in calls with many requests and with one, until
+	asked := 0
+	// decideUntil decides all requests, in batches with many requests and with one, until
 	// those of the dead server fail with that error.
 	decideUntil := func(want error) {
 		t.Helper()
 		for deadline := time.Now().Add(patient); ; time.Sleep(time.Millisecond) {
-			calls++
+			asked++
 			b.Decide(t.Context(), requests[:30], results[:30])
 			for i := 30; i < len(requests); i++ {
 				b.Decide(t.Context(), requests[i:i+1], results[i:i+1])
@@ -586,7 +586,7 @@ func TestBreakerWithOneServerDown(t *testing.T) {
 				switch of := s.ServerOf(t.Context(), &requests[i]); {
 				case of == servers[0].Addr:
 					done = done && errors.Is(res.Err, want)
-				case res.Err != nil || res.Statuses[0].Remaining != uint64(1_000_000-calls):
+				case res.Err != nil || res.Statuses[0].Remaining != uint64(1_000_000-asked):
 					t.Fatalf("an identifier at %s, where %s is down: %+v, want one unit less each time", of, servers[0].Addr, res)
 				}
 			}
@@ -617,7 +617,7 @@ func TestErrors(t *testing.T) {
 		s := open(t, Options{Addrs: []string{addr}, Timeout: 50 * time.Millisecond})
 		start := time.Now()
 		res := decide(t.Context(), s, r)
-		if res.Err == nil || !strings.Contains(res.Err.Error(), addr) || time.Since(start) > time.Second {
+		if res.Err == nil || !strings.Contains(res.Err.Error(), addr) || time.Since(start) > patient {
 			t.Errorf("%s: %+v after %v, want an error soon that names the server", name, res, time.Since(start))
 		}
 		if err := s.Reset(t.Context(), &r); err == nil {
@@ -757,13 +757,15 @@ type wire struct {
 	lost bool
 }
 
-// Write counts b, if it is the beginning of a command and not its end.
+// Write counts the commands that begin in b.
 func (w *wire) Write(b []byte) (int, error) {
 	w.of.mu.Lock()
-	for _, name := range []string{"gets", "add", "cas", "version"} {
-		if strings.HasPrefix(string(b), name+" ") {
-			w.of.commands[name]++
-			w.lost = w.of.lose && name != "gets"
+	for line := range strings.SplitSeq(string(b), "\r\n") {
+		for _, name := range []string{"gets", "add", "cas", "version"} {
+			if strings.HasPrefix(line, name+" ") {
+				w.of.commands[name]++
+				w.lost = w.of.lose && name != "gets"
+			}
 		}
 	}
 	w.of.mu.Unlock()

@@ -15,9 +15,9 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 )
 
-// TestPanicInCall plants a panic in the calls to the server: more of them than there are
+// TestPanicInExchange plants a panic in the exchanges with the server: more of them than there are
 // connections.
-func TestPanicInCall(t *testing.T) {
+func TestPanicInExchange(t *testing.T) {
 	panics := crash.NewLog(slog.New(slog.DiscardHandler))
 	var count atomic.Uint64
 	panics.CountIn(&count)

@@ -1,15 +1,22 @@
 package memcached
 
 import (
+	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"hash/fnv"
 	"io"
 	"net"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 
 	"github.com/bradfitz/gomemcache/memcache"
+
+	"github.com/ratelimitd/ratelimitd/internal/quote"
+	"github.com/ratelimitd/ratelimitd/internal/store"
 )
 
 // A server is one memcached. It is identified by its address as it was written. A host
@@ -20,6 +27,12 @@ type server struct {
 	client *memcache.Client
 	slots  chan struct{} // has one element for each connection in use
 	most   atomic.Int64  // how large a value may be; 0 means maxItemBytes
+
+	reads  queue[*read]
+	writes queue[*write]
+
+	pipesMu sync.Mutex // protects the following
+	pipes   []*pipe    // connections for writes that are not in use
 }
 
 // maxItem returns how large a value may be.
@@ -40,6 +53,32 @@ func (s *server) tooLarge(bytes int) {
 			return
 		}
 	}
+}
+
+var (
+	errConflict = fmt.Errorf("%w: somebody else wrote them in between", store.ErrCounters)
+	errTooLarge = errors.New("that is more than the server allows for one item; run memcached with a greater -I, or lower the counts of sliding_window_log limits")
+)
+
+// writeError returns what err means. err is the result of writing the item it.
+func (s *server) writeError(err error, it *memcache.Item) error {
+	switch {
+	case errors.Is(err, memcache.ErrNotStored), errors.Is(err, memcache.ErrCASConflict), errors.Is(err, memcache.ErrCacheMiss):
+		return errConflict
+	case err != nil && strings.Contains(err.Error(), "too large"):
+		s.tooLarge(len(it.Value))
+		return fmt.Errorf("the counters of %s take %d bytes: %w: %w: %w", quote.Cut(it.Key), len(it.Value), errTooLarge, store.ErrCounters, quote.Error(err))
+	default:
+		return err
+	}
+}
+
+// named returns err with the address of s, or nil.
+func (s *server) named(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("memcached %s: %w", s.addr, quote.Error(err))
 }
 
 // Each server has its own client, which knows no other server.
@@ -74,7 +113,7 @@ func (s *server) String() string { return s.addr }
 func (s *server) get(keys []string) (map[string]*memcache.Item, error) {
 	items, err := s.getOnce(keys)
 	if errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) {
-		_ = s.client.Close() // closes only the idle connections
+		s.closeIdle()
 		items, err = s.getOnce(keys)
 	}
 	return items, err
@@ -89,6 +128,53 @@ func (s *server) getOnce(keys []string) (map[string]*memcache.Item, error) {
 		return nil, nil
 	}
 	return map[string]*memcache.Item{keys[0]: item}, err
+}
+
+// put makes writes, and sets the result of each. It does not try again: a write whose reply
+// did not come may have happened.
+func (s *server) put(writes []*write, results []error) error {
+	p, err := s.pipe()
+	if err != nil {
+		return err
+	}
+	if reusable := p.exchange(writes, results, s.client.Timeout); !reusable {
+		_ = p.Close()
+		return nil
+	}
+	s.pipesMu.Lock()
+	defer s.pipesMu.Unlock()
+	s.pipes = append(s.pipes, p)
+	return nil
+}
+
+// pipe returns a connection that is not in use.
+func (s *server) pipe() (*pipe, error) {
+	s.pipesMu.Lock()
+	if last := len(s.pipes) - 1; last >= 0 {
+		p := s.pipes[last]
+		s.pipes = s.pipes[:last]
+		s.pipesMu.Unlock()
+		return p, nil
+	}
+	s.pipesMu.Unlock()
+	ctx, cancel := context.WithTimeout(context.Background(), s.client.Timeout)
+	defer cancel()
+	c, err := s.client.DialContext(ctx, s.Network(), s.String())
+	if err != nil {
+		return nil, err
+	}
+	return &pipe{Conn: c, replies: bufio.NewReaderSize(c, maxLineBytes)}, nil
+}
+
+// closeIdle closes the connections that are not in use.
+func (s *server) closeIdle() {
+	_ = s.client.Close() // which closes just those
+	s.pipesMu.Lock()
+	defer s.pipesMu.Unlock()
+	for _, p := range s.pipes {
+		_ = p.Close()
+	}
+	s.pipes = nil
 }
 
 // dialer returns a function that opens connections, which are closed when done ends.

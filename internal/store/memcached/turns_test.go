@@ -85,7 +85,7 @@ func TestWhoWaitsIsCarried(t *testing.T) {
 	await(callers)
 	decide(t.Context(), other, r)
 	wires := tap(s)
-	_ = s.servers[0].client.Close() // of idle connections, which have no tap
+	s.servers[0].closeIdle() // they have no tap
 	leave()
 	wg.Wait()
 	close(remaining)

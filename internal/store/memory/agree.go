@@ -2,7 +2,6 @@ package memory
 
 import (
 	"bytes"
-	"context"
 	"slices"
 	"sync"
 )
@@ -14,9 +13,8 @@ type agreement struct {
 	values map[string][]byte // by name, of which there are few
 }
 
-// Agree keeps the value as long as the store lives.
-func (s *Store) Agree(_ context.Context, name string, value []byte) ([]byte, error) {
-	a := &s.agreement
+// agree returns the value of that name, which is value if there was none.
+func (a *agreement) agree(name string, value []byte) []byte {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.values[name] == nil {
@@ -25,5 +23,15 @@ func (s *Store) Agree(_ context.Context, name string, value []byte) ([]byte, err
 		}
 		a.values[name] = slices.Clone(value)
 	}
-	return bytes.Clone(a.values[name]), nil
+	return bytes.Clone(a.values[name])
+}
+
+// append appends what was agreed on to b.
+func (a *agreement) append(b []byte) []byte {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for name, value := range a.values {
+		b = appendText(appendText(b, name), string(value))
+	}
+	return b
 }

@@ -50,6 +50,12 @@ func BenchmarkDecide(b *testing.B) {
 	b.Run("uniform/fixed_window_10ms", func(b *testing.B) {
 		benchmark(b, orders["uniform"], []strategy.Limit{limit(b, "100/10ms", strategy.FixedWindow)})
 	})
+	// GCRA with the burst of token_bucket: the two are one meter, so this is to be held against that.
+	spaced, wrong := strategy.NewLimit(strategy.Spec{Rate: "100/min", Strategy: strategy.GCRA, Burst: 100}, strategy.DefaultMaxLogCount)
+	if wrong != nil {
+		b.Fatal(wrong)
+	}
+	b.Run("uniform/gcra_burst_100", func(b *testing.B) { benchmark(b, orders["uniform"], []strategy.Limit{spaced}) })
 	three := []strategy.Limit{limit(b, "100/s", strategy.TokenBucket), limit(b, "1000/min", strategy.FixedWindow), limit(b, "100000/day", strategy.FixedWindow)}
 	b.Run("uniform/three_limits", func(b *testing.B) { benchmark(b, orders["uniform"], three) })
 	b.Run("uniform/three_limits_apart", func(b *testing.B) { benchmark(b, orders["uniform"], three[:1], three[1:2], three[2:]) })

@@ -27,25 +27,27 @@ type push struct {
 	now   strategy.Instant
 }
 
-// A loss is a caller that an eviction set free.
-type loss struct {
-	of, by *namespace // whose counter it was, and who needed the room
-	cause  cause
-	at     strategy.Instant
+// A space is a table that holds no more than its share.
+type space struct {
+	table
+	freed   loss   // whom an eviction has freed
+	share   int    // how many counters there may be
+	hand    uint32 // the number of the counter that expire checks next
+	evicted evictions
 }
 
-// makeRoom evicts counters until one more fits into the shard's share, or only
+// makeRoom evicts counters until one more fits into the share, or only
 // pinned ones are left: those that the request at hand needs. The one that needs room
 // has joined group g.
-func (sh *shard) makeRoom(g uint32, pinned []uint32, by push) {
-	if 2*sh.held() >= sh.share {
-		sh.expire(sweepPerInsert, sweepPerInsert, pinned, by.now)
+func (s *space) makeRoom(g uint32, pinned []uint32, by push) {
+	if 2*s.held() >= s.share {
+		s.expire(sweepPerInsert, sweepPerInsert, pinned, by.now)
 	}
-	for sh.held() >= sh.share {
-		if sh.expire(1, evictSample, pinned, by.now) {
+	for s.held() >= s.share {
+		if s.expire(1, evictSample, pinned, by.now) {
 			continue
 		}
-		if !sh.evict(sh.heaviest(g), pinned, by) && !sh.evictAny(pinned, by) {
+		if !s.evict(s.heaviest(g), pinned, by) && !s.evictAny(pinned, by) {
 			return
 		}
 	}
@@ -53,16 +55,16 @@ func (sh *shard) makeRoom(g uint32, pinned []uint32, by push) {
 
 // expire checks up to n counters, and drops up to most that have expired and are not
 // pinned. It reports whether it found so many.
-func (sh *shard) expire(most, n int, pinned []uint32, now strategy.Instant) bool {
-	for range min(n, int(sh.used)) {
-		if sh.hand >= sh.used {
-			sh.hand = 0
+func (s *space) expire(most, n int, pinned []uint32, now strategy.Instant) bool {
+	for range min(n, int(s.used)) {
+		if s.hand >= s.used {
+			s.hand = 0
 		}
-		if c := sh.at(sh.hand); c.position != notHeld && c.expires <= now && !slices.Contains(pinned, sh.hand) {
-			sh.remove(sh.hand)
+		if c := s.at(s.hand); c.position != notHeld && c.expires <= now && !slices.Contains(pinned, s.hand) {
+			s.remove(s.hand)
 			most--
 		}
-		sh.hand++
+		s.hand++
 		if most == 0 {
 			return true
 		}
@@ -73,35 +75,35 @@ func (sh *shard) expire(most, n int, pinned []uint32, now strategy.Instant) bool
 // evictAny drops one counter of the heaviest group that has one which is not pinned,
 // and reports whether there is one. It is for shards so small that the request at hand
 // has pinned all counters of the heaviest group of all.
-func (sh *shard) evictAny(pinned []uint32, by push) bool {
+func (s *space) evictAny(pinned []uint32, by push) bool {
 	others := 0
-	for i := range sh.holdings {
-		if !sh.uses[i].favoured() {
-			others += sh.uses[i].counters()
+	for i := range s.holdings {
+		if !s.uses[i].favoured() {
+			others += s.uses[i].counters()
 		}
 	}
 	victim, most := notHeld, [3]int{}
-	for i := range sh.holdings {
-		used := sh.uses[i].counters()
+	for i := range s.holdings {
+		used := s.uses[i].counters()
 		side := used
-		if !sh.uses[i].favoured() {
+		if !s.uses[i].favoured() {
 			side = others
 		}
-		for _, g := range sh.holdings[i].groups {
-			w := [3]int{side, used, sh.groups[g].used[forKeys]}
-			if slices.Compare(w[:], most[:]) > 0 && sh.unpinned(g, pinned) > 0 {
+		for _, g := range s.holdings[i].groups {
+			w := [3]int{side, used, s.groups[g].used[forKeys]}
+			if slices.Compare(w[:], most[:]) > 0 && s.unpinned(g, pinned) > 0 {
 				victim, most = g, w
 			}
 		}
 	}
-	return victim != notHeld && sh.evict(victim, pinned, by)
+	return victim != notHeld && s.evict(victim, pinned, by)
 }
 
 // unpinned returns how many counters of group g are not pinned.
-func (sh *shard) unpinned(g uint32, pinned []uint32) int {
-	n := len(sh.groups[g].open) + len(sh.groups[g].shut)
+func (s *space) unpinned(g uint32, pinned []uint32) int {
+	n := len(s.groups[g].open) + len(s.groups[g].shut)
 	for _, p := range pinned {
-		if p != notHeld && sh.at(p).group == g {
+		if p != notHeld && s.at(p).group == g {
 			n--
 		}
 	}
@@ -113,34 +115,34 @@ func (sh *shard) unpinned(g uint32, pinned []uint32) int {
 // that was used least. Only if no counter is open, it takes the shut one that opens
 // first. So as long as the group has an open counter, a caller that is denied cannot
 // get allowed by creating counters for other identifiers.
-func (sh *shard) evict(g uint32, pinned []uint32, by push) bool {
-	first, anyShut := sh.firstShut(g, by.now)
-	if victim := sh.sampleOpen(g, pinned, by.now); victim != notHeld {
-		sh.lose(victim, forKeys, by)
+func (s *space) evict(g uint32, pinned []uint32, by push) bool {
+	first, anyShut := s.groups[g].firstShut(&s.slab, by.now)
+	if victim := s.sampleOpen(g, pinned, by.now); victim != notHeld {
+		s.lose(victim, forKeys, by)
 		return true
 	}
 	if !anyShut {
 		return false
 	}
 	if slices.Contains(pinned, first) {
-		if first = sh.unpinnedShut(g, pinned); first == notHeld {
+		if first = s.unpinnedShut(g, pinned); first == notHeld {
 			return false
 		}
 	}
-	sh.lose(first, forKeys, by)
+	s.lose(first, forKeys, by)
 	return true
 }
 
 // lose drops the counter with number n, and counts what that gives away.
-func (sh *shard) lose(n uint32, why cause, by push) {
-	c := sh.at(n)
-	owner := sh.groups[c.group].owner
+func (s *space) lose(n uint32, why cause, by push) {
+	c := s.at(n)
+	owner := s.groups[c.group].owner
 	if c.expires > by.now {
 		state := wasOpen
 		switch {
-		case !sh.isOpen(n):
+		case !c.isOpen():
 			state = wasShut
-			sh.freed, sh.news = loss{owner, by.owner, why, by.now}, true
+			s.freed, s.news = loss{owner, by.owner, why, by.now}, true
 		case c.rank >= maxShare/2:
 			state = wasUsed
 		}
@@ -148,15 +150,15 @@ func (sh *shard) lose(n uint32, why cause, by push) {
 		if owner != by.owner {
 			pusher = otherNamespace
 		}
-		sh.evicted[why][state][pusher]++
+		s.evicted[why][state][pusher]++
 	}
-	sh.remove(n)
+	s.remove(n)
 }
 
 // sampleOpen returns the number of the open counter of group g to evict, or notHeld
 // if every open counter is pinned.
-func (sh *shard) sampleOpen(g uint32, pinned []uint32, now strategy.Instant) uint32 {
-	open := sh.groups[g].open
+func (s *space) sampleOpen(g uint32, pinned []uint32, now strategy.Instant) uint32 {
+	open := s.groups[g].open
 	victim := notHeld
 	look := min(len(open), evictSample)
 	few := len(open) <= 4*strategy.MaxLimits // so few that a sample could be all pinned
@@ -171,11 +173,11 @@ func (sh *shard) sampleOpen(g uint32, pinned []uint32, now strategy.Instant) uin
 		if slices.Contains(pinned, n) {
 			continue
 		}
-		c := sh.at(n)
+		c := s.at(n)
 		if c.expires <= now {
 			return n
 		}
-		if victim == notHeld || c.rank < sh.at(victim).rank {
+		if victim == notHeld || c.rank < s.at(victim).rank {
 			victim = n
 		}
 	}
@@ -184,8 +186,8 @@ func (sh *shard) sampleOpen(g uint32, pinned []uint32, now strategy.Instant) uin
 
 // unpinnedShut returns the number of a shut counter of group g that is not pinned and
 // is among the first to open, or notHeld if all shut counters are pinned.
-func (sh *shard) unpinnedShut(g uint32, pinned []uint32) uint32 {
-	for _, slot := range sh.groups[g].shut {
+func (s *space) unpinnedShut(g uint32, pinned []uint32) uint32 {
+	for _, slot := range s.groups[g].shut {
 		if !slices.Contains(pinned, slot.number) {
 			return slot.number
 		}
@@ -196,23 +198,23 @@ func (sh *shard) unpinnedShut(g uint32, pinned []uint32) uint32 {
 // evictLog drops one counter of a namespace that has a log, and reports whether it
 // found one. It takes it from the limit whose logs are largest, in the order of evict;
 // a shut one only if shutToo is set.
-func (sh *shard) evictLog(of *namespace, shutToo bool, by push) bool {
-	if int(of.number) >= len(sh.places) || sh.places[of.number] == 0 {
+func (s *space) evictLog(of *namespace, shutToo bool, by push) bool {
+	if int(of.number) >= len(s.places) || s.places[of.number] == 0 {
 		return false
 	}
-	h := &sh.holdings[sh.places[of.number]-1]
+	h := &s.holdings[s.places[of.number]-1]
 	if h.owner != of || h.entries == 0 {
 		return false
 	}
-	g := sh.heaviestIn(h, forLogs, notHeld)
-	first, _ := sh.firstShut(g, by.now)
-	if victim := sh.sampleOpen(g, nil, by.now); victim != notHeld {
-		sh.lose(victim, forLogs, by)
+	g := s.heaviestIn(h, forLogs, notHeld)
+	first, _ := s.groups[g].firstShut(&s.slab, by.now)
+	if victim := s.sampleOpen(g, nil, by.now); victim != notHeld {
+		s.lose(victim, forLogs, by)
 		return true
 	}
 	if !shutToo {
 		return false
 	}
-	sh.lose(first, forLogs, by)
+	s.lose(first, forLogs, by)
 	return true
 }

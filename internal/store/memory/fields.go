@@ -67,3 +67,7 @@ func (f *fields) skip(n int) {
 	}
 	f.b = f.b[n:]
 }
+
+func appendText(b []byte, text string) []byte {
+	return append(binary.AppendUvarint(b, uint64(len(text))), text...)
+}

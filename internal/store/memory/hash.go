@@ -83,10 +83,8 @@ func (h *hasher) identityIn(namespace key, identifier string) key {
 	return key{hi: h.mix(0, namespace.hi, sum.hi), lo: h.mix(1, namespace.lo, sum.lo)}
 }
 
-// counter hashes the counter of l that belongs to an identity. It hashes what
-// Limit.SameCounter compares.
-func (h *hasher) counter(identity key, l *strategy.Limit) key {
-	limit := h.limit(l)
+// counter hashes the counter of a limit, which limit has hashed, that belongs to an identity.
+func (h *hasher) counter(identity, limit key) key {
 	const ofShard uint64 = (1<<shardBits - 1) << (64 - shardBits)
 	return key{
 		hi: identity.hi&ofShard | h.mix(0, identity.hi, limit.hi)&^ofShard,
@@ -94,6 +92,8 @@ func (h *hasher) counter(identity key, l *strategy.Limit) key {
 	}
 }
 
+// limit hashes what Limit.SameCounter compares. A batch needs that only once for requests that
+// have a limit in common.
 func (h *hasher) limit(l *strategy.Limit) key {
 	if l.Name != "" {
 		name := h.text(l.Name)

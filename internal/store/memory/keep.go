@@ -33,7 +33,7 @@ type Snapshots struct {
 type keeper struct {
 	Snapshots
 
-	store  *Store
+	store  *stripes
 	logger *slog.Logger
 	lock   *os.File
 
@@ -47,30 +47,19 @@ type keeper struct {
 	failures uint64
 }
 
-// Keep restores the counters that o.File has, and from then on keeps those of s there:
-// after each interval, and when s is closed. It must be called before anything else uses s
-// except Favour, and once. The error says why the counters cannot be kept there.
-//
-// The file is complete at any time, whenever the process or the machine ends: it has the
-// last snapshot that was completed. A file that is none, or not as it was written, is
-// renamed, and s is empty then.
-//
-// A counter of the file is as it was at some instant while the snapshot was taken, and two of
-// them may be of different instants, also if requests have charged both at once. A decision
-// waits for a snapshot no longer than some hundred microseconds, but for logs of more than
-// 100,000 entries.
-func (s *Store) Keep(o Snapshots) (err error) {
-	k := &keeper{Snapshots: o, store: s, logger: s.logger, stop: make(chan struct{})}
+// keep restores the counters that o.File has to s, and from then on keeps those of s there:
+// see Store.Keep.
+func keep(o Snapshots, s *stripes) (*keeper, error) {
+	k := &keeper{Snapshots: o, store: s, logger: s.losses.logger, stop: make(chan struct{})}
 	k.Interval = cmp.Or(k.Interval, DefaultSnapshotInterval)
 	if err := k.check(); err != nil {
-		return err
+		return nil, err
 	}
 	if err := k.restore(); err != nil {
-		return errors.Join(err, k.lock.Close())
+		return nil, errors.Join(err, k.lock.Close())
 	}
-	s.kept = k
 	k.stopped.Go(k.run)
-	return nil
+	return k, nil
 }
 
 // check locks the file, and checks that a snapshot can be written.

@@ -173,13 +173,13 @@ ratelimitd_memory_snapshot_failures_total 1
 // TestSnapshotSlices: no slice of a snapshot, for which a shard is locked, has more than
 // sliceCounters counters, or more bytes than sliceBytes and one counter.
 func TestSnapshotSlices(t *testing.T) {
-	s, _ := newStore(t, Options{Shards: 1, MaxKeys: 10_000, MaxLogCount: 1000})
+	s, set := newStore(t, Options{Shards: 1, MaxKeys: 10_000, MaxLogCount: 1000})
 	for i := range 2000 {
 		ask(s, fmt.Sprint(i), 1, limit(t, "10/h", strategy.FixedWindow))
 	}
 	log := limit(t, "1000/h", strategy.SlidingWindowLog)
 	for i := range 20_000 {
-		s.now = func() strategy.Instant { return strategy.Instant(i * 1000) }
+		set(strategy.Instant(i * 1000))
 		ask(s, fmt.Sprint("log ", i%20), 1, log)
 	}
 	w := frameWriter{groups: map[groupName]uint64{}}

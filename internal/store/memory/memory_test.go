@@ -462,7 +462,7 @@ func TestTableAgreesWithAMap(t *testing.T) {
 		k := key{hi: random.Uint64N(16), lo: random.Uint64N(512)}
 		n, found := tab.find(k)
 		w, held := want[k]
-		if found != held || (held && (n != w.number || tab.isOpen(n) != w.open || tab.at(n).rank != w.rank)) {
+		if found != held || (held && (n != w.number || tab.at(n).isOpen() != w.open || tab.at(n).rank != w.rank)) {
 			t.Fatalf("step %d: find(%v) = %d, %t; want %+v, %t", step, k, n, found, w, held)
 		}
 		rank := random.Int64N(1000)
@@ -496,7 +496,7 @@ func TestTableAgreesWithAMap(t *testing.T) {
 			if len(want) == 0 {
 				continue
 			}
-			first, ok := tab.firstShut(tab.holdings[0].groups[0], strategy.Instant(now))
+			first, ok := tab.groups[tab.holdings[0].groups[0]].firstShut(&tab.slab, strategy.Instant(now))
 			if ok != (soonest < 1<<62) || (ok && tab.at(first).rank != soonest) {
 				t.Fatalf("step %d: the first of the shut opens at %d, want %d", step, tab.at(first).rank, soonest)
 			}

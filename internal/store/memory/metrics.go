@@ -15,43 +15,6 @@ type Collector struct{ store *Store }
 
 var _ prometheus.Collector = Collector{}
 
-// A cause is what was full when a live counter was evicted.
-type cause int
-
-const (
-	forKeys cause = iota // the shard had as many counters as its share allows
-	forLogs              // the logs of all shards took as much memory as they may
-	causes
-)
-
-func (c cause) String() string { return [causes]string{"keys", "logs"}[c] }
-
-// What an evicted counter was: see ranking.
-const (
-	wasOpen = iota // its caller gets less than half of the limit back
-	wasUsed        // open, but at least half was used
-	wasShut        // its caller was denied, and is free now
-	states
-)
-
-// Whose new counter an evicted one had to leave for.
-const (
-	sameNamespace = iota
-	otherNamespace
-	pushers
-)
-
-// evictions counts evictions of live counters.
-type evictions [causes][states][pushers]uint64
-
-// waitBounds are the buckets for how long a lock was waited for. They go from the
-// shortest time for which a lock is held to the time for which a process can lose
-// its processor.
-var waitBounds = [...]time.Duration{
-	time.Microsecond, 4 * time.Microsecond, 16 * time.Microsecond, 64 * time.Microsecond, 256 * time.Microsecond,
-	time.Millisecond, 4 * time.Millisecond, 16 * time.Millisecond, 64 * time.Millisecond,
-}
-
 var (
 	keysDesc = prometheus.NewDesc("ratelimitd_memory_keys",
 		"Counters in memory. An expired counter counts until it is swept.", nil, nil)

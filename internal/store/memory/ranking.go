@@ -37,61 +37,52 @@ const (
 	minRoom = 16
 )
 
-// isOpen reports whether the counter with number n is open.
-func (t *table) isOpen(n uint32) bool { return t.at(n).position&shutBit == 0 }
+// isOpen reports whether c is open.
+func (c *counter) isOpen() bool { return c.position&shutBit == 0 }
 
-// rankOpen makes the counter with number n open, with that share of its capacity
-// used.
-func (t *table) rankOpen(n uint32, share int64) {
-	c := t.at(n)
-	if c.position&shutBit != 0 {
-		t.dropRank(n)
-		t.addOpen(n)
-	}
-	c.rank = share
+// reopen makes the shut counter with number n open.
+func (r *ranking) reopen(s *slab, n uint32) {
+	r.drop(s, n)
+	r.add(s, n)
 }
 
-// rankShut makes the counter with number n shut until that instant.
-func (t *table) rankShut(n uint32, until strategy.Instant) {
-	c := t.at(n)
-	r := &t.groups[c.group].ranking
+// shutUntil makes the counter with number n shut until that instant.
+func (r *ranking) shutUntil(s *slab, n uint32, until strategy.Instant) {
+	c := s.at(n)
 	c.rank = int64(until)
-	if c.position&shutBit == 0 {
-		t.dropRank(n)
+	if c.isOpen() {
+		r.drop(s, n)
 		r.shut = append(r.shut, shutSlot{})
-		t.rise(r, len(r.shut)-1, shutSlot{c.rank, n})
+		r.rise(s, len(r.shut)-1, shutSlot{c.rank, n})
 		return
 	}
 	if i := int(c.position &^ shutBit); c.rank < r.shut[i].opens {
-		t.rise(r, i, shutSlot{c.rank, n})
+		r.rise(s, i, shutSlot{c.rank, n})
 	}
 }
 
-// addOpen adds the counter with number n to the open ones of its group.
-func (t *table) addOpen(n uint32) {
-	c := t.at(n)
-	r := &t.groups[c.group].ranking
-	c.position = uint32(len(r.open))
+// add adds the counter with number n to the open ones.
+func (r *ranking) add(s *slab, n uint32) {
+	s.at(n).position = uint32(len(r.open))
 	r.open = append(r.open, n)
 }
 
-// dropRank removes the counter with number n from the ranking.
-func (t *table) dropRank(n uint32) {
-	c := t.at(n)
-	r := &t.groups[c.group].ranking
+// drop removes the counter with number n.
+func (r *ranking) drop(s *slab, n uint32) {
+	c := s.at(n)
 	i := int(c.position &^ shutBit)
-	if c.position&shutBit == 0 {
+	if c.isOpen() {
 		last := len(r.open) - 1
 		r.open[i] = r.open[last]
-		t.at(r.open[i]).position = uint32(i)
+		s.at(r.open[i]).position = uint32(i)
 		r.open = shrunk(r.open[:last])
 	} else {
 		last := len(r.shut) - 1
 		moved := r.shut[last]
 		r.shut = r.shut[:last]
 		if i < last {
-			t.rise(r, i, moved)
-			t.sink(r, int(t.at(moved.number).position&^shutBit))
+			r.rise(s, i, moved)
+			r.sink(s, int(s.at(moved.number).position&^shutBit))
 		}
 		r.shut = shrunk(r.shut)
 	}
@@ -107,22 +98,21 @@ func shrunk[T any](s []T) []T {
 	return append(make([]T, 0, cap(s)/2), s...)
 }
 
-// firstShut returns the number of the shut counter of group g that opens first, and
-// whether there is a shut counter. It moves those that time has opened to the open
-// ones.
-func (t *table) firstShut(g uint32, now strategy.Instant) (n uint32, ok bool) {
-	r := &t.groups[g].ranking
+// firstShut returns the number of the shut counter that opens first, and whether there
+// is a shut counter. It moves those that time has opened to the open ones.
+func (r *ranking) firstShut(s *slab, now strategy.Instant) (n uint32, ok bool) {
 	for range maxStale {
 		if len(r.shut) == 0 {
 			return 0, false
 		}
 		first := &r.shut[0]
-		switch rank := t.at(first.number).rank; {
-		case rank <= int64(now):
-			t.rankOpen(first.number, maxShare)
-		case rank > first.opens:
-			first.opens = rank
-			t.sink(r, 0)
+		switch c := s.at(first.number); {
+		case c.rank <= int64(now):
+			r.reopen(s, first.number)
+			c.rank = maxShare
+		case c.rank > first.opens:
+			first.opens = c.rank
+			r.sink(s, 0)
 		default:
 			return first.number, true
 		}
@@ -134,20 +124,20 @@ func (t *table) firstShut(g uint32, now strategy.Instant) (n uint32, ok bool) {
 }
 
 // rise puts slot into the heap at place i, or as far above as it belongs.
-func (t *table) rise(r *ranking, i int, slot shutSlot) {
+func (r *ranking) rise(s *slab, i int, slot shutSlot) {
 	for i > 0 {
 		parent := (i - 1) / 2
 		if r.shut[parent].opens <= slot.opens {
 			break
 		}
-		t.setShut(r, i, r.shut[parent])
+		r.setShut(s, i, r.shut[parent])
 		i = parent
 	}
-	t.setShut(r, i, slot)
+	r.setShut(s, i, slot)
 }
 
 // sink moves the slot at place i of the heap down to where it belongs.
-func (t *table) sink(r *ranking, i int) {
+func (r *ranking) sink(s *slab, i int) {
 	slot := r.shut[i]
 	for {
 		child := 2*i + 1
@@ -160,13 +150,13 @@ func (t *table) sink(r *ranking, i int) {
 		if slot.opens <= r.shut[child].opens {
 			break
 		}
-		t.setShut(r, i, r.shut[child])
+		r.setShut(s, i, r.shut[child])
 		i = child
 	}
-	t.setShut(r, i, slot)
+	r.setShut(s, i, slot)
 }
 
-func (t *table) setShut(r *ranking, i int, slot shutSlot) {
+func (r *ranking) setShut(s *slab, i int, slot shutSlot) {
 	r.shut[i] = slot
-	t.at(slot.number).position = uint32(i) | shutBit
+	s.at(slot.number).position = uint32(i) | shutBit
 }

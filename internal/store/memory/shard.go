@@ -2,11 +2,20 @@ package memory
 
 import (
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ratelimitd/ratelimitd/internal/store"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 )
+
+// waitBounds are the buckets for how long a lock was waited for. They go from the
+// shortest time for which a lock is held to the time for which a process can lose
+// its processor.
+var waitBounds = [...]time.Duration{
+	time.Microsecond, 4 * time.Microsecond, 16 * time.Microsecond, 64 * time.Microsecond, 256 * time.Microsecond,
+	time.Millisecond, 4 * time.Millisecond, 16 * time.Millisecond, 64 * time.Millisecond,
+}
 
 // A shard is one stripe of the store.
 type shard struct {
@@ -15,18 +24,19 @@ type shard struct {
 	// What each decision uses is close together in memory: here, and in the first
 	// fields of table.
 	acquired uint64 // how often mu was taken; for the metrics
-	table
-	counted int    // how many of entries are counted in the store's total
-	freed   loss   // whom an eviction has freed
-	store   *Store // it is in
-	share   int    // how many counters the shard may have
-	hand    uint32 // the number of the counter that expire checks next
+	space
+	counted int // how many of entries are counted in the store's total
+
+	// These are the store's.
+	hash       *hasher
+	names      *namespaces
+	logEntries *atomic.Int64 // the room of all shards' logs
+	losses     *lossLog
 
 	// For the metrics.
 	contended uint64                      // how often mu had to be waited for
 	waits     [len(waitBounds) + 1]uint64 // contended, by the bucket of the wait
 	waited    time.Duration               // the sum of the waits
-	evicted   evictions
 
 	states [strategy.MaxLimits]strategy.State // used only by decide
 	_      [64]byte                           // keeps the next shard's mutex out of this one's cache lines
@@ -62,12 +72,12 @@ func (sh *shard) unlock() {
 }
 
 func (sh *shard) unlockWithNews() {
-	sh.store.logEntries.Add(int64(sh.entries - sh.counted))
+	sh.logEntries.Add(int64(sh.entries - sh.counted))
 	freed := sh.freed
 	sh.news, sh.counted, sh.freed = false, sh.entries, loss{}
 	sh.mu.Unlock()
 	if freed.of != nil {
-		sh.store.report(freed)
+		sh.losses.report(freed)
 	}
 }
 
@@ -112,7 +122,7 @@ func (sh *shard) decide(r *store.Request, keys []key, d *strategy.Decision, now 
 			if states[i].Used == 0 {
 				continue // nothing was charged, or there was nothing to give back
 			}
-			numbers[i] = sh.add(keys[i], numbers[:len(keys)], push{sh.store.names.find(r.Namespace), now}, l)
+			numbers[i] = sh.add(keys[i], numbers[:len(keys)], push{sh.names.find(r.Namespace), now}, l)
 		}
 		sh.at(numbers[i]).setState(&states[i])
 		if l.Strategy == strategy.SlidingWindowLog {
@@ -125,7 +135,7 @@ func (sh *shard) decide(r *store.Request, keys []key, d *strategy.Decision, now 
 // add adds a counter of l with key k, and returns its number. It drops none of pinned
 // for it.
 func (sh *shard) add(k key, pinned []uint32, by push, l *strategy.Limit) uint32 {
-	g := sh.join(by.owner, sh.store.hash.limit(l).hi, l.Strategy == strategy.SlidingWindowLog)
+	g := sh.join(by.owner, sh.hash.limit(l).hi, l.Strategy == strategy.SlidingWindowLog)
 	sh.makeRoom(g, pinned, by)
 	return sh.insert(k, g)
 }

@@ -54,7 +54,7 @@ func BenchmarkTail(b *testing.B) {
 				go func() {
 					defer close(stopped)
 					if during == "snapshots" {
-						s.kept = &keeper{Snapshots: Snapshots{File: filepath.Join(b.TempDir(), "snapshot")}, store: s, logger: s.logger}
+						s.kept = &keeper{Snapshots: Snapshots{File: filepath.Join(b.TempDir(), "snapshot")}, store: &s.stripes, logger: s.losses.logger}
 						defer func() { s.kept = nil }()
 					}
 					for during == "collecting" || during == "snapshots" {
@@ -97,7 +97,7 @@ func BenchmarkSnapshot(b *testing.B) {
 	const keys = 1_000_000
 	s := filled(b, keys, func() strategy.Instant { return 0 })
 	file := filepath.Join(b.TempDir(), "snapshot")
-	k := &keeper{Snapshots: Snapshots{File: file}, store: s, logger: s.logger}
+	k := &keeper{Snapshots: Snapshots{File: file}, store: &s.stripes, logger: s.losses.logger}
 	b.Run("write", func(b *testing.B) {
 		for b.Loop() {
 			k.keep()
@@ -117,7 +117,7 @@ func BenchmarkSnapshot(b *testing.B) {
 			if err != nil {
 				b.Fatal(err)
 			}
-			if err := (&keeper{Snapshots: k.Snapshots, store: after, logger: s.logger}).restore(); err != nil {
+			if err := (&keeper{Snapshots: k.Snapshots, store: &after.stripes, logger: s.losses.logger}).restore(); err != nil {
 				b.Fatal(err)
 			}
 			_ = after.Close()

@@ -89,7 +89,7 @@ func (w *frameWriter) end() error {
 // write writes a snapshot of s to a file, and returns how many counters are in it. It holds
 // no lock for longer than sliceCounters take, and makes no other goroutine wait for its
 // processor.
-func (s *Store) write(to io.Writer) (counters uint64, err error) {
+func (s *stripes) write(to io.Writer) (counters uint64, err error) {
 	w := frameWriter{to: bufio.NewWriterSize(to, sliceBytes), groups: map[groupName]uint64{}}
 	taken := s.now()
 	_, _ = w.to.WriteString(magic) // an error comes back at the end
@@ -133,7 +133,7 @@ func (sh *shard) appendCounter(w *frameWriter, n uint32, taken strategy.Instant)
 	c := sh.at(n)
 	group := w.group(&sh.groups[c.group])
 	flags, rank := byte(0), c.rank
-	if !sh.isOpen(n) {
+	if !c.isOpen() {
 		flags, rank = shutRecord, rank-int64(taken)
 	}
 	if c.log.Load() != 0 {
@@ -175,20 +175,6 @@ func (w *frameWriter) group(g *group) uint64 {
 	w.frame = binary.LittleEndian.AppendUint64(w.frame, g.limit)
 	w.frame = appendText(w.frame, text)
 	return number
-}
-
-func appendText(b []byte, text string) []byte {
-	return append(binary.AppendUvarint(b, uint64(len(text))), text...)
-}
-
-// append appends what was agreed on to b.
-func (a *agreement) append(b []byte) []byte {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	for name, value := range a.values {
-		b = appendText(appendText(b, name), string(value))
-	}
-	return b
 }
 
 // A restored says what read has found.
@@ -250,7 +236,7 @@ func torn(err error) error {
 
 // read restores what write has written. Nobody uses s yet. After an error, some of it is
 // in s.
-func (s *Store) read(from io.Reader) (found restored, err error) {
+func (s *stripes) read(from io.Reader) (found restored, err error) {
 	r := frameReader{from: bufio.NewReaderSize(from, sliceBytes)}
 	var start [len(magic) + 4]byte
 	if _, err := io.ReadFull(r.from, start[:]); err != nil || string(start[:len(magic)]) != magic {
@@ -294,7 +280,7 @@ func (s *Store) read(from io.Reader) (found restored, err error) {
 	}
 }
 
-func (s *Store) readHead(body fields) (taken strategy.Instant, err error) {
+func (s *stripes) readHead(body fields) (taken strategy.Instant, err error) {
 	taken = strategy.Instant(body.fixed())
 	secret := body.take(uint64(secretBytes))
 	if !body.ok() || taken < -maxInstant || taken > maxInstant {
@@ -318,7 +304,7 @@ func (s *Store) readHead(body fields) (taken strategy.Instant, err error) {
 type insertion struct {
 	restored
 
-	store *Store
+	store *stripes
 	now   strategy.Instant
 	// ahead is how far the clock was ahead of now when the snapshot was taken. What expires
 	// does so as long after now as it was to, though the clock has stepped back: so
@@ -390,7 +376,7 @@ func (in *insertion) counter(flags byte, body *fields) error {
 }
 
 // insert adds a counter of a snapshot, and evicts others if there is no room.
-func (s *Store) insert(c *counter, of *groupOwner, log *strategy.Log, shut bool, now strategy.Instant) {
+func (s *stripes) insert(c *counter, of *groupOwner, log *strategy.Log, shut bool, now strategy.Instant) {
 	sh := &s.shards[c.key.hi>>s.shift]
 	sh.lock()
 	if n, found := sh.find(c.key); found {
@@ -422,7 +408,7 @@ func (s *Store) insert(c *counter, of *groupOwner, log *strategy.Log, shut bool,
 }
 
 // clear forgets all that s knows, and takes other secrets. Nobody uses s.
-func (s *Store) clear() {
+func (s *stripes) clear() {
 	for i := range s.shards {
 		sh := &s.shards[i]
 		sh.lock()

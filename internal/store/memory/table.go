@@ -6,42 +6,10 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 )
 
-// A counter is the memory of one counter. It fits into a cache line, and has no
-// pointers, so that the garbage collector need not scan it.
-type counter struct {
-	key      key
-	last     strategy.Instant // these three are the State. In a State, group would find no room.
-	part     uint64           // its Part; and in the highest bits, those of Used
-	used     uint32           // the low bits of Used
-	group    uint32           // the index of its group: see shares
-	expires  strategy.Instant // from when on the counter is unused and can be dropped
-	rank     int64            // see ranking
-	position uint32           // see ranking; notHeld if this is not a counter now
-	log      atomic.Uint32    // the index of its Log in logs; 0 if it has no Log
-}
+const minIndex = 16 // slots
 
-// set makes c an unused counter with key k of group g.
-func (c *counter) set(k key, g uint32) {
-	c.key, c.group, c.expires, c.rank, c.position = k, g, 0, 0, notHeld
-	c.setState(&strategy.State{})
-	c.log.Store(0)
-}
-
-const (
-	usedBits = 32 // of Used, in used: the others are in part, above partBits
-	partBits = 48
-)
-
-func (c *counter) state() strategy.State {
-	return strategy.State{Last: c.last, Part: int64(c.part & (1<<partBits - 1)), Used: int64(c.part>>partBits<<usedBits | uint64(c.used))}
-}
-
-func (c *counter) setState(s *strategy.State) {
-	c.last, c.part, c.used = s.Last, uint64(s.Part)|uint64(s.Used)>>usedBits<<partBits, uint32(s.Used)
-}
-
-// A table is a hash table of counters by key. The counters have numbers from 0, and
-// are in chunks that never move. An index with open addressing finds them.
+// A table is a hash table of counters by key. The counters are in a slab, and belong to
+// groups. An index with open addressing finds them.
 //
 // Only the methods slot and fetch may be called without the shard's lock. Some
 // fields are atomic because of these two.
@@ -53,10 +21,7 @@ type table struct {
 	// Because the tag is in the slot, the index can grow without reading the counters.
 	index atomic.Pointer[[]atomic.Uint64]
 
-	chunks []atomic.Pointer[chunk] // nil from the first chunk on that was not needed yet
-	used   uint32                  // the lowest number that was never given out
-	free   []uint32                // numbers below used to give out again
-
+	slab
 	shares
 	count   int // how many counters there are
 	entries int // how many entries all logs have room for
@@ -65,26 +30,13 @@ type table struct {
 	logOwner []uint32       // the number of the counter of each log
 }
 
-const (
-	chunkSize = 256 // 16 kB
-	minIndex  = 16
-
-	// notHeld is a number that no counter has. As a position, it means that the
-	// number is free.
-	notHeld = ^uint32(0)
-)
-
-type chunk [chunkSize]counter
-
 // init makes t an empty table with room for max counters.
 func (t *table) init(max int) {
-	t.chunks = make([]atomic.Pointer[chunk], max/chunkSize+1)
+	t.slab = newSlab(max)
 	t.maxOwn = minGroups + max/countersPerGroup
 	index := make([]atomic.Uint64, minIndex)
 	t.index.Store(&index)
 }
-
-func (t *table) at(n uint32) *counter { return &t.chunks[n/chunkSize].Load()[n%chunkSize] }
 
 // held returns how many counters the table holds.
 func (t *table) held() int { return t.count }
@@ -132,29 +84,15 @@ func (t *table) insert(k key, g uint32) uint32 {
 	t.count++
 	t.at(n).set(k, g)
 	t.place(k.lo<<32 | uint64(n+1))
-	t.addOpen(n)
+	t.groups[g].add(&t.slab, n)
 	return n
-}
-
-// number returns a number for a new counter.
-func (t *table) number() uint32 {
-	if last := len(t.free) - 1; last >= 0 {
-		n := t.free[last]
-		t.free = t.free[:last]
-		return n
-	}
-	if t.used%chunkSize == 0 {
-		t.chunks[t.used/chunkSize].Store(new(chunk))
-	}
-	t.used++
-	return t.used - 1
 }
 
 // remove drops the counter with number n.
 func (t *table) remove(n uint32) {
 	c := t.at(n)
 	t.unplace(c.key.lo<<32 | uint64(n+1))
-	t.dropRank(n)
+	t.groups[c.group].drop(&t.slab, n)
 	if log := c.log.Load(); log != 0 {
 		t.grow(c.group, -t.logs[log].Size())
 		last := len(t.logs) - 1 // fills the gap
@@ -164,9 +102,8 @@ func (t *table) remove(n uint32) {
 		t.logs, t.logOwner = t.logs[:last], t.logOwner[:last]
 	}
 	t.leave(c.group)
-	c.set(key{}, 0)
 	t.count--
-	t.free = append(t.free, n)
+	t.release(n)
 }
 
 // place puts slot into the index. There must be room for it.
@@ -232,4 +169,19 @@ func (t *table) grow(g uint32, n int) {
 		t.entries += n
 		t.addEntries(g, n)
 	}
+}
+
+// rankOpen makes the counter with number n open, with that share of its capacity
+// used.
+func (t *table) rankOpen(n uint32, share int64) {
+	c := t.at(n)
+	if !c.isOpen() {
+		t.groups[c.group].reopen(&t.slab, n)
+	}
+	c.rank = share
+}
+
+// rankShut makes the counter with number n shut until that instant.
+func (t *table) rankShut(n uint32, until strategy.Instant) {
+	t.groups[t.at(n).group].shutUntil(&t.slab, n, until)
 }

@@ -118,7 +118,7 @@ local function rare_functions()
     local _, before = entry(key, first - 1)
     local used, free = total - before, 0
     if last - now > period then -- a clock was wrong: all that counts becomes one entry at now
-      last, total, n, first = now, used, 2, 1
+      last, before, total, n, first = now, 0, used, 2, 1
       redis.call('SET', key, struct.pack('>dddd', 0, 0, last, total), 'PX', expiry(period))
     end
     if used + cost > capacity and cost <= capacity then

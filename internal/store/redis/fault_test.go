@@ -120,7 +120,7 @@ func TestFaults(t *testing.T) {
 					start := time.Now()
 					res := decide(t.Context(), s, r)
 					took := time.Since(start)
-					if res.Err == nil || took > time.Second {
+					if res.Err == nil || took > patient {
 						t.Errorf("%+v after %v, want an error after about 200 ms", res, took)
 					}
 					if fault.used == 1 { // it may still be on its way to the server
@@ -165,7 +165,7 @@ func TestHalfOpenConnection(t *testing.T) {
 		t.Fatalf("%d connections are closed, %v", n, err)
 	}
 	start := time.Now()
-	if res := decide(t.Context(), s, r); res.Err == nil || time.Since(start) > time.Second {
+	if res := decide(t.Context(), s, r); res.Err == nil || time.Since(start) > patient {
 		t.Errorf("%+v after %v, want an error after about 200 ms", res, time.Since(start))
 	}
 	if used := f.used(t, r); used != before {
@@ -288,7 +288,7 @@ func TestCallersLeave(t *testing.T) {
 			results := make([]store.Result, 1)
 			start := time.Now()
 			s.Decide(ctx, requests, results)
-			if took := time.Since(start); !errors.Is(results[0].Err, want) || took > 2*time.Second {
+			if took := time.Since(start); !errors.Is(results[0].Err, want) || took > patient {
 				t.Errorf("%v after %v, want %v", results[0].Err, took, want)
 			}
 			results[0] = store.Result{} // the race detector sees who else writes it

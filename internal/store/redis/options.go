@@ -10,7 +10,6 @@ import (
 	"log/slog"
 	"net"
 	"net/url"
-	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -20,6 +19,7 @@ import (
 
 	"github.com/ratelimitd/ratelimitd/internal/crash"
 	"github.com/ratelimitd/ratelimitd/internal/store"
+	"github.com/ratelimitd/ratelimitd/internal/textfile"
 )
 
 const (
@@ -331,7 +331,7 @@ func (o Options) tlsConfig(wanted bool) (*tls.Config, error) {
 	}
 	config := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: o.ServerName}
 	if o.CAFile != "" {
-		pem, err := os.ReadFile(o.CAFile)
+		pem, err := textfile.Read(o.CAFile, textfile.MaxPEM)
 		if err != nil {
 			return nil, fmt.Errorf("TLS CA file %q: %w", o.CAFile, err)
 		}

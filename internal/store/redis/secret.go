@@ -2,10 +2,9 @@ package redis
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"io"
 	"log/slog"
-	"os"
 	"strconv"
 	"strings"
 	"sync"
@@ -14,6 +13,7 @@ import (
 
 	"github.com/ratelimitd/ratelimitd/internal/lograte"
 	"github.com/ratelimitd/ratelimitd/internal/quote"
+	"github.com/ratelimitd/ratelimitd/internal/textfile"
 )
 
 const (
@@ -113,12 +113,10 @@ func (s *secret) read() (credentials, error) {
 	if s.both {
 		option, example = "auth file", "user:password, or the password,"
 	}
-	f, err := os.Open(s.file)
-	if err != nil {
-		return credentials{}, fmt.Errorf("%s %q: %w", option, s.file, err)
+	data, err := textfile.Read(s.file, maxSecretBytes)
+	if _, isLong := errors.AsType[*textfile.LengthError](err); isLong {
+		data, err = make([]byte, maxSecretBytes+1), nil // as said below
 	}
-	defer func() { _ = f.Close() }()
-	data, err := io.ReadAll(io.LimitReader(f, maxSecretBytes+1))
 	text := strings.TrimRight(string(data), "\r\n")
 	said := credentials{s.user, text}
 	if user, password, found := strings.Cut(text, ":"); found && s.both {

@@ -302,9 +302,19 @@ func testClockWasWrong(t *testing.T, s Subject) {
 			longest := 2 * period // of a sliding window counter, whose windows count twice
 			r := request(l)
 			r.Identifier = fmt.Sprint("was wrong ", debt)
-			s.Set(at(ahead))
-			r.Mode, r.Cost = strategy.Charge, 6+debt
-			s.decide(t, r)
+			r.Mode = strategy.Charge
+			charge := func(cost uint64, before time.Duration) {
+				r.Cost = cost
+				s.Set(at(ahead - before))
+				s.decide(t, r)
+			}
+			if l.Strategy == strategy.SlidingWindowLog { // which holds on to what is too old to count
+				charge(12, period)
+				charge(1, period/2)
+				charge(5+debt, 0)
+			} else {
+				charge(6+debt, 0)
+			}
 			s.Set(epoch)
 			r.Mode, r.Cost = strategy.Take, 1
 			d := s.decide(t, r)

@@ -27,20 +27,30 @@ type httpSession struct {
 	before, after string
 	body          bytes.Buffer
 	reply         bytes.Buffer
-	envoy         bool
+	protocol      string
 }
 
 // placeholder is where the identifier goes in the text that is made once.
 const placeholder = "IDENTIFIER-GOES-HERE"
 
 func (t *Target) newHTTP() *httpSession {
-	envoy := t.options.Protocol == EnvoyHTTP
+	before, after, _ := strings.Cut(t.json(), placeholder)
+	return &httpSession{client: t.http, link: t.options.Link, url: t.options.Link.Scheme() + "://" + t.options.Addr + t.options.Path, before: before, after: after, protocol: t.options.Protocol}
+}
+
+// json returns the text of a request with the placeholder for its identifier.
+func (t *Target) json() string {
 	var in proto.Message
-	if envoy {
+	switch t.options.Protocol {
+	case ThrottlecrabHTTP:
+		return t.throttleJSON()
+	case LimitadorHTTP:
+		return t.limitadorJSON()
+	case EnvoyHTTP:
 		request, entry := t.envoyRequest()
 		entry.Value = placeholder
 		in = request
-	} else {
+	default:
 		request := t.request()
 		request.Identifier = placeholder
 		in = request
@@ -49,8 +59,7 @@ func (t *Target) newHTTP() *httpSession {
 	if err != nil {
 		panic(err) // a bug: this package makes the message, and the flags were checked
 	}
-	before, after, _ := strings.Cut(string(text), placeholder)
-	return &httpSession{client: t.http, link: t.options.Link, url: t.options.Link.Scheme() + "://" + t.options.Addr + t.options.Path, before: before, after: after, envoy: envoy}
+	return string(text)
 }
 
 func (s *httpSession) Ask(ctx context.Context, identifiers []string, verdicts []Verdict) error {
@@ -76,11 +85,17 @@ func (s *httpSession) Ask(ctx context.Context, identifiers []string, verdicts []
 	if response.StatusCode != http.StatusOK && response.StatusCode != http.StatusTooManyRequests {
 		return fmt.Errorf("status %s: %.200s", response.Status, strings.TrimSpace(s.reply.String()))
 	}
-	verdicts[0], err = s.verdict()
+	verdicts[0], err = s.verdict(response.StatusCode)
 	return err
 }
 
-func (s *httpSession) verdict() (Verdict, error) {
+func (s *httpSession) verdict(status int) (Verdict, error) {
+	if s.protocol == LimitadorHTTP { // its body says nothing
+		if status == http.StatusOK {
+			return Allowed, nil
+		}
+		return Denied, nil
+	}
 	var reply struct {
 		Allowed     bool   `json:"allowed"`
 		Reason      string `json:"reason"`
@@ -90,7 +105,7 @@ func (s *httpSession) verdict() (Verdict, error) {
 		return Failed, fmt.Errorf("the reply is not an answer in JSON: %w: %.200s", err, s.reply.String())
 	}
 	switch {
-	case s.envoy:
+	case s.protocol == EnvoyHTTP:
 		return envoyVerdict(envoyv3.RateLimitResponse_Code(envoyv3.RateLimitResponse_Code_value[reply.OverallCode])), nil
 	case reply.Reason == "STORE_FAILURE":
 		return StoreFailed, nil

@@ -8,9 +8,7 @@ import (
 	"net"
 	"strconv"
 	"strings"
-	"time"
 
-	"github.com/ratelimitd/ratelimitd/internal/rate"
 	ratelimitv1 "github.com/ratelimitd/ratelimitd/proto/ratelimit/v1"
 )
 
@@ -29,8 +27,8 @@ func (t *Target) newRedis() *redis {
 	s := &redis{target: t}
 	words := []string{"RL.ALLOW", t.options.Namespace, placeholder}
 	if t.options.Protocol == Throttle {
-		words = append([]string{"THROTTLE", placeholder}, throttleArgs(t.options.Limits)...)
-		words = append(words, strconv.FormatUint(t.options.Cost, 10))
+		limit := throttleLimit(&t.options)
+		words = strings.Fields(fmt.Sprintf("THROTTLE %s %d %d %d %d", placeholder, limit.burst, limit.count, limit.seconds, t.options.Cost))
 	} else {
 		for i, l := range t.options.Limits {
 			if i > 0 {
@@ -56,16 +54,6 @@ func (t *Target) newRedis() *redis {
 	}
 	s.before, s.after, _ = strings.Cut(arrayOf(words), bulk(placeholder))
 	return s
-}
-
-// throttleArgs returns max_burst, count and period of a limit.
-func throttleArgs(limits []*ratelimitv1.Limit) []string {
-	r, _ := rate.Parse(limits[0].GetRate()) // the flags were checked
-	burst := int64(limits[0].GetBurst())    //nolint:gosec // it was checked
-	if burst == 0 {
-		burst = r.Count
-	}
-	return []string{strconv.FormatInt(burst, 10), strconv.FormatInt(r.Count, 10), strconv.FormatInt(int64(r.Period/time.Second), 10)}
 }
 
 func bulk(text string) string { return "$" + strconv.Itoa(len(text)) + "\r\n" + text + "\r\n" }

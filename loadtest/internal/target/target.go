@@ -29,7 +29,21 @@ const (
 	EnvoyHTTP = "envoy-http" // POST of Envoy's RateLimitRequest as JSON
 	RESP      = "resp"       // RL.ALLOW over the protocol of Redis
 	Throttle  = "throttle"   // THROTTLE of throttlecrab over it
+
+	// Other rate limiters, over protocols of their own.
+	Throttlecrab     = "throttlecrab"      // throttlecrab's gRPC
+	ThrottlecrabHTTP = "throttlecrab-http" // POST /throttle
+	LimitadorHTTP    = "limitador-http"    // POST /check_and_report
+	Gubernator       = "gubernator"        // gubernator's GetRateLimits
 )
+
+// IsHTTP reports whether a protocol is JSON over HTTP.
+func IsHTTP(protocol string) bool {
+	return protocol == HTTP || protocol == EnvoyHTTP || protocol == ThrottlecrabHTTP || protocol == LimitadorHTTP
+}
+
+// IsRESP reports whether a protocol is that of Redis.
+func IsRESP(protocol string) bool { return protocol == RESP || protocol == Throttle }
 
 // A Verdict is a server's answer to one request.
 type Verdict uint8
@@ -83,11 +97,11 @@ type Target struct {
 // opened at once; they live until ctx ends or Close is called.
 func Dial(ctx context.Context, o Options) (*Target, error) {
 	t := &Target{options: o}
-	if o.Protocol == HTTP || o.Protocol == EnvoyHTTP {
+	if IsHTTP(o.Protocol) {
 		t.http = &http.Client{Transport: o.Link.HTTP(&http.Transport{MaxIdleConnsPerHost: o.Sessions, MaxConnsPerHost: o.Sessions, DisableCompression: true})}
 		return t, nil
 	}
-	if o.Protocol == RESP || o.Protocol == Throttle {
+	if IsRESP(o.Protocol) {
 		return t, nil
 	}
 	if o.Protocol == Client {
@@ -157,6 +171,10 @@ func (t *Target) Session() Session {
 		return &envoy{client: envoyv3.NewRateLimitServiceClient(t.conns[i%len(t.conns)]), request: in, entry: entry}
 	case RESP, Throttle:
 		return t.newRedis()
+	case Throttlecrab:
+		return t.newThrottlecrab(t.conns[i%len(t.conns)])
+	case Gubernator:
+		return t.newGubernator(t.conns[i%len(t.conns)])
 	default:
 		return t.newHTTP()
 	}

@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
-	"unicode/utf8"
 
 	"google.golang.org/grpc/encoding"
 	standard "google.golang.org/grpc/encoding/proto"
@@ -18,6 +17,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/ratelimitd/ratelimitd/internal/quote"
+	"github.com/ratelimitd/ratelimitd/internal/utf8text"
 	ratelimitv1 "github.com/ratelimitd/ratelimitd/proto/ratelimit/v1"
 )
 
@@ -235,20 +235,20 @@ func checkRequestText(v any) error {
 
 func checkSubjectText(m subject) error {
 	switch {
-	case !utf8.ValidString(m.GetNamespace()):
+	case !utf8text.Valid(m.GetNamespace()):
 		return invalidText("namespace", m.GetNamespace())
-	case !utf8.ValidString(m.GetIdentifier()):
+	case !utf8text.Valid(m.GetIdentifier()):
 		return invalidText("identifier", m.GetIdentifier())
-	case !utf8.ValidString(m.GetPolicy()):
+	case !utf8text.Valid(m.GetPolicy()):
 		return invalidText("policy", m.GetPolicy())
 	}
 	for _, l := range m.GetLimits() {
 		switch {
-		case !utf8.ValidString(l.GetRate()):
+		case !utf8text.Valid(l.GetRate()):
 			return invalidText("limits.rate", l.GetRate())
-		case !utf8.ValidString(l.GetName()):
+		case !utf8text.Valid(l.GetName()):
 			return invalidText("limits.name", l.GetName())
-		case !utf8.ValidString(l.GetTimeZone()):
+		case !utf8text.Valid(l.GetTimeZone()):
 			return invalidText("limits.time_zone", l.GetTimeZone())
 		}
 	}
@@ -257,7 +257,7 @@ func checkSubjectText(m subject) error {
 
 func checkResponse(m *ratelimitv1.ShouldAllowResponse) error {
 	for _, s := range m.GetStatuses() {
-		if !utf8.ValidString(s.GetName()) {
+		if !utf8text.Valid(s.GetName()) {
 			return invalidText("statuses.name", s.GetName())
 		}
 		if err := checkUnknown(s); err != nil {

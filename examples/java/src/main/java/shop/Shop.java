@@ -35,12 +35,15 @@ import org.eclipse.jetty.server.Server;
  * curl -i -H 'X-API-Key: secret' 'localhost:8000/report?words=200'
  * </pre>
  *
- * RATELIMITD_ADDR is where the daemon serves, and SHOP_ADDR where the shop does.
+ * RATELIMITD_ADDR is where the daemon serves, RATELIMITD_TIMEOUT how many milliseconds it may take to answer, and SHOP_ADDR where the
+ * shop serves.
  */
 public final class Shop {
     public static void main(String[] args) throws Exception {
         Map<String, String> environment = System.getenv();
-        Client limits = Client.builder(environment.getOrDefault("RATELIMITD_ADDR", "localhost:8081")).timeout(Duration.ofSeconds(1)).build();
+        Client limits = Client.builder(environment.getOrDefault("RATELIMITD_ADDR", "localhost:8081"))
+                .timeout(Duration.ofMillis(Long.parseLong(environment.getOrDefault("RATELIMITD_TIMEOUT", "50"))))
+                .build();
         // One address may ask often, and one customer may order less often.
         Limiter perAddress = limits.limiter("shop", Limit.rate("100/s").name("requests").strategy(Strategy.TOKEN_BUCKET));
         Limiter perCustomer = limits.limiter("shop", Limit.rate("3/min").name("orders").strategy(Strategy.SLIDING_WINDOW_COUNTER));

@@ -61,7 +61,7 @@ class CasesTest {
 
     private static Client client(Daemon daemon, JsonObject o, boolean unary) throws IOException {
         Client.Builder b = Client.builder(daemon.grpc())
-                .timeout(Duration.ofMillis(number(o, "timeout_ms", 5000)))
+                .timeout(Duration.ofMillis(number(o, "timeout_ms", 60000)))
                 .onFailure(text(o, "on_failure").equals("deny") ? FailurePolicy.DENY : FailurePolicy.ALLOW)
                 .token(text(o, "token"))
                 .credentials(InsecureChannelCredentials.create());

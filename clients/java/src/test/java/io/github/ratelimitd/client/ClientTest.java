@@ -12,17 +12,21 @@ import io.github.ratelimitd.api.v1.ShouldAllowResponse;
 import io.grpc.Status;
 import io.grpc.netty.shaded.io.grpc.netty.NettyServerBuilder;
 import io.grpc.stub.StreamObserver;
+import java.io.IOException;
+import java.net.InetAddress;
 import java.net.InetSocketAddress;
+import java.net.ServerSocket;
 import java.time.Duration;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.concurrent.CopyOnWriteArrayList;
 import java.util.concurrent.atomic.AtomicBoolean;
 import java.util.concurrent.atomic.AtomicLong;
+import java.util.concurrent.locks.LockSupport;
+import java.util.function.BooleanSupplier;
+import java.util.stream.IntStream;
 import org.junit.jupiter.api.Test;
-import org.junit.jupiter.api.parallel.Isolated;
 
-@Isolated // it measures how long calls take
 class ClientTest {
     private static List<Thread> start(int n, Runnable run) {
         var all = new ArrayList<Thread>();
@@ -37,7 +41,7 @@ class ClientTest {
     /** A daemon ends streams under load as they become old: no call may be lost, and none counted twice. */
     @Test
     void losesNoCallOfAnOldStream() throws Exception {
-        try (var daemon = new Daemon("--connection-age=100ms", "--connection-grace=10s"); Client client = daemon.client().build()) {
+        try (var daemon = new Daemon("--connection-age=300ms", "--connection-grace=10s"); Client client = daemon.client().build()) {
             Limiter limiter = client.limiter("shop", Limit.rate("1_000_000/h"));
             var asked = new AtomicLong();
             var failed = new CopyOnWriteArrayList<Result>();
@@ -58,73 +62,98 @@ class ClientTest {
         }
     }
 
-    /** A daemon is killed, stopped and started under load: each call is answered in time, and calls are allowed again within a second. */
+    /** Waits until something holds, on however slow a machine. */
+    private static void eventually(String what, BooleanSupplier holds) throws InterruptedException {
+        for (long end = System.nanoTime() + Duration.ofMinutes(1).toNanos(); !holds.getAsBoolean(); Thread.sleep(1)) {
+            assertTrue(System.nanoTime() < end, "not within a minute: " + what);
+        }
+    }
+
+    private static void more(AtomicLong count, String what) throws InterruptedException {
+        long before = count.get();
+        eventually(what, () -> count.get() >= before + 100);
+    }
+
+    /**
+     * A daemon is killed, stopped and paused under load: the failure policy answers while it is away, and calls are allowed
+     * again when it is back. No call waits for ever.
+     */
     @Test
     void recoversUnderLoad() throws Exception {
-        try (var daemon = new Daemon(); Client client = daemon.client().timeout(Duration.ofMillis(50)).build()) {
+        try (var daemon = new Daemon(); Client client = daemon.client().timeout(Duration.ofSeconds(1)).build()) {
             Limiter limiter = client.limiter("shop", Limit.rate("1_000_000_000/h"));
             var stopped = new AtomicBoolean();
-            var answered = new AtomicLong();
-            var slowest = new AtomicLong();
+            var allowed = new AtomicLong();
+            var failed = new AtomicLong();
+            var wrong = new CopyOnWriteArrayList<Result>();
             List<Thread> callers = start(64, () -> {
                 while (!stopped.get()) {
-                    long began = System.nanoTime();
                     Result result = limiter.allow("alice");
-                    slowest.accumulateAndGet(System.nanoTime() - began, Math::max);
-                    if (result.error() == null) {
-                        answered.incrementAndGet();
+                    if (result.allowed() && result.error() == null) {
+                        allowed.incrementAndGet();
+                    } else if (!result.allowed() && result.reason() == Reason.FAILURE) {
+                        failed.incrementAndGet();
+                        LockSupport.parkNanos(1_000_000); // as the connection is refused at once
                     } else {
-                        try {
-                            Thread.sleep(1); // as the connection is refused at once
-                        } catch (InterruptedException e) {
-                            return;
-                        }
+                        wrong.add(result);
                     }
                 }
             });
-            serves(answered, "the start", 5000);
+            more(allowed, "answers after the start");
             for (int i = 0; i < 2; i++) {
                 daemon.kill();
-                Thread.sleep(300); // under load, without a daemon
+                more(failed, "failures after a kill");
                 daemon.start();
-                serves(answered, "a kill", 1000);
+                more(allowed, "answers after a kill");
                 daemon.stop();
+                more(failed, "failures after a stop");
                 daemon.start();
-                serves(answered, "a restart", 1000);
+                more(allowed, "answers after a stop");
             }
+            daemon.signal("STOP");
+            more(failed, "failures of a daemon that is paused");
+            daemon.signal("CONT");
+            more(allowed, "answers after a pause");
             stopped.set(true);
             for (Thread caller : callers) {
                 caller.join();
             }
-            long ms = Duration.ofNanos(slowest.get()).toMillis(); // 50, on a machine that is not busy
-            assertTrue(ms < 3000, "a call took " + ms + " ms");
+            assertEquals(List.of(), wrong);
         }
     }
 
-    private static void serves(AtomicLong answered, String after, long withinMs) throws InterruptedException {
-        long end = System.nanoTime() + Duration.ofMillis(withinMs).toNanos();
-        long before = answered.get();
-        while (answered.get() < before + 100) {
-            assertTrue(System.nanoTime() < end, "after " + after + ": " + (answered.get() - before) + " answers in " + withinMs + " ms");
-            Thread.sleep(1);
+    /** A daemon that is back is to be found within a second. By gRPC's own pauses, the tenth try comes after two minutes. */
+    @Test
+    void triesAgainSoon() throws Exception {
+        var tries = new AtomicLong();
+        try (var server = new ServerSocket(0, 50, InetAddress.getLoopbackAddress());
+                Client client = Client.connect("127.0.0.1:" + server.getLocalPort())) {
+            start(1, () -> {
+                while (true) {
+                    try {
+                        server.accept().close();
+                        tries.incrementAndGet();
+                    } catch (IOException e) {
+                        return; // the test has ended
+                    }
+                }
+            });
+            client.limiter("shop", Limit.rate("1/h")).allow("alice");
+            eventually("ten connections", () -> tries.get() >= 10);
         }
     }
 
     /** Calls go to all daemons, and to the one that is left. */
     @Test
-    void asksSeveralDaemons() {
+    void asksSeveralDaemons() throws Exception {
         try (var one = new Daemon(); var other = new Daemon();
-                Client client = Client.builder(one.grpc(), other.grpc()).timeout(Duration.ofSeconds(5)).onFailure(FailurePolicy.DENY).maxDenials(0).unary().build()) {
+                Client client = Client.builder(one.grpc(), other.grpc()).timeout(Duration.ofMinutes(1)).onFailure(FailurePolicy.DENY).maxDenials(0).unary().build()) {
             Limiter limiter = client.limiter("shop", Limit.rate("4/h"));
-            long end = System.nanoTime() + Duration.ofSeconds(5).toNanos();
-            int allowed = 0;
-            for (int n = 0; allowed != 8 && System.nanoTime() < end; n++) { // until both are connected
-                allowed = 0;
-                for (int i = 0; i < 10; i++) {
-                    allowed += limiter.allow("alice" + n).allowed() ? 1 : 0;
-                }
-            }
-            assertEquals(8, allowed, "two daemons, each with 4 of everybody");
+            var names = new AtomicLong();
+            eventually("both are connected, each with 4 of everybody", () -> {
+                String name = "alice" + names.incrementAndGet();
+                return IntStream.range(0, 10).filter(i -> limiter.allow(name).allowed()).count() == 8;
+            });
             one.kill();
             if (limiter.allow("bob").error() != null) { // it may have been on its way
                 assertNull(limiter.allow("bob").error());
@@ -144,7 +173,7 @@ class ClientTest {
                 out.onCompleted();
             }
         }).build().start();
-        try (Client client = Client.builder("127.0.0.1:" + server.getPort()).timeout(Duration.ofSeconds(5)).build()) {
+        try (Client client = Client.builder("127.0.0.1:" + server.getPort()).timeout(Duration.ofMinutes(1)).build()) {
             Limiter limiter = client.limiter("shop", Limit.rate("1/h"));
             for (int i = 0; i < 5; i++) {
                 assertEquals(Reason.WITHIN_LIMIT, limiter.allow("alice").reason());

@@ -22,7 +22,7 @@ import java.util.concurrent.TimeUnit;
 public final class Daemon implements AutoCloseable {
     static final Path REPOSITORY = Path.of("../..").toAbsolutePath().normalize();
     static final Path TESTDATA = REPOSITORY.resolve("clients/testdata");
-    private static final long PATIENCE_S = 30;
+    private static final long PATIENCE_S = 60;
 
     private final List<String> flags;
     private final boolean testClock;
@@ -124,7 +124,7 @@ public final class Daemon implements AutoCloseable {
 
     /** Returns a builder of a client with time for an answer on a busy machine, and without a memory of denials. */
     Client.Builder client() {
-        return Client.builder(grpc).timeout(Duration.ofSeconds(5)).onFailure(FailurePolicy.DENY).maxDenials(0);
+        return Client.builder(grpc).timeout(Duration.ofMinutes(1)).onFailure(FailurePolicy.DENY).maxDenials(0);
     }
 
     void advance(String by) throws IOException, InterruptedException {
@@ -133,6 +133,11 @@ public final class Daemon implements AutoCloseable {
         if (response.statusCode() != 200) {
             throw new IllegalStateException("turning the clock: " + response.body());
         }
+    }
+
+    /** Returns the processor time that it has taken. */
+    Duration cpu() {
+        return process.info().totalCpuDuration().orElseThrow();
     }
 
     void kill() {

@@ -1,0 +1,161 @@
+package httpapi
+
+import (
+	"bytes"
+	"encoding/json"
+	"net/http"
+
+	"github.com/ratelimitd/ratelimitd/internal/decide"
+	"github.com/ratelimitd/ratelimitd/internal/server/apiv1"
+	"github.com/ratelimitd/ratelimitd/internal/server/fault"
+	"github.com/ratelimitd/ratelimitd/internal/server/httpapi/codec"
+	"github.com/ratelimitd/ratelimitd/internal/server/web"
+	"github.com/ratelimitd/ratelimitd/internal/strategy"
+	ratelimitv1 "github.com/ratelimitd/ratelimitd/proto/ratelimit/v1"
+)
+
+const (
+	// maxBatchBytes is how long a batch may be: some thousand bytes for each request.
+	maxBatchBytes = 1 << 20
+	// maxBatchObjects is how many objects it may have: as maxRequestObjects for each
+	// of one request more than is valid, and itself.
+	maxBatchObjects = 1 + (apiv1.MaxBatch+1)*(1+strategy.MaxLimits)
+
+	exampleRequest = `{"namespace": "checkout", "identifier": "user:42", "limits": [{"rate": "100/min"}]}`
+	exampleBatch   = `{"requests": [` + exampleRequest + `]}`
+)
+
+// An exchange is what a body asks, one request or a batch, and the answer. Its memory is
+// used again. The zero exchange is ready for use.
+type exchange struct {
+	asked  ratelimitv1.ShouldAllowBatchRequest
+	single bool // what is asked is one request, and no batch
+
+	batch   decide.Batch
+	decoder apiv1.Decoder
+	encoder apiv1.Encoder
+	text    []byte // the answer as JSON
+}
+
+// What an exchange may have grown to whose memory is kept: a few large batches are not to
+// hold on to theirs.
+const (
+	maxKept      = 256 // requests
+	maxKeptBytes = 64 << 10
+)
+
+// exchange returns an exchange in which nothing is asked yet.
+func (a *API) exchange() *exchange {
+	if e, ok := a.idle.Get().(*exchange); ok {
+		return e
+	}
+	return new(exchange)
+}
+
+// free makes e available to other bodies, if it is not too large. Nobody may use it after.
+func (a *API) free(e *exchange) {
+	if len(e.asked.GetRequests()) > maxKept || cap(e.text) > maxKeptBytes {
+		return
+	}
+	for _, request := range e.asked.GetRequests() {
+		if len(request.GetLimits()) > strategy.MaxLimits {
+			return
+		}
+	}
+	e.asked.ResetVT()
+	e.batch.Clear()
+	e.decoder.Clear()
+	e.encoder.Clear()
+	a.idle.Put(e)
+}
+
+// first returns the request of e that is to be the only one.
+func (e *exchange) first() *ratelimitv1.ShouldAllowRequest {
+	if requests := e.asked.GetRequests(); cap(requests) > 0 && requests[:1][0] != nil {
+		e.asked.Requests = requests[:1]
+	} else {
+		e.asked.Requests = []*ratelimitv1.ShouldAllowRequest{{}}
+	}
+	return e.asked.Requests[0]
+}
+
+// read sets what e asks to what a body says, or refuses the body.
+func (a *API) read(w http.ResponseWriter, e *exchange, body []byte) (ok bool) {
+	text := string(body) // the names in it are parts of it
+	if e.single = len(text) <= maxRequestBytes && codec.Request(text, e.first()); e.single {
+		return true
+	}
+	e.asked.ResetVT()
+	if !isBatch(body) {
+		e.single = true
+		return a.fits(w, body) && a.decode(w, body, e.first(), exampleRequest)
+	}
+	if web.Objects(body) > maxBatchObjects {
+		a.refuse(w, http.StatusBadRequest, "requests", "more than %d requests, or more than %d limits in them; send fewer", apiv1.MaxBatch, strategy.MaxLimits)
+		return false
+	}
+	if !codec.Batch(text, &e.asked) && !a.decode(w, body, &e.asked, exampleBatch) {
+		return false
+	}
+	if n := len(e.asked.GetRequests()); n == 0 || n > apiv1.MaxBatch {
+		a.refuse(w, http.StatusBadRequest, "requests", "%d requests; send 1 to %d", n, apiv1.MaxBatch)
+		return false
+	}
+	return true
+}
+
+// isBatch reports whether a JSON text is an object with a field requests.
+func isBatch(body []byte) bool {
+	if !bytes.Contains(body, []byte(`"requests"`)) { // as mostly
+		return false
+	}
+	var fields struct {
+		Requests *json.RawMessage `json:"requests"`
+	}
+	return json.Unmarshal(body, &fields) == nil && fields.Requests != nil
+}
+
+// write answers with what e says. A batch has many answers, and so no headers of limits.
+func (e *exchange) write(w http.ResponseWriter) {
+	if e.single {
+		e.writeSingle(w, &e.batch.Answers[0])
+	} else {
+		e.writeBatch(w)
+	}
+}
+
+func (e *exchange) writeSingle(w http.ResponseWriter, answer *decide.Answer) {
+	if answer.Err != nil {
+		web.WriteError(w, 0, answer.Err)
+		return
+	}
+	setRateLimitHeaders(w.Header(), answer)
+	e.encoder.Begin(&e.batch)
+	response := e.encoder.Response(answer)
+	var usual bool
+	if e.text, usual = codec.AppendResponse(e.text[:0], response); usual {
+		web.WriteText(w, http.StatusOK, e.text)
+	} else {
+		web.WriteMessage(w, http.StatusOK, response)
+	}
+}
+
+func (e *exchange) writeBatch(w http.ResponseWriter) {
+	e.encoder.Begin(&e.batch)
+	out := new(ratelimitv1.ShouldAllowBatchResponse)
+	for i := range e.batch.Answers {
+		answer := &e.batch.Answers[i]
+		if answer.Err != nil {
+			out.Results = append(out.Results, fault.Result(answer.Err))
+			continue
+		}
+		response := &ratelimitv1.ShouldAllowResult_Response{Response: e.encoder.Response(answer)}
+		out.Results = append(out.Results, &ratelimitv1.ShouldAllowResult{Result: response})
+	}
+	var usual bool
+	if e.text, usual = codec.AppendBatch(e.text[:0], out); usual {
+		web.WriteText(w, http.StatusOK, e.text)
+	} else {
+		web.WriteMessage(w, http.StatusOK, out)
+	}
+}

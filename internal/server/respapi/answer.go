@@ -1,0 +1,200 @@
+package respapi
+
+import (
+	"fmt"
+
+	"github.com/ratelimitd/ratelimitd/internal/decide"
+	"github.com/ratelimitd/ratelimitd/internal/histogram"
+	"github.com/ratelimitd/ratelimitd/internal/server/fault"
+)
+
+// answer answers the commands at the beginning of text, and writes the replies. It
+// returns how long these commands are, and whether the connection is to stay open.
+func (t *turn) answer(text string) (size int, open bool) {
+	t.start = histogram.Start()
+	begun := t.conn.o.Calls.Begin()
+	err := t.answerAll(text, begun, &size)
+	if begun {
+		t.conn.o.Calls.End()
+	}
+	if err != nil {
+		// What is no protocol, or a panic of ours: nothing after it can be answered.
+		t.out = appendError(t.out[:t.whole], err)
+		t.closing = true
+	}
+	t.tally.flush(t.counts)
+	if t.decided {
+		t.conn.o.Latency.Since(t.start)
+	}
+	return size, t.write() && !t.closing
+}
+
+// answerAll is answer but for the writing of the last replies.
+func (t *turn) answerAll(text string, begun bool, size *int) (err error) {
+	defer t.conn.o.Faults.Recover("RESP", &err)
+	for !t.closing {
+		args, n, inline, err := parse(text[*size:], t.args)
+		t.args = args
+		switch {
+		case err != nil:
+			t.decide()
+			return t.undecodable(err)
+		case n == 0 && len(text)-*size >= maxCommandBytes:
+			t.decide()
+			return t.undecodable(errLong)
+		case n == 0:
+			t.decide()
+			return nil
+		}
+		*size += n
+		if len(args) == 0 {
+			continue
+		}
+		c := t.recent.commandOf(args[0])
+		t.dispatch(c, begun)
+		if c == unknown && inline {
+			// A page in a browser can have it send such lines here, as HTTP: what it
+			// sends after them must not be answered.
+			t.closing = true
+		}
+		if len(t.out) > maxReplyBytes && !t.write() {
+			t.closing = true
+		}
+	}
+	t.decide()
+	return nil
+}
+
+// undecodable notes that err is what a client has sent.
+func (t *turn) undecodable(err error) error {
+	_ = t.conn.o.Faults.Undecodable(t.conn.base, "RESP", err)
+	return err
+}
+
+// dispatch answers the command at hand, or has it answered with those that follow.
+func (t *turn) dispatch(c command, begun bool) {
+	d := &descriptions[c]
+	switch {
+	case c == unknown:
+		t.fail(c, unknownCommand(t.args[0]))
+		return
+	case !d.open:
+		if _, err := t.conn.caller(); err != nil {
+			t.fail(c, err)
+			return
+		}
+	}
+	switch {
+	case len(t.args) < d.least || d.most > 0 && len(t.args) > d.most:
+		err := replyError(fmt.Sprintf("ERR wrong number of arguments for %s; write %s", d.name, d.usage))
+		if d.asks {
+			t.conn.o.Core.Refuse(d.name, "wrong number of arguments") //nolint:errcheck // it counts
+		}
+		t.fail(c, err)
+	case d.asks && !begun:
+		t.fail(c, fault.ErrTooManyCalls)
+	default:
+		t.run(c)
+	}
+}
+
+// run runs the command at hand, which has enough arguments.
+func (t *turn) run(c command) {
+	if c == allow || c == byPolicy || c == cellThrottle || c == crabThrottle {
+		t.ask(c)
+		return
+	}
+	t.decide() // replies come in the order of the commands
+	var err error
+	switch c {
+	case reset:
+		err = t.reset()
+	case reserve:
+		err = t.reserve()
+	case commit:
+		err = t.commit()
+	case cancel:
+		err = t.cancel()
+	default:
+		err = t.talk(c)
+	}
+	if err != nil {
+		t.out = t.out[:t.whole]
+		t.fail(c, err)
+		return
+	}
+	t.done(c, false)
+}
+
+// decide decides what was asked and is not answered yet, and answers it.
+func (t *turn) decide() {
+	if len(t.asked) == 0 {
+		return
+	}
+	asked := t.asked
+	t.asked = t.asked[:0] // also after a panic
+	ctx, err := t.conn.caller()
+	if err != nil { // the caller was withdrawn meanwhile
+		for i := range asked {
+			t.out = appendError(t.out, err)
+			t.done(asked[i].command, true)
+		}
+		t.forget()
+		return
+	}
+	t.decided = true
+	t.conn.o.Core.Decide(ctx, &t.batch)
+	for i := range asked {
+		a := &t.batch.Answers[i]
+		failed := a.Err != nil
+		switch {
+		case failed:
+			t.out = appendError(t.out, decide.RenameFields(a.Err, fieldOf(asked[i].command)))
+		case asked[i].command == cellThrottle:
+			t.out = appendCellThrottle(t.out, a, asked[i].capacity)
+		case asked[i].command == crabThrottle:
+			t.out = appendCrabThrottle(t.out, a, asked[i].capacity)
+		case t.conn.protocol == 3:
+			t.out = appendAnswerMap(t.out, a, extra{})
+		default:
+			t.out = appendAnswer(t.out, a, extra{})
+		}
+		t.done(asked[i].command, failed)
+	}
+	t.forget()
+}
+
+// ask adds the command at hand to those that are decided together.
+func (t *turn) ask(c command) {
+	t.batch.Requests = append(t.batch.Requests, decide.Request{})
+	r := &t.batch.Requests[len(t.batch.Requests)-1]
+	q := question{command: c}
+	switch c {
+	case byPolicy:
+		*r = decide.Request{Namespace: t.args[1], Policy: t.args[2], Identifier: t.args[3], Cost: 1}
+		t.options(r, t.args[4:])
+	case cellThrottle, crabThrottle:
+		q.capacity = t.throttle(r, c)
+	default:
+		t.subject(r)
+	}
+	t.asked = append(t.asked, q)
+	if len(t.asked) == maxBatch {
+		t.decide()
+	}
+}
+
+// fieldOf returns what a command calls the fields of the API.
+func fieldOf(c command) func(field string) string {
+	if c == cellThrottle || c == crabThrottle {
+		return throttleField
+	}
+	return argumentOf
+}
+
+// fail answers a command with an error.
+func (t *turn) fail(c command, err error) {
+	t.decide()
+	t.out = appendError(t.out, err)
+	t.done(c, true)
+}
