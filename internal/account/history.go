@@ -105,11 +105,14 @@ func (h *History) Step(now time.Time) {
 	h.each(func(name SeriesName, counted [2]uint64) {
 		t := h.tracks[name]
 		if t == nil {
-			if counted == [2]uint64{} {
+			if counted == [2]uint64{} && name.Kind != OfAll {
 				return
 			}
 			t = new(track)
 			h.tracks[name] = t
+		}
+		if name.Kind == OfAll { // its steps are remembered even if nobody asks
+			t.moved = h.step
 		}
 		h.advance(t, counted, seconds, now)
 	})
@@ -126,10 +129,10 @@ func (h *History) advance(t *track, counted [2]uint64, seconds float64, now time
 	}
 	if t.latest[0] > 0 {
 		t.moved = h.step
-		if t.steps == nil && h.kept < maxTracks {
-			t.steps = new(steps)
-			h.kept++
-		}
+	}
+	if t.steps == nil && t.moved == h.step && h.kept < maxTracks {
+		t.steps = new(steps)
+		h.kept++
 	}
 	if t.steps == nil {
 		return

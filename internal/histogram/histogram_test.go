@@ -95,6 +95,32 @@ func TestAgreesWithTheClient(t *testing.T) {
 	}
 }
 
+// TestQuantiles looks at what was observed between two times, whatever its label.
+func TestQuantiles(t *testing.T) {
+	v := NewVec("name", "help", "label", "a", "b")
+	v.Of("a").Observe(time.Hour)
+	before := v.Counts()
+	if q := v.Counts().Since(before).Quantile(0.5); q != 0 {
+		t.Errorf("of nothing: %v", q)
+	}
+	for i := range 100 {
+		d := time.Millisecond
+		if i >= 98 {
+			d = time.Second
+		}
+		v.Of([]string{"a", "b"}[i%2]).Observe(d)
+	}
+	since := v.Counts().Since(before)
+	for share, want := range map[float64]time.Duration{0.5: time.Millisecond, 0.99: time.Second} {
+		if got := since.Quantile(share); got < want*9/10 || got > want*11/10 {
+			t.Errorf("quantile %v: %v, want about %v", share, got, want)
+		}
+	}
+	if q := v.Counts().Quantile(1); q < time.Minute {
+		t.Errorf("the longest of all is %v", q)
+	}
+}
+
 // TestBeyondTheEnds has what is shorter and longer than what is told apart.
 func TestBeyondTheEnds(t *testing.T) {
 	v := NewVec("ours", "", "label", "a")

@@ -94,6 +94,27 @@ func TestRead(t *testing.T) {
 	}
 }
 
+// TestWhichPattern asks for the patterns that match.
+func TestWhichPattern(t *testing.T) {
+	ns := mustRead(t, `
+a:
+  exempt: ["10.0.0.0/8", "internal-*"]
+  policies:
+    p:
+      limits: [{rate: 1/s}]
+      overrides: [{identifiers: ["partner-*", "partner-7"], limits: [{rate: 2/s}]}]
+`).Namespace("a")
+	for _, tt := range []struct{ identifier, exempt, override string }{
+		{"10.1.2.3", "10.0.0.0/8", ""}, {"internal-job", "internal-*", ""}, {"partner-7", "", "partner-7"}, {"partner-8", "", "partner-*"}, {"alice", "", ""},
+	} {
+		exempt, is := ns.Exemption(tt.identifier)
+		_, override := ns.Policy("p").Match(tt.identifier)
+		if exempt != tt.exempt || is != (tt.exempt != "") || override != tt.override {
+			t.Errorf("%s: exempt by %q, %v, and override %q; want %q and %q", tt.identifier, exempt, is, override, tt.exempt, tt.override)
+		}
+	}
+}
+
 func TestNoConfiguration(t *testing.T) {
 	var c *policy.Config
 	ns := c.Namespace("checkout")

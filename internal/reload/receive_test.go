@@ -40,6 +40,9 @@ func TestReceive(t *testing.T) {
 		if inForce != step.inForce || (err == nil) != (step.err == "") || err != nil && !strings.Contains(err.Error(), step.err) {
 			t.Errorf("after %s: %s is in force, %v; want %s, %s", step.send, inForce, err, step.inForce, step.err)
 		}
+		if s := w.State(); s.Version != step.inForce || s.Since.IsZero() || (s.Refused == nil) != (err == nil) || err != nil && (!strings.Contains(s.Refused.Error(), step.err) || s.RefusedAt.IsZero()) {
+			t.Errorf("after %s: the state is %+v", step.send, s)
+		}
 	}
 	want := `# HELP ratelimitd_config_last_reload_successful 1 if the configuration in the files, or received last, is in force; 0 if it was refused.
 # TYPE ratelimitd_config_last_reload_successful gauge

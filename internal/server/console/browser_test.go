@@ -51,8 +51,8 @@ const policies = `namespaces:
     policies:
       default:
         limits:
-          - {name: burst, rate: 5/h, strategy: token_bucket, burst: 10}
-          - {name: daily, rate: 100_000/day}
+          - {name: burst, rate: 1/h, strategy: token_bucket, burst: 10}
+          - {name: long, rate: 100_000/366d}
         overrides:
           - {identifiers: ["partner-*"], limits: [{name: burst, rate: 500/h}]}
   search:
@@ -269,16 +269,18 @@ func (b *browser) dark() {
 // TestWhoIsDenied reads from the first screen who is denied, by which limit, since when.
 func TestWhoIsDenied(t *testing.T) {
 	d := start(t, nil)
+	b := open(t, "http://"+d.AdminAddr()+"/")
+	b.await("#headline", "Nobody is being denied")
 	d.ask(t, "search", "crawler", 3)
 	d.ask(t, "checkout", "alice", 2)
+	d.ask(t, "checkout", "internal-job", 5)
 	d.ask(t, "checkout", "mallory", 40)
 	d.ask(t, "checkout", "trudy", 15)
-	d.ask(t, "checkout", "internal-job", 5)
-	b := open(t, "http://"+d.AdminAddr()+"/")
+	b.await("#denied", "trudy")
 	b.await("#headline", "One limit denies")
 	b.await("#lead", "checkout / default / burst")
 	row := b.text("#denied tbody tr")
-	for _, want := range []string{"checkout / default / burst", "5/1h token_bucket, burst 10", "mallory", "trudy", "for ", "/s", "%"} {
+	for _, want := range []string{"checkout / default / burst", "1/1h token_bucket, burst 10", "mallory", "trudy", "for ", "/s", "%"} {
 		if !strings.Contains(row, want) {
 			t.Errorf("the row does not say %q: %s", want, row)
 		}
@@ -308,12 +310,13 @@ func (b *browser) click(selector string) {
 // TestLookUp looks up who is denied, by a click on the first screen, and resets it.
 func TestLookUp(t *testing.T) {
 	d := start(t, nil)
-	d.ask(t, "checkout", "mallory", 12)
 	b := open(t, "http://"+d.AdminAddr()+"/")
+	b.await("#headline", "Nobody is being denied")
+	d.ask(t, "checkout", "mallory", 12)
 	b.await("#denied", "mallory")
 	b.click("#denied button.id")
-	b.await("#look-up-result", "A request would be denied, for 1")
-	for _, want := range []string{"Policy default", "5/1h token_bucket, burst 10", "0 of 10", "daily", "99,990 of 100,000"} {
+	b.await("#look-up-result", "A request would be denied, for ")
+	for _, want := range []string{"Policy default", "1/1h token_bucket, burst 10", "0 of 10", "long", "99,990 of 100,000"} {
 		b.await("#look-up-result", want)
 	}
 	b.shot("look-up")

@@ -7,9 +7,15 @@ import (
 	"testing"
 )
 
-// send sends a request to the admin port with some headers, each name: value, and returns
-// the answer and its body.
-func (d *daemon) send(t *testing.T, method, path, body string, headers ...string) (*http.Response, string) {
+// An answer is what the admin port says.
+type answer struct {
+	code   int
+	header http.Header
+	body   string
+}
+
+// send sends a request to the admin port with some headers, each name: value.
+func (d *daemon) send(t *testing.T, method, path, body string, headers ...string) answer {
 	t.Helper()
 	r, err := http.NewRequestWithContext(t.Context(), method, "http://"+d.AdminAddr()+path, strings.NewReader(body))
 	if err != nil {
@@ -32,14 +38,14 @@ func (d *daemon) send(t *testing.T, method, path, body string, headers ...string
 	if err != nil {
 		t.Fatal(err)
 	}
-	return reply, string(text)
+	return answer{reply.StatusCode, reply.Header, string(text)}
 }
 
 // get returns the status and the body of a page.
 func (d *daemon) get(t *testing.T, path string) (int, string) {
 	t.Helper()
-	reply, body := d.send(t, http.MethodGet, path, "")
-	return reply.StatusCode, body
+	a := d.send(t, http.MethodGet, path, "")
+	return a.code, a.body
 }
 
 const (
@@ -51,16 +57,16 @@ const (
 // TestPageIsStrict looks at what the page is allowed to do.
 func TestPageIsStrict(t *testing.T) {
 	d := start(t, nil)
-	reply, body := d.send(t, http.MethodGet, "/", "", "Accept: text/html,application/xhtml+xml,*/*;q=0.8")
-	if reply.StatusCode != 200 || !strings.Contains(body, "<!doctype html>") {
-		t.Fatalf("the page: %d, %.50s", reply.StatusCode, body)
+	page := d.send(t, http.MethodGet, "/", "", "Accept: text/html,application/xhtml+xml,*/*;q=0.8")
+	if page.code != 200 || !strings.Contains(page.body, "<!doctype html>") {
+		t.Fatalf("the page: %d, %.50s", page.code, page.body)
 	}
 	for _, forbidden := range []string{"<script>", "<style", "style=", "onclick=", "http://", "https://", "//cdn"} {
-		if strings.Contains(body, forbidden) {
+		if strings.Contains(page.body, forbidden) {
 			t.Errorf("the page has %s", forbidden)
 		}
 	}
-	policy := reply.Header.Get("Content-Security-Policy")
+	policy := page.header.Get("Content-Security-Policy")
 	for _, want := range []string{"default-src 'none'", "script-src 'self'", "style-src 'self'", "frame-ancestors 'none'", "base-uri 'none'", "require-trusted-types-for 'script'"} {
 		if !strings.Contains(policy, want) {
 			t.Errorf("the policy has no %s: %s", want, policy)
@@ -69,12 +75,12 @@ func TestPageIsStrict(t *testing.T) {
 	if strings.Contains(policy, "unsafe") {
 		t.Errorf("the policy: %s", policy)
 	}
-	if reply.Header.Get("X-Content-Type-Options") != "nosniff" || reply.Header.Get("Vary") != "Accept" {
-		t.Errorf("headers: %v", reply.Header)
+	if page.header.Get("X-Content-Type-Options") != "nosniff" || page.header.Get("Vary") != "Accept" {
+		t.Errorf("headers: %v", page.header)
 	}
 	for _, accept := range []string{"text/plain", "*/*", ""} {
-		if _, body := d.send(t, http.MethodGet, "/", "", "Accept: "+accept); !strings.HasPrefix(body, "ratelimitd: admin") {
-			t.Errorf("who accepts %q gets %.50s", accept, body)
+		if a := d.send(t, http.MethodGet, "/", "", "Accept: "+accept); !strings.HasPrefix(a.body, "ratelimitd: admin") {
+			t.Errorf("who accepts %q gets %.50s", accept, a.body)
 		}
 	}
 	for _, path := range []string{"/console/assets/nothing.js", "/console/assets/../console.go", "/console/assets/", "/console/nothing"} {
@@ -107,18 +113,18 @@ func TestNobodyElseMayAct(t *testing.T) {
 		{"another site, to replay", "POST", "/console/replay", []string{isForm, "Origin: http://evil.example"}, 403},
 		{"the page", "POST", "/console/look-up", []string{isJSON, "Sec-Fetch-Site: same-origin"}, 200},
 	} {
-		if reply, body := d.send(t, tt.method, tt.path, mallory, tt.headers...); reply.StatusCode != tt.code {
-			t.Errorf("%s: %d, %s; want %d", tt.what, reply.StatusCode, body, tt.code)
+		if a := d.send(t, tt.method, tt.path, mallory, tt.headers...); a.code != tt.code {
+			t.Errorf("%s: %d, %s; want %d", tt.what, a.code, a.body, tt.code)
 		}
 	}
 	if strings.Contains(d.log.String(), "was reset") {
 		t.Errorf("somebody has reset mallory: %s", d.log.String())
 	}
-	if _, body := d.send(t, "POST", "/console/look-up", mallory, isJSON); !strings.Contains(body, `"remaining": 0`) {
-		t.Errorf("mallory's limits: %s", body)
+	if a := d.send(t, "POST", "/console/look-up", mallory, isJSON); !strings.Contains(a.body, `"remaining": 0`) {
+		t.Errorf("mallory's limits: %s", a.body)
 	}
-	if reply, body := d.send(t, "POST", "/console/reset", mallory, isJSON); reply.StatusCode != 200 {
-		t.Errorf("an operator: %d, %s", reply.StatusCode, body)
+	if a := d.send(t, "POST", "/console/reset", mallory, isJSON); a.code != 200 {
+		t.Errorf("an operator: %d, %s", a.code, a.body)
 	}
 }
 
@@ -158,8 +164,8 @@ func TestWrongQuestions(t *testing.T) {
 		{"/console/replay", form("namespace", strings.Repeat("x", 5000)), isForm, 400, "more than 2048 bytes"},
 		{"/console/replay", mallory, isJSON, 400, "multipart"},
 	} {
-		if reply, body := d.send(t, "POST", tt.path, tt.body, tt.kind); reply.StatusCode != tt.code || !strings.Contains(body, tt.says) {
-			t.Errorf("%s %.60q: %d, %s; want %d, %s", tt.path, tt.body, reply.StatusCode, body, tt.code, tt.says)
+		if a := d.send(t, "POST", tt.path, tt.body, tt.kind); a.code != tt.code || !strings.Contains(a.body, tt.says) {
+			t.Errorf("%s %.60q: %d, %s; want %d, %s", tt.path, tt.body, a.code, a.body, tt.code, tt.says)
 		}
 	}
 }

@@ -1,7 +1,7 @@
 // The state of the process: its store, its configuration, its memory and its locks.
 import { ask } from "./api.js";
 import { $, make, say } from "./dom.js";
-import { bytes, clock, duration, number, percent, rate } from "./format.js";
+import { bytes, clock, duration, exact, number, percent, rate } from "./format.js";
 
 /** @import { Overview } from "../types.js" */
 
@@ -33,7 +33,7 @@ export function showDaemon(o) {
     ["Invalid requests", number(d.refused_requests)], ["Panics", number(d.panics), d.panics > 0],
   ]);
   card("Counters in memory", [
-    ["Counters", number(d.keys)], ["Room for", number(d.max_keys)], ["Used", percent(d.max_keys ? d.keys / d.max_keys : 0)], ["Bytes", bytes(d.bytes)],
+    ["Counters", exact(d.keys)], ["Room for", exact(d.max_keys)], ["Used", percent(d.max_keys ? d.keys / d.max_keys : 0)], ["Bytes", bytes(d.bytes)],
     ["Live ones evicted", `${number(d.evictions)} · ${rate(grows("evictions"))}`, grows("evictions") > 0],
     ["Of those, were denied", number(d.evictions_shut), d.evictions_shut > 0],
   ]);

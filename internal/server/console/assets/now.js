@@ -8,8 +8,8 @@ import { lookUp } from "./lookup.js";
 
 const slots = 180; // steps in 15 minutes
 
-const rates = new Chart($("rate-plot"), { label: "Decisions a second", names: ["asked", "denied"], say: rate, filled: true, slots });
-const times = new Chart($("latency-plot"), { label: "Time of a call", names: ["median", "99th percentile"], say: duration, filled: false, slots });
+const rates = new Chart($("rate-plot"), { label: "Decisions a second", names: ["asked", "denied"], classes: ["asked", "denied"], say: rate, filled: true, slots });
+const times = new Chart($("latency-plot"), { label: "Time of a call", names: ["median", "99th percentile"], classes: ["median", "tail"], say: duration, filled: false, slots });
 
 /** @param {Overview} o */
 export function showNow(o) {
@@ -95,7 +95,7 @@ function showDenial(row, d, o) {
     li.title = (k.since ? `denied since ${clock(k.since)}` : "") + (k.limit && d.kind !== "limit" ? ` by ${k.limit}` : "");
   });
   const more = d.more_identifiers + Math.max(0, d.identifiers.length - 5);
-  say(part(whom, "span.sub"), more ? `and ${more} more` : d.identifiers.length ? "" : d.denying ? "nobody stands out" : "");
+  say(part(whom, "span.sub"), more ? `and ${more} more` : d.identifiers.length ? "" : d.denying && !d.shadow ? "nobody stands out" : "");
   const from = d.denied_since ?? "", to = d.denied_last ?? "";
   if (d.denying) {
     say(part(since, ".since"), clock(from));
@@ -152,9 +152,11 @@ function newSeries(s) {
 function showSeries(row, s, o) {
   if (!s) return;
   const [, asked, denied, plot] = row.cells;
+  const shadow = o.denied.some((d) => d.shadow && keyOf(d) === keyOf(s));
+  row.classList.toggle("shadow", shadow);
   say(asked, rate(s.asked_per_second));
-  say(denied, rate(s.denied_per_second));
-  denied.className = s.denied_per_second ? "n denies" : "n";
+  say(denied, shadow ? `0/s, would ${rate(s.denied_per_second)}` : rate(s.denied_per_second));
+  denied.className = s.denied_per_second && !shadow ? "n denies" : "n";
   sparkOf(plot, s, o);
 }
 

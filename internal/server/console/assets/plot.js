@@ -61,7 +61,7 @@ function round(top) {
 export class Chart {
   /**
    * @param {HTMLElement} into
-   * @param {{label: string, names: [string, string], say: (n: number) => string, filled: boolean, slots: number}} o
+   * @param {{label: string, names: [string, string], say: (n: number) => string, classes: [string, string], filled: boolean, slots: number}} o
    */
   constructor(into, o) {
     this.o = o;
@@ -97,7 +97,7 @@ export class Chart {
   }
 
   draw() {
-    const { names, say, filled, slots, label } = this.o, [a, b] = this.values;
+    const { names, say, classes, filled, slots, label } = this.o, [a, b] = this.values;
     const left = 44, bottom = 18, above = 14;
     const width = Math.max(120, this.svg.clientWidth || 600), height = this.svg.clientHeight || 136;
     const w = width - left, h = height - bottom - above;
@@ -113,7 +113,7 @@ export class Chart {
       plot.append(node("text", { x: Math.max(0, x), y: h + 14, "text-anchor": minutes === 15 ? "start" : minutes ? "middle" : "end" }, minutes ? `−${minutes} min` : "now"));
     }
     [a, b].forEach((values, i) => {
-      const at = points(values, slots, w, h, empty ? 1 : top), kind = i ? "denied" : "asked";
+      const at = points(values, slots, w, h, empty ? 1 : top), kind = classes[i];
       if (filled && values.length) plot.append(node("path", { class: kind + " area", d: area(at, h) }));
       if (values.length) plot.append(node("path", { class: kind + " line", d: "M" + path(at) }));
     });
