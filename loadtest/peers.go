@@ -29,7 +29,9 @@ var (
 	limitadorRedis = program{peer: "limitador", command: limitador.command + " redis redis://{store}", store: "redis"}
 	gubernator     = program{
 		peer: "gubernator",
-		env: "GUBER_GRPC_ADDRESS={grpc} GUBER_HTTP_ADDRESS={http} GUBER_ADVERTISE_ADDRESS={grpc} GUBER_PEER_DISCOVERY_TYPE=none " +
+		// It is a cluster of one, which it has to find.
+		env: "GUBER_GRPC_ADDRESS={grpc} GUBER_HTTP_ADDRESS={http} GUBER_ADVERTISE_ADDRESS={grpc} " +
+			"GUBER_MEMBERLIST_ADDRESS={resp} GUBER_MEMBERLIST_BIND_ADDRESS={resp} GUBER_MEMBERLIST_KNOWN_NODES={resp} " +
 			"GUBER_CACHE_SIZE=1000000 GUBER_LOG_LEVEL=error",
 	}
 	envoyproxy = program{ // it sends nothing to statsd
