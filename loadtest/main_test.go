@@ -153,6 +153,24 @@ func TestBench(t *testing.T) {
 	}
 }
 
+// TestPeers gives what cannot be measured.
+func TestPeers(t *testing.T) {
+	for args, want := range map[string]string{
+		"--matrix=peers":                                         "--matrix peers, 0 of --peer",
+		"--peer=limitador=" + os.Args[0]:                         "--matrix server, 1 of --peer",
+		"--matrix=peers --peer=x=/bin/true":                      `--peer "x=/bin/true": give the name of a service (throttlecrab, limitador, gubernator, envoyproxy)`,
+		"--matrix=peers --peer=limitador":                        `--peer "limitador": give the name`,
+		"--matrix=peers --peer=limitador=/":                      "this is no program",
+		"--matrix=peers --peer=limitador=/nonexistent/limitador": "no such file",
+	} {
+		var out, errs bytes.Buffer
+		status := run(t.Context(), append([]string{"bench"}, strings.Fields(args)...), &out, &errs)
+		if status != exitError || !strings.Contains(errs.String(), want) {
+			t.Errorf("%s: status %d: %s; want %s", args, status, &errs, want)
+		}
+	}
+}
+
 func TestNobodyThere(t *testing.T) {
 	const nobody = "127.0.0.1:1" // a port that needs rights, and that no service has
 	for _, target := range []string{"unary", "stream", "http"} {

@@ -29,7 +29,9 @@ var (
 	limitadorRedis = program{peer: "limitador", command: limitador.command + " redis redis://{store}", store: "redis"}
 	gubernator     = program{
 		peer: "gubernator",
-		env: "GUBER_GRPC_ADDRESS={grpc} GUBER_HTTP_ADDRESS={http} GUBER_ADVERTISE_ADDRESS={grpc} GUBER_PEER_DISCOVERY_TYPE=none " +
+		// It is a cluster of one, which it has to find.
+		env: "GUBER_GRPC_ADDRESS={grpc} GUBER_HTTP_ADDRESS={http} GUBER_ADVERTISE_ADDRESS={grpc} " +
+			"GUBER_MEMBERLIST_ADDRESS={resp} GUBER_MEMBERLIST_BIND_ADDRESS={resp} GUBER_MEMBERLIST_KNOWN_NODES={resp} " +
 			"GUBER_CACHE_SIZE=1000000 GUBER_LOG_LEVEL=error",
 	}
 	envoyproxy = program{ // it sends nothing to statsd
@@ -58,9 +60,9 @@ var peerCases = []benchCase{
 	{"limitador, HTTP", envoyLoad(runCmd{}), limitador.by(target.LimitadorHTTP), memoryServer.by(target.HTTP)},
 	{"limitador, Envoy's protocol, Redis", envoyLoad(runCmd{}), limitadorRedis, envoyRedis},
 	{"limitador, Envoy's protocol, Redis, a lone caller", envoyLoad(runCmd{Concurrency: 1}), limitadorRedis, envoyRedis},
-	{"gubernator, gRPC", gubernatorLoad(1), gubernator.by(target.Gubernator), memoryServer.by(target.Unary)},
+	{"gubernator, gRPC", runCmd{Concurrency: 128, Batch: 1}, gubernator.by(target.Gubernator), memoryServer.by(target.Unary)},
 	{"gubernator, gRPC, a lone caller", runCmd{Concurrency: 1, Batch: 1}, gubernator.by(target.Gubernator), memoryServer.by(target.Unary)},
-	{"gubernator, gRPC, batches of 100", gubernatorLoad(100), gubernator.by(target.Gubernator), memoryServer.by(target.Batch)},
+	{"gubernator, gRPC, batches of 100", runCmd{Concurrency: 16, Batch: 100}, gubernator.by(target.Gubernator), memoryServer.by(target.Batch)},
 	{"envoyproxy, Envoy's protocol, Redis", envoyLoad(runCmd{}), envoyproxy, envoyRedis},
 	{"envoyproxy, Envoy's protocol, Redis, a lone caller", envoyLoad(runCmd{Concurrency: 1}), envoyproxy, envoyRedis},
 	{"envoyproxy with explicit pipelining, Envoy's protocol, Redis", envoyLoad(runCmd{}), envoyproxy.with("REDIS_PIPELINE_WINDOW=150us REDIS_PIPELINE_LIMIT=128"), envoyRedis},
@@ -72,9 +74,6 @@ var peerCases = []benchCase{
 func gcraLoad(concurrency int) runCmd {
 	return runCmd{Concurrency: concurrency, Limit: []string{"1000000/s,gcra,burst=1000000"}}
 }
-
-// gubernatorLoad is calls of which each has this many requests.
-func gubernatorLoad(batch int) runCmd { return runCmd{Concurrency: 128, Batch: batch} }
 
 // paced returns load as callers put it on a server that is not full.
 func paced(load runCmd) runCmd {
