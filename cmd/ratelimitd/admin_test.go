@@ -64,7 +64,7 @@ func TestAdmin(t *testing.T) {
 		t.Fatalf("%v: %s", err, text)
 	}
 	for name, want := range map[string]any{
-		"redis-password": flags.Hidden, "redis-url": []any{"redis://127.0.0.1:6379"}, "memory-snapshot-interval": "1m", "store": "memory", "drain-timeout": "10s", "policies-only": false, "max-message-bytes": 8388608.0, "envoy-near-limit-ratio": 0.8,
+		"redis-password": flags.Hidden, "redis-url": []any{"redis://127.0.0.1:6379"}, "memory-snapshot-interval": "10s", "store": "memory", "drain-timeout": "10s", "policies-only": false, "max-message-bytes": 8388608.0, "envoy-near-limit-ratio": 0.8,
 	} {
 		if got := config.Flags[name]; !reflect.DeepEqual(got, want) {
 			t.Errorf("%s is %#v, want %#v", name, got, want)

@@ -27,12 +27,12 @@ const (
 )
 
 func (t *text) matches(v []byte) bool {
-	switch t.kind {
-	case anyText:
+	switch {
+	case t.kind == anyText:
 		return true
-	case regex:
+	case t.kind == regex:
 		return t.regex.Match(v)
-	case contains:
+	case t.kind == contains:
 		if t.folded {
 			return bytes.Contains(bytes.ToLower(v), bytes.ToLower(t.want))
 		}

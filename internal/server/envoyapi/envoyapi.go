@@ -336,15 +336,14 @@ func (a *API) judge(e *exchange) (over bool, err error) {
 // isOver reports whether a descriptor is over its limit by what the core said of it, and
 // accounts for its hits.
 func (a *API) isOver(m *envoy.Match, r *decide.Request, answer *decide.Answer) (over bool, err error) {
-	if answer.Err != nil {
-		if _, isOverload := errors.AsType[*store.Overload](answer.Err); !isOverload {
-			return false, fault.Error(answer.Err)
-		}
+	_, isOverload := errors.AsType[*store.Overload](answer.Err)
+	if answer.Err != nil && !isOverload {
+		return false, fault.Error(answer.Err)
 	}
 	switch {
 	case !isCounted(m, answer):
 		return false, nil
-	case answer.Err != nil:
+	case isOverload:
 		// An error would be no answer: Envoy lets a request pass that it gets an error
 		// for, unless it is told otherwise. So asking for much would set a limit free.
 		return true, nil
