@@ -101,7 +101,7 @@ func (s *Store) newCall(r *store.Request, res *store.Result) call {
 // appendRun appends r, which has so many keys, as the script reads it. at is asked for an
 // instant in the window of each key whose limit follows the calendar.
 func appendRun(b []byte, r *store.Request, keys int, at func(key int) strategy.Instant) []byte {
-	consume := consumes(r)
+	consume, isQuickRun := consumes(r), quick(r)
 	key := 0
 	eachLimit(r, func(r *store.Request, l *strategy.Limit) {
 		ends := byte(0)
@@ -109,6 +109,10 @@ func appendRun(b []byte, r *store.Request, keys int, at func(key int) strategy.I
 			ends = 1
 		}
 		b = appendLimit(append(b, ends), r, l, consume)
+		if isQuickRun {
+			limit := b[len(b)-sizeOfTake:]
+			limit[1], limit[2] = isQuick, byte(keys)
+		}
 		if l.OnCalendar() {
 			start, end := l.Window(at(key))
 			b = appendDouble(appendDouble(b, float64(start)), float64(end))
@@ -118,10 +122,28 @@ func appendRun(b []byte, r *store.Request, keys int, at func(key int) strategy.I
 	return b
 }
 
+// quick reports whether the script can decide r in less time, because it takes from numeric
+// counters alone.
+func quick(r *store.Request) bool {
+	if len(r.With) > 0 || r.Mode != strategy.Take || !r.Changes() {
+		return false
+	}
+	for i := range r.Limits {
+		if l := &r.Limits[i]; l.Shadow || !l.Rate.IsUnlimited() && !numeric(l) {
+			return false
+		}
+	}
+	return true
+}
+
+// sizeOfTake is how many bytes appendRun appends for a limit of a Take without a calendar.
+const sizeOfTake = 4 + 4*8
+
 // The numbers that the script knows other fixed windows by.
 const (
 	onCalendar = 7 // one that follows the calendar
 	isNumeric  = 8 // see numeric
+	isQuick    = 9 // a numeric one in a run that is quick
 )
 
 // appendLimit appends l, a limit of r, as the script reads it, but for its window.
