@@ -133,7 +133,7 @@ func answersNotNeeded(ctx context.Context, t *testing.T, d *daemon) {
 					return err
 				}
 			}
-			_, err := w.Conn.Write(frame)
+			_, err := w.Write(frame)
 			return err
 		})
 	}

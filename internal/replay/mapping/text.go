@@ -27,16 +27,17 @@ const (
 )
 
 func (t *text) matches(v []byte) bool {
-	switch {
-	case t.kind == anyText:
+	switch t.kind {
+	case anyText:
 		return true
-	case t.kind == regex:
+	case regex:
 		return t.regex.Match(v)
-	case t.kind == contains:
+	case contains:
 		if t.folded {
 			return bytes.Contains(bytes.ToLower(v), bytes.ToLower(t.want))
 		}
 		return bytes.Contains(v, t.want)
+	case exact, prefix, suffix, pathPrefix: // below
 	}
 	n := len(t.want)
 	switch {
