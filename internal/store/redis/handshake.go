@@ -24,10 +24,6 @@ const (
 	closedTwice = 2
 )
 
-// errAgain is the error of a connection that was given up before anything was asked on
-// it, because of what its server said. The next one begins in another way.
-var errAgain = errors.New("the server is not what it was; ask it again")
-
 // A handshake sees what is said when a connection begins. It learns from the reply to
 // HELLO what the server is, and leaves out what some servers refuse and nobody needs. It
 // is a hook of the client, and safe for concurrent use.

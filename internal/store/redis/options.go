@@ -35,6 +35,25 @@ const (
 	DefaultPoolSize = 2 * maxSenders
 )
 
+// maxSenders is how many pipelines of a lane are under way at most. With more, the pipelines
+// get shorter. With fewer, one slow pipeline holds up the rest.
+const maxSenders = 4
+
+// Sharing says whether one script may decide for several identifiers.
+type Sharing string
+
+// The ways of sharing. A script for several identifiers is right only if the server that
+// runs it owns the keys of all of them. A proxy that spreads keys over several servers
+// sends such a script to the server of its first key.
+const (
+	ShareAuto   Sharing = "auto"   // if the server is found to own all keys
+	ShareAlways Sharing = "always" // unless the server refuses it
+	ShareNever  Sharing = "never"
+)
+
+// Sharings lists them.
+var Sharings = []Sharing{ShareAuto, ShareAlways, ShareNever}
+
 // Options say how to make a Store. The zero Options are the defaults.
 type Options struct {
 	// URLs are the servers: redis://[user[:password]@]host[:port][/database], or

@@ -5,9 +5,7 @@ import (
 	"crypto/rand"
 	"fmt"
 	"log/slog"
-	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -16,21 +14,6 @@ import (
 
 	"github.com/ratelimitd/ratelimitd/internal/quote"
 )
-
-// Sharing says whether one script may decide for several identifiers.
-type Sharing string
-
-// The ways of sharing. A script for several identifiers is right only if the server that
-// runs it owns the keys of all of them. A proxy that spreads keys over several servers
-// sends such a script to the server of its first key.
-const (
-	ShareAuto   Sharing = "auto"   // if the server is found to own all keys
-	ShareAlways Sharing = "always" // unless the server refuses it
-	ShareNever  Sharing = "never"
-)
-
-// Sharings lists them.
-var Sharings = []Sharing{ShareAuto, ShareAlways, ShareNever}
 
 const (
 	// sampleKeys is how many keys are looked for. If a proxy gives a server one key
@@ -189,14 +172,6 @@ func (o *ownership) once() bool {
 	}
 	o.confirm()
 	return true
-}
-
-// isUnwell reports whether a server says that it does no work now, whatever it is asked:
-// that says nothing of whose keys it has.
-func isUnwell(err error) bool {
-	return redis.IsAuthError(err) || slices.ContainsFunc([]string{
-		"READONLY", "OOM", "LOADING", "MASTERDOWN", "NOREPLICAS", "MISCONF", "BUSY", "DENIED",
-	}, func(prefix string) bool { return redis.HasErrorPrefix(err, prefix) }) || strings.Contains(err.Error(), "max number of clients")
 }
 
 // wait waits for d, or until it is told that there is something new, or the end.

@@ -2,7 +2,6 @@ package redis
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -16,9 +15,6 @@ import (
 )
 
 const (
-	// maxSenders is how many pipelines of a lane are under way at most. With more,
-	// the pipelines get shorter. With fewer, one slow pipeline holds up the rest.
-	maxSenders = 4
 	// maxPipeline is how many questions a pipeline has before the rest waits for the
 	// next pipeline.
 	maxPipeline = 256
@@ -28,13 +24,6 @@ const (
 	// maxTogether is how many keys a command with several questions has at most.
 	// Redis does nothing else while it runs a command.
 	maxTogether = 16
-)
-
-var (
-	errClosed = errors.New("the store is closed")
-	// errApart is the error of a command that the server did not run, because it does
-	// not have all of its keys.
-	errApart = errors.New("the keys are on several servers")
 )
 
 // A pipeliner lets concurrent callers share round trips. What arrives while a
@@ -69,40 +58,6 @@ type pipeliner struct {
 type lane struct {
 	waiting []*shipment
 	senders int
-}
-
-// A shipment has the questions of one caller for one lane, in order. It belongs to
-// the sender until done is closed. A caller that stops waiting before that must not
-// touch it any more. A shipment with many questions is sent in several turns, one
-// after the other.
-type shipment struct {
-	ctx       context.Context // the caller's
-	deadline  time.Time       // the caller's deadline, or that of the store if it is sooner
-	questions []question
-	replies   []reply // replies[i] answers questions[i]
-	sent      int     // how many of questions have had their turn
-	turnEnd   int     // the current turn is questions[sent:turnEnd]
-	done      chan struct{}
-
-	oneQuestion [1]question // room for questions: most shipments have one
-	oneReply    [1]reply    // room for its reply
-}
-
-func newShipment(ctx context.Context, deadline time.Time) *shipment {
-	s := &shipment{ctx: ctx, deadline: deadline, done: make(chan struct{})}
-	s.questions, s.replies = s.oneQuestion[:0], s.oneReply[:0]
-	return s
-}
-
-// add adds q and returns its index.
-func (s *shipment) add(q question) int {
-	s.questions, s.replies = append(s.questions, q), append(s.replies, reply{})
-	return len(s.questions) - 1
-}
-
-// turn returns the questions of the current turn, and room for their replies.
-func (s *shipment) turn() ([]question, []reply) {
-	return s.questions[s.sent:s.turnEnd], s.replies[s.sent:s.turnEnd]
 }
 
 func newPipeliner(client redis.UniversalClient, script script, owner *ownership, timeout time.Duration) *pipeliner {
@@ -326,13 +281,6 @@ func (p *pipeliner) learn(ctx context.Context, err error) {
 	p.mapped.Store(true)
 }
 
-// isReply reports whether err is an error reply of a server. Otherwise there was no
-// reply.
-func isReply(err error) bool {
-	var reply redis.Error
-	return errors.As(err, &reply)
-}
-
 // waiting returns how many shipments wait.
 func (p *pipeliner) waiting() (n int) {
 	p.mu.Lock()
@@ -350,60 +298,3 @@ func (p *pipeliner) close() {
 	p.mu.Unlock()
 	p.senders.Wait()
 }
-
-// left returns why the caller of s does not wait any more, or nil if it waits.
-func (s *shipment) left(now time.Time) error {
-	if err := s.ctx.Err(); err != nil {
-		return err
-	}
-	if !now.Before(s.deadline) {
-		return context.DeadlineExceeded
-	}
-	return nil
-}
-
-// timers are stopped timers, for use again. A context with a deadline would need a new
-// timer for each decision, and five more allocations.
-var timers = sync.Pool{New: func() any { return time.NewTimer(0) }}
-
-// wait waits until s is done. An error says why it stopped waiting before that.
-func (s *shipment) wait() error {
-	select {
-	case <-s.done:
-		return nil
-	default:
-	}
-	timer := timers.Get().(*time.Timer)
-	timer.Reset(time.Until(s.deadline))
-	defer func() {
-		timer.Stop()
-		timers.Put(timer)
-	}()
-	select {
-	case <-s.done:
-		return nil
-	case <-s.ctx.Done():
-		return s.ctx.Err()
-	case <-timer.C:
-		return context.DeadlineExceeded
-	}
-}
-
-// fail finishes s: the questions that were not sent get err.
-func (s *shipment) fail(err error) {
-	for i := s.sent; i < len(s.questions); i++ {
-		s.replies[i].err = err
-	}
-	s.sent, s.turnEnd = len(s.questions), len(s.questions)
-	s.finish()
-}
-
-func (s *shipment) finish() { close(s.done) }
-
-// once is a command that the client does not send again after it may have run.
-// Without it, a ClusterClient sends a whole pipeline again if the connection fails,
-// or if the first reply is an error such as TRYAGAIN.
-type once struct{ *redis.StringCmd }
-
-// NoRetry tells the client not to retry.
-func (once) NoRetry() bool { return true }

@@ -34,13 +34,12 @@ const perLimit = 20 * time.Microsecond
 
 // A Store is a store.Store in Redis. New makes it.
 type Store struct {
+	composer
 	client  redis.UniversalClient
-	dialer  *dialer // of client
 	evicts  evicts
 	pipes   *pipeliner
 	owner   *ownership
 	timeout time.Duration
-	prefix  string // of all keys
 	panics  *crash.Log
 
 	log              *slog.Logger
@@ -68,7 +67,7 @@ func New(o Options) (*Store, error) {
 	// is in the errors it returns.
 	logging.Disable()
 	client := redis.NewUniversalClient(options)
-	s := &Store{client: client, dialer: dialer, timeout: o.Timeout, prefix: o.KeyPrefix, panics: o.Panics, log: o.Logger}
+	s := &Store{client: client, composer: composer{dialer, o.KeyPrefix}, timeout: o.Timeout, panics: o.Panics, log: o.Logger}
 	s.evicts.log = o.Logger
 	s.owner = newOwnership(o.SharedScripts, o.Logger, s.sample)
 	s.greet()

@@ -1,0 +1,220 @@
+package redis
+
+import (
+	"encoding/binary"
+	"math"
+	"strconv"
+	"time"
+
+	"github.com/ratelimitd/ratelimitd/internal/rate"
+	"github.com/ratelimitd/ratelimitd/internal/store"
+	"github.com/ratelimitd/ratelimitd/internal/strategy"
+)
+
+// appendRun appends r, which has so many keys, as the script reads it. at is asked for an
+// instant in the window of each key whose limit follows the calendar.
+func appendRun(b []byte, r *store.Request, keys int, at func(key int) strategy.Instant) []byte {
+	consume, isQuickRun := consumes(r), quick(r)
+	key := 0
+	eachLimit(r, func(r *store.Request, l *strategy.Limit) {
+		ends := byte(0)
+		if key == keys-1 {
+			ends = 1
+		}
+		b = appendLimit(append(b, ends), r, l, consume)
+		if isQuickRun {
+			limit := b[len(b)-sizeOfTake:]
+			limit[1], limit[2] = isQuick, byte(keys)
+		}
+		if l.OnCalendar() {
+			start, end := l.Window(at(key))
+			b = appendDouble(appendDouble(b, float64(start)), float64(end))
+		}
+		key++
+	})
+	return b
+}
+
+// quick reports whether the script can decide r in less time, because it takes from numeric
+// counters alone.
+func quick(r *store.Request) bool {
+	if len(r.With) > 0 || r.Mode != strategy.Take || !r.Changes() {
+		return false
+	}
+	for i := range r.Limits {
+		if l := &r.Limits[i]; l.Shadow || !l.Rate.IsUnlimited() && !numeric(l) {
+			return false
+		}
+	}
+	return true
+}
+
+// sizeOfTake is how many bytes appendRun appends for a limit of a Take without a calendar.
+const sizeOfTake = 4 + 4*8
+
+// appendLimit appends l, a limit of r, as the script reads it, but for its window.
+func appendLimit(b []byte, r *store.Request, l *strategy.Limit, consume byte) []byte {
+	shadow := byte(0)
+	if l.Shadow {
+		shadow = 1
+	}
+	algorithm := byte(l.Strategy)
+	switch {
+	case l.OnCalendar():
+		algorithm = onCalendar
+	case numeric(l):
+		algorithm = isNumeric
+	}
+	b = append(b, algorithm, shadow, consume|byte(r.Mode)<<1)
+	most := uint64(rate.MaxCount + 1)
+	if r.Mode != strategy.Take {
+		most = strategy.MaxUnits
+	}
+	for _, n := range [...]float64{
+		float64(min(r.Cost, most)), float64(l.Rate.Count), float64(l.Rate.Period / time.Microsecond), float64(l.Capacity),
+	} {
+		b = appendDouble(b, n)
+	}
+	if r.Mode != strategy.Take {
+		b = appendDouble(appendDouble(b, float64(l.Ceiling())), float64(r.ConsumedAt))
+	}
+	return b
+}
+
+func appendDouble(b []byte, n float64) []byte {
+	return binary.LittleEndian.AppendUint64(b, math.Float64bits(n))
+}
+
+// eachLimit calls f for each limit of a request and its With that has a
+// counter, in order.
+func eachLimit(r *store.Request, f func(*store.Request, *strategy.Limit)) {
+	r.All(func(r *store.Request) {
+		for i := range r.Limits {
+			if l := &r.Limits[i]; !l.Rate.IsUnlimited() {
+				f(r, l)
+			}
+		}
+	})
+}
+
+// consumes returns 1 if r or its With consumes when it is allowed, and
+// otherwise 0.
+func consumes(r *store.Request) (consume byte) {
+	r.All(func(r *store.Request) {
+		if r.Changes() {
+			consume = 1
+		}
+	})
+	return consume
+}
+
+// decideByStates decides r, and its With, by the states from before, in order.
+// It returns from which limits they consumed.
+func decideByStates(r *store.Request, res *store.Result, packed string, now strategy.Instant) strategy.Consumed {
+	decide := func(dryRun bool) (consumed strategy.Consumed, refused bool) {
+		packed := packed
+		res.All(r, func(r *store.Request, res *store.Result) {
+			var states [strategy.MaxLimits]strategy.State
+			for j := range r.Limits {
+				if l := &r.Limits[j]; len(packed) > 0 && !l.Rate.IsUnlimited() {
+					size := sizeOf(r, l)
+					states[j], packed = parseState(l, packed[:size]), packed[size:]
+					states[j].Settle(l, now, 0)
+				}
+			}
+			a := r.Ask(now)
+			a.DryRun = a.DryRun || dryRun
+			from := res.Decide(r.Limits, states[:len(r.Limits)], a)
+			consumed, refused = max(consumed, from), refused || res.Refused
+		})
+		return consumed, refused
+	}
+	if len(r.With) > 0 {
+		if _, refused := decide(true); refused {
+			return strategy.ConsumedNone
+		}
+	}
+	consumed, _ := decide(false)
+	return consumed
+}
+
+// numberUnit is what the number of a numeric counter is a multiple of, but for the units used.
+const numberUnit = 1_000_000
+
+// sizeOf returns how long the state of the counter of l, a limit of r, is.
+func sizeOf(r *store.Request, l *strategy.Limit) int {
+	switch {
+	case numeric(l):
+		return sizeOfNumber
+	case r.Mode != strategy.Take && l.Strategy == strategy.SlidingWindowLog:
+		return sizeOfView
+	}
+	return sizeOfState
+}
+
+// parseState reads the state of the counter of l as decide.lua packs it, which has found it
+// to be one.
+func parseState(l *strategy.Limit, packed string) strategy.State {
+	var part, partAfter float64
+	switch len(packed) {
+	case sizeOfNumber:
+		if packed[0] >= '0' && packed[0] <= '9' {
+			return parseNumber(packed)
+		}
+	case sizeOfView:
+		partAfter = double(packed[sizeOfState:])
+		fallthrough
+	case sizeOfState:
+		if l.Strategy != strategy.FixedWindow { // of which it only says how long the key lives
+			part = double(packed[16:])
+		}
+	default:
+		return strategy.State{}
+	}
+	last, used := double(packed), double(packed[8:])
+	if last < 0 || used < 0 || part < 0 || !(last+used+part < 1<<55) {
+		return strategy.State{}
+	}
+	return strategy.State{Last: strategy.Instant(last), Used: int64(used), Part: int64(part), PartAfter: int64(partAfter)}
+}
+
+// parseNumber reads the number of a numeric counter: the start of the window in
+// microseconds, and the units used.
+func parseNumber(digits string) strategy.State {
+	n, err := strconv.ParseInt(digits, 10, 64)
+	if err != nil || n == 0 {
+		return strategy.State{}
+	}
+	used := n % numberUnit
+	return strategy.State{Last: strategy.Instant(n - used), Used: used}
+}
+
+// double returns the double that packed begins with.
+func double(packed string) float64 {
+	return math.Float64frombits(binary.BigEndian.Uint64([]byte(packed[:8])))
+}
+
+// The numbers that the script knows other fixed windows by.
+const (
+	onCalendar = 7 // one that follows the calendar
+	isNumeric  = 8 // see numeric
+	isQuick    = 9 // a numeric one in a run that is quick
+)
+
+// The sizes of what decide.lua packs.
+const (
+	sizeOfNow      = 8
+	sizeOfConsumed = 1
+	sizeOfNumber   = 16 // of one that is numeric
+	sizeOfState    = 24
+	sizeOfView     = 32 // of a sliding window log, but for a take
+)
+
+// What decide.lua packs instead of a strategy.Consumed, and the errors of it.
+const (
+	foreign = 3 // a key holds what is no string
+	damaged = 4 // a key held what is no counter, and is deleted
+	// elsewhere: the window of a limit that follows the calendar is not that of the server's
+	// clock, and nothing was changed.
+	elsewhere = 5
+)

@@ -1,0 +1,90 @@
+package redis
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+// A shipment has the questions of one caller for one lane, in order. It belongs to
+// the sender until done is closed. A caller that stops waiting before that must not
+// touch it any more. A shipment with many questions is sent in several turns, one
+// after the other.
+type shipment struct {
+	ctx       context.Context // the caller's
+	deadline  time.Time       // the caller's deadline, or that of the store if it is sooner
+	questions []question
+	replies   []reply // replies[i] answers questions[i]
+	sent      int     // how many of questions have had their turn
+	turnEnd   int     // the current turn is questions[sent:turnEnd]
+	done      chan struct{}
+
+	oneQuestion [1]question // room for questions: most shipments have one
+	oneReply    [1]reply    // room for its reply
+}
+
+func newShipment(ctx context.Context, deadline time.Time) *shipment {
+	s := &shipment{ctx: ctx, deadline: deadline, done: make(chan struct{})}
+	s.questions, s.replies = s.oneQuestion[:0], s.oneReply[:0]
+	return s
+}
+
+// add adds q and returns its index.
+func (s *shipment) add(q question) int {
+	s.questions, s.replies = append(s.questions, q), append(s.replies, reply{})
+	return len(s.questions) - 1
+}
+
+// turn returns the questions of the current turn, and room for their replies.
+func (s *shipment) turn() ([]question, []reply) {
+	return s.questions[s.sent:s.turnEnd], s.replies[s.sent:s.turnEnd]
+}
+
+// left returns why the caller of s does not wait any more, or nil if it waits.
+func (s *shipment) left(now time.Time) error {
+	if err := s.ctx.Err(); err != nil {
+		return err
+	}
+	if !now.Before(s.deadline) {
+		return context.DeadlineExceeded
+	}
+	return nil
+}
+
+// timers are stopped timers, for use again. A context with a deadline would need a new
+// timer for each decision, and five more allocations.
+var timers = sync.Pool{New: func() any { return time.NewTimer(0) }}
+
+// wait waits until s is done. An error says why it stopped waiting before that.
+func (s *shipment) wait() error {
+	select {
+	case <-s.done:
+		return nil
+	default:
+	}
+	timer := timers.Get().(*time.Timer)
+	timer.Reset(time.Until(s.deadline))
+	defer func() {
+		timer.Stop()
+		timers.Put(timer)
+	}()
+	select {
+	case <-s.done:
+		return nil
+	case <-s.ctx.Done():
+		return s.ctx.Err()
+	case <-timer.C:
+		return context.DeadlineExceeded
+	}
+}
+
+// fail finishes s: the questions that were not sent get err.
+func (s *shipment) fail(err error) {
+	for i := s.sent; i < len(s.questions); i++ {
+		s.replies[i].err = err
+	}
+	s.sent, s.turnEnd = len(s.questions), len(s.questions)
+	s.finish()
+}
+
+func (s *shipment) finish() { close(s.done) }
