@@ -10,6 +10,7 @@ import io.github.ratelimitd.api.v1.ShouldAllowResult;
 import io.grpc.CallOptions;
 import io.grpc.Channel;
 import io.grpc.ClientCall;
+import io.grpc.Context;
 import io.grpc.Metadata;
 import io.grpc.Status;
 import io.grpc.protobuf.StatusProto;
@@ -300,8 +301,7 @@ final class Batcher {
 
     /** A ShouldAllowStream. */
     private final class Stream extends ClientCall.Listener<ShouldAllowBatchResponse> {
-        private final ClientCall<ShouldAllowBatchRequest, ShouldAllowBatchResponse> call =
-                channel.newCall(RateLimitServiceGrpc.getShouldAllowStreamMethod(), CallOptions.DEFAULT);
+        private final ClientCall<ShouldAllowBatchRequest, ShouldAllowBatchResponse> call = newCall();
         private volatile boolean ready; // there was a connection for it
 
         private boolean started;
@@ -309,6 +309,19 @@ final class Batcher {
 
         // A ClientCall is for one thread at a time, and its methods may call those below. So the lock of a stream is taken before
         // that of the batcher, and never after it.
+
+        /**
+         * Returns a call without the context of whoever opens the stream. In a gRPC server that is the call at hand, which has an
+         * end and a deadline, and the stream is for others too.
+         */
+        private ClientCall<ShouldAllowBatchRequest, ShouldAllowBatchResponse> newCall() {
+            Context opener = Context.ROOT.attach();
+            try {
+                return channel.newCall(RateLimitServiceGrpc.getShouldAllowStreamMethod(), CallOptions.DEFAULT);
+            } finally {
+                Context.ROOT.detach(opener);
+            }
+        }
 
         synchronized void open() {
             if (cancelled != null) {

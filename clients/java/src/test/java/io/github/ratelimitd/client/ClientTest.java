@@ -9,6 +9,7 @@ import static org.junit.jupiter.api.Assertions.assertTrue;
 import io.github.ratelimitd.api.v1.RateLimitServiceGrpc;
 import io.github.ratelimitd.api.v1.ShouldAllowRequest;
 import io.github.ratelimitd.api.v1.ShouldAllowResponse;
+import io.grpc.Context;
 import io.grpc.Status;
 import io.grpc.netty.shaded.io.grpc.netty.NettyServerBuilder;
 import io.grpc.stub.StreamObserver;
@@ -78,6 +79,23 @@ class ClientTest {
      * A daemon is killed, stopped and paused under load: the failure policy answers while it is away, and calls are allowed
      * again when it is back. No call waits for ever.
      */
+    /** The stream belongs to all callers, so it does not end with the call of a gRPC server in which it was opened. */
+    @Test
+    void outlivesTheCallThatCame() throws Exception {
+        try (var daemon = new Daemon()) {
+            for (int i = 0; i < 20; i++) {
+                try (Client client = daemon.client().build(); Context.CancellableContext came = Context.current().withCancellation()) {
+                    Limiter limiter = client.limiter("shop", Limit.rate("1_000_000/h"));
+                    assertNull(came.call(() -> limiter.allow("alice")).error());
+                    came.cancel(null);
+                    for (int j = 0; j < 10; j++) {
+                        assertNull(limiter.allow("alice").error());
+                    }
+                }
+            }
+        }
+    }
+
     @Test
     void recoversUnderLoad() throws Exception {
         try (var daemon = new Daemon(); Client client = daemon.client().timeout(Duration.ofSeconds(1)).build()) {

@@ -34,6 +34,7 @@ import jakarta.servlet.http.HttpServletRequest;
 import jakarta.servlet.http.HttpServletResponse;
 import java.io.IOException;
 import java.net.ConnectException;
+import java.net.InetAddress;
 import java.net.InetSocketAddress;
 import java.net.ServerSocket;
 import java.net.URI;
@@ -47,6 +48,7 @@ import java.util.ArrayList;
 import java.util.EnumSet;
 import java.util.List;
 import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.ThreadLocalRandom;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.AtomicInteger;
 import java.util.concurrent.atomic.AtomicReference;
@@ -282,13 +284,23 @@ class ServersTest {
                 builder.environment().put(environment[i], environment[i + 1]);
             }
             var program = new Program(builder.start(), url);
+            try {
+                program.await();
+                return program;
+            } catch (Throwable e) {
+                program.close(); // or Maven waits for it
+                throw e;
+            }
+        }
+
+        private void await() throws Exception {
             long end = System.nanoTime() + Duration.ofSeconds(60).toNanos();
             while (true) {
                 try {
                     ask("OPTIONS", url + "/healthz");
-                    return program;
+                    return;
                 } catch (ConnectException e) {
-                    assertTrue(program.process.isAlive() && System.nanoTime() < end, "the program does not serve");
+                    assertTrue(process.isAlive() && System.nanoTime() < end, "the program does not serve");
                     Thread.sleep(20);
                 }
             }
@@ -300,9 +312,15 @@ class ServersTest {
         }
     }
 
-    private static int freePort() throws IOException {
-        try (var socket = new ServerSocket(0)) {
-            return socket.getLocalPort();
+    /** Returns a port for a program. The system gives none of these to whoever asks for any free one, so no other test takes it. */
+    private static int freePort() {
+        while (true) {
+            int port = ThreadLocalRandom.current().nextInt(20_000, 30_000);
+            try (var socket = new ServerSocket(port, 1, InetAddress.getLoopbackAddress())) {
+                return socket.getLocalPort();
+            } catch (IOException e) {
+                // somebody has it
+            }
         }
     }
 
