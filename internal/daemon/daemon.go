@@ -19,6 +19,7 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/config"
 	"github.com/ratelimitd/ratelimitd/internal/crash"
 	"github.com/ratelimitd/ratelimitd/internal/gctuning"
+	"github.com/ratelimitd/ratelimitd/internal/replay"
 	"github.com/ratelimitd/ratelimitd/internal/server"
 	"github.com/ratelimitd/ratelimitd/internal/stores"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
@@ -80,7 +81,7 @@ func Run(ctx context.Context, c *config.Config, policies *config.Policies, versi
 		return nil
 	}
 	policies = l.inForce()
-	options.Config, options.Trials = server.ConfigOf(policies), Trials{}
+	options.Config, options.Trials = server.ConfigOf(policies), replay.Trials{}
 	var clock func() strategy.Instant
 	if c.TestClock {
 		options.TestClock = testclock.New()

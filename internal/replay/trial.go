@@ -12,36 +12,26 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/decide"
 	"github.com/ratelimitd/ratelimitd/internal/flags"
 	"github.com/ratelimitd/ratelimitd/internal/policy"
+	"github.com/ratelimitd/ratelimitd/internal/server/console"
 	"github.com/ratelimitd/ratelimitd/internal/store/memory"
 )
 
-// A Trial is a replay of one log, for a program that shows the result itself.
-type Trial struct {
-	Policies *config.Policies // what is tried
-	// Namespace, Policy and Identifier are as the flags of the command. The first two name
-	// one that Policies have.
-	Namespace, Policy, Identifier string
+// Trials are trials for the console of a daemon.
+type Trials struct{}
 
-	Name string // what messages call the log
-	Log  io.Reader
-	// MaxIdentifiers is how many identifiers are told apart, and MaxKeys how many counters
-	// there may be.
-	MaxIdentifiers, MaxKeys int
-	MaxLogCount             int64 // as --max-log-count
-	Lines                   int   // the most of each list
-}
+var _ console.Trials = Trials{}
 
-// A Result is what a Trial has found.
-type Result struct{ *report }
+// A result is what a trial has found.
+type result struct{ *report }
 
 // MarshalJSON returns what the command prints with --json.
-func (r Result) MarshalJSON() ([]byte, error) { return json.Marshal(r.report) }
+func (r result) MarshalJSON() ([]byte, error) { return json.Marshal(r.report) }
 
 // HTML writes the page that the command writes with --html.
-func (r Result) HTML(out io.Writer) error { return r.printHTML(out) }
+func (r result) HTML(out io.Writer) error { return r.printHTML(out) }
 
-// Ask has policies decide a batch, with counters that nobody has used.
-func Ask(ctx context.Context, policies *config.Policies, maxLogCount int64, b *decide.Batch) error {
+// Ask implements console.Trials.
+func (Trials) Ask(ctx context.Context, policies *config.Policies, maxLogCount int64, b *decide.Batch) error {
 	p, err := newReplica(0, replicaOptions{policies: policies, memory: memory.Options{MaxKeys: maxAskKeys, MaxLogCount: maxLogCount}, onError: policy.FailAllow}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return err
@@ -55,16 +45,16 @@ func Ask(ctx context.Context, policies *config.Policies, maxLogCount int64, b *d
 // maxAskKeys is more than one batch of a few requests needs.
 const maxAskKeys = 10_000
 
-// Run replays the log, until ctx ends.
-func (t *Trial) Run(ctx context.Context) (Result, error) {
+// Replay implements console.Trials.
+func (Trials) Replay(ctx context.Context, t *console.Trial) (console.Report, error) {
 	s := &settings{namespace: t.Namespace, policy: t.Policy, identifier: t.Identifier, cost: "1", zone: "UTC", set: new(flags.Set)}
 	m, err := s.newMapping()
 	if err != nil {
-		return Result{}, err
+		return nil, err
 	}
 	p, err := newReplica(0, replicaOptions{policies: t.Policies, memory: memory.Options{MaxKeys: t.MaxKeys, MaxLogCount: t.MaxLogCount}, onError: policy.FailAllow}, slog.New(slog.DiscardHandler))
 	if err != nil {
-		return Result{}, err
+		return nil, err
 	}
 	defer p.close()
 	r := &run{
@@ -72,7 +62,7 @@ func (t *Trial) Run(ctx context.Context) (Result, error) {
 		replicas: []*replica{p}, who: newSubjects(t.MaxIdentifiers),
 	}
 	if err := r.do(ctx); err != nil {
-		return Result{}, err
+		return nil, err
 	}
 	found := newReport(r)
 	for i := range found.Files {
@@ -83,5 +73,5 @@ func (t *Trial) Run(ctx context.Context) (Result, error) {
 			found.Lines[i].Example = t.Name + ":" + place
 		}
 	}
-	return Result{found}, nil
+	return result{found}, nil
 }

@@ -27,7 +27,7 @@ import (
 
 	"github.com/ratelimitd/ratelimitd/internal/auth"
 	"github.com/ratelimitd/ratelimitd/internal/config"
-	ratelimitd "github.com/ratelimitd/ratelimitd/internal/daemon"
+	"github.com/ratelimitd/ratelimitd/internal/replay"
 	"github.com/ratelimitd/ratelimitd/internal/server"
 	"github.com/ratelimitd/ratelimitd/internal/store/memory"
 	ratelimitv1 "github.com/ratelimitd/ratelimitd/proto/ratelimit/v1"
@@ -77,7 +77,7 @@ func start(t *testing.T, change func(*server.Options)) *daemon {
 	o := server.Options{
 		GRPCAddr: "127.0.0.1:0", HTTPAddr: "127.0.0.1:0", AdminAddr: "127.0.0.1:0", LogLevel: new(slog.LevelVar),
 		Store: counters, StoreName: "memory", Registry: registry, Logger: slog.New(slog.NewTextHandler(d.log, nil)),
-		Config: &server.Config{Policies: p.Namespaces, Text: p.Text}, Trials: ratelimitd.Trials{},
+		Config: &server.Config{Policies: p.Namespaces, Text: p.Text}, Trials: replay.Trials{},
 	}
 	if change != nil {
 		change(&o)
