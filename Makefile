@@ -12,8 +12,8 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 # Neither the folder nor the state of git is in the binary: see reproducible.
 BUILDFLAGS := -trimpath -buildvcs=false -tags grpcnotrace
 LDFLAGS = -s -w -X main.version=$(VERSION)
-# The Go that releases are built with: the newest, whose standard library has the fewest known
-# faults, and the same everywhere, as a build is only reproducible with the same Go. Go gets it
+# The Go that releases are built with: the newest of go.mod's minor version, whose standard library has
+# the fewest known faults, and the same everywhere, as a build is only reproducible with the same Go. Go gets it
 # by itself. GOTOOLCHAIN=local takes the one that is installed.
 image reproducible vulncheck: export GOTOOLCHAIN ?= go1.26.11
 # The container image, and the architectures in it. A Docker that does not keep its
