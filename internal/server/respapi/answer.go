@@ -151,13 +151,13 @@ func (t *turn) decide() {
 		case failed:
 			t.out = appendError(t.out, decide.RenameFields(a.Err, fieldOf(asked[i].command)))
 		case asked[i].command == cellThrottle:
-			t.out = appendCellThrottle(t.out, a, asked[i].capacity)
+			t.appendCellThrottle(a, asked[i].capacity)
 		case asked[i].command == crabThrottle:
-			t.out = appendCrabThrottle(t.out, a, asked[i].capacity)
+			t.appendCrabThrottle(a, asked[i].capacity)
 		case t.conn.protocol == 3:
 			t.out = appendAnswerMap(t.out, a, extra{})
 		default:
-			t.out = appendAnswer(t.out, a, extra{})
+			t.appendAnswer(a, extra{})
 		}
 		t.done(asked[i].command, failed)
 	}
@@ -171,7 +171,7 @@ func (t *turn) ask(c command) {
 	q := question{command: c}
 	switch c {
 	case byPolicy:
-		*r = decide.Request{Namespace: t.args[1], Policy: t.args[2], Identifier: t.args[3], Cost: 1}
+		r.Namespace, r.Policy, r.Identifier, r.Cost = t.args[1], t.args[2], t.args[3], 1
 		t.options(r, t.args[4:])
 	case cellThrottle, crabThrottle:
 		q.capacity = t.throttle(r, c)

@@ -20,12 +20,14 @@ const (
 type turn struct {
 	counts *commandCounts
 
-	conn   *conn
-	start  histogram.Stopwatch
-	args   []string // of the command at hand
-	recent recentCommand
-	out    []byte // replies, not written yet
-	whole  int    // how many bytes of out are whole replies
+	conn      *conn
+	start     histogram.Stopwatch
+	args      []string // of the command at hand
+	recent    recentCommand
+	out       []byte // replies, not written yet
+	whole     int    // how many bytes of out are whole replies
+	lastLimit recentNumber
+	lastReset recentNumber
 
 	// Commands that are decided together, and not answered yet.
 	batch decide.Batch
