@@ -6,6 +6,13 @@ import "bytes"
 // X-Forwarded-For, it returns the last: the proxy that wrote the log has added that, and
 // clients may write the others.
 func address(v []byte) []byte {
+	plain := true // digits and dots
+	for _, c := range v {
+		plain = plain && (c <= '9' && c >= '.' && c != '/')
+	}
+	if plain {
+		return v
+	}
 	if i := bytes.LastIndexByte(v, ','); i >= 0 {
 		v = v[i+1:]
 	}
