@@ -61,11 +61,9 @@ var albColumns = []column{
 
 // A textParser reads lines of columns.
 type textParser struct {
-	columns []column
-	slots   []int // of each column; -1: nobody wants it
-	needed  int   // how many of columns say something that somebody wants, or must be there
-	parts   [4]int
-	times   *timeReader
+	steps []step // up to the last column that must be there, or that somebody wants
+	parts [4]int // the slots of requestFields; -1: nobody wants it
+	times *timeReader
 
 	// other reads the lines that are not of columns. nil: none does. isOther reports whether
 	// a line is of other by what it has where columns may end; both begin alike. nil: it is
@@ -73,6 +71,23 @@ type textParser struct {
 	other   *textParser
 	isOther func(rest []byte) bool
 }
+
+// A step is what a parser does with a column.
+type step struct {
+	kind  columnKind
+	use   use
+	slot  int
+	field string
+}
+
+type use uint8
+
+const (
+	skipped use = iota
+	asTime
+	asRequest
+	asValue
+)
 
 // newTextParser returns a parser of lines of columns, or of other columns.
 func newTextParser(o *Options, columns, other []column, isOther func([]byte) bool) (func([]byte, *Record) Problem, error) {
@@ -96,17 +111,27 @@ func newTextParser(o *Options, columns, other []column, isOther func([]byte) boo
 }
 
 func newColumns(o *Options, columns []column, times *timeReader) *textParser {
-	p := &textParser{columns: columns, times: times}
-	for i, c := range columns {
-		slot := slices.Index(o.Fields, c.field)
-		if slot >= 0 || c.kind == rest {
-			p.needed = i + 1
-		}
-		p.slots = append(p.slots, slot)
-	}
+	p := &textParser{times: times}
 	for i, field := range requestFields {
 		p.parts[i] = slices.Index(o.Fields, field)
 	}
+	needed := 0
+	for i, c := range columns {
+		s := step{kind: c.kind, slot: slices.Index(o.Fields, c.field), field: c.field}
+		switch {
+		case c.field == timeField:
+			s.use = asTime
+		case c.kind == request && p.parts != [4]int{-1, -1, -1, -1}:
+			s.use = asRequest
+		case c.field != "" && s.slot >= 0:
+			s.use = asValue
+		}
+		if s.use != skipped || c.kind == rest {
+			needed = i + 1
+		}
+		p.steps = append(p.steps, s)
+	}
+	p.steps = p.steps[:needed]
 	return p
 }
 
@@ -126,9 +151,9 @@ func (p *textParser) parse(line []byte, r *Record) Problem {
 // of the columns.
 func (p *textParser) read(line []byte, r *Record) (at []byte, ok bool) {
 	optional := false
-	for i := 0; i < p.needed; i++ {
-		c := &p.columns[i]
-		if c.kind == rest {
+	for i := 0; i < len(p.steps); i++ {
+		s := &p.steps[i]
+		if s.kind == rest {
 			optional = true
 			if p.isOther != nil && p.isOther(line) {
 				p, optional = p.other, false
@@ -136,20 +161,21 @@ func (p *textParser) read(line []byte, r *Record) (at []byte, ok bool) {
 			}
 			continue
 		}
-		value, after, ok := cut(line, c.kind)
+		value, after, ok := cut(line, s.kind)
 		if !ok {
 			return at, optional
 		}
 		line = after
-		switch {
-		case c.field == timeField:
+		switch s.use {
+		case asTime:
 			at = value
-		case c.kind == request:
+		case asRequest:
 			p.request(value, r)
-		case p.slots[i] >= 0 && c.field != "":
-			if value = tidy(c.field, value); value != nil {
-				r.Values[p.slots[i]] = value
+		case asValue:
+			if value = tidy(s.field, value); value != nil {
+				r.Values[s.slot] = value
 			}
+		default:
 		}
 	}
 	return at, true
@@ -157,9 +183,6 @@ func (p *textParser) read(line []byte, r *Record) (at []byte, ok bool) {
 
 // request sets the fields of a request.
 func (p *textParser) request(value []byte, r *Record) {
-	if p.parts == [4]int{-1, -1, -1, -1} {
-		return
-	}
 	method, url, found := bytes.Cut(value, space)
 	if !found {
 		return // whoever asked sent something else, and the log says so

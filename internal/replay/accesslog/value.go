@@ -6,11 +6,7 @@ import "bytes"
 // X-Forwarded-For, it returns the last: the proxy that wrote the log has added that, and
 // clients may write the others.
 func address(v []byte) []byte {
-	plain := true // digits and dots
-	for _, c := range v {
-		plain = plain && (c <= '9' && c >= '.' && c != '/')
-	}
-	if plain {
+	if isPlain(v) {
 		return v
 	}
 	if i := bytes.LastIndexByte(v, ','); i >= 0 {
@@ -27,6 +23,16 @@ func address(v []byte) []byte {
 		return v[:i] // an IPv6 address has two colons or more
 	}
 	return v
+}
+
+// isPlain reports whether v has nothing but digits and dots.
+func isPlain(v []byte) bool {
+	for _, c := range v {
+		if c-'0' > 9 && c != '.' {
+			return false
+		}
+	}
+	return true
 }
 
 // path returns the path of a URL or of the target of a request, without its query.

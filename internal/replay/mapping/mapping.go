@@ -42,11 +42,11 @@ type Mapping struct {
 
 	namespace, policy, identifier template
 	// owner is what the keys of all records begin with, if namespace and policy have no fields.
-	owner []byte
-	domain                        string
-	host                          *virtualHost // nil: it is of policies
-	cost                          uint64
-	costSlot                      int // of the field that has the cost; -1: it is cost
+	owner    []byte
+	domain   string
+	host     *virtualHost // nil: it is of policies
+	cost     uint64
+	costSlot int // of the field that has the cost; -1: it is cost
 }
 
 // New returns a Mapping.
@@ -79,6 +79,9 @@ func New(o Options) (*Mapping, error) {
 	}
 	return m, nil
 }
+
+// MakesDescriptors reports whether records make descriptors of Envoy's.
+func (m *Mapping) MakesDescriptors() bool { return m.host != nil }
 
 // names makes m one of policies.
 func (m *Mapping) names(o *Options) (err error) {
