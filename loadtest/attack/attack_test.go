@@ -5,7 +5,6 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"runtime"
 	"strconv"
 	"sync"
 	"testing"
@@ -68,17 +67,18 @@ func TestMain(m *testing.M) {
 		return
 	}
 	flag.Parse()
-	// The attacker leaves the daemon half of the processors: elsewhere it has its own.
-	runtime.GOMAXPROCS(max(1, runtime.NumCPU()/2))
 	dir, err := os.MkdirTemp("", "attack")
 	if err == nil {
 		err = build(dir)
+	}
+	if err == nil {
+		err = giveWay()
 	}
 	code := 1
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 	} else {
-		code = m.Run()
+		inMain(func() { code = m.Run() })
 	}
 	_ = os.RemoveAll(dir)
 	os.Exit(code)
