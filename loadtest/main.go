@@ -29,9 +29,6 @@ const (
 	exitError
 )
 
-// errWrong says that the server allowed more than the limits permit.
-var errWrong = errors.New("the server allowed more than the limits permit")
-
 func main() {
 	gctuning.KeepRoom(gctuning.DefaultRoom) // as the daemon does: the null server is what it is measured against
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

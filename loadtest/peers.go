@@ -105,10 +105,10 @@ func findPeers(lines []string) (map[string]string, error) {
 
 // describePeers returns lines of the page's table that say which programs were measured, and
 // which were not given.
-func (b *bench) describePeers(ctx context.Context) string {
+func describePeers(ctx context.Context, peers map[string]string) string {
 	var out strings.Builder
 	for _, name := range peerNames {
-		path, found := b.peers[name]
+		path, found := peers[name]
 		version := "not given (`--peer " + name + "=PATH`): its cases are left out"
 		if found {
 			version = peerVersion(ctx, path)
