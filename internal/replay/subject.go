@@ -18,7 +18,6 @@ type event struct {
 // A subject is an identifier within a namespace, held to a policy; or a descriptor. It has
 // what became of it.
 type subject struct {
-	lane   uint8  // that decides for it
 	others bool   // it is not remembered: there are too many
 	number uint32 // of the first maxSubjects; the others have none
 	asked  uint64
@@ -83,33 +82,68 @@ type hold struct {
 
 // subjects are all that ask, at most as many as there is room for.
 type subjects struct {
-	byKey map[string]*subject
-	lane  func(*mapping.Name) uint8 // that decides for whoever has a name; nil: the first
+	index []place // has a power of two of places. A search goes on to the next place
+	lane  func(*mapping.Name) uint8
 	all   []*subject
 	most  int
 	// Others counts records of subjects for which there was no room.
 	others uint64
 }
 
-func newSubjects(most int) *subjects { return &subjects{byKey: map[string]*subject{}, most: most} }
+// A place of an index has all that is looked at for each record, so that the processor waits for
+// memory once.
+type place struct {
+	sum [2]uint64 // of the key
+	who *subject  // nil: the place is free
+	// lane is that of who.
+	lane uint8
+}
 
-// find returns the subject of a key.
-func (s *subjects) find(key []byte) *subject {
-	if who := s.byKey[string(key)]; who != nil {
-		return who
+// minPlaces is how many places an index has at first.
+const minPlaces = 1 << 10
+
+func newSubjects(most int) *subjects {
+	return &subjects{index: make([]place, minPlaces), most: most, lane: func(*mapping.Name) uint8 { return 0 }}
+}
+
+// find returns the subject of an ask, and its lane.
+func (s *subjects) find(asks *mapping.Asks, i int) (who *subject, lane uint8) {
+	sum := &asks.All[i].Sum
+	p := s.seek(sum)
+	if p.who != nil {
+		return p.who, p.lane
 	}
-	text := string(key)
-	who := &subject{Name: mapping.NameOf(text)}
-	if s.lane != nil {
-		who.lane = s.lane(&who.Name)
-	}
+	who = &subject{Name: mapping.NameOf(string(asks.Key(i)))}
+	lane = s.lane(&who.Name)
 	if len(s.all) >= s.most {
 		s.others++
 		who.others = true
-		return who
+		return who, lane
 	}
 	who.number = uint32(len(s.all)) //nolint:gosec // of as many as there is memory for
-	s.byKey[text] = who
-	s.all = append(s.all, who)
-	return who
+	*p = place{*sum, who, lane}
+	if s.all = append(s.all, who); len(s.all) > len(s.index)/2 {
+		s.grow()
+	}
+	return who, lane
+}
+
+// seek returns the place of a sum, or where it is to be.
+func (s *subjects) seek(sum *[2]uint64) *place {
+	mask := uint64(len(s.index) - 1)
+	for i := sum[0] & mask; ; i = (i + 1) & mask {
+		if p := &s.index[i]; p.who == nil || p.sum == *sum {
+			return p
+		}
+	}
+}
+
+func (s *subjects) grow() {
+	old := s.index
+	s.index = make([]place, 2*len(old))
+	for i := range old {
+		if old[i].who != nil {
+			*s.seek(&old[i].sum) = old[i]
+		}
+	}
 }

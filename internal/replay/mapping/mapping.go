@@ -194,6 +194,7 @@ func (m *Mapping) appendOwner(b []byte, values [][]byte) (out []byte, problem st
 // add adds an ask whose key is what b has beyond the names of a.
 func (a *Asks) add(ask Ask, b []byte) {
 	ask.start, ask.end = uint32(len(a.names)), uint32(len(b)) //nolint:gosec // a chunk has a few MB
+	ask.Sum = sumOf(b[ask.start:])
 	a.names = b
 	a.All = append(a.All, ask)
 }
