@@ -120,9 +120,13 @@ func (s *Server) serve(c *conn) {
 func (s *Server) answer(c *conn) (ok bool) {
 	t := s.turns.Get().(*turn)
 	t.conn = c
+	if len(c.in) > fewBytes && !t.wait() {
+		return false
+	}
 	// One allocation for all texts of the turn, and one that is never changed: whoever
 	// keeps a part of it needs no copy to be safe.
 	size, open := t.answer(string(c.in))
+	t.rest()
 	if size > 0 {
 		c.begun = time.Time{}
 	}

@@ -3,7 +3,9 @@ package respapi
 import (
 	"github.com/ratelimitd/ratelimitd/internal/decide"
 	"github.com/ratelimitd/ratelimitd/internal/histogram"
+	"github.com/ratelimitd/ratelimitd/internal/ipaddr"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
+	"github.com/ratelimitd/ratelimitd/internal/turns"
 )
 
 const (
@@ -13,6 +15,9 @@ const (
 	// maxReplyBytes is from how many bytes on replies are written before all of the turn
 	// are there. One reply is at most some ten thousand bytes longer.
 	maxReplyBytes = 32 << 10
+	// fewBytes is how much a connection may have sent to be answered without a turn at a
+	// processor: some 80 commands that decide.
+	fewBytes = 4 << 10
 )
 
 // A turn answers the commands that a connection has received at a time. It is used again,
@@ -34,6 +39,8 @@ type turn struct {
 	asked []question // of each request of batch
 	specs []strategy.Spec
 	rate  wholeRate
+
+	processor *turns.Turn // nil: it has answered too little to need one
 
 	tally   tally
 	closing bool // after this turn
@@ -59,11 +66,25 @@ func (t *turn) forget() {
 	t.specs = t.specs[:0]
 }
 
-// write writes the replies.
+// wait waits for a turn at a processor. It reports false if the server stops.
+func (t *turn) wait() (ok bool) {
+	_, taken, err := t.conn.o.Turns.Take(t.conn.base, ipaddr.ClientOf(t.conn.raw.RemoteAddr()))
+	t.processor = taken
+	return err == nil
+}
+
+// rest ends the turn at a processor.
+func (t *turn) rest() {
+	t.processor.End()
+	t.processor = nil
+}
+
+// write writes the replies. Others have the processor meanwhile: the client may not read.
 func (t *turn) write() (ok bool) {
 	if len(t.out) == 0 {
 		return true
 	}
+	t.rest()
 	err := t.conn.write(t.out)
 	t.out, t.whole = t.out[:0], 0
 	return err == nil
