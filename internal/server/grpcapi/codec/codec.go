@@ -51,8 +51,8 @@ func New() Codec {
 	return Codec{standard: encoding.GetCodecV2(standard.Name), turns: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2))}
 }
 
-// generated is a message with code that protoc-gen-go-vtproto generated.
-type generated interface {
+// A vtMessage is a message with code that protoc-gen-go-vtproto generated.
+type vtMessage interface {
 	SizeVT() int
 	MarshalToSizedBufferVT([]byte) (int, error)
 	UnmarshalVTUnsafe([]byte) error
@@ -85,7 +85,7 @@ func (c Codec) Marshal(v any) (mem.BufferSlice, error) {
 		v = s.Sending()
 		defer func() { s.Sent(size) }()
 	}
-	m, ok := v.(generated)
+	m, ok := v.(vtMessage)
 	if !ok {
 		return c.standard.Marshal(v)
 	}
@@ -138,7 +138,7 @@ func (c Codec) decode(data mem.BufferSlice, v any) error {
 	if w, ok := v.(WireMessage); ok {
 		return w.DecodeWire(data.Materialize())
 	}
-	m, ok := v.(generated)
+	m, ok := v.(vtMessage)
 	if !ok {
 		return c.standard.Unmarshal(data, v)
 	}
