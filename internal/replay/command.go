@@ -184,7 +184,7 @@ func (s *settings) prepare(call command.Call) (_ *run, err error) {
 		}
 	}()
 	logger := slog.New(slog.NewTextHandler(call.Stderr, nil))
-	for i, of := range []configured{{"config", s.config, "envoy-config-dir", s.envoyDir}, {"current", s.current, "current-envoy-config-dir", s.currentEnvoyDir}} {
+	for i, of := range []origin{{"config", s.config, "envoy-config-dir", s.envoyDir}, {"current", s.current, "current-envoy-config-dir", s.currentEnvoyDir}} {
 		if of.file == "" && of.dir == "" {
 			continue
 		}
@@ -206,13 +206,13 @@ func (r *run) close() {
 	}
 }
 
-// A configured is a configuration: a file and a directory, and the flags that name them.
-type configured struct{ fileFlag, file, dirFlag, dir string }
+// An origin is where a configuration is: a file and a directory, and the flags that name them.
+type origin struct{ fileFlag, file, dirFlag, dir string }
 
-func (c configured) name() string { return cmp.Or(c.file, c.dir) }
+func (c origin) name() string { return cmp.Or(c.file, c.dir) }
 
 // open returns the replica of a configuration.
-func (s *settings) open(of configured, index int, logger *slog.Logger) (*replica, error) {
+func (s *settings) open(of origin, index int, logger *slog.Logger) (*replica, error) {
 	line := flags.Source{}
 	if of.file != "" {
 		line["config"] = flags.Setting{Text: of.file, Name: "--" + of.fileFlag}

@@ -13,8 +13,8 @@ var page string
 // dataMark is where the page has its data.
 const dataMark = "/*DATA*/"
 
-// A plotted report is what the page shows: the report, and the points of its plots.
-type plotted struct {
+// pageData is what the page shows: the report, and the points of its plots.
+type pageData struct {
 	*report
 	Notes    []string       `json:"notes"`
 	Timeline timelineReport `json:"timeline"`
@@ -30,7 +30,7 @@ type plot struct {
 
 // printHTML writes r as one page that needs nothing else.
 func (r *report) printHTML(out io.Writer) error {
-	p := plotted{report: r, Notes: r.notes(), Timeline: r.timeline, Ranks: r.ranks}
+	p := pageData{report: r, Notes: r.notes(), Timeline: r.timeline, Ranks: r.ranks}
 	for i := range r.Limits {
 		l := &r.Limits[i]
 		of := plot{Times: l.times, Limit: l.count, Demand: [][4]uint64{}}

@@ -43,7 +43,7 @@ const (
 	mostLogged = 256 << 10
 )
 
-// attacks are all of them. The first is none, to see how long a caller waits on this
+// attacks are all of them. The first attacks nothing, to see how long a caller waits on this
 // machine anyway.
 func attacks() []attack {
 	all := []attack{{name: "none", do: func(ctx context.Context, _ *testing.T, _ *daemon) {

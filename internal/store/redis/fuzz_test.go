@@ -32,7 +32,7 @@ func FuzzReply(f *testing.F) {
 			packed = append(packed, make([]byte, size-len(packed))...)
 		}
 		var res store.Result
-		c := composer{dialer: new(dialer)}.newCall(&r, &res)
+		c := composer{dialer: new(dialer)}.newExchange(&r, &res)
 		cmd := redis.NewStringCmd(t.Context())
 		cmd.SetVal(string(packed))
 		answers := make([]reply, 1)

@@ -110,8 +110,8 @@ func consumes(r *store.Request) (consume byte) {
 
 // decideByStates decides r, and its With, by the states from before, in order.
 // It returns from which limits they consumed.
-func decideByStates(r *store.Request, res *store.Result, packed string, now strategy.Instant) strategy.Consumed {
-	decide := func(dryRun bool) (consumed strategy.Consumed, refused bool) {
+func decideByStates(r *store.Request, res *store.Result, packed string, now strategy.Instant) strategy.Consumption {
+	decide := func(dryRun bool) (consumed strategy.Consumption, refused bool) {
 		packed := packed
 		res.All(r, func(r *store.Request, res *store.Result) {
 			var states [strategy.MaxLimits]strategy.State
@@ -210,7 +210,7 @@ const (
 	sizeOfView     = 32 // of a sliding window log, but for a take
 )
 
-// What decide.lua packs instead of a strategy.Consumed, and the errors of it.
+// What decide.lua packs instead of a strategy.Consumption, and the errors of it.
 const (
 	foreign = 3 // a key holds what is no string
 	damaged = 4 // a key held what is no counter, and is deleted

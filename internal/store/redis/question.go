@@ -13,7 +13,7 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 )
 
-// A question is what a call asks Redis: nothing, if it has no keys. Nothing
+// A question is what an exchange asks Redis: nothing, if it has no keys. Nothing
 // that it refers to is written to again.
 type question struct {
 	keys     []any  // strings

@@ -32,7 +32,7 @@ func TestTooManyElements(t *testing.T) {
 	limits := append(elements(3, many, nil), name...) // a field after them
 	for what, c := range map[string]struct {
 		data []byte
-		m    generated
+		m    vtMessage
 		left func() int
 		want int
 	}{
@@ -59,7 +59,7 @@ func TestTooManyElements(t *testing.T) {
 	}
 
 	alone, reset := &ratelimitv1.ShouldAllowRequest{}, &ratelimitv1.ResetRequest{}
-	for _, m := range []generated{alone, reset} {
+	for _, m := range []vtMessage{alone, reset} {
 		if err := New(nil).Unmarshal(mem.BufferSlice{mem.SliceBuffer(limits)}, m); err != nil {
 			t.Error(err)
 		}
@@ -74,7 +74,7 @@ func TestTooManyFields(t *testing.T) {
 	unknown := bytes.Repeat([]byte("\xf8\x07\x01"), maxFields+1)
 	for what, c := range map[string]struct {
 		data []byte
-		m    generated
+		m    vtMessage
 	}{
 		"a request":            {unknown, &ratelimitv1.ShouldAllowRequest{}},
 		"a limit":              {elements(3, 1, unknown), &ratelimitv1.ShouldAllowRequest{}},
@@ -108,7 +108,7 @@ func TestTooManyFields(t *testing.T) {
 
 func batchCase(data []byte, left func(*ratelimitv1.ShouldAllowBatchRequest) int, want int) (c struct {
 	data []byte
-	m    generated
+	m    vtMessage
 	left func() int
 	want int
 }) {

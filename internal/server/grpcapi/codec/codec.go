@@ -53,8 +53,8 @@ func New(t *turns.Turns) Codec {
 	return Codec{standard: encoding.GetCodecV2(standard.Name), turns: t}
 }
 
-// generated is a message with code that protoc-gen-go-vtproto generated.
-type generated interface {
+// A vtMessage is a message with code that protoc-gen-go-vtproto generated.
+type vtMessage interface {
 	SizeVT() int
 	MarshalToSizedBufferVT([]byte) (int, error)
 	UnmarshalVTUnsafe([]byte) error
@@ -87,7 +87,7 @@ func (c Codec) Marshal(v any) (mem.BufferSlice, error) {
 		v = s.Sending()
 		defer func() { s.Sent(size) }()
 	}
-	m, ok := v.(generated)
+	m, ok := v.(vtMessage)
 	if !ok {
 		return c.standard.Marshal(v)
 	}
@@ -140,7 +140,7 @@ func (c Codec) decode(data mem.BufferSlice, v any) error {
 	if w, ok := v.(WireMessage); ok {
 		return w.DecodeWire(data.Materialize())
 	}
-	m, ok := v.(generated)
+	m, ok := v.(vtMessage)
 	if !ok {
 		return c.standard.Unmarshal(data, v)
 	}
