@@ -135,7 +135,7 @@ func New(o Options) (*Server, error) {
 	s.console = console.New(console.Options{
 		Core: s.core, Book: s.book, Latency: latency, Metrics: o.Registry, Store: o.StoreName,
 		OnError: cmp.Or(o.OnError, policy.FailAllow), MaxLogCount: cmp.Or(o.MaxLogCount, strategy.DefaultMaxLogCount),
-		Configuration: func() console.Configuration { return s.readiness.shown(o.Reload) }, Trials: o.Trials, Logger: o.Logger,
+		Configuration: func() console.Configuration { return s.readiness.shown(o.Reload) }, Counter: s.envoy.Counter, Trials: o.Trials, Logger: o.Logger,
 	})
 	s.admin = servers.admin(o, s.book, s.console)
 	if s.ports.metrics != nil {

@@ -52,6 +52,9 @@ type denial struct {
 	MoreIdentifiers int `json:"more_identifiers"`
 }
 
+// maxDomains is how many domains the page knows by name.
+const maxDomains = 100
+
 // inForce says which configuration is in force.
 type inForce struct {
 	Version    string     `json:"version"`
@@ -61,6 +64,8 @@ type inForce struct {
 	Namespaces int        `json:"namespaces"`
 	Policies   int        `json:"policies"`
 	Domains    int        `json:"domains"`
+	// DomainNames are the first of them.
+	DomainNames []string `json:"domain_names"`
 }
 
 // A monitor knows what the first screen shows.
@@ -209,7 +214,10 @@ func joined(steps []float32) []float32 {
 
 // inForceOf says which configuration is in force.
 func inForceOf(c *Configuration) inForce {
-	f := inForce{Domains: len(c.Domains), Namespaces: len(c.Policies.Namespaces())}
+	f := inForce{Domains: len(c.Domains), DomainNames: c.Domains[:min(len(c.Domains), maxDomains)], Namespaces: len(c.Policies.Namespaces())}
+	if f.DomainNames == nil {
+		f.DomainNames = []string{}
+	}
 	for _, ns := range c.Policies.Namespaces() {
 		f.Policies += len(ns.Policies())
 	}
