@@ -279,7 +279,7 @@ func hold(ctx context.Context, t *testing.T, of crowd, say func(i int) string) {
 	if len(open) < of.connections/2 {
 		t.Errorf("%d of %d connections are open", len(open), of.connections)
 	}
-	for tick, rounds := time.NewTicker(200*time.Millisecond), size(5, 60); rounds > 0 && ctx.Err() == nil; rounds-- {
+	for tick, rounds := time.NewTicker(200*time.Millisecond), size(5, 40); rounds > 0 && ctx.Err() == nil; rounds-- {
 		<-tick.C
 		for _, c := range open {
 			_ = c.SetWriteDeadline(time.Now().Add(time.Second))
