@@ -34,7 +34,10 @@ func connectionAttacks() []attack {
 		{name: "endless headers", do: endlessHeaders},
 		{name: "frames without end", do: frames},
 		{name: "replies not read", do: repliesNotRead},
-		{name: "slow headers", do: slow([]string{"POST /v1/should-allow HTTP/1.1\r\nHost: a\r\nX: ", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"})},
+		{name: "slow headers", do: slow([]string{
+			"POST /v1/should-allow HTTP/1.1\r\nHost: a\r\nX: ", http2.ClientPreface, http2.ClientPreface[:10],
+			http2.ClientPreface + "\x00\x00\x00\x04\x00\x00\x00\x00\x00" + "\x00\x3e\x80\x01\x04\x00\x00\x00\x01", // of 16,000 bytes
+		})},
 		{name: "slow bodies", do: slow([]string{"POST /v1/should-allow HTTP/1.1\r\nHost: a\r\nContent-Length: 60000\r\n\r\n", "POST /json HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n"})},
 		{name: "slow messages", do: slowMessages},
 		{name: "idle connections", do: idle(size(400, 8000), "127.0.0.1")},
