@@ -52,7 +52,7 @@ func attacks() []attack {
 		case <-ctx.Done():
 		}
 	}}}
-	for _, kind := range [][]attack{messageAttacks(), connectionAttacks(), inFlightAttacks(), frameAttacks(), httpAttacks(), redisAttacks(), nameAttacks(), operatorAttacks(), trustAttacks(), storeAttacks()} {
+	for _, kind := range [][]attack{messageAttacks(), connectionAttacks(), inFlightAttacks(), frameAttacks(), httpAttacks(), redisAttacks(), nameAttacks(), operatorAttacks(), trustAttacks(), guessAttacks(), storeAttacks()} {
 		all = append(all, kind...)
 	}
 	return all

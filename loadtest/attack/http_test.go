@@ -23,7 +23,7 @@ func httpAttacks() []attack {
 	manyRequests := `{"requests":[` + body.String()[1:] + `]}`
 	return []attack{
 		{name: "HTTP: batches at once", do: func(ctx context.Context, t *testing.T, d *daemon) {
-			together(ctx, size(150, 1500), size(300, 6000), func(int) {
+			together(ctx, size(150, 1500), size(300, 4000), func(int) {
 				code, text, err := ask(ctx, d, http.MethodPost, "/v1/should-allow", manyRequests)
 				if err == nil && code != http.StatusOK && code != http.StatusServiceUnavailable {
 					t.Errorf("the answer is %d %.100s, %v, want it given or refused", code, text, err)

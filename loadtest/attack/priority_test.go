@@ -8,10 +8,8 @@ import (
 	"syscall"
 )
 
-// Attacker, innocent caller and daemon share the processors here, and elsewhere do not: an
-// attacker has machines of its own. So the attacker gives way to both: all threads of this
-// process have the lowest priority but for the main one, which starts the others' processes,
-// as these inherit it.
+// The attacker gives way to the daemon and to the innocent caller: all threads of this process
+// have the lowest priority, but for the main one. That starts the other two, which inherit it.
 
 func init() { runtime.LockOSThread() } // the main goroutine stays on the main thread
 

@@ -109,8 +109,10 @@ func consumes(r *store.Request) (consume byte) {
 }
 
 // decideByStates decides r, and its With, by the states from before, in order.
-// It returns from which limits they consumed.
-func decideByStates(r *store.Request, res *store.Result, packed string, now strategy.Instant) strategy.Consumption {
+// It returns from which limits they consumed, and whether the states are such as the script
+// replies.
+func decideByStates(r *store.Request, res *store.Result, packed string, now strategy.Instant) (consumed strategy.Consumption, ok bool) {
+	ok = true
 	decide := func(dryRun bool) (consumed strategy.Consumption, refused bool) {
 		packed := packed
 		res.All(r, func(r *store.Request, res *store.Result) {
@@ -118,7 +120,9 @@ func decideByStates(r *store.Request, res *store.Result, packed string, now stra
 			for j := range r.Limits {
 				if l := &r.Limits[j]; len(packed) > 0 && !l.Rate.IsUnlimited() {
 					size := sizeOf(r, l)
-					states[j], packed = parseState(l, packed[:size]), packed[size:]
+					state, isState := parseState(l, packed[:size])
+					ok = ok && isState
+					states[j], packed = state, packed[size:]
 					states[j].Settle(l, now, 0)
 				}
 			}
@@ -131,11 +135,11 @@ func decideByStates(r *store.Request, res *store.Result, packed string, now stra
 	}
 	if len(r.With) > 0 {
 		if _, refused := decide(true); refused {
-			return strategy.ConsumedNone
+			return strategy.ConsumedNone, ok
 		}
 	}
-	consumed, _ := decide(false)
-	return consumed
+	consumed, _ = decide(false)
+	return consumed, ok
 }
 
 // numberUnit is what the number of a numeric counter is a multiple of, but for the units used.
@@ -153,8 +157,8 @@ func sizeOf(r *store.Request, l *strategy.Limit) int {
 }
 
 // parseState reads the state of the counter of l as decide.lua packs it, which has found it
-// to be one.
-func parseState(l *strategy.Limit, packed string) strategy.State {
+// to be one. It reports false if it is none: then the reply is not the script's.
+func parseState(l *strategy.Limit, packed string) (state strategy.State, ok bool) {
 	var part, partAfter float64
 	switch len(packed) {
 	case sizeOfNumber:
@@ -169,24 +173,24 @@ func parseState(l *strategy.Limit, packed string) strategy.State {
 			part = double(packed[16:])
 		}
 	default:
-		return strategy.State{}
+		return strategy.State{}, false
 	}
 	last, used := double(packed), double(packed[8:])
-	if last < 0 || used < 0 || part < 0 || !(last+used+part < 1<<55) {
-		return strategy.State{}
+	if last < 0 || used < 0 || part < 0 || partAfter < 0 || !(last+used+part+partAfter < 1<<55) {
+		return strategy.State{}, false
 	}
-	return strategy.State{Last: strategy.Instant(last), Used: int64(used), Part: int64(part), PartAfter: int64(partAfter)}
+	return strategy.State{Last: strategy.Instant(last), Used: int64(used), Part: int64(part), PartAfter: int64(partAfter)}, true
 }
 
 // parseNumber reads the number of a numeric counter: the start of the window in
 // microseconds, and the units used.
-func parseNumber(digits string) strategy.State {
+func parseNumber(digits string) (state strategy.State, ok bool) {
 	n, err := strconv.ParseInt(digits, 10, 64)
 	if err != nil || n == 0 {
-		return strategy.State{}
+		return strategy.State{}, err == nil
 	}
 	used := n % numberUnit
-	return strategy.State{Last: strategy.Instant(n - used), Used: used}
+	return strategy.State{Last: strategy.Instant(n - used), Used: used}, true
 }
 
 // double returns the double that packed begins with.
