@@ -104,14 +104,14 @@ func (c *benchCmd) Run(ctx context.Context, out, log io.Writer) error {
 		fmt.Fprintln(log, b.line(&r))
 		rows = append(rows, r)
 	}
-	startup, err := startup(ctx, &b.programs)
+	started, err := startup(ctx, &b.programs)
 	if err != nil {
 		return fmt.Errorf("start-up: %w", err)
 	}
 	if len(rows) == 0 {
 		return fmt.Errorf("--only %q: no case of --matrix %s has this text in its name; try --only unary", c.Only, c.Matrix)
 	}
-	page := b.page(ctx, rows) + startup
+	page := b.page(ctx, rows) + started
 	if c.Only != "" { // the file is for whole matrices
 		fmt.Fprint(out, page)
 		return nil
@@ -246,8 +246,8 @@ func (b *bench) page(ctx context.Context, rows []row) string {
 	var out strings.Builder
 	fmt.Fprintf(&out, "# Results: %s\n\nWritten by `go run ./loadtest bench --matrix %[1]s --duration %s --warmup %s --repeat %d`, client and servers on one\nmachine. Each cell has the median of the runs, and in brackets the smallest and the greatest value. Baseline\nand subject took turns, and each ratio compares two runs that followed each other. On a shared machine, that\nis steadier than the numbers themselves.\n\nIdle processors did not halt: a loop in the scheduler's idle class kept each awake. The column stolen shows how\nmuch processor time the host of a virtual machine took all the same, as the greatest share of the pairs shown. A\npair that lost more than %g%% was run again, until %[4]d pairs had lost less or %[6]d had been run. The pairs that\nlost least are shown.\n\n", b.Matrix, b.Duration, b.Warmup, b.Repeat, 100*b.MaxStolen, triesPerRepeat*b.Repeat)
 	fmt.Fprintf(&out, "| | |\n|---|---|\n| when | %s |\n| commit | %s |\n| machine | %d processors, %s |\n| kernel | %s |\n| Go | %s |\n| Redis | %s |\n| memcached | %s |\n",
-		time.Now().UTC().Format(time.DateOnly), says(ctx, "git", "describe", "--always", "--dirty"), runtime.NumCPU(), processor(), says(ctx, "uname", "-sr"),
-		runtime.Version(), says(ctx, "redis-server", "--version"), says(ctx, "memcached", "--version"))
+		time.Now().UTC().Format(time.DateOnly), firstLine(ctx, "git", "describe", "--always", "--dirty"), runtime.NumCPU(), processorModel(), firstLine(ctx, "uname", "-sr"),
+		runtime.Version(), firstLine(ctx, "redis-server", "--version"), firstLine(ctx, "memcached", "--version"))
 	if b.Matrix == "peers" {
 		out.WriteString(describePeers(ctx, b.programs.peers))
 	}

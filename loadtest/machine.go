@@ -9,8 +9,8 @@ import (
 	"strings"
 )
 
-// says returns the first line of what a command prints.
-func says(ctx context.Context, name string, args ...string) string {
+// firstLine returns the first line of what a command prints.
+func firstLine(ctx context.Context, name string, args ...string) string {
 	text, err := exec.CommandContext(ctx, name, args...).Output()
 	if err != nil {
 		return "(not installed)"
@@ -19,8 +19,8 @@ func says(ctx context.Context, name string, args ...string) string {
 	return strings.TrimSpace(first)
 }
 
-// processor returns the model of the machine's processor.
-func processor() string {
+// processorModel returns the model of the machine's processor.
+func processorModel() string {
 	text, err := os.ReadFile("/proc/cpuinfo")
 	if errors.Is(err, os.ErrNotExist) {
 		return runtime.GOARCH

@@ -24,9 +24,9 @@ const header = `| case | baseline: decisions/s | subject: decisions/s | baseline
 
 func (r *row) markdown() string {
 	return fmt.Sprintf("| %s | %s | %s | %s | %s | **%s** | %s | %s | %s | %s | %s | %s | %s | %.0f%% | %d |", r.name,
-		spread(of(r.baseline, decisionRate), "%.0f"), spread(of(r.subject, decisionRate), "%.0f"),
-		spread(of(r.baseline, serverCPU), "%.2f"), spread(of(r.subject, serverCPU), "%.2f"), r.ratios(serverCPU),
-		storeCPU(r.baseline), storeCPU(r.subject), fmt.Sprintf("%.2f", median(of(r.subject, func(x *report.Report) float64 { return value(x.CPU.Client) }))),
+		spread(figures(r.baseline, decisionRate), "%.0f"), spread(figures(r.subject, decisionRate), "%.0f"),
+		spread(figures(r.baseline, serverCPU), "%.2f"), spread(figures(r.subject, serverCPU), "%.2f"), r.ratios(serverCPU),
+		storeCPU(r.baseline), storeCPU(r.subject), fmt.Sprintf("%.2f", median(figures(r.subject, func(x *report.Report) float64 { return known(x.CPU.Client) }))),
 		micros(r.baseline, p50), micros(r.subject, p50), micros(r.subject, p99), micros(r.subject, func(x *report.Report) float64 { return x.Latency.P999 }),
 		100*slices.Max(r.stolen), r.tries)
 }
@@ -52,7 +52,7 @@ func (r *row) ratios(f func(*report.Report) float64) string {
 
 func decisionRate(x *report.Report) float64 { return x.DecisionsPerSecond }
 
-func serverCPU(x *report.Report) float64 { return value(x.CPU.Server) }
+func serverCPU(x *report.Report) float64 { return known(x.CPU.Server) }
 
 func p50(x *report.Report) float64 { return x.Latency.P50 }
 
@@ -60,7 +60,7 @@ func p99(x *report.Report) float64 { return x.Latency.P99 }
 
 // micros shows the median of microseconds.
 func micros(runs []*report.Report, f func(*report.Report) float64) string {
-	return fmt.Sprintf("%.0f µs", median(of(runs, f)))
+	return fmt.Sprintf("%.0f µs", median(figures(runs, f)))
 }
 
 // storeCPU shows the processor time of the store.
@@ -68,13 +68,13 @@ func storeCPU(runs []*report.Report) string {
 	if runs[0].CPU.Redis == nil {
 		return "-"
 	}
-	return spread(of(runs, func(x *report.Report) float64 { return value(x.CPU.Redis) }), "%.2f")
+	return spread(figures(runs, func(x *report.Report) float64 { return known(x.CPU.Redis) }), "%.2f")
 }
 
 func (r *row) peersLine() string {
 	return fmt.Sprintf("| %s | %s | %s | %s | %s | **%s** | %s | %s | %s | %s | %s | %s | %s | %s | %.0f%% | %d |", r.name,
-		spread(of(r.baseline, decisionRate), "%.0f"), spread(of(r.subject, decisionRate), "%.0f"),
-		spread(of(r.baseline, serverCPU), "%.2f"), spread(of(r.subject, serverCPU), "%.2f"), r.ratios(serverCPU),
+		spread(figures(r.baseline, decisionRate), "%.0f"), spread(figures(r.subject, decisionRate), "%.0f"),
+		spread(figures(r.baseline, serverCPU), "%.2f"), spread(figures(r.subject, serverCPU), "%.2f"), r.ratios(serverCPU),
 		storeCPU(r.baseline), storeCPU(r.subject),
 		micros(r.baseline, p50), micros(r.subject, p50), r.ratios(p50),
 		micros(r.baseline, p99), micros(r.subject, p99), r.ratios(p99),
@@ -82,24 +82,24 @@ func (r *row) peersLine() string {
 }
 
 func (r *row) clientLine() string {
-	both := func(x *report.Report) float64 { return value(x.CPU.Server) + value(x.CPU.Client) }
+	both := func(x *report.Report) float64 { return known(x.CPU.Server) + known(x.CPU.Client) }
 	thrift := func(x *report.Report) float64 { return 1 / both(x) }
 	return fmt.Sprintf("| %s | %s | %s | %s | %s | **%s** | %s | %s | %s | %s | %s | %s | %.0f%% | %d |", r.name,
-		spread(of(r.baseline, decisionRate), "%.0f"), spread(of(r.subject, decisionRate), "%.0f"),
-		spread(of(r.baseline, both), "%.2f"), spread(of(r.subject, both), "%.2f"), r.ratios(thrift),
+		spread(figures(r.baseline, decisionRate), "%.0f"), spread(figures(r.subject, decisionRate), "%.0f"),
+		spread(figures(r.baseline, both), "%.2f"), spread(figures(r.subject, both), "%.2f"), r.ratios(thrift),
 		micros(r.baseline, p50), micros(r.subject, p50), r.ratios(p50),
 		micros(r.baseline, p99), micros(r.subject, p99), r.ratios(p99),
 		100*slices.Max(r.stolen), r.tries)
 }
 
-func value(x *float64) float64 {
+func known(x *float64) float64 {
 	if x == nil {
 		return 0
 	}
 	return *x
 }
 
-func of(all []*report.Report, f func(*report.Report) float64) []float64 {
+func figures(all []*report.Report, f func(*report.Report) float64) []float64 {
 	out := make([]float64, len(all))
 	for i, r := range all {
 		out[i] = f(r)

@@ -57,7 +57,7 @@ func (all *programs) start(ctx context.Context, s program) (p *process, err erro
 			p.stop()
 		}
 	}()
-	run := func(addrs []string, command ...string) error {
+	launch := func(addrs []string, command ...string) error {
 		stop, err := startServer(ctx, command, addrs, io.Discard)
 		if err != nil {
 			return fmt.Errorf("%q: %w", command, err)
@@ -77,7 +77,7 @@ func (all *programs) start(ctx context.Context, s program) (p *process, err erro
 		if s.store == "memcached" {
 			command = []string{"memcached", "-u", "nobody", "-l", "127.0.0.1", "-p", port}
 		}
-		if err := run([]string{p.store}, command...); err != nil {
+		if err := launch([]string{p.store}, command...); err != nil {
 			return p, err
 		}
 	}
@@ -101,7 +101,7 @@ func (all *programs) start(ctx context.Context, s program) (p *process, err erro
 	if text := s.command + s.env; strings.Contains(text, "{resp}") || strings.Contains(text, "{resp-port}") {
 		listens = append(listens, p.resp)
 	}
-	return p, run(listens, command...)
+	return p, launch(listens, command...)
 }
 
 // freeAddrs returns n addresses of the loopback interface on which nobody listens.
