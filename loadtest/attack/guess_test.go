@@ -69,7 +69,7 @@ func (g *guesser) guess(i int) string {
 
 func (g *guesser) overGRPC(ctx context.Context, t *testing.T, d *daemon) {
 	client := ratelimitv1.NewRateLimitServiceClient(d.dial(t))
-	together(ctx, size(8, 64), size(1000, 60_000), func(i int) {
+	together(ctx, size(8, 64), size(1000, 30_000), func(i int) {
 		guessing := metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+g.guess(i))
 		_, err := client.ShouldAllow(guessing, &ratelimitv1.ShouldAllowRequest{Namespace: "innocent", Identifier: "alice", Policy: "default"})
 		if status.Code(err) != codes.Unauthenticated {
@@ -81,7 +81,7 @@ func (g *guesser) overGRPC(ctx context.Context, t *testing.T, d *daemon) {
 func (g *guesser) overHTTP(ctx context.Context, t *testing.T, d *daemon) {
 	client := http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 64}}
 	defer client.CloseIdleConnections()
-	together(ctx, size(8, 64), size(1000, 40_000), func(i int) {
+	together(ctx, size(8, 64), size(1000, 20_000), func(i int) {
 		path := []string{"/v1/authorize?namespace=innocent&identifier=alice&policy=default", "/metrics", "/rlconfig"}[i/8%3]
 		r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+d.HTTP+path, http.NoBody)
 		if err != nil {
@@ -128,7 +128,7 @@ func (g *guesser) overRedis(ctx context.Context, t *testing.T, d *daemon) {
 
 // handshakes makes as many whole handshakes as it can, and says nothing more.
 func handshakes(ctx context.Context, t *testing.T, d *daemon) {
-	together(ctx, size(8, 64), size(300, 10_000), func(i int) {
+	together(ctx, size(8, 64), size(300, 4000), func(i int) {
 		c, err := (&net.Dialer{Timeout: patience}).DialContext(ctx, "tcp", []string{d.GRPC, d.HTTP, d.RESP}[i%3])
 		if err != nil {
 			return // this is the daemon's right

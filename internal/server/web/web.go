@@ -35,6 +35,9 @@ const (
 	// it is decoded into, decisions, and the reply as messages and as text. It is measured,
 	// with batches of the smallest requests.
 	decodedBytes = 32
+	// longestWait is how long a body waits for its turn. Clients wait for some seconds, and
+	// what is decided for one that has gone delays the others.
+	longestWait = 5 * time.Second
 )
 
 // ReadBody reads a body of at most maxBytes. The error of one that is longer is
@@ -98,16 +101,19 @@ type Turn struct {
 
 // TakeTurn waits until a body may be decoded and decided, and returns a context with that
 // turn. The turn has to end before a long reply is written: the client may not read it. The
-// error is fault.ErrTooManyBytes, or that of the request's context.
+// error is fault.ErrTooManyBytes or fault.ErrBusy.
 func TakeTurn(t *turns.Turns, r *http.Request, body []byte) (context.Context, *Turn, error) {
 	ctx := r.Context()
 	if len(body) <= freeBytes { // as mostly
 		return ctx, nil, nil
 	}
-	ctx, turn, err := t.Take(ctx, ipaddr.ClientAt(r.RemoteAddr))
+	patient, cancel := context.WithTimeout(ctx, longestWait)
+	defer cancel()
+	_, turn, err := t.Take(patient, ipaddr.ClientAt(r.RemoteAddr))
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, fault.ErrBusy
 	}
+	ctx = turns.NewContext(ctx, turn)
 	taken := &Turn{turn: turn}
 	if bound := inflight.FromContext(ctx); bound != nil {
 		if taken.worked = bound.Work(int64(len(body))*decodedBytes, r.RemoteAddr); taken.worked == nil {
