@@ -34,6 +34,7 @@ type exchange struct {
 	batch   decide.Batch
 	decoder apiv1.Decoder
 	encoder apiv1.Encoder
+	quotas  quotas
 	text    []byte // the answer as JSON
 }
 
@@ -129,7 +130,7 @@ func (e *exchange) writeSingle(w http.ResponseWriter, answer *decide.Answer) {
 		web.WriteError(w, 0, answer.Err)
 		return
 	}
-	setRateLimitHeaders(w.Header(), answer)
+	e.quotas.setHeaders(w.Header(), answer)
 	e.encoder.Begin(&e.batch)
 	response := e.encoder.Response(answer)
 	var usual bool
