@@ -123,7 +123,7 @@ func (c *call) moveWindows() {
 	at, packed := make([]strategy.Instant, 0, len(c.keys)), c.reply.packed[sizeOfConsumed:]
 	eachLimit(c.request, func(r *store.Request, l *strategy.Limit) {
 		size := sizeOf(r, l)
-		state := parseState(l, packed[:size])
+		state := parseState(packed[:size])
 		packed = packed[size:]
 		state.Settle(l, c.reply.now, 0)
 		at = append(at, max(c.reply.now, state.Last))
