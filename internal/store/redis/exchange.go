@@ -123,7 +123,7 @@ func (c *exchange) moveWindows() {
 	at, packed := make([]strategy.Instant, 0, len(c.keys)), c.reply.packed[sizeOfConsumed:]
 	eachLimit(c.request, func(r *store.Request, l *strategy.Limit) {
 		size := sizeOf(r, l)
-		state, _ := parseState(l, packed[:size]) // if it is none, the next reply will not do either
+		state, _ := parseState(packed[:size]) // if it is none, the next reply will not do either
 		packed = packed[size:]
 		state.Settle(l, c.reply.now, 0)
 		at = append(at, max(c.reply.now, state.Last))

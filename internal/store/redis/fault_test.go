@@ -88,7 +88,7 @@ func (f *faultyServer) used(t *testing.T, r store.Request) int64 {
 	if number, err := strconv.ParseInt(value, 10, 64); err == nil { // as a fixed window is kept
 		return number % numberUnit
 	}
-	state, _ := parseState(&r.Limits[0], value)
+	state, _ := parseState(value)
 	return state.Used
 }
 

@@ -15,6 +15,11 @@ import (
 // instant in the window of each key whose limit follows the calendar.
 func appendRun(b []byte, r *store.Request, keys int, at func(key int) strategy.Instant) []byte {
 	consume, isQuickRun := consumes(r), quick(r)
+	together := byte(0)
+	if keys <= math.MaxUint8 && !logs(r) {
+		together = byte(keys)
+	}
+	b = append(b, together)
 	key := 0
 	eachLimit(r, func(r *store.Request, l *strategy.Limit) {
 		ends := byte(0)
@@ -23,8 +28,7 @@ func appendRun(b []byte, r *store.Request, keys int, at func(key int) strategy.I
 		}
 		b = appendLimit(append(b, ends), r, l, consume)
 		if isQuickRun {
-			limit := b[len(b)-sizeOfTake:]
-			limit[1], limit[2] = isQuick, byte(keys)
+			b[len(b)-sizeOfTake+1] = isQuick
 		}
 		if l.OnCalendar() {
 			start, end := l.Window(at(key))
@@ -47,6 +51,12 @@ func quick(r *store.Request) bool {
 		}
 	}
 	return true
+}
+
+// logs reports whether r or its With has a sliding window log.
+func logs(r *store.Request) (found bool) {
+	eachLimit(r, func(_ *store.Request, l *strategy.Limit) { found = found || l.Strategy == strategy.SlidingWindowLog })
+	return found
 }
 
 // sizeOfTake is how many bytes appendRun appends for a limit of a Take without a calendar.
@@ -120,7 +130,7 @@ func decideByStates(r *store.Request, res *store.Result, packed string, now stra
 			for j := range r.Limits {
 				if l := &r.Limits[j]; len(packed) > 0 && !l.Rate.IsUnlimited() {
 					size := sizeOf(r, l)
-					state, isState := parseState(l, packed[:size])
+					state, isState := parseState(packed[:size])
 					ok = ok && isState
 					states[j], packed = state, packed[size:]
 					states[j].Settle(l, now, 0)
@@ -150,15 +160,17 @@ func sizeOf(r *store.Request, l *strategy.Limit) int {
 	switch {
 	case numeric(l):
 		return sizeOfNumber
-	case r.Mode != strategy.Take && l.Strategy == strategy.SlidingWindowLog:
+	case l.Strategy != strategy.SlidingWindowLog:
+		return sizeOfState
+	case r.Mode != strategy.Take:
 		return sizeOfView
 	}
-	return sizeOfState
+	return sizeOfTakeView
 }
 
-// parseState reads the state of the counter of l as decide.lua packs it, which has found it
+// parseState reads the state of a counter as decide.lua packs it, which has found it
 // to be one. It reports false if it is none: then the reply is not the script's.
-func parseState(l *strategy.Limit, packed string) (state strategy.State, ok bool) {
+func parseState(packed string) (state strategy.State, ok bool) {
 	var part, partAfter float64
 	switch len(packed) {
 	case sizeOfNumber:
@@ -166,12 +178,10 @@ func parseState(l *strategy.Limit, packed string) (state strategy.State, ok bool
 			return parseNumber(packed)
 		}
 	case sizeOfView:
-		partAfter = double(packed[sizeOfState:])
+		partAfter = double(packed[sizeOfTakeView:])
 		fallthrough
-	case sizeOfState:
-		if l.Strategy != strategy.FixedWindow { // of which it only says how long the key lives
-			part = double(packed[16:])
-		}
+	case sizeOfTakeView, sizeOfState:
+		part = double(packed[16:])
 	default:
 		return strategy.State{}, false
 	}
@@ -209,9 +219,10 @@ const (
 const (
 	sizeOfNow      = 8
 	sizeOfConsumed = 1
-	sizeOfNumber   = 16 // of one that is numeric
-	sizeOfState    = 24
-	sizeOfView     = 32 // of a sliding window log, but for a take
+	sizeOfNumber   = 16 // of a state that is numeric
+	sizeOfState    = 28 // of others; the last 4 bytes say how long the key lives
+	sizeOfTakeView = 24 // of a sliding window log, for a take
+	sizeOfView     = 32 // of one for other modes
 )
 
 // What decide.lua packs instead of a strategy.Consumption, and the errors of it.
