@@ -177,7 +177,7 @@ type pair struct {
 	stolen            float64 // share of the processors' time that the machine's host took
 }
 
-func (b *bench) pair(ctx context.Context, bc *benchCase, baseline, subject *process) (p pair, err error) {
+func (b *bench) pair(ctx context.Context, bc *benchCase, baseline, subject *runningServer) (p pair, err error) {
 	stolen, all, err := cputime.Stolen()
 	if err != nil {
 		return p, err
@@ -196,7 +196,7 @@ func (b *bench) pair(ctx context.Context, bc *benchCase, baseline, subject *proc
 	return p, err
 }
 
-func (b *bench) measure(ctx context.Context, bc *benchCase, p *process) (*report.Report, error) {
+func (b *bench) measure(ctx context.Context, bc *benchCase, p *runningServer) (*report.Report, error) {
 	c := bc.load
 	c.Target = cmp.Or(p.target, c.Target, target.Unary)
 	c.Addr, c.Duration, c.Warmup = p.grpc, b.Duration, b.Warmup

@@ -36,22 +36,22 @@ func (all *programs) build(ctx context.Context) error {
 		os.WriteFile(filepath.Join(files, "limitador.yaml"), []byte(limitadorConfig), 0o644))
 }
 
-// A process is a running server, together with its store and files.
-type process struct {
+// A runningServer is a process, together with its store and files.
+type runningServer struct {
 	grpc, http, resp, store string
 	target                  string // of its program
 	stops                   []func()
 }
 
-func (p *process) stop() {
+func (p *runningServer) stop() {
 	for _, stop := range slices.Backward(p.stops) {
 		stop()
 	}
 }
 
 // start starts a program, and the store that it needs.
-func (all *programs) start(ctx context.Context, s program) (p *process, err error) {
-	p = &process{target: s.target}
+func (all *programs) start(ctx context.Context, s program) (p *runningServer, err error) {
+	p = &runningServer{target: s.target}
 	defer func() {
 		if err != nil {
 			p.stop()
