@@ -9,6 +9,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/ratelimitd/ratelimitd/internal/store/redis/redistest"
 )
 
 var (
@@ -71,6 +73,7 @@ func TestMain(m *testing.M) {
 	if err == nil {
 		err = build(dir)
 	}
+	redistest.StartProcess = startProcess
 	if err == nil && *large { // the small form shares the machine with other tests, and judges no wait
 		err = giveWay()
 	}
