@@ -10,8 +10,8 @@
 // to.
 //
 // Attacker, innocent caller and daemon are processes of their own, which share the processors
-// here. Elsewhere an attacker has a machine of its own. So the attacker gives way to the other
-// two: it has the lowest priority. What the innocent caller waits for is then what the daemon
+// here. Elsewhere an attacker has a machine of its own. So in the large form the attacker gives
+// way to the other two: it has the lowest priority. What the innocent caller waits for is then what the daemon
 // does for the attacker, and not what the attacker does.
 //
 // The attacks have two sizes. "go test" runs the small ones, in less than a minute, and

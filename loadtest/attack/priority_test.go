@@ -8,7 +8,7 @@ import (
 	"syscall"
 )
 
-// The attacker gives way to the daemon and to the innocent caller: all threads of this process
+// In the large form the attacker gives way to the daemon and to the innocent caller: all threads of this process
 // have the lowest priority, but for the main one. That starts the other two, which inherit it.
 
 func init() { runtime.LockOSThread() } // the main goroutine stays on the main thread

@@ -193,6 +193,9 @@ func (t *turn) ask(c command) {
 	t.asked = append(t.asked, q)
 	if len(t.asked) == maxBatch {
 		t.decide()
+		if !t.wait() {
+			t.closing = true
+		}
 	}
 }
 

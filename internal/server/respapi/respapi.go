@@ -21,6 +21,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc/peer"
+
+	"github.com/ratelimitd/ratelimitd/internal/ipaddr"
 )
 
 // Method is the label of the latency of turns.
@@ -78,7 +80,7 @@ func (s *Server) Serve(l net.Listener) error {
 
 // start answers a connection in a goroutine of its own.
 func (s *Server) start(raw net.Conn) {
-	c := &conn{o: &s.o, draining: &s.draining, Conn: raw, raw: raw, id: s.ids.Add(1)}
+	c := &conn{o: &s.o, draining: &s.draining, Conn: raw, raw: raw, id: s.ids.Add(1), client: ipaddr.ClientOf(raw.RemoteAddr())}
 	c.base = peer.NewContext(s.ctx, &peer.Peer{Addr: raw.RemoteAddr()})
 	s.mu.Lock()
 	open := s.conns != nil
@@ -120,9 +122,6 @@ func (s *Server) serve(c *conn) {
 func (s *Server) answer(c *conn) (ok bool) {
 	t := s.turns.Get().(*turn)
 	t.conn = c
-	if len(c.in) > fewBytes && !t.wait() {
-		return false
-	}
 	// One allocation for all texts of the turn, and one that is never changed: whoever
 	// keeps a part of it needs no copy to be safe.
 	size, open := t.answer(string(c.in))

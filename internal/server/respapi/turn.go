@@ -3,7 +3,6 @@ package respapi
 import (
 	"github.com/ratelimitd/ratelimitd/internal/decide"
 	"github.com/ratelimitd/ratelimitd/internal/histogram"
-	"github.com/ratelimitd/ratelimitd/internal/ipaddr"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 	"github.com/ratelimitd/ratelimitd/internal/turns"
 )
@@ -15,9 +14,6 @@ const (
 	// maxReplyBytes is from how many bytes on replies are written before all of the turn
 	// are there. One reply is at most some ten thousand bytes longer.
 	maxReplyBytes = 32 << 10
-	// fewBytes is how much a connection may have sent to be answered without a turn at a
-	// processor: some 80 commands that decide.
-	fewBytes = 4 << 10
 )
 
 // A turn answers the commands that a connection has received at a time. It is used again,
@@ -40,7 +36,7 @@ type turn struct {
 	specs []strategy.Spec
 	rate  wholeRate
 
-	processor *turns.Turn // nil: it has answered too little to need one
+	processor *turns.Turn // nil: it has answered too little to need one, or is to write
 
 	tally   tally
 	closing bool // after this turn
@@ -66,9 +62,13 @@ func (t *turn) forget() {
 	t.specs = t.specs[:0]
 }
 
-// wait waits for a turn at a processor. It reports false if the server stops.
+// wait waits for a turn at a processor, once more is to be answered than takes some 100
+// microseconds: maxBatch or maxReplyBytes. It reports false if the server stops.
 func (t *turn) wait() (ok bool) {
-	_, taken, err := t.conn.o.Turns.Take(t.conn.base, ipaddr.ClientOf(t.conn.raw.RemoteAddr()))
+	if t.processor != nil {
+		return true
+	}
+	_, taken, err := t.conn.o.Turns.Take(t.conn.base, t.conn.client)
 	t.processor = taken
 	return err == nil
 }
