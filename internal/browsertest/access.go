@@ -110,7 +110,7 @@ const looked = `(() => {
     if (!t.querySelector("thead th")) wrong.push("a table has no headers: " + t.innerText.slice(0, 60));
     for (const th of t.querySelectorAll("th")) if (!th.scope) wrong.push("a header has no scope: " + th.textContent);
   }
-  for (const svg of [...document.querySelectorAll("svg")].filter(seen)) {
+  for (const svg of [...document.querySelectorAll(":not(svg) > svg")].filter(seen)) {
     if (svg.getAttribute("aria-hidden") !== "true" && !(svg.getAttribute("role") && svg.getAttribute("aria-label"))) wrong.push("a picture has neither a name nor is it hidden");
   }
   const canvas = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });
