@@ -117,7 +117,7 @@ func (m *terminal) fits(frame string, rows, columns int) bool {
 			return false
 		}
 	}
-	return len(lines) <= rows && strings.Contains(frame, "mallory")
+	return len(lines) <= rows && strings.Contains(frame, "checkout  mall")
 }
 
 // TestTop watches a daemon on a terminal. However it ends, the terminal is as it was.
