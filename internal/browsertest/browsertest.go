@@ -92,12 +92,24 @@ func (b *Browser) Text(selector string) string {
 // Await waits until an element says something.
 func (b *Browser) Await(selector, says string) {
 	b.t.Helper()
-	expression := fmt.Sprintf("(document.querySelector(%q)?.innerText ?? '').includes(%q)", selector, says)
-	ctx, cancel := context.WithTimeout(b.Context, Patient)
-	defer cancel()
-	if _, err := chromedp.Run(ctx, chromedp.Poll[bool](expression, chromedp.WithPollingTimeout(0))); err != nil {
+	if err := b.poll(fmt.Sprintf("(document.querySelector(%q)?.innerText ?? '').includes(%q)", selector, says)); err != nil {
 		b.t.Fatalf("%s does not say %q: %v; it says:\n%s", selector, says, err, b.Text(selector))
 	}
+}
+
+// AwaitTrue waits until an expression is true.
+func (b *Browser) AwaitTrue(expression string) {
+	b.t.Helper()
+	if err := b.poll(expression); err != nil {
+		b.t.Fatalf("%s: %v", expression, err)
+	}
+}
+
+func (b *Browser) poll(expression string) error {
+	ctx, cancel := context.WithTimeout(b.Context, Patient)
+	defer cancel()
+	_, err := chromedp.Run(ctx, chromedp.Poll[bool](expression, chromedp.WithPollingTimeout(0)))
+	return err
 }
 
 // Fill types a text into a field instead of what is there.
@@ -182,4 +194,35 @@ func (b *Browser) Focus() string {
 func (b *Browser) Click(selector string) {
 	b.t.Helper()
 	b.Do(chromedp.Click(chromedp.CSS(selector), chromedp.NodeVisible))
+}
+
+// Drag drags the mouse over an element, from one part of its width to another.
+func (b *Browser) Drag(selector string, from, to float64) {
+	b.t.Helper()
+	box, err := chromedp.Run(b.Context, chromedp.Evaluate[[]float64](fmt.Sprintf(
+		`(() => { const e = document.querySelector(%q); e.scrollIntoView({ block: "center" }); const r = e.getBoundingClientRect(); return [r.left, r.top, r.width, r.height]; })()`, selector)))
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	y := box[1] + box[3]/2
+	for _, step := range []struct {
+		kind input.DispatchMouseEventType
+		part float64
+	}{{input.DispatchMouseEventTypeMousePressed, from}, {input.DispatchMouseEventTypeMouseMoved, (from + to) / 2}, {input.DispatchMouseEventTypeMouseMoved, to}, {input.DispatchMouseEventTypeMouseReleased, to}} {
+		if _, err := chromedp.Call(b.Context, input.DispatchMouseEvent, input.DispatchMouseEventParams{
+			Type: step.kind, X: box[0] + step.part*box[2], Y: y, Button: input.MouseButtonLeft, Buttons: 1, ClickCount: 1,
+		}); err != nil {
+			b.t.Fatal(err)
+		}
+	}
+}
+
+// Requests returns how many files the page has loaded, or tried to.
+func (b *Browser) Requests() int {
+	b.t.Helper()
+	n, err := chromedp.Run(b.Context, chromedp.Evaluate[int]("performance.getEntriesByType('resource').length"))
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return n
 }

@@ -357,7 +357,7 @@ func TestHTML(t *testing.T) {
 		t.Fatal(err)
 	}
 	text := string(page)
-	if strings.Count(text, "</script>") != 1 || strings.Contains(text, dataMark) || !strings.Contains(text, `"identifier":"203.0.113.7"`) {
+	if strings.Count(text, "</script>") != 2 || strings.Contains(text, "unsafe-inline") || strings.Contains(text, dataMark) || !strings.Contains(text, `"identifier":"203.0.113.7"`) {
 		t.Errorf("%d bytes", len(text))
 	}
 	for _, outside := range []string{"http://", "https://", "src=", "@import"} {

@@ -14,7 +14,7 @@ export interface Series {
 }
 
 export interface Denial extends Series {
-  rule?: string; shadow: boolean; envoy: boolean; identifiers: Key[]; more_identifiers: number;
+  rule?: string; shadow: boolean; identifiers: Key[]; more_identifiers: number;
 }
 
 export interface Daemon {

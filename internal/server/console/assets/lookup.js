@@ -134,7 +134,7 @@ function policy(f, p, onReset) {
     onReset && !p.problem ? make("button", { type: "button", click: () => onReset(f, p) }, "Reset …") : null);
   if (p.problem) return make("div", { class: "panel answer" }, head, make("p", { class: "wrong" }, p.problem));
   if (!p.limits.length) return make("div", { class: "panel answer" }, head);
-  return make("div", { class: "panel answer" }, head, make("table", {},
+  return make("div", { class: "panel answer" }, head, make("table", { "aria-label": `Limits of ${name}` },
     make("thead", {}, make("tr", {}, ...["Limit", "Left", "Wholly free", "This request"].map((t, i) => make("th", { scope: "col", ...i === 1 ? { class: "n" } : {} }, t)))),
     make("tbody", {}, ...p.limits.map(limit))));
 }
