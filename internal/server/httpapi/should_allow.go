@@ -27,5 +27,8 @@ func (a *API) ShouldAllow(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header()["Cache-Control"] = noStore
 	a.Core.Decide(r.Context(), &e.batch)
+	if !e.holdErrors(w, r) {
+		return
+	}
 	e.write(w)
 }
