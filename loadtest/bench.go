@@ -91,7 +91,7 @@ var matrices = map[string][]benchCase{
 		{"unary, memory, new keys alone", runCmd{KeyDistribution: keys.Flood}, nullServer, memoryServer},
 		{"unary, memory, four limits", runCmd{Scenario: "several"}, nullServer, memoryServer},
 		{"unary, memory, Envoy's protocol", envoyLoad(runCmd{Concurrency: 64}), nullServer, envoyServer},
-		{"unary, memory, JSON over HTTP", runCmd{Target: target.HTTP}, nullServer, memoryServer},
+		{"unary, memory, JSON over HTTP, 128 connections", runCmd{Target: target.HTTP, Concurrency: 128}, nullServer, memoryServer},
 		{"batches of 100, memory", runCmd{Target: target.Batch, Batch: 100}, nullServer, memoryServer},
 		{"stream, memory", runCmd{Target: target.Stream, Concurrency: 256}, nullServer, memoryServer},
 		{"stream of batches of 100, memory", runCmd{Target: target.Stream, Batch: 100}, nullServer, memoryServer},
@@ -285,6 +285,9 @@ func (c *benchCmd) Run(ctx context.Context, out, log io.Writer) error {
 		return fmt.Errorf("--out: %w", err)
 	}
 	fmt.Fprintln(out, "written:", name)
+	if c.Matrix != "client" && c.Matrix != "transport" {
+		fmt.Fprint(out, "for docs/performance.md:\n\n", shortTable(rows))
+	}
 	return nil
 }
 
@@ -533,6 +536,33 @@ func (b *bench) line(r *row) string {
 	default:
 		return r.markdown()
 	}
+}
+
+// shortTable returns rows as docs/performance.md has them.
+func shortTable(rows []row) string {
+	var out strings.Builder
+	out.WriteString(shortHeader)
+	for i := range rows {
+		fmt.Fprintln(&out, rows[i].shortLine())
+	}
+	return out.String()
+}
+
+const shortHeader = `| case | CPU: daemon | CPU: other | ratio | store CPU: daemon | other | p50: daemon | other | decisions/s: daemon |
+|---|---|---|---|---|---|---|---|---|
+`
+
+// shortLine returns r as a line of such a table.
+func (r *row) shortLine() string {
+	store := func(runs []*report.Report) string {
+		if runs[0].CPU.Redis == nil {
+			return ""
+		}
+		return fmt.Sprintf("%.2f", median(of(runs, func(x *report.Report) float64 { return value(x.CPU.Redis) })))
+	}
+	return fmt.Sprintf("| %s | %.2f | %.2f | %s | %s | %s | %s | %s | %.0f |", r.name,
+		median(of(r.subject, serverCPU)), median(of(r.baseline, serverCPU)), r.ratios(serverCPU),
+		store(r.subject), store(r.baseline), micros(r.subject, p50), micros(r.baseline, p50), median(of(r.subject, decisionRate)))
 }
 
 // ratios shows what f is of subject, divided by what it is of baseline, pair by pair.
