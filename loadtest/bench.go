@@ -124,6 +124,9 @@ func (c *benchCmd) Run(ctx context.Context, out, log io.Writer) error {
 		return fmt.Errorf("--out: %w", err)
 	}
 	fmt.Fprintln(out, "written:", name)
+	if c.Matrix != "client" && c.Matrix != "transport" {
+		fmt.Fprint(out, "for docs/performance.md:\n\n", shortTable(rows))
+	}
 	return nil
 }
 

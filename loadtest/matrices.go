@@ -16,7 +16,7 @@ var matrices = map[string][]benchCase{
 		{"unary, memory, new keys alone", runCmd{KeyDistribution: keys.Flood}, nullServer, memoryServer},
 		{"unary, memory, four limits", runCmd{Scenario: "several"}, nullServer, memoryServer},
 		{"unary, memory, Envoy's protocol", envoyLoad(runCmd{Concurrency: 64}), nullServer, envoyServer},
-		{"unary, memory, JSON over HTTP", runCmd{Target: target.HTTP}, nullServer, memoryServer},
+		{"unary, memory, JSON over HTTP, 128 connections", runCmd{Target: target.HTTP, Concurrency: 128}, nullServer, memoryServer},
 		{"batches of 100, memory", runCmd{Target: target.Batch, Batch: 100}, nullServer, memoryServer},
 		{"stream, memory", runCmd{Target: target.Stream, Concurrency: 256}, nullServer, memoryServer},
 		{"stream of batches of 100, memory", runCmd{Target: target.Stream, Batch: 100}, nullServer, memoryServer},

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/ratelimitd/ratelimitd/loadtest/internal/report"
 )
@@ -40,6 +41,33 @@ const peersHeader = "The baseline is the other service, asked by its own protoco
 	`| case | other: decisions/s | ours: decisions/s | other: server CPU, µs a decision | ours: server CPU | ratio of server CPU | other: Redis's CPU | ours: Redis's CPU | other: p50 | ours: p50 | ratio | other: p99 | ours: p99 | ratio | stolen | pairs run |
 |---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|
 `
+
+// shortTable returns rows as docs/performance.md has them.
+func shortTable(rows []row) string {
+	var out strings.Builder
+	out.WriteString(shortHeader)
+	for i := range rows {
+		fmt.Fprintln(&out, rows[i].shortLine())
+	}
+	return out.String()
+}
+
+const shortHeader = `| case | CPU: daemon | CPU: other | ratio | store CPU: daemon | other | p50: daemon | other | decisions/s: daemon |
+|---|---|---|---|---|---|---|---|---|
+`
+
+// shortLine returns r as a line of such a table.
+func (r *row) shortLine() string {
+	store := func(runs []*report.Report) string {
+		if runs[0].CPU.Redis == nil {
+			return ""
+		}
+		return fmt.Sprintf("%.2f", median(figures(runs, func(x *report.Report) float64 { return known(x.CPU.Redis) })))
+	}
+	return fmt.Sprintf("| %s | %.2f | %.2f | %s | %s | %s | %s | %s | %.0f |", r.name,
+		median(figures(r.subject, serverCPU)), median(figures(r.baseline, serverCPU)), r.ratios(serverCPU),
+		store(r.subject), store(r.baseline), micros(r.subject, p50), micros(r.baseline, p50), median(figures(r.subject, decisionRate)))
+}
 
 // ratios shows what f is of subject, divided by what it is of baseline, pair by pair.
 func (r *row) ratios(f func(*report.Report) float64) string {

@@ -32,6 +32,7 @@ export class Daemon {
   grpc = "127.0.0.1:0";
   http = "127.0.0.1:0";
   admin = "127.0.0.1:0";
+  resp = ""; // with --resp-addr
   #flags;
   #process;
 
@@ -62,7 +63,7 @@ export class Daemon {
       log += `${line}\n`;
       const said = JSON.parse(line);
       if (said.msg === "serving") {
-        ({ grpc: this.grpc, http: this.http, admin: this.admin } = said);
+        ({ grpc: this.grpc, http: this.http, admin: this.admin, resp: this.resp } = said);
         child.stderr.resume();
         return;
       }

@@ -2,10 +2,12 @@ package httpapi
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"net/http"
 
 	"github.com/ratelimitd/ratelimitd/internal/decide"
+	"github.com/ratelimitd/ratelimitd/internal/inflight"
 	"github.com/ratelimitd/ratelimitd/internal/server/apiv1"
 	"github.com/ratelimitd/ratelimitd/internal/server/fault"
 	"github.com/ratelimitd/ratelimitd/internal/server/httpapi/codec"
@@ -114,6 +116,37 @@ func isBatch(body []byte) bool {
 		Requests *json.RawMessage `json:"requests"`
 	}
 	return json.Unmarshal(body, &fields) == nil && fields.Requests != nil
+}
+
+// What an error in the answer to a batch takes until it is written, and each limit of its
+// request besides: far more than a decision, for a request that may be "{}". It is how much
+// was allocated for 1,000 of these, and for 1,000 of 16 limits that are "{}".
+const (
+	errorBytes      = 10_000
+	errorLimitBytes = 2_500
+	freeErrorBytes  = 16 * errorBytes // is not counted
+)
+
+// holdErrors counts what the errors of e take, until the request of w ends. If there is no
+// room for that, it answers so.
+func (e *exchange) holdErrors(w http.ResponseWriter, r *http.Request) (ok bool) {
+	taken := 0
+	for i := range e.batch.Answers {
+		if e.batch.Answers[i].Err != nil {
+			taken += errorBytes + len(e.asked.GetRequests()[i].GetLimits())*errorLimitBytes
+		}
+	}
+	bound := inflight.FromContext(r.Context())
+	if taken <= freeErrorBytes || bound == nil {
+		return true
+	}
+	written := bound.Work(int64(taken), r.RemoteAddr)
+	if written == nil {
+		web.WriteError(w, 0, fault.ErrTooManyBytes)
+		return false
+	}
+	context.AfterFunc(r.Context(), written)
+	return true
 }
 
 // write answers with what e says. A batch has many answers, and so no headers of limits.

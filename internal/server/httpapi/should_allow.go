@@ -37,5 +37,8 @@ func (a *API) ShouldAllow(w http.ResponseWriter, r *http.Request) {
 		turn.End() // it waits for a store, and has little left to do
 	}
 	a.Core.Decide(ctx, &e.batch)
+	if !e.holdErrors(w, r) {
+		return
+	}
 	e.write(w, turn)
 }

@@ -32,8 +32,9 @@ const (
 	// freeBytes is how long a body is that is not counted: a connection takes more by itself.
 	freeBytes = 4 << 10
 	// decodedBytes is how much a byte of a body takes until its request is answered: what
-	// it is decoded into, decisions, and the reply as messages and as text. It is measured,
-	// with batches of the smallest requests.
+	// it is decoded into, decisions, and the reply as messages and as text. Batches of 1,000
+	// requests allocate more, with what is soon garbage: 37 to 56 bytes for each, by what
+	// the requests are.
 	decodedBytes = 32
 	// longestWait is how long a body waits for its turn. Clients wait for some seconds, and
 	// what is decided for one that has gone delays the others.

@@ -84,19 +84,18 @@ func (s *scanner) string(to *string) bool {
 	if !s.take('"') {
 		return false
 	}
-	length := strings.IndexByte(s.text[s.at:], '"')
-	if length < 0 {
-		return false
-	}
-	text := s.text[s.at : s.at+length]
-	for i := range len(text) {
-		if c := text[i]; c < ' ' || c == '\\' {
+	rest := s.text[s.at:]
+	for i := range len(rest) {
+		switch c := rest[i]; {
+		case c == '"':
+			*to = rest[:i]
+			s.at += i + len(`"`)
+			return true
+		case c < ' ' || c == '\\':
 			return false
 		}
 	}
-	*to = text
-	s.at += length + len(`"`)
-	return true
+	return false
 }
 
 // number reads a number, or a string that is one.

@@ -27,6 +27,7 @@ public final class Daemon implements AutoCloseable {
     private final List<String> flags;
     private final boolean testClock;
     private String grpc = "127.0.0.1:0", http = "127.0.0.1:0", admin = "127.0.0.1:0"; // they stay the same when it starts again
+    private String resp; // "" without --resp-addr
     private Process process;
 
     public Daemon(String... flags) {
@@ -88,6 +89,7 @@ public final class Daemon implements AutoCloseable {
                     grpc = said.get("grpc").getAsString();
                     http = said.get("http").getAsString();
                     admin = said.get("admin").getAsString();
+                    resp = said.get("resp").getAsString();
                     drain(process.getErrorStream());
                     return;
                 }
@@ -120,6 +122,11 @@ public final class Daemon implements AutoCloseable {
 
     String grpc() {
         return grpc;
+    }
+
+    /** Returns where it serves the protocol of Redis. */
+    String resp() {
+        return resp;
     }
 
     /** Returns a builder of a client with time for an answer on a busy machine, and without a memory of denials. */
