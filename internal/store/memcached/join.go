@@ -9,14 +9,17 @@ import (
 // waits and joins others: most of what it costs is the exchange.
 const maxSenders = 4
 
-// A sendable is what a queue has. Its size is in whatever bounds what is sent together.
-type sendable interface {
+// A sendable is what a queue has.
+type sendable[T any] interface {
 	comparable
-	size() int
+	size() int                                 // in whatever bounds what is sent together
+	send(x *exchanges, on *server, joined []T) // sends many at once; the receiver is any of them
 }
 
 // A queue has what waits to be sent to a server, many together.
-type queue[T sendable] struct {
+type queue[T sendable[T]] struct {
+	most int // of what is sent together, the greatest sum of sizes
+
 	mu      sync.Mutex // protects the following
 	waiting []T
 	senders int // goroutines that send
@@ -34,9 +37,9 @@ func (q *queue[T]) add(x T) (start bool) {
 	return true
 }
 
-// next returns what to send together: of all sizes at most most, or one that is larger. If
+// next returns what to send together: of all sizes at most q.most, or one that is larger. If
 // nothing waits, the sender has to end.
-func (q *queue[T]) next(most int) (joined []T) {
+func (q *queue[T]) next() (joined []T) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if len(q.waiting) == 0 {
@@ -44,7 +47,7 @@ func (q *queue[T]) next(most int) (joined []T) {
 		return nil
 	}
 	n, size := 1, q.waiting[0].size()
-	for n < len(q.waiting) && size+q.waiting[n].size() <= most {
+	for n < len(q.waiting) && size+q.waiting[n].size() <= q.most {
 		size += q.waiting[n].size()
 		n++
 	}

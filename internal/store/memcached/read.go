@@ -6,6 +6,9 @@ import (
 	"github.com/bradfitz/gomemcache/memcache"
 )
 
+// maxJoinedKeys is how many keys are read together, unless one caller wants more.
+const maxJoinedKeys = 256
+
 // A read is what one caller wants of a server.
 type read struct {
 	keys []string

@@ -7,40 +7,63 @@ import (
 	"github.com/bradfitz/gomemcache/memcache"
 )
 
-// maxJoinedKeys is how many keys are read together, unless one caller wants more.
-const maxJoinedKeys = 256
-
 // startRead starts to read the items with keys from a server.
 func (x *exchanges) startRead(on *server, keys []string) *read {
 	r := newRead(keys)
-	if on.reads.add(r) {
-		x.running.Go(func() { x.makeReads(on) })
-	}
+	start(x, on, &on.reads, r)
 	return r
 }
 
-// makeReads makes the reads that wait for a server, many at a time, until none waits.
-func (x *exchanges) makeReads(on *server) {
-	for {
-		on.slots <- struct{}{} // each exchange has an end, so that there is one soon
-		joined := on.reads.next(maxJoinedKeys)
-		if joined == nil {
-			<-on.slots
-			return
-		}
-		items, err := x.readTogether(on, joined)
-		if len(joined) > 1 && errors.Is(err, errReply) { // an item of one of them should not cost the others theirs
-			for _, r := range joined {
-				on.slots <- struct{}{}
-				r.items, r.err = x.readTogether(on, []*read{r})
-				close(r.done)
+// startWrite starts to write an item to a server.
+func (x *exchanges) startWrite(on *server, it *memcache.Item, add bool) *write {
+	w := newWrite(it, add)
+	start(x, on, &on.writes, w)
+	return w
+}
+
+// start has one be sent to a server, along with what else waits in q.
+func start[T sendable[T]](x *exchanges, on *server, q *queue[T], one T) {
+	if !q.add(one) {
+		return
+	}
+	x.running.Go(func() {
+		for {
+			on.slots <- struct{}{} // each exchange has an end, so that there is one soon
+			joined := q.next()
+			if joined == nil {
+				<-on.slots
+				return
 			}
-			continue
+			one.send(x, on, joined)
 		}
-		for _, r := range joined {
-			r.items, r.err = items, err
-			close(r.done)
+	})
+}
+
+// send makes joined reads, for which there is a slot.
+func (*read) send(x *exchanges, on *server, joined []*read) {
+	items, err := x.readTogether(on, joined)
+	apart := len(joined) > 1 && errors.Is(err, errReply) // an item of one of them should not cost the others theirs
+	for _, r := range joined {
+		if apart {
+			on.slots <- struct{}{}
+			items, err = x.readTogether(on, []*read{r})
 		}
+		r.items, r.err = items, err
+		close(r.done)
+	}
+}
+
+// send makes joined writes, for which there is a slot.
+func (*write) send(x *exchanges, on *server, joined []*write) {
+	results := make([]error, len(joined))
+	if err := x.do(on, func() error { return on.put(joined, results) }); err != nil {
+		for i := range results {
+			results[i] = err
+		}
+	}
+	for i, w := range joined {
+		w.err = on.writeError(results[i], w.item)
+		close(w.done)
 	}
 }
 
@@ -55,35 +78,4 @@ func (x *exchanges) readTogether(on *server, joined []*read) (items map[string]*
 		return err
 	})
 	return items, err
-}
-
-// startWrite starts to write an item to a server.
-func (x *exchanges) startWrite(on *server, it *memcache.Item, add bool) *write {
-	w := newWrite(it, add)
-	if on.writes.add(w) {
-		x.running.Go(func() { x.makeWrites(on) })
-	}
-	return w
-}
-
-// makeWrites makes the writes that wait for a server, many at a time, until none waits.
-func (x *exchanges) makeWrites(on *server) {
-	for {
-		on.slots <- struct{}{} // each exchange has an end, so that there is one soon
-		joined := on.writes.next(maxJoinedBytes)
-		if joined == nil {
-			<-on.slots
-			return
-		}
-		results := make([]error, len(joined))
-		if err := x.do(on, func() error { return on.put(joined, results) }); err != nil {
-			for i := range results {
-				results[i] = err
-			}
-		}
-		for i, w := range joined {
-			w.err = on.writeError(results[i], w.item)
-			close(w.done)
-		}
-	}
 }

@@ -91,6 +91,7 @@ var (
 // ends.
 func newServer(ctx context.Context, addr string, o Options) *server {
 	s := &server{addr: addr, hash: hash(addr), slots: make(chan struct{}, o.MaxConns)}
+	s.reads.most, s.writes.most = maxJoinedKeys, maxJoinedBytes
 	s.client = memcache.NewFromSelector(s)
 	s.client.Timeout, s.client.MaxIdleConns = o.Timeout, o.MaxConns
 	s.client.DialContext = dialer(ctx)
