@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"maps"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -173,7 +174,7 @@ func (s *settings) prepare(call command.Call) (_ *run, err error) {
 		}
 		wrong = s.set.Apply(call.Line, s.file.Flags)
 	}
-	r := &run{names: call.Args, stdin: os.Stdin, now: time.Now(), lines: s.lines}
+	r := &run{names: call.Args, stdin: os.Stdin, now: time.Now(), lines: s.lines, lanes: runtime.GOMAXPROCS(0)}
 	if err := errors.Join(append(append(wrong, s.check(r)...), s.file.Err())...); err != nil {
 		return nil, err
 	}
@@ -228,7 +229,7 @@ func (s *settings) open(of origin, index int, logger *slog.Logger) (*replica, er
 			return nil, err
 		}
 	}
-	return newReplica(index, replicaOptions{p, c.MemoryOptions(), c.Store.OnError, envoyapi.SettingsOf(&c.Envoy)}, logger)
+	return newReplica(index, replicaOptions{p, c.MemoryOptions(), c.Store.OnError, envoyapi.SettingsOf(&c.Envoy), logger})
 }
 
 // noVariables is an environment without variables: what this machine's daemon is told is not

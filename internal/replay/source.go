@@ -229,5 +229,5 @@ func (r *reading) unread(kind string, line []byte, number int64) {
 		}
 	}
 	text := quote.Error(errors.New(string(line[:min(len(line), maxShownBytes)]))).Error()
-	r.chunk.problems = append(r.chunk.problems, unread{kind, 1, fmt.Sprintf("%s:%d: %s", r.source.name, number, text)})
+	r.chunk.problems = append(r.chunk.problems, unread{kind: kind, count: 1, example: fmt.Sprintf("%s:%d: %s", r.source.name, number, text)})
 }

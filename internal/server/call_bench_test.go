@@ -36,17 +36,7 @@ func BenchmarkCall(b *testing.B) {
 }
 
 func benchmarkCall(b *testing.B, known *auth.Directory, options ...grpc.DialOption) {
-	s, err := memory.New(memory.Options{})
-	if err != nil {
-		b.Fatal(err)
-	}
-	d, err := New(Options{GRPCAddr: "127.0.0.1:0", HTTPAddr: "127.0.0.1:0", Store: s, StoreName: "memory", Config: &Config{Clients: known}, Logger: slog.New(slog.DiscardHandler), Registry: prometheus.NewRegistry()})
-	if err != nil {
-		b.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(b.Context())
-	served := make(chan error, 1)
-	go func() { served <- d.Serve(ctx) }()
+	d := serveBench(b, known)
 	conn, err := grpc.NewClient(d.GRPCAddr(), append(options, grpc.WithTransportCredentials(insecure.NewCredentials()))...)
 	if err != nil {
 		b.Fatal(err)
@@ -57,7 +47,7 @@ func benchmarkCall(b *testing.B, known *auth.Directory, options ...grpc.DialOpti
 	before := processorTime(b)
 	b.RunParallel(func(p *testing.PB) {
 		for p.Next() {
-			if _, err := client.ShouldAllow(ctx, ask("alice", limit("100/s"))); err != nil {
+			if _, err := client.ShouldAllow(b.Context(), ask("alice", limit("100/s"))); err != nil {
 				b.Error(err)
 				return
 			}
@@ -65,10 +55,29 @@ func benchmarkCall(b *testing.B, known *auth.Directory, options ...grpc.DialOpti
 	})
 	b.ReportMetric(float64(processorTime(b)-before)/float64(b.N), "cpu-ns/op")
 	_ = conn.Close()
-	cancel()
-	if err := <-served; err != nil {
-		b.Error(err)
+}
+
+// serveBench runs a daemon with a store in memory until the benchmark ends.
+func serveBench(b *testing.B, known *auth.Directory) *Server {
+	b.Helper()
+	s, err := memory.New(memory.Options{})
+	if err != nil {
+		b.Fatal(err)
 	}
+	d, err := New(Options{GRPCAddr: "127.0.0.1:0", HTTPAddr: "127.0.0.1:0", Store: s, StoreName: "memory", Config: &Config{Clients: known}, Logger: slog.New(slog.DiscardHandler), Registry: prometheus.NewRegistry()})
+	if err != nil {
+		b.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	served := make(chan error, 1)
+	go func() { served <- d.Serve(ctx) }()
+	b.Cleanup(func() {
+		cancel()
+		if err := <-served; err != nil {
+			b.Error(err)
+		}
+	})
+	return d
 }
 
 // processorTime returns how much this process has used.

@@ -56,18 +56,27 @@ func (g *pageGuard) admin(names hosts, next http.Handler) http.Handler {
 // a browser sends no bearer token of its own.
 func (g *pageGuard) callers(next http.Handler) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		fromPage := r.Header.Get("Origin") != "" || r.Header.Get("Sec-Fetch-Site") != ""
-		// By a name that an attacker has point here, a page is of this very site. One that
-		// is known by a token is no such page.
-		known := auth.FromContext(r.Context())
-		rebound := (fromPage || r.Method == http.MethodGet) && arrivedOnLoopback(r.Context()) && !isLoopbackOrAddress(r.Host) &&
-			(known == nil || known.Name() == "")
-		if g.origins.Check(r) != nil || rebound {
+		fromPage := has(r.Header, "Origin") || has(r.Header, "Sec-Fetch-Site")
+		if fromPage && g.origins.Check(r) != nil || (fromPage || r.Method == http.MethodGet) && rebound(r) {
 			g.refuse(w, auth.CrossSite, http.StatusForbidden, "a page of another site may not ask; call this from a service, and without the headers Origin and Sec-Fetch-Site")
 			return
 		}
 		next.ServeHTTP(w, r)
 	}
+}
+
+// has reports whether there is a header called name, in its canonical form, as those of a
+// request are: http.Header.Get would make that of the name anew in each request.
+func has(h http.Header, name string) bool { return len(h[name]) > 0 && h[name][0] != "" }
+
+// rebound reports whether a request may be that of a page which is of this very site, by a
+// name that an attacker has point here. One that is known by a token is no such page.
+func rebound(r *http.Request) bool {
+	if !arrivedOnLoopback(r.Context()) || isLoopbackOrAddress(r.Host) {
+		return false
+	}
+	known := auth.FromContext(r.Context())
+	return known == nil || known.Name() == ""
 }
 
 // arrivedOnLoopback reports whether a request came over the loopback interface.

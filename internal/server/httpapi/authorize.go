@@ -41,7 +41,7 @@ func (a *API) Authorize(w http.ResponseWriter, r *http.Request) {
 		web.WriteError(w, 0, a.Faults.Hide(PathAuthorize, inQuery(answer.Err)))
 		return
 	}
-	setRateLimitHeaders(w.Header(), answer)
+	new(quotas).setHeaders(w.Header(), answer)
 	switch {
 	case answer.Decision.Allowed:
 		w.WriteHeader(http.StatusOK)

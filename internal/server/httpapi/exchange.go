@@ -34,6 +34,7 @@ type exchange struct {
 	batch   decide.Batch
 	decoder apiv1.Decoder
 	encoder apiv1.Encoder
+	quotas  quotas
 	text    []byte // the answer as JSON
 }
 
@@ -116,11 +117,11 @@ func isBatch(body []byte) bool {
 }
 
 // write answers with what e says. A batch has many answers, and so no headers of limits.
-func (e *exchange) write(w http.ResponseWriter) {
+func (e *exchange) write(w http.ResponseWriter, turn *web.Turn) {
 	if e.single {
 		e.writeSingle(w, &e.batch.Answers[0])
 	} else {
-		e.writeBatch(w)
+		e.writeBatch(w, turn)
 	}
 }
 
@@ -129,7 +130,7 @@ func (e *exchange) writeSingle(w http.ResponseWriter, answer *decide.Answer) {
 		web.WriteError(w, 0, answer.Err)
 		return
 	}
-	setRateLimitHeaders(w.Header(), answer)
+	e.quotas.setHeaders(w.Header(), answer)
 	e.encoder.Begin(&e.batch)
 	response := e.encoder.Response(answer)
 	var usual bool
@@ -140,7 +141,9 @@ func (e *exchange) writeSingle(w http.ResponseWriter, answer *decide.Answer) {
 	}
 }
 
-func (e *exchange) writeBatch(w http.ResponseWriter) {
+// writeBatch ends the turn before it writes, and keeps no memory of a large batch meanwhile
+// but the text: whoever asked may not read.
+func (e *exchange) writeBatch(w http.ResponseWriter, turn *web.Turn) {
 	e.encoder.Begin(&e.batch)
 	out := new(ratelimitv1.ShouldAllowBatchResponse)
 	for i := range e.batch.Answers {
@@ -152,10 +155,13 @@ func (e *exchange) writeBatch(w http.ResponseWriter) {
 		response := &ratelimitv1.ShouldAllowResult_Response{Response: e.encoder.Response(answer)}
 		out.Results = append(out.Results, &ratelimitv1.ShouldAllowResult{Result: response})
 	}
-	var usual bool
-	if e.text, usual = codec.AppendBatch(e.text[:0], out); usual {
-		web.WriteText(w, http.StatusOK, e.text)
-	} else {
-		web.WriteMessage(w, http.StatusOK, out)
+	code, usual := http.StatusOK, false
+	if e.text, usual = codec.AppendBatch(e.text[:0], out); !usual {
+		code, e.text = web.Message(code, out)
 	}
+	if len(e.asked.GetRequests()) > maxKept {
+		*e = exchange{text: e.text}
+	}
+	turn.End()
+	web.WriteText(w, code, e.text)
 }

@@ -5,33 +5,40 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/ratelimitd/ratelimitd/internal/decide"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 )
 
-// setRateLimitHeaders sets RateLimit-Policy, RateLimit and Retry-After to what
-// an answer says of limits, as draft-ietf-httpapi-ratelimit-headers-11 has it.
-// Limits in shadow mode and unlimited ones are left out: a caller that heeds
-// the headers would hold itself to the former. There is no partition key either:
-// it would tell the identifier to whoever reads the answer.
-func setRateLimitHeaders(h http.Header, a *decide.Answer) {
-	d := a.Decision
-	if !d.Allowed && len(d.Statuses) > 0 && d.RetryAfter != strategy.Never {
-		h.Set("Retry-After", strconv.FormatInt(seconds(d.RetryAfter), 10))
+// A quotas has what the headers say of limits whatever was decided. It is used again: most
+// answers have the limits of the one before. The zero quotas is ready for use.
+type quotas struct {
+	limits []strategy.Limit // those of the last answer
+	items  []string         // what each of them is called, as an Item of RFC 9651; "": it is left out
+	policy []string         // RateLimit-Policy; nil: none. It is not written to, as replies have it
+}
+
+// of makes q that of limits.
+func (q *quotas) of(limits []strategy.Limit) {
+	if slices.Equal(q.limits, limits) {
+		return
 	}
+	q.limits, q.items, q.policy = append(q.limits[:0], limits...), q.items[:0], nil
 	var names [strategy.MaxLimits]string
-	nameLimits(a, &names)
-	var room [2][128]byte // enough for a few limits, without an allocation
-	policies, states := room[0][:0], room[1][:0]
-	for i := range d.Statuses {
-		l, status := &a.Limits[i], &d.Statuses[i]
+	nameLimits(limits, &names)
+	var policies []byte
+	for i := range q.limits {
+		l := &q.limits[i]
+		l.Name = strings.Clone(l.Name) // it may be part of a large body
 		if names[i] == "" {
+			q.items = append(q.items, "")
 			continue
 		}
-		policies = appendItem(policies, names[i])
-		policies = append(policies, ";q="...)
+		item := string(appendItem(nil, names[i]))
+		q.items = append(q.items, item)
+		policies = append(appendNext(policies, item), ";q="...)
 		policies = strconv.AppendInt(policies, l.Capacity, 10)
 		// A window is whole seconds, and optional: one that is not is left
 		// out, as another quota scaled to fit would be untrue. So is one of the
@@ -40,9 +47,36 @@ func setRateLimitHeaders(h http.Header, a *decide.Answer) {
 			policies = append(policies, ";w="...)
 			policies = strconv.AppendInt(policies, int64(l.Rate.Period/time.Second), 10)
 		}
+	}
+	if len(policies) > 0 { // an empty list is no field
+		q.policy = []string{string(policies)}
+	}
+}
 
-		states = appendItem(states, names[i])
-		states = append(states, ";r="...)
+// setHeaders sets RateLimit-Policy, RateLimit and Retry-After to what
+// an answer says of limits, as draft-ietf-httpapi-ratelimit-headers-11 has it.
+// Limits in shadow mode and unlimited ones are left out: a caller that heeds
+// the headers would hold itself to the former. There is no partition key either:
+// it would tell the identifier to whoever reads the answer.
+func (q *quotas) setHeaders(h http.Header, a *decide.Answer) {
+	d := a.Decision
+	if len(d.Statuses) == 0 {
+		return
+	}
+	if !d.Allowed && d.RetryAfter != strategy.Never {
+		h.Set("Retry-After", strconv.FormatInt(seconds(d.RetryAfter), 10))
+	}
+	if q.of(a.Limits); q.policy == nil {
+		return
+	}
+	var room [128]byte // enough for a few limits, without an allocation
+	states := room[:0]
+	for i, item := range q.items {
+		if item == "" {
+			continue
+		}
+		l, status := &a.Limits[i], &d.Statuses[i]
+		states = append(appendNext(states, item), ";r="...)
 		states = strconv.AppendUint(states, status.Remaining, 10)
 		// Retry-After is to be no earlier than any reset: in a denial only the
 		// limits that denied have one.
@@ -58,17 +92,23 @@ func setRateLimitHeaders(h http.Header, a *decide.Answer) {
 			states = strconv.AppendInt(states, seconds(wait), 10)
 		}
 	}
-	if len(policies) > 0 { // an empty list is no field
-		h["Ratelimit-Policy"] = []string{string(policies)}
-		h["Ratelimit"] = []string{string(states)}
-	}
+	h["Ratelimit-Policy"] = q.policy
+	h["Ratelimit"] = []string{string(states)}
 }
 
-// nameLimits sets names to those of the limits that a says something of: "" for those in
-// shadow mode and for unlimited ones.
-func nameLimits(a *decide.Answer, names *[strategy.MaxLimits]string) {
-	for i := range a.Decision.Statuses {
-		l := &a.Limits[i]
+// appendNext appends an item to the list b.
+func appendNext(b []byte, item string) []byte {
+	if len(b) > 0 {
+		b = append(b, ", "...)
+	}
+	return append(b, item...)
+}
+
+// nameLimits sets names to those of limits: "" for those in shadow mode and for unlimited
+// ones.
+func nameLimits(limits []strategy.Limit, names *[strategy.MaxLimits]string) {
+	for i := range limits {
+		l := &limits[i]
 		if l.Shadow || l.Rate.IsUnlimited() {
 			continue
 		}
@@ -94,7 +134,7 @@ func writeDenial(w http.ResponseWriter, code int, a *decide.Answer) {
 		Status: code, Violated: []string{},
 	}
 	var names [strategy.MaxLimits]string
-	nameLimits(a, &names)
+	nameLimits(a.Limits[:len(a.Decision.Statuses)], &names)
 	for i := range a.Decision.Statuses {
 		if names[i] != "" && !a.Decision.Statuses[i].Allowed {
 			p.Violated = append(p.Violated, names[i])
@@ -118,14 +158,11 @@ func seconds(d time.Duration) int64 {
 	return whole
 }
 
-// appendItem appends name to the list b as a String of RFC 9651. The Go client has the same in
+// appendItem appends name to b as a String of RFC 9651. The Go client has the same in
 // internal/fields, and TestFieldsOfTheClient holds them together. A String holds
 // printable ASCII alone: other bytes, and the percent sign, are percent-encoded.
 func appendItem(b []byte, name string) []byte {
 	const hex = "0123456789ABCDEF"
-	if len(b) > 0 {
-		b = append(b, ", "...)
-	}
 	b = append(b, '"')
 	for i := range len(name) {
 		switch c := name[i]; {

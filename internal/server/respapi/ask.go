@@ -12,22 +12,34 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/timezone"
 )
 
-// subject sets r to what the command at hand asks, which begins with a namespace and an
+// subject sets r, which is empty, to what the command at hand asks, which begins with a namespace and an
 // identifier. What follows are limits, or a policy.
 func (t *turn) subject(r *decide.Request) {
-	*r = decide.Request{Namespace: t.args[1], Identifier: t.args[2], Cost: 1}
+	r.Namespace, r.Identifier, r.Cost = t.args[1], t.args[2], 1
 	rest := t.args[3:]
-	if isWord(rest[0], "POLICY") && len(rest) > 1 {
+	if len(rest) == 1 {
+		r.Specs = t.only(strategy.Spec{Rate: rest[0]})
+		return
+	}
+	if isWord(rest[0], "POLICY") {
 		r.Policy = rest[1]
 		t.options(r, rest[2:])
 		return
 	}
 	start := len(t.specs)
 	t.specs = append(t.specs, strategy.Spec{Rate: rest[0]})
-	if len(rest) > 1 {
-		t.options(r, rest[1:])
-	}
+	t.options(r, rest[1:])
 	r.Specs = t.specs[start:len(t.specs):len(t.specs)]
+}
+
+// only returns the specs of a request with one limit. They are those of the request
+// before if these are the same, as they mostly are.
+func (t *turn) only(spec strategy.Spec) []strategy.Spec {
+	if last := len(t.specs) - 1; last < 0 || t.specs[last] != spec {
+		t.specs = append(t.specs, spec)
+	}
+	n := len(t.specs)
+	return t.specs[n-1 : n : n]
 }
 
 // isWord reports whether an argument is a word of ours, which is in upper case, in any
@@ -199,9 +211,9 @@ func optionOfField(field string) *option {
 	return nil
 }
 
-// throttle sets r to what CL.THROTTLE or THROTTLE asks, and returns the capacity.
+// throttle sets r, which is empty, to what CL.THROTTLE or THROTTLE asks, and returns the capacity.
 func (t *turn) throttle(r *decide.Request, c command) (capacity uint64) {
-	*r = decide.Request{Namespace: throttleNamespace, Identifier: t.args[1], Cost: 1}
+	r.Namespace, r.Identifier, r.Cost = throttleNamespace, t.args[1], 1
 	numbers := [...]struct {
 		name, example string
 		least         int64
@@ -229,9 +241,7 @@ func (t *turn) throttle(r *decide.Request, c command) (capacity uint64) {
 	} else {
 		r.Cost = uint64(quantity)
 	}
-	start := len(t.specs)
-	t.specs = append(t.specs, strategy.Spec{Name: throttleLimit, Strategy: strategy.GCRA, Rate: t.rate.of(t.args[3], t.args[4]), Burst: capacity})
-	r.Specs = t.specs[start:len(t.specs):len(t.specs)]
+	r.Specs = t.only(strategy.Spec{Name: throttleLimit, Strategy: strategy.GCRA, Rate: t.rate.of(t.args[3], t.args[4]), Burst: capacity})
 	return capacity
 }
 

@@ -38,9 +38,11 @@ func parse(text string, args []string) (_ []string, size int, inline bool, err e
 		args, size, err = parseInline(text, args)
 		return args, size, true, err
 	}
-	count, at, err := length(text, 1, maxArgs, "arguments")
+	count, at := shortLength(text, 1)
 	if at == 0 {
-		return args, 0, false, err
+		if count, at, err = longLength(text, 1, maxArgs, "arguments"); at == 0 {
+			return args, 0, false, err
+		}
 	}
 	for range count {
 		if at == len(text) {
@@ -49,9 +51,11 @@ func parse(text string, args []string) (_ []string, size int, inline bool, err e
 		if text[at] != '$' {
 			return args, 0, false, protocolError("expected '$', got " + quote.Cut(text[at:at+1]))
 		}
-		n, start, err := length(text, at+1, maxCommandBytes, "bytes in an argument")
+		n, start := shortLength(text, at+1)
 		if start == 0 {
-			return args, 0, false, err
+			if n, start, err = longLength(text, at+1, maxCommandBytes, "bytes in an argument"); start == 0 {
+				return args, 0, false, err
+			}
 		}
 		end := start + n
 		switch at = end + len("\r\n"); {
@@ -70,34 +74,30 @@ func parse(text string, args []string) (_ []string, size int, inline bool, err e
 // errLong is the error of a command that is too long, whether all of it is there or not.
 var errLong = protocolError(fmt.Sprintf("a command has more than %d bytes; no valid one has", maxCommandBytes))
 
-// length reads the number that is at a place in text and ends with a new line. It
-// returns where the rest begins: 0 if there is no such place yet, or an error.
-func length(text string, at, most int, of string) (n, next int, err error) {
-	if n, next = shortLength(text, at); next > 0 {
-		return n, next, nil
-	}
-	return longLength(text, at, most, of)
-}
-
-// shortLength is length for a number of one or two digits, as most are: such a one is
-// never too much. It returns 0 for next if it is not one, or is not followed by enough.
+// shortLength reads the number that is at a place in text, ends with a new line and has
+// one or two digits, as most have: such a one is never too much. It returns where the rest
+// begins, or 0 if the number is not one, or is not followed by enough.
 func shortLength(text string, at int) (n, next int) {
 	if len(text)-at < len("12\r\n") {
 		return 0, 0
 	}
-	first, second := text[at]-'0', text[at+1]-'0' // below 0 it is a great number
-	switch {
-	case first > 9:
+	four := text[at : at+len("12\r\n")]
+	n = int(four[0] - '0') // below 0 it is a great number
+	if n > 9 {
 		return 0, 0
-	case text[at+1] == '\r' && text[at+2] == '\n':
-		return int(first), at + len("1\r\n")
-	case second <= 9 && text[at+2] == '\r' && text[at+3] == '\n':
-		return 10*int(first) + int(second), at + len("12\r\n")
 	}
-	return 0, 0
+	if four[1:3] == "\r\n" {
+		return n, at + len("1\r\n")
+	}
+	second := int(four[1] - '0')
+	if second > 9 || four[2:] != "\r\n" {
+		return 0, 0
+	}
+	return 10*n + second, at + len("12\r\n")
 }
 
-// longLength is length for any number.
+// longLength is shortLength for any number up to most: of what, an error says. It returns 0
+// for next if the number is not all there, or an error.
 func longLength(text string, at, most int, of string) (n, next int, err error) {
 	for i := at; i < len(text); i++ {
 		switch c := text[i]; {

@@ -33,7 +33,10 @@ func appendInt(b []byte, n int64) []byte {
 	return append(b, "\r\n"...)
 }
 
-func appendUint(b []byte, n uint64) []byte { return appendInt(b, int64(min(n, math.MaxInt64))) } //nolint:gosec // it fits
+func appendUint(b []byte, n uint64) []byte { return appendInt(b, whole(n)) }
+
+// whole returns n, or the greatest number that a reply may have.
+func whole(n uint64) int64 { return int64(min(n, math.MaxInt64)) } //nolint:gosec // it fits
 
 func appendBit(b []byte, is bool) []byte {
 	if is {
@@ -127,8 +130,24 @@ type extra struct {
 	settles     bool
 }
 
+// A recentNumber is a number of the reply before, as a reply has it. The next reply mostly
+// has the same limit, and with windows the same time until they are over.
+type recentNumber struct {
+	n    int64
+	text []byte // nil: there is none yet
+}
+
+// append appends n.
+func (r *recentNumber) append(b []byte, n int64) []byte {
+	if r.n != n || r.text == nil {
+		r.n, r.text = n, appendInt(r.text[:0], n)
+	}
+	return append(b, r.text...)
+}
+
 // appendAnswer appends an answer for RESP 2: numbers, of the limit that binds.
-func appendAnswer(b []byte, a *decide.Answer, more extra) []byte {
+func (t *turn) appendAnswer(a *decide.Answer, more extra) {
+	b := t.out
 	if more.reserves || more.settles {
 		b = append(b, "*6\r\n"...)
 	} else {
@@ -137,8 +156,8 @@ func appendAnswer(b []byte, a *decide.Answer, more extra) []byte {
 	b = appendBit(b, a.Decision.Allowed)
 	if i := binding(a); i >= 0 {
 		s := &a.Decision.Statuses[i]
-		b = appendUint(appendUint(b, s.Limit), s.Remaining)
-		b = appendInt(appendInt(b, retryAfter(a)), micros(s.ResetAfter))
+		b = appendUint(t.lastLimit.append(b, whole(s.Limit)), s.Remaining)
+		b = t.lastReset.append(appendInt(b, retryAfter(a)), micros(s.ResetAfter))
 	} else {
 		b = appendInt(appendInt(b, never), never)
 		b = appendInt(appendInt(b, retryAfter(a)), never)
@@ -151,7 +170,7 @@ func appendAnswer(b []byte, a *decide.Answer, more extra) []byte {
 	case more.reserves:
 		b = appendText(b, string(more.reservation))
 	}
-	return b
+	t.out = b
 }
 
 // appendAnswerMap appends an answer for RESP 3: a map, with every limit.

@@ -67,7 +67,7 @@ func (t *turn) reply(more extra) {
 	if t.conn.protocol == 3 {
 		t.out = appendAnswerMap(t.out, &t.batch.Answers[0], more)
 	} else {
-		t.out = appendAnswer(t.out, &t.batch.Answers[0], more)
+		t.appendAnswer(&t.batch.Answers[0], more)
 	}
 }
 

@@ -71,15 +71,14 @@ func throttleReplyOf(a *decide.Answer, capacity uint64) throttleReply {
 // appendCellThrottle appends the reply of redis-cell: whether it is limited, the limit,
 // what remains, the seconds to wait or -1, and the seconds until it is unused. Its
 // seconds are rounded up from a millisecond on.
-func appendCellThrottle(b []byte, a *decide.Answer, capacity uint64) []byte {
+func (t *turn) appendCellThrottle(a *decide.Answer, capacity uint64) {
 	r := throttleReplyOf(a, capacity)
-	b = append(b, "*5\r\n"...)
-	b = appendBit(b, !r.allowed)
-	b = appendUint(appendUint(b, r.limit), r.remaining)
+	b := appendBit(append(t.out, "*5\r\n"...), !r.allowed)
+	b = appendUint(t.lastLimit.append(b, whole(r.limit)), r.remaining)
 	if r.allowed {
 		r.retry = strategy.Never
 	}
-	return appendInt(appendInt(b, cellSeconds(r.retry)), cellSeconds(r.reset))
+	t.out = appendInt(appendInt(b, cellSeconds(r.retry)), cellSeconds(r.reset))
 }
 
 // cellSeconds returns d in the seconds of redis-cell.
@@ -100,16 +99,15 @@ func cellSeconds(d time.Duration) int64 {
 // Its reset_after is not until the limit is unused, but further on by the whole burst
 // but two: it is what its users know. Its retry_after is in whole seconds rounded down, at
 // which a caller would ask too early: here it is rounded up.
-func appendCrabThrottle(b []byte, a *decide.Answer, capacity uint64) []byte {
+func (t *turn) appendCrabThrottle(a *decide.Answer, capacity uint64) {
 	r := throttleReplyOf(a, capacity)
 	reset := r.reset.Seconds()
 	if len(a.Limits) > 0 {
 		rate := &a.Limits[0].Rate
 		reset += (float64(capacity) - 2) * rate.Period.Seconds() / float64(rate.Count)
 	}
-	b = append(b, "*5\r\n"...)
-	b = appendBit(b, r.allowed)
-	b = appendUint(appendUint(b, r.limit), r.remaining)
+	b := appendBit(append(t.out, "*5\r\n"...), r.allowed)
+	b = appendUint(t.lastLimit.append(b, whole(r.limit)), r.remaining)
 	// A microsecond is more than the arithmetic may be off by.
 	b = appendInt(b, int64(max(reset+1e-6, 0)))
 	wait := int64(0)
@@ -119,5 +117,5 @@ func appendCrabThrottle(b []byte, a *decide.Answer, capacity uint64) []byte {
 			wait = int64((r.retry + time.Second - 1) / time.Second)
 		}
 	}
-	return appendInt(b, wait)
+	t.out = appendInt(b, wait)
 }

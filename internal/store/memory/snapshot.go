@@ -403,7 +403,7 @@ func (s *stripes) insert(c *counter, of *groupOwner, log *strategy.Log, shut boo
 	}
 	sh.unlock()
 	if s.logEntries.Load() > s.maxLogEntries {
-		s.evictLogs(of.name, now)
+		s.evictLogs(s.maxLogEntries, push{s.names.find(of.name), now})
 	}
 }
 

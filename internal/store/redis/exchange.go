@@ -123,7 +123,7 @@ func (c *exchange) moveWindows() {
 	at, packed := make([]strategy.Instant, 0, len(c.keys)), c.reply.packed[sizeOfConsumed:]
 	eachLimit(c.request, func(r *store.Request, l *strategy.Limit) {
 		size := sizeOf(r, l)
-		state := parseState(l, packed[:size])
+		state, _ := parseState(packed[:size]) // if it is none, the next reply will not do either
 		packed = packed[size:]
 		state.Settle(l, c.reply.now, 0)
 		at = append(at, max(c.reply.now, state.Last))
@@ -171,7 +171,7 @@ func (c *exchange) answer(r *store.Request, res *store.Result) error {
 		}
 		now, consumed, states = c.reply.now, strategy.Consumption(c.reply.packed[0]), c.reply.packed[sizeOfConsumed:]
 	}
-	if decideByStates(r, res, states, now) != consumed && c.reply != nil {
+	if by, ok := decideByStates(r, res, states, now); (by != consumed || !ok) && c.reply != nil {
 		return fmt.Errorf("redis: %w: script and strategy disagree on the %d keys from %s on, at %d: %s", store.ErrCounters, len(c.keys), quote.Cut(c.key()), now, quote.Cut(states))
 	}
 	return nil

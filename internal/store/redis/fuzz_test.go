@@ -22,7 +22,8 @@ func FuzzReply(f *testing.F) {
 		}
 		r.Limits = append(r.Limits, l)
 	}
-	size := sizeOfNow + sizeOfConsumed + len(r.Limits)*sizeOfState
+	one := composer{dialer: new(dialer)}.newExchange(&r, new(store.Result))
+	size := sizeOfNow + one.size
 	f.Add([]byte("short"))
 	for _, fill := range []string{"\x00", "\xff", "\x7f\xf0\x00\x00\x00\x00\x00\x00", "\x41\xd9\x53\x00\x00\x00\x00\x00", "\x43\x38\x00\x00\x00\x00\x00\x00"} {
 		f.Add(bytes.Repeat([]byte(fill), size)[:size])

@@ -43,7 +43,7 @@ func Dial(ctx context.Context, o Options) (*Target, error) {
 	}
 	for range o.Connections {
 		conn, err := grpc.NewClient("passthrough:///"+o.Addr, append(o.Link.GRPC(),
-			grpc.WithDefaultCallOptions(grpc.ForceCodecV2(codec.New()), grpc.MaxCallRecvMsgSize(64<<20)))...)
+			grpc.WithDefaultCallOptions(grpc.ForceCodecV2(codec.New(nil)), grpc.MaxCallRecvMsgSize(64<<20)))...)
 		if err != nil {
 			t.Close()
 			return nil, fmt.Errorf("connect to %q: %w", o.Addr, err)

@@ -46,7 +46,7 @@ func TestTooManyElements(t *testing.T) {
 	} {
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)
-		if err := New().Unmarshal(mem.BufferSlice{mem.SliceBuffer(c.data)}, c.m); err != nil {
+		if err := New(nil).Unmarshal(mem.BufferSlice{mem.SliceBuffer(c.data)}, c.m); err != nil {
 			t.Errorf("%s: %v", what, err)
 		}
 		runtime.ReadMemStats(&after)
@@ -60,7 +60,7 @@ func TestTooManyElements(t *testing.T) {
 
 	alone, reset := &ratelimitv1.ShouldAllowRequest{}, &ratelimitv1.ResetRequest{}
 	for _, m := range []vtMessage{alone, reset} {
-		if err := New().Unmarshal(mem.BufferSlice{mem.SliceBuffer(limits)}, m); err != nil {
+		if err := New(nil).Unmarshal(mem.BufferSlice{mem.SliceBuffer(limits)}, m); err != nil {
 			t.Error(err)
 		}
 	}
@@ -84,7 +84,7 @@ func TestTooManyFields(t *testing.T) {
 		"limits in a batch":    {elements(1, 10, elements(3, 10, unknown[:len(unknown)/300*3])), &ratelimitv1.ShouldAllowBatchRequest{}},
 		"empty requests":       {elements(1, maxFields+1, nil), &ratelimitv1.ShouldAllowBatchRequest{}},
 	} {
-		if err := New().Unmarshal(mem.BufferSlice{mem.SliceBuffer(c.data)}, c.m); err == nil || !strings.Contains(err.Error(), "more than 200000 fields") {
+		if err := New(nil).Unmarshal(mem.BufferSlice{mem.SliceBuffer(c.data)}, c.m); err == nil || !strings.Contains(err.Error(), "more than 200000 fields") {
 			t.Errorf("%s: %v, want it refused", what, err)
 		}
 	}
@@ -97,9 +97,9 @@ func TestTooManyFields(t *testing.T) {
 		}
 		largest.Requests = append(largest.Requests, r)
 	}
-	data, err := New().Marshal(largest)
+	data, err := New(nil).Marshal(largest)
 	if err == nil {
-		err = New().Unmarshal(data, &ratelimitv1.ShouldAllowBatchRequest{})
+		err = New(nil).Unmarshal(data, &ratelimitv1.ShouldAllowBatchRequest{})
 	}
 	if err != nil {
 		t.Errorf("the largest batch: %v", err)

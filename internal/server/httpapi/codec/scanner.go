@@ -84,17 +84,19 @@ func (s *scanner) string(to *string) bool {
 	if !s.take('"') {
 		return false
 	}
-	for i := s.at; i < len(s.text); i++ {
-		switch c := s.text[i]; {
-		case c == '"':
-			*to = s.text[s.at:i]
-			s.at = i + 1
-			return true
-		case c < ' ' || c == '\\':
+	length := strings.IndexByte(s.text[s.at:], '"')
+	if length < 0 {
+		return false
+	}
+	text := s.text[s.at : s.at+length]
+	for i := range len(text) {
+		if c := text[i]; c < ' ' || c == '\\' {
 			return false
 		}
 	}
-	return false
+	*to = text
+	s.at += length + len(`"`)
+	return true
 }
 
 // number reads a number, or a string that is one.
