@@ -90,20 +90,6 @@ func commandOf(name string) command {
 	return byName[string(upper[:len(name)])]
 }
 
-// A recentCommand is the one that came last. The next one mostly has the same name.
-type recentCommand struct {
-	name    string
-	command command
-}
-
-// commandOf returns the command that has a name.
-func (r *recentCommand) commandOf(name string) command {
-	if r.name != name {
-		*r = recentCommand{name, commandOf(name)}
-	}
-	return r.command
-}
-
 // A commandCount is how often commands were answered, and how often with an error.
 type commandCounts [numCommands][2]atomic.Uint64
 

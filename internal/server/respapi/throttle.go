@@ -17,18 +17,6 @@ const (
 	throttleLimit     = "throttle"
 )
 
-// A wholeRate is the text of a rate that came as two numbers. The next command mostly has
-// the same.
-type wholeRate struct{ count, period, text string }
-
-// of returns the text of a rate.
-func (w *wholeRate) of(count, period string) string {
-	if w.count != count || w.period != period {
-		*w = wholeRate{count, period, count + "/" + period + "s"}
-	}
-	return w.text
-}
-
 // throttleField returns what the two commands call a field of the API.
 func throttleField(field string) string {
 	switch name := strings.TrimPrefix(field, "limits[0]."); name {
