@@ -15,6 +15,8 @@ type columnKind uint8
 
 const (
 	word    columnKind = iota
+	user               // up to the bracket of the time: it may have spaces, as clients choose it
+	peer               // a word that may begin with a bracket, as an IPv6 address with a port does
 	bracket            // [in brackets]
 	quoted             // "in quotation marks", in which a backslash escapes
 	request            // "GET /path HTTP/1.1": the fields method and url, and what these have
@@ -25,7 +27,7 @@ const (
 var requestFields = []string{"method", "url", "path", "host"}
 
 var combinedColumns = []column{
-	{word, ClientAddress}, {word, ""}, {word, "user"}, {bracket, timeField}, {request, ""}, {word, "status"}, {word, "bytes_sent"},
+	{word, ClientAddress}, {word, ""}, {user, "user"}, {bracket, timeField}, {request, ""}, {word, "status"}, {word, "bytes_sent"},
 	{rest, ""}, {quoted, "referer"}, {quoted, "user_agent"},
 }
 
@@ -53,7 +55,7 @@ var istioColumns = []column{
 func isOfIstio(rest []byte) bool { return len(rest) > 0 && !isDigit(rest[0]) }
 
 var albColumns = []column{
-	{word, "type"}, {word, timeField}, {word, "elb"}, {word, ClientAddress}, {word, "target"},
+	{word, "type"}, {word, timeField}, {word, "elb"}, {peer, ClientAddress}, {peer, "target"},
 	{word, ""}, {word, "duration"}, {word, ""}, {word, "status"}, {word, "target_status"}, {word, "bytes_received"}, {word, "bytes_sent"},
 	{request, ""}, {quoted, "user_agent"},
 	{rest, ""}, {word, "ssl_cipher"}, {word, "ssl_protocol"}, {word, "target_group"}, {quoted, "trace_id"}, {quoted, "domain"},
@@ -151,6 +153,7 @@ func (p *textParser) parse(line []byte, r *Record) Problem {
 // of the columns.
 func (p *textParser) read(line []byte, r *Record) (at []byte, ok bool) {
 	optional := false
+	var before []byte // the column before
 	for i := 0; i < len(p.steps); i++ {
 		s := &p.steps[i]
 		if s.kind == rest {
@@ -165,7 +168,11 @@ func (p *textParser) read(line []byte, r *Record) (at []byte, ok bool) {
 		if !ok {
 			return at, optional
 		}
-		line = after
+		// A client has no - behind it where it is one that stands behind its virtual host.
+		if s.kind == user && p.other != nil && bytes.IndexByte(value, ' ') >= 0 && string(before) != "-" {
+			return at, false
+		}
+		line, before = after, value
 		switch s.use {
 		case asTime:
 			at = value
@@ -214,6 +221,26 @@ func cut(line []byte, kind columnKind) (value, after []byte, ok bool) {
 			end = len(line)
 		}
 		if end == 0 || line[0] == '"' || line[0] == '[' {
+			return nil, line, false
+		}
+		value, line = line[:end], line[end:]
+	case peer:
+		if end = bytes.IndexByte(line, ' '); end <= 0 || line[0] == '"' {
+			return nil, line, false
+		}
+		value, line = line[:end], line[end:]
+	case user:
+		for {
+			next := bytes.IndexByte(line[end:], ' ')
+			if next < 0 {
+				return nil, line, false
+			}
+			if end += next; end+1 < len(line) && line[end+1] == '[' {
+				break
+			}
+			end++
+		}
+		if end == 0 {
 			return nil, line, false
 		}
 		value, line = line[:end], line[end:]
