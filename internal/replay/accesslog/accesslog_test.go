@@ -88,6 +88,9 @@ func TestFields(t *testing.T) {
 		want string // the value, or the error
 	}{
 		{accesslog.Options{Format: accesslog.Combined, Fields: []string{"user"}}, samples[accesslog.Combined][0], "alice"},
+		// As Envoy writes what clients send: with their quotation marks.
+		{accesslog.Options{Format: accesslog.Envoy, Fields: []string{accesslog.ClientAddress}}, `[2026-09-21T14:13:20.250Z] "GET /a?q="x" HTTP/1.1" 200 - 0 1 0 - "203.0.113.2" "we"ird \ agent" "b1ce" "h" "-"`, "203.0.113.2"},
+		{accesslog.Options{Format: accesslog.Envoy, Fields: []string{"path"}}, `[2026-09-21T14:13:20.250Z] "GET /a"x HTTP/1.1" 200 - 0 1 0 - "203.0.113.2" "curl" "b1ce" "h" "-"`, `/a"x`},
 		// As nginx writes a user who has chosen a name with a space.
 		{accesslog.Options{Format: accesslog.Combined, Fields: []string{"user"}}, `192.0.2.7 - al ice [21/Sep/2026:16:13:20 +0200] "GET / HTTP/1.1" 200 1`, "al ice"},
 		{accesslog.Options{Format: accesslog.Combined, Fields: []string{accesslog.ClientAddress}}, `example.org:80 192.0.2.7 - al ice [21/Sep/2026:16:13:20 +0200] "GET / HTTP/1.1" 200 1`, "192.0.2.7"},
