@@ -209,47 +209,74 @@ func startDaemon(t *testing.T, clock *atomic.Int64, args ...string) *grpc.Client
 	return conn
 }
 
+// ofAll has a policy of each strategy, of calendars, of shadow mode and of several limits.
+const ofAll = policies + `      window: {limits: [{rate: 30/min}]}
+      smooth: {limits: [{rate: 30/min, strategy: sliding_window_counter}]}
+      log: {limits: [{rate: 30/min, strategy: sliding_window_log}]}
+      leaky: {limits: [{rate: 10/min, strategy: leaky_bucket, burst: 5}]}
+      spaced: {limits: [{rate: 2/s, strategy: gcra, burst: 3}]}
+      day: {limits: [{rate: 20/day, time_zone: America/St_Johns}]}
+      month: {limits: [{rate: 20/month, time_zone: Asia/Kathmandu, anchor_day: 22}]}
+      none: {limits: [{rate: unlimited}]}
+      shadow: {shadow: true, limits: [{rate: 10/min}]}
+      several: {limits: [{rate: 5/s}, {name: slow, rate: 20/min, strategy: gcra, burst: 20}, {rate: 1000/day}]}
+`
+
 // TestLikeDaemon decides what a daemon decides that is asked the same over gRPC, one by one,
 // and whose clock stands at each record's time.
 func TestLikeDaemon(t *testing.T) {
-	const records = 3000
-	file := write(t, "new.yaml", policies)
+	const records = 6000
+	file := write(t, "new.yaml", ofAll)
+	names := []string{"default", "default", "window", "smooth", "log", "leaky", "spaced", "day", "month", "none", "shadow", "several"}
 	random := rand.New(rand.NewPCG(1, 2))
 	var log strings.Builder
-	log.WriteString("time,ip,cost\n")
-	at := start.UnixMicro()
-	for range records {
+	log.WriteString("time,ip,policy,cost\n")
+	// A day of St. John's begins on the way, and a month of Kathmandu.
+	at := start.Add(12*time.Hour + 29*time.Minute).UnixMicro()
+	for i := range records {
+		if i == records/2 {
+			at = start.Add(28 * time.Hour).UnixMicro()
+		}
 		at += random.Int64N(100_000) / 50_000 * 20_000 // some are of one instant
 		ip := fmt.Sprintf("10.0.0.%d", random.IntN(12))
 		if random.IntN(4) == 0 {
 			ip = fmt.Sprintf("192.168.0.%d", random.IntN(3))
 		}
-		fmt.Fprintf(&log, "%d,%s,%d\n", at, ip, random.IntN(4))
+		fmt.Fprintf(&log, "%d,%s,%s,%d\n", at, ip, names[random.IntN(len(names))], random.IntN(4))
 	}
-	r := prepared(t, "--config", file, "--cost", "{cost}", write(t, "log.csv", log.String()))
+	r := prepared(t, "--config", file, "--namespace", "web", "--policy", "{policy}", "--cost", "{cost}", write(t, "log.csv", log.String()))
 	var clock atomic.Int64
 	daemon := ratelimitv1.NewRateLimitServiceClient(startDaemon(t, &clock, "--config", file))
 	reasons := map[ratelimitv1.Reason]decide.Outcome{
 		ratelimitv1.Reason_WITHIN_LIMIT: decide.Allowed, ratelimitv1.Reason_OVER_LIMIT: decide.Denied, ratelimitv1.Reason_EXEMPT: decide.Exempt,
+		ratelimitv1.Reason_UNLIMITED: decide.Unlimited, ratelimitv1.Reason_SHADOW: decide.Shadowed,
 	}
+	denied := map[string]int{}
 	outcomes := map[decide.Outcome]int{}
 	n := 0
 	r.watch = func(e event, got []decide.Outcome) {
 		clock.Store(e.at)
-		answer, err := daemon.ShouldAllow(t.Context(), &ratelimitv1.ShouldAllowRequest{Namespace: "web", Policy: "default", Identifier: e.who.Identifier, Cost: &e.cost})
+		answer, err := daemon.ShouldAllow(t.Context(), &ratelimitv1.ShouldAllowRequest{Namespace: "web", Policy: e.who.Policy, Identifier: e.who.Identifier, Cost: &e.cost})
 		if err != nil {
 			t.Fatal(err)
 		}
 		if want, ok := reasons[answer.GetReason()]; !ok || got[0] != want {
 			t.Errorf("record %d, %s at %d: %v, and a daemon says %v", n, e.who.Identifier, e.at, got[0], answer)
 		}
-		outcomes[got[0]]++
+		if outcomes[got[0]]++; got[0] == decide.Denied {
+			denied[e.who.Policy]++
+		}
 		n++
 	}
 	if err := r.do(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if n != records || outcomes[decide.Allowed] < 100 || outcomes[decide.Denied] < 100 || outcomes[decide.Exempt] < 100 {
+	for _, name := range names {
+		if denied[name] == 0 && name != "none" && name != "shadow" {
+			t.Errorf("policy %s denies nothing", name)
+		}
+	}
+	if n != records || outcomes[decide.Unlimited] < 100 || outcomes[decide.Shadowed] < 100 || outcomes[decide.Allowed] < 100 || outcomes[decide.Denied] < 100 || outcomes[decide.Exempt] < 100 {
 		t.Errorf("%d decisions: %v", n, outcomes)
 	}
 }

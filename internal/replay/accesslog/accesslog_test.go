@@ -88,6 +88,13 @@ func TestFields(t *testing.T) {
 		want string // the value, or the error
 	}{
 		{accesslog.Options{Format: accesslog.Combined, Fields: []string{"user"}}, samples[accesslog.Combined][0], "alice"},
+		// As Envoy writes what clients send: with their quotation marks.
+		{accesslog.Options{Format: accesslog.Envoy, Fields: []string{accesslog.ClientAddress}}, `[2026-09-21T14:13:20.250Z] "GET /a?q="x" HTTP/1.1" 200 - 0 1 0 - "203.0.113.2" "we"ird \ agent" "b1ce" "h" "-"`, "203.0.113.2"},
+		{accesslog.Options{Format: accesslog.Envoy, Fields: []string{"path"}}, `[2026-09-21T14:13:20.250Z] "GET /a"x HTTP/1.1" 200 - 0 1 0 - "203.0.113.2" "curl" "b1ce" "h" "-"`, `/a"x`},
+		// As nginx writes a user who has chosen a name with a space.
+		{accesslog.Options{Format: accesslog.Combined, Fields: []string{"user"}}, `192.0.2.7 - al ice [21/Sep/2026:16:13:20 +0200] "GET / HTTP/1.1" 200 1`, "al ice"},
+		{accesslog.Options{Format: accesslog.Combined, Fields: []string{accesslog.ClientAddress}}, `example.org:80 192.0.2.7 - al ice [21/Sep/2026:16:13:20 +0200] "GET / HTTP/1.1" 200 1`, "192.0.2.7"},
+		{accesslog.Options{Format: accesslog.ALB, Fields: []string{accesslog.ClientAddress}}, `h2 2026-09-21T14:13:20.250000Z app/my-lb/50dc [2001:db8::1]:4711 - -1 -1 -1 400 - 0 0 "- http://www.example.org:80- -" "-" - - - "-" "-" "-" - 2026-09-21T14:13:20.120000Z "-" "-" "-" "-" "-" "-" "-"`, "2001:db8::1"},
 		{accesslog.Options{Format: accesslog.Combined, Fields: []string{"user_agent"}}, samples[accesslog.Combined][0], `curl/8.5 (\"x\")`},
 		{accesslog.Options{Format: accesslog.Combined, Fields: []string{"user_agent"}}, samples[accesslog.Combined][1], ""},
 		{accesslog.Options{Format: accesslog.Combined, Fields: []string{"hosst"}}, "", `field "hosst": the combined format of nginx and Apache has none of this name; use one of bytes_sent, client_address, host, method, path, referer, status, url, user, user_agent, vhost`},

@@ -14,18 +14,22 @@ type column struct {
 type columnKind uint8
 
 const (
-	word    columnKind = iota
-	bracket            // [in brackets]
-	quoted             // "in quotation marks", in which a backslash escapes
-	request            // "GET /path HTTP/1.1": the fields method and url, and what these have
-	rest               // the line may end here, and what follows is of no interest if it is of another form
+	word       columnKind = iota
+	user                  // up to the bracket of the time: it may have spaces, as clients choose it
+	peer                  // a word that may begin with a bracket, as an IPv6 address with a port does
+	bracket               // [in brackets]
+	quoted                // "in quotation marks", in which a backslash escapes
+	raw                   // "in quotation marks", which Envoy writes as they are where clients send some: it ends at one before a space
+	rawRequest            // likewise a request, up to one before a status
+	request               // "GET /path HTTP/1.1": the fields method and url, and what these have
+	rest                  // the line may end here, and what follows is of no interest if it is of another form
 )
 
 // requestFields are the fields of a request.
 var requestFields = []string{"method", "url", "path", "host"}
 
 var combinedColumns = []column{
-	{word, ClientAddress}, {word, ""}, {word, "user"}, {bracket, timeField}, {request, ""}, {word, "status"}, {word, "bytes_sent"},
+	{word, ClientAddress}, {word, ""}, {user, "user"}, {bracket, timeField}, {request, ""}, {word, "status"}, {word, "bytes_sent"},
 	{rest, ""}, {quoted, "referer"}, {quoted, "user_agent"},
 }
 
@@ -33,17 +37,17 @@ var combinedColumns = []column{
 var vhostColumns = append([]column{{word, "vhost"}}, combinedColumns...)
 
 var envoyColumns = []column{
-	{bracket, timeField}, {request, ""}, {word, "status"}, {word, "flags"},
+	{bracket, timeField}, {rawRequest, ""}, {word, "status"}, {word, "flags"},
 	{rest, ""}, {word, "bytes_received"}, {word, "bytes_sent"}, {word, "duration"}, {word, "upstream_service_time"},
-	{quoted, ClientAddress}, {quoted, "user_agent"}, {quoted, "request_id"}, {quoted, "host"}, {quoted, "upstream_host"},
+	{raw, ClientAddress}, {raw, "user_agent"}, {raw, "request_id"}, {raw, "host"}, {raw, "upstream_host"},
 }
 
 // istioColumns are those of Istio, which writes why a call ended before its bytes.
 var istioColumns = []column{
-	{bracket, timeField}, {request, ""}, {word, "status"}, {word, "flags"},
-	{word, "response_code_details"}, {word, "connection_termination_details"}, {quoted, "upstream_transport_failure_reason"},
+	{bracket, timeField}, {rawRequest, ""}, {word, "status"}, {word, "flags"},
+	{word, "response_code_details"}, {word, "connection_termination_details"}, {raw, "upstream_transport_failure_reason"},
 	{rest, ""}, {word, "bytes_received"}, {word, "bytes_sent"}, {word, "duration"}, {word, "upstream_service_time"},
-	{quoted, "x_forwarded_for"}, {quoted, "user_agent"}, {quoted, "request_id"}, {quoted, "host"}, {quoted, "upstream_host"},
+	{raw, "x_forwarded_for"}, {raw, "user_agent"}, {raw, "request_id"}, {raw, "host"}, {raw, "upstream_host"},
 	{word, "upstream_cluster"}, {word, "upstream_local_address"}, {word, "downstream_local_address"}, {word, ClientAddress},
 	{word, "requested_server_name"}, {word, "route_name"},
 }
@@ -53,7 +57,7 @@ var istioColumns = []column{
 func isOfIstio(rest []byte) bool { return len(rest) > 0 && !isDigit(rest[0]) }
 
 var albColumns = []column{
-	{word, "type"}, {word, timeField}, {word, "elb"}, {word, ClientAddress}, {word, "target"},
+	{word, "type"}, {word, timeField}, {word, "elb"}, {peer, ClientAddress}, {peer, "target"},
 	{word, ""}, {word, "duration"}, {word, ""}, {word, "status"}, {word, "target_status"}, {word, "bytes_received"}, {word, "bytes_sent"},
 	{request, ""}, {quoted, "user_agent"},
 	{rest, ""}, {word, "ssl_cipher"}, {word, "ssl_protocol"}, {word, "target_group"}, {quoted, "trace_id"}, {quoted, "domain"},
@@ -121,7 +125,7 @@ func newColumns(o *Options, columns []column, times *timeReader) *textParser {
 		switch {
 		case c.field == timeField:
 			s.use = asTime
-		case c.kind == request && p.parts != [4]int{-1, -1, -1, -1}:
+		case (c.kind == request || c.kind == rawRequest) && p.parts != [4]int{-1, -1, -1, -1}:
 			s.use = asRequest
 		case c.field != "" && s.slot >= 0:
 			s.use = asValue
@@ -151,6 +155,7 @@ func (p *textParser) parse(line []byte, r *Record) Problem {
 // of the columns.
 func (p *textParser) read(line []byte, r *Record) (at []byte, ok bool) {
 	optional := false
+	var before []byte // the column before
 	for i := 0; i < len(p.steps); i++ {
 		s := &p.steps[i]
 		if s.kind == rest {
@@ -165,7 +170,11 @@ func (p *textParser) read(line []byte, r *Record) (at []byte, ok bool) {
 		if !ok {
 			return at, optional
 		}
-		line = after
+		// A client has no - behind it where it is one that stands behind its virtual host.
+		if s.kind == user && p.other != nil && bytes.IndexByte(value, ' ') >= 0 && string(before) != "-" {
+			return at, false
+		}
+		line, before = after, value
 		switch s.use {
 		case asTime:
 			at = value
@@ -217,6 +226,26 @@ func cut(line []byte, kind columnKind) (value, after []byte, ok bool) {
 			return nil, line, false
 		}
 		value, line = line[:end], line[end:]
+	case peer:
+		if end = bytes.IndexByte(line, ' '); end <= 0 || line[0] == '"' {
+			return nil, line, false
+		}
+		value, line = line[:end], line[end:]
+	case user:
+		for {
+			next := bytes.IndexByte(line[end:], ' ')
+			if next < 0 {
+				return nil, line, false
+			}
+			if end += next; end+1 < len(line) && line[end+1] == '[' {
+				break
+			}
+			end++
+		}
+		if end == 0 {
+			return nil, line, false
+		}
+		value, line = line[:end], line[end:]
 	case bracket:
 		if end = bytes.IndexByte(line, ']'); end < 0 || line[0] != '[' {
 			return nil, line, false
@@ -226,7 +255,15 @@ func cut(line []byte, kind columnKind) (value, after []byte, ok bool) {
 		if len(line) == 0 || line[0] != '"' {
 			return nil, line, false
 		}
-		if end = endOfString(line[1:]); end < 0 {
+		switch kind {
+		case raw:
+			end = endOfRaw(line[1:], nil)
+		case rawRequest:
+			end = endOfRaw(line[1:], isStatus)
+		default:
+			end = endOfString(line[1:])
+		}
+		if end < 0 {
 			return nil, line, false
 		}
 		value, line = line[1:1+end], line[end+2:]
@@ -238,6 +275,26 @@ func cut(line []byte, kind columnKind) (value, after []byte, ok bool) {
 		line = line[1:]
 	}
 	return value, line, true
+}
+
+// endOfRaw returns where the quotation mark is that ends a string without escapes, or -1: the
+// first before a space and something that follows says yes to, or at the end.
+func endOfRaw(b []byte, follows func([]byte) bool) int {
+	for end := 0; ; end++ {
+		i := bytes.IndexByte(b[end:], '"')
+		if i < 0 {
+			return -1
+		}
+		end += i
+		if after := b[end+1:]; len(after) == 0 || after[0] == ' ' && (follows == nil || follows(after[1:])) {
+			return end
+		}
+	}
+}
+
+// isStatus reports whether b begins with a status, or with what stands for none.
+func isStatus(b []byte) bool {
+	return len(b) > 1 && b[1] == ' ' || len(b) > 3 && isDigit(b[0]) && isDigit(b[1]) && isDigit(b[2]) && b[3] == ' '
 }
 
 // endOfString returns where the quotation mark is that ends a string, or -1. A backslash
