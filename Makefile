@@ -12,8 +12,8 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 # Neither the folder nor the state of git is in the binary: see reproducible.
 BUILDFLAGS := -trimpath -buildvcs=false -tags grpcnotrace
 LDFLAGS = -s -w -X main.version=$(VERSION)
-# The Go that releases are built with: the newest, whose standard library has the fewest known
-# faults, and the same everywhere, as a build is only reproducible with the same Go. Go gets it
+# The Go that releases are built with: the newest of go.mod's minor version, whose standard library has
+# the fewest known faults, and the same everywhere, as a build is only reproducible with the same Go. Go gets it
 # by itself. GOTOOLCHAIN=local takes the one that is installed.
 image reproducible vulncheck: export GOTOOLCHAIN ?= go1.26.11
 # The container image, and the architectures in it. A Docker that does not keep its
@@ -107,7 +107,7 @@ fuzz-long: ## run each fuzz target for LONGFUZZTIME, 10m by default
 
 # In the folder of the package, so that Go prints each line as it comes.
 .PHONY: attack
-attack: ## attack a daemon in all ways, in a large form; about 20 minutes
+attack: ## attack a daemon in all ways, in a large form; about 15 minutes
 	cd loadtest/attack && go test -count=1 -timeout=2h -run '^TestAttacks$$' . -args -large
 
 # For how long, and where to write the result.

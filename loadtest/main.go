@@ -29,22 +29,19 @@ const (
 	exitError
 )
 
-// errWrong says that the server allowed more than the limits permit.
-var errWrong = errors.New("the server allowed more than the limits permit")
-
 func main() {
 	gctuning.KeepRoom(gctuning.DefaultRoom) // as the daemon does: the null server is what it is measured against
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal ends the process at once
-	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	code := runCommand(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	stop()
 	os.Exit(code)
 }
 
-// run runs the command in args and returns its exit status.
-func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+// runCommand runs the command in args and returns its exit status.
+func runCommand(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	load, null, bench := newRunCmd(), newNullCmd(), newBenchCmd()
-	program := &command.Program{
+	all := &command.Program{
 		Name:    "loadtest",
 		Summary: "Measures rate-limit services, and whether they keep to the limits while they are fast.",
 		Version: build.Version(""),
@@ -61,16 +58,16 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 			}},
 		},
 	}
-	for _, c := range program.Commands {
-		runCommand := c.Run
+	for _, c := range all.Commands {
+		commandRun := c.Run
 		c.Run = func(ctx context.Context, call command.Call) error {
 			if wrong := c.Flags.Apply(call.Line); wrong != nil {
 				return errors.Join(wrong...)
 			}
-			return runCommand(ctx, call)
+			return commandRun(ctx, call)
 		}
 	}
-	err := program.Run(ctx, args, stdout, stderr)
+	err := all.Run(ctx, args, stdout, stderr)
 	if err == nil {
 		return exitOK
 	}

@@ -79,7 +79,7 @@ var brief = []string{"run", "--duration=60s", "--warmup=0s", "--concurrency=8", 
 func loadtest(t *testing.T, args ...string) (status int, stdout, stderr string) {
 	t.Helper()
 	var out, errs bytes.Buffer
-	status = run(t.Context(), append(append([]string{}, brief...), args...), &out, &errs)
+	status = runCommand(t.Context(), append(append([]string{}, brief...), args...), &out, &errs)
 	return status, out.String(), errs.String()
 }
 
@@ -147,7 +147,7 @@ func TestReports(t *testing.T) {
 func TestBench(t *testing.T) {
 	t.Chdir("..") // it builds the daemon
 	var out, errs bytes.Buffer
-	status := run(t.Context(), []string{"bench", "--only=unary, memory, Zipf", "--repeat=1", "--duration=1s", "--max-stolen=1"}, &out, &errs)
+	status := runCommand(t.Context(), []string{"bench", "--only=unary, memory, Zipf", "--repeat=1", "--duration=1s", "--max-stolen=1"}, &out, &errs)
 	if status != exitOK || !strings.Contains(out.String(), "\n| unary, memory, Zipf | ") || !strings.Contains(out.String(), "to its first decision") {
 		t.Errorf("status %d:\n%s\n%s", status, &out, &errs)
 	}
@@ -164,7 +164,7 @@ func TestPeers(t *testing.T) {
 		"--matrix=peers --peer=limitador=/nonexistent/limitador": "no such file",
 	} {
 		var out, errs bytes.Buffer
-		status := run(t.Context(), append([]string{"bench"}, strings.Fields(args)...), &out, &errs)
+		status := runCommand(t.Context(), append([]string{"bench"}, strings.Fields(args)...), &out, &errs)
 		if status != exitError || !strings.Contains(errs.String(), want) {
 			t.Errorf("%s: status %d: %s; want %s", args, status, &errs, want)
 		}

@@ -20,21 +20,21 @@ var peerNames = []string{"throttlecrab", "limitador", "gubernator", "envoyproxy"
 // The other services. Each has the defaults of its project, except that it listens on
 // loopback, logs errors alone, and has room for all keys.
 var (
-	throttlecrab = program{
+	throttlecrabServer = program{
 		peer: "throttlecrab",
 		command: "--grpc --grpc-host=127.0.0.1 --grpc-port={grpc-port} --http --http-host=127.0.0.1 --http-port={http-port} " +
 			"--redis --redis-host=127.0.0.1 --redis-port={resp-port} --log-level=error",
 	}
-	limitador      = program{peer: "limitador", command: "--rls-ip 127.0.0.1 --rls-port {grpc-port} --http-ip 127.0.0.1 --http-port {http-port} {files}/limitador.yaml"}
-	limitadorRedis = program{peer: "limitador", command: limitador.command + " redis redis://{store}", store: "redis"}
-	gubernator     = program{
+	limitadorServer  = program{peer: "limitador", command: "--rls-ip 127.0.0.1 --rls-port {grpc-port} --http-ip 127.0.0.1 --http-port {http-port} {files}/limitador.yaml"}
+	limitadorRedis   = program{peer: "limitador", command: limitadorServer.command + " redis redis://{store}", store: "redis"}
+	gubernatorServer = program{
 		peer: "gubernator",
 		// It is a cluster of one, which it has to find.
 		env: "GUBER_GRPC_ADDRESS={grpc} GUBER_HTTP_ADDRESS={http} GUBER_ADVERTISE_ADDRESS={grpc} " +
 			"GUBER_MEMBERLIST_ADDRESS={resp} GUBER_MEMBERLIST_BIND_ADDRESS={resp} GUBER_MEMBERLIST_KNOWN_NODES={resp} " +
 			"GUBER_CACHE_SIZE=1000000 GUBER_LOG_LEVEL=error",
 	}
-	envoyproxy = program{ // it sends nothing to statsd
+	envoyproxyServer = program{ // it sends nothing to statsd
 		peer: "envoyproxy",
 		env: "RUNTIME_ROOT={files} RUNTIME_SUBDIRECTORY=. RUNTIME_WATCH_ROOT=false HOST=127.0.0.1 PORT={http-port} GRPC_HOST=127.0.0.1 GRPC_PORT={grpc-port} " +
 			"DEBUG_HOST=127.0.0.1 DEBUG_PORT=0 REDIS_SOCKET_TYPE=tcp REDIS_URL={store} DISABLE_STATS=true LOG_LEVEL=error",
@@ -47,27 +47,27 @@ const limitadorConfig = "- namespace: " + envoyDomain + "\n  max_value: 10000000
 
 // peerCases compare other services with the daemon. The baseline is the other.
 var peerCases = []benchCase{
-	{"throttlecrab, gRPC", gcraLoad(128), throttlecrab.by(target.Throttlecrab), memoryServer},
-	{"throttlecrab, gRPC, a lone caller", gcraLoad(1), throttlecrab.by(target.Throttlecrab), memoryServer},
-	{"throttlecrab, gRPC, 3,000/s", paced(gcraLoad(128)), throttlecrab.by(target.Throttlecrab), memoryServer},
-	{"throttlecrab, Redis's protocol, pipelines of 1", throttleLoad(1), throttlecrab, respServer},
-	{"throttlecrab, Redis's protocol, pipelines of 16", throttleLoad(16), throttlecrab, respServer},
-	{"throttlecrab, Redis's protocol, pipelines of 100", throttleLoad(100), throttlecrab, respServer},
-	{"throttlecrab, HTTP", gcraLoad(128), throttlecrab.by(target.ThrottlecrabHTTP), memoryServer.by(target.HTTP)},
-	{"limitador, Envoy's protocol", envoyLoad(runCmd{}), limitador, envoyServer},
-	{"limitador, Envoy's protocol, a lone caller", envoyLoad(runCmd{Concurrency: 1}), limitador, envoyServer},
-	{"limitador, Envoy's protocol, 3,000/s", paced(envoyLoad(runCmd{})), limitador, envoyServer},
-	{"limitador, HTTP", envoyLoad(runCmd{}), limitador.by(target.LimitadorHTTP), memoryServer.by(target.HTTP)},
+	{"throttlecrab, gRPC", gcraLoad(128), throttlecrabServer.by(target.Throttlecrab), memoryServer},
+	{"throttlecrab, gRPC, a lone caller", gcraLoad(1), throttlecrabServer.by(target.Throttlecrab), memoryServer},
+	{"throttlecrab, gRPC, 3,000/s", paced(gcraLoad(128)), throttlecrabServer.by(target.Throttlecrab), memoryServer},
+	{"throttlecrab, Redis's protocol, pipelines of 1", throttleLoad(1), throttlecrabServer, respServer},
+	{"throttlecrab, Redis's protocol, pipelines of 16", throttleLoad(16), throttlecrabServer, respServer},
+	{"throttlecrab, Redis's protocol, pipelines of 100", throttleLoad(100), throttlecrabServer, respServer},
+	{"throttlecrab, HTTP", gcraLoad(128), throttlecrabServer.by(target.ThrottlecrabHTTP), memoryServer.by(target.HTTP)},
+	{"limitador, Envoy's protocol", envoyLoad(runCmd{}), limitadorServer, envoyServer},
+	{"limitador, Envoy's protocol, a lone caller", envoyLoad(runCmd{Concurrency: 1}), limitadorServer, envoyServer},
+	{"limitador, Envoy's protocol, 3,000/s", paced(envoyLoad(runCmd{})), limitadorServer, envoyServer},
+	{"limitador, HTTP", envoyLoad(runCmd{}), limitadorServer.by(target.LimitadorHTTP), memoryServer.by(target.HTTP)},
 	{"limitador, Envoy's protocol, Redis", envoyLoad(runCmd{}), limitadorRedis, envoyRedis},
 	{"limitador, Envoy's protocol, Redis, a lone caller", envoyLoad(runCmd{Concurrency: 1}), limitadorRedis, envoyRedis},
-	{"gubernator, gRPC", runCmd{Concurrency: 128, Batch: 1}, gubernator.by(target.Gubernator), memoryServer.by(target.Unary)},
-	{"gubernator, gRPC, a lone caller", runCmd{Concurrency: 1, Batch: 1}, gubernator.by(target.Gubernator), memoryServer.by(target.Unary)},
-	{"gubernator, gRPC, batches of 100", runCmd{Concurrency: 16, Batch: 100}, gubernator.by(target.Gubernator), memoryServer.by(target.Batch)},
-	{"envoyproxy, Envoy's protocol, Redis", envoyLoad(runCmd{}), envoyproxy, envoyRedis},
-	{"envoyproxy, Envoy's protocol, Redis, a lone caller", envoyLoad(runCmd{Concurrency: 1}), envoyproxy, envoyRedis},
-	{"envoyproxy with explicit pipelining, Envoy's protocol, Redis", envoyLoad(runCmd{}), envoyproxy.with("REDIS_PIPELINE_WINDOW=150us REDIS_PIPELINE_LIMIT=128"), envoyRedis},
-	{"envoyproxy with its local cache, one key far over its limit, Redis", envoyLoad(runCmd{KeyDistribution: keys.Hot, DescriptorKey: "hot"}), envoyproxy.with("LOCAL_CACHE_SIZE_IN_BYTES=1000000"), envoyRedis},
-	{"envoyproxy with Redis, and ours in memory", envoyLoad(runCmd{}), envoyproxy, envoyServer},
+	{"gubernator, gRPC", runCmd{Concurrency: 128, Batch: 1}, gubernatorServer.by(target.Gubernator), memoryServer.by(target.Unary)},
+	{"gubernator, gRPC, a lone caller", runCmd{Concurrency: 1, Batch: 1}, gubernatorServer.by(target.Gubernator), memoryServer.by(target.Unary)},
+	{"gubernator, gRPC, batches of 100", runCmd{Concurrency: 16, Batch: 100}, gubernatorServer.by(target.Gubernator), memoryServer.by(target.Batch)},
+	{"envoyproxy, Envoy's protocol, Redis", envoyLoad(runCmd{}), envoyproxyServer, envoyRedis},
+	{"envoyproxy, Envoy's protocol, Redis, a lone caller", envoyLoad(runCmd{Concurrency: 1}), envoyproxyServer, envoyRedis},
+	{"envoyproxy with explicit pipelining, Envoy's protocol, Redis", envoyLoad(runCmd{}), envoyproxyServer.with("REDIS_PIPELINE_WINDOW=150us REDIS_PIPELINE_LIMIT=128"), envoyRedis},
+	{"envoyproxy with its local cache, one key far over its limit, Redis", envoyLoad(runCmd{KeyDistribution: keys.Hot, DescriptorKey: "hot"}), envoyproxyServer.with("LOCAL_CACHE_SIZE_IN_BYTES=1000000"), envoyRedis},
+	{"envoyproxy with Redis, and ours in memory", envoyLoad(runCmd{}), envoyproxyServer, envoyServer},
 }
 
 // gcraLoad is calls with one limit that throttlecrab knows too.
@@ -105,10 +105,10 @@ func findPeers(lines []string) (map[string]string, error) {
 
 // describePeers returns lines of the page's table that say which programs were measured, and
 // which were not given.
-func (b *bench) describePeers(ctx context.Context) string {
+func describePeers(ctx context.Context, peers map[string]string) string {
 	var out strings.Builder
 	for _, name := range peerNames {
-		path, found := b.peers[name]
+		path, found := peers[name]
 		version := "not given (`--peer " + name + "=PATH`): its cases are left out"
 		if found {
 			version = peerVersion(ctx, path)
@@ -122,7 +122,7 @@ func (b *bench) describePeers(ctx context.Context) string {
 func peerVersion(ctx context.Context, path string) string {
 	info, err := buildinfo.ReadFile(path)
 	if err != nil {
-		return says(ctx, path, "--version")
+		return firstLine(ctx, path, "--version")
 	}
 	for _, s := range info.Settings {
 		if s.Key == "vcs.revision" {

@@ -333,6 +333,9 @@ func asked(limits []strategy.Limit) []*ratelimitv1.Limit {
 	return out
 }
 
+// errWrong says that the server allowed more than the limits permit.
+var errWrong = errors.New("the server allowed more than the limits permit")
+
 // Run puts the load on the server and reports. It returns errWrong if the server allowed
 // more than the limits permit.
 func (c *runCmd) Run(ctx context.Context, out, progress io.Writer) error {

@@ -16,15 +16,15 @@ const startups = 11
 
 // startup measures how long the daemon takes from its start to its first answer, and how
 // large its binary is.
-func (b *bench) startup(ctx context.Context) (string, error) {
-	file, err := os.Stat(filepath.Join(b.dir, "ratelimitd"))
+func startup(ctx context.Context, all *programs) (string, error) {
+	file, err := os.Stat(filepath.Join(all.dir, "ratelimitd"))
 	if err != nil {
 		return "", err
 	}
 	took := make([]float64, startups)
 	for i := range took {
 		start := time.Now()
-		p, err := b.start(ctx, memoryServer)
+		p, err := all.start(ctx, memoryServer)
 		if err != nil {
 			return "", err
 		}

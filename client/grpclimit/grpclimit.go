@@ -81,7 +81,7 @@ func APIKey(key string) Identifier {
 }
 
 // BearerSubject identifies callers by the subject of the JWT in authorization, or by the
-// hash of a token that is none. It does not verify the token: put it behind what does.
+// hash of a token that is not a JWT. It does not verify the token: put it behind what does.
 func BearerSubject() Identifier {
 	return func(ctx context.Context) string { return identity.BearerSubject(first(ctx, "authorization")) }
 }

@@ -73,7 +73,7 @@ func APIKey(header string) Identifier {
 }
 
 // BearerSubject identifies callers by the subject of the JWT in the Authorization header, or
-// by the hash of a token that is none. It does not verify the token: put it behind what
+// by the hash of a token that is not a JWT. It does not verify the token: put it behind what
 // does.
 func BearerSubject() Identifier {
 	return func(r *http.Request) string { return identity.BearerSubject(r.Header.Get("Authorization")) }
@@ -145,7 +145,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			}
 		}
 		if denied {
-			h.o.Denied(w, r.WithContext(context.WithValue(r.Context(), violated{}, set.Violated)), all[len(all)-1].Result)
+			h.o.Denied(w, r.WithContext(context.WithValue(r.Context(), violationsKey{}, set.Violated)), all[len(all)-1].Result)
 			return
 		}
 		if steps.Hold(r.Context(), all) != nil {
@@ -180,7 +180,7 @@ func (h *handler) ruleOf(r *http.Request) *Rule {
 // has it from FromContext.
 type Caller struct {
 	steps []steps.Step
-	ask   func(context.Context, []steps.Step) ([]fields.Asked, bool)
+	ask   func(context.Context, []steps.Step) ([]fields.Answer, bool)
 }
 
 func (h *handler) callerOf(r *http.Request, rule *Rule) *Caller {
@@ -209,7 +209,7 @@ func (h *handler) callerOf(r *http.Request, rule *Rule) *Caller {
 	if h.o.OnResult != nil {
 		tell = func(l *client.Limiter, result client.Result) { h.o.OnResult(r, l, result) }
 	}
-	c.ask = func(ctx context.Context, all []steps.Step) ([]fields.Asked, bool) {
+	c.ask = func(ctx context.Context, all []steps.Step) ([]fields.Answer, bool) {
 		return steps.Ask(ctx, all, h.o.Shadow, tell)
 	}
 	return c
@@ -243,8 +243,8 @@ func (c *Caller) Allow(ctx context.Context, cost uint64) client.Result {
 	return result
 }
 
-// violated is the key of the names of the limits that denied a request.
-type violated struct{}
+// violationsKey is the key of the names of the limits that denied a request.
+type violationsKey struct{}
 
 // A problem is the body of a denial, of RFC 9457 and the draft.
 type problem struct {
@@ -257,7 +257,7 @@ type problem struct {
 // deny answers a request that is denied.
 func deny(w http.ResponseWriter, r *http.Request, result client.Result) {
 	p := problem{Type: fields.QuotaExceeded, Title: "over the limit", Status: http.StatusTooManyRequests}
-	p.Violated, _ = r.Context().Value(violated{}).([]string)
+	p.Violated, _ = r.Context().Value(violationsKey{}).([]string)
 	if result.Reason == client.ReasonFailure || result.Reason == client.ReasonStoreFailure {
 		p.Type, p.Title, p.Status = "about:blank", http.StatusText(http.StatusServiceUnavailable), http.StatusServiceUnavailable
 	}

@@ -25,15 +25,15 @@ import (
 // snapshotRate has a window so long that none ends in a test.
 const snapshotRate = "1000000/366d"
 
-// A counted says when a call was answered that consumed one unit.
-type counted struct {
+// A countedCall says when a call was answered that consumed one unit.
+type countedCall struct {
 	id string
 	at time.Time
 }
 
 // countUntil charges identifiers from several callers until the daemon is gone.
 // It returns what was answered, and what was sent by identifier.
-func countUntil(t *testing.T, at addresses, gone <-chan struct{}) (answered []counted, sent map[string]int) {
+func countUntil(t *testing.T, at addresses, gone <-chan struct{}) (answered []countedCall, sent map[string]int) {
 	t.Helper()
 	client := clientOf(t, at)
 	sent = map[string]int{}
@@ -59,7 +59,7 @@ func countUntil(t *testing.T, at addresses, gone <-chan struct{}) (answered []co
 					t.Errorf("%s: %v", id, answer)
 				}
 				mu.Lock()
-				answered = append(answered, counted{id, time.Now()})
+				answered = append(answered, countedCall{id, time.Now()})
 				mu.Unlock()
 			}
 		})

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
 
@@ -81,6 +82,44 @@ func (m *terminal) shown(text string) string {
 	return all.String()
 }
 
+// resize gives the terminal another size, and tells the program.
+func (m *terminal) resize(rows, columns uint16) {
+	m.t.Helper()
+	raw, err := m.person.SyscallConn()
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	failed := raw.Control(func(fd uintptr) {
+		err = unix.IoctlSetWinsize(int(fd), unix.TIOCSWINSZ, &unix.Winsize{Row: rows, Col: columns})
+	})
+	if failed != nil || err != nil {
+		m.t.Fatal(failed, err)
+	}
+}
+
+// frame returns the next whole screen that the program draws.
+func (m *terminal) frame() string {
+	m.t.Helper()
+	const begin = "\x1b[H\x1b[J"
+	all := m.shown(begin)
+	for strings.Count(all, begin) < 2 {
+		all += m.shown(begin)
+	}
+	return strings.Split(all, begin)[1]
+}
+
+// fits reports whether a screen has some lines of limits, and no more than there is room for.
+func (m *terminal) fits(frame string, rows, columns int) bool {
+	lines := strings.Split(frame, "\r\n")
+	for _, l := range lines {
+		l = strings.NewReplacer("\x1b[1m", "", "\x1b[0m", "").Replace(l)
+		if utf8.RuneCountInString(l) > columns {
+			return false
+		}
+	}
+	return len(lines) <= rows && strings.Contains(frame, "checkout  mall")
+}
+
 // TestTop watches a daemon on a terminal. However it ends, the terminal is as it was.
 func TestTop(t *testing.T) {
 	at, _ := servesAt(t, nil)
@@ -89,6 +128,7 @@ func TestTop(t *testing.T) {
 		"q":       func(m *terminal, _ int) error { _, err := m.person.WriteString("xq"); return err },
 		"Ctrl-C":  func(m *terminal, _ int) error { _, err := m.person.WriteString("\x03"); return err },
 		"SIGTERM": func(_ *terminal, pid int) error { return syscall.Kill(pid, syscall.SIGTERM) },
+		"SIGHUP":  func(_ *terminal, pid int) error { return syscall.Kill(pid, syscall.SIGHUP) },
 	} {
 		for range 30 { // who asked long ago is not shown
 			if _, err := client.ShouldAllow(t.Context(), &ratelimitv1.ShouldAllowRequest{Namespace: "checkout", Identifier: "mallory", Limits: []*ratelimitv1.Limit{{Rate: "10/366d"}}}); err != nil {
@@ -107,6 +147,9 @@ func TestTop(t *testing.T) {
 		screen := m.shown("fixed_window:10/366d")
 		if !strings.Contains(screen, "checkout  mallory") || !strings.Contains(screen, "q quits") {
 			t.Errorf("%s: it shows %q", name, screen)
+		}
+		m.resize(10, 40)
+		for !m.fits(m.frame(), 10, 40) { // until the last of the old size has been read
 		}
 		if m.modes() == before {
 			t.Errorf("%s: the terminal reads lines", name)

@@ -100,7 +100,6 @@ func (b *Book) newNamespace(name string) *namespace {
 	n := &namespace{name: name}
 	if b.now != nil {
 		n.hot.began = b.now()
-		n.hot.since = n.hot.began
 	}
 	n.limits.room = maxNamespaceLimits
 	return n

@@ -8,22 +8,22 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 )
 
-// A recorded is a Book, its History, and their clock.
-type recorded struct {
+// A recording is a Book, its History, and their clock.
+type recording struct {
 	*Book
 	*History
 	now time.Time
 }
 
-func newRecorded() *recorded {
-	r := &recorded{now: time.Unix(1_767_225_600, 0)}
+func newRecording() *recording {
+	r := &recording{now: time.Unix(1_767_225_600, 0)}
 	r.Book = New([]string{"allowed", "denied"}, func() time.Time { return r.now })
 	r.History = NewHistory(r.Book, Outcomes{Denial: func(outcome int) bool { return outcome == 1 }, Failure: func(int) bool { return false }}, r.now)
 	return r
 }
 
 // ask counts n requests to a policy, of which the limit burst denies some.
-func (r *recorded) ask(namespace string, n, denied int) {
+func (r *recording) ask(namespace string, n, denied int) {
 	limits := []strategy.Limit{{Name: "burst", Strategy: strategy.FixedWindow}}
 	var tally Tally
 	for i := range n {
@@ -37,13 +37,13 @@ func (r *recorded) ask(namespace string, n, denied int) {
 }
 
 // step lets a step go by.
-func (r *recorded) step() {
+func (r *recording) step() {
 	r.now = r.now.Add(StepTime)
 	r.Step(r.now)
 }
 
 // series returns the one of a name; its Kind is "" if there is none.
-func (r *recorded) series(name SeriesName) Series {
+func (r *recording) series(name SeriesName) Series {
 	for _, s := range r.Series(r.now) {
 		if s.SeriesName == name {
 			return s
@@ -53,7 +53,7 @@ func (r *recorded) series(name SeriesName) Series {
 }
 
 func TestHistory(t *testing.T) {
-	r := newRecorded()
+	r := newRecording()
 	limit := SeriesName{Kind: OfLimit, Namespace: "checkout", Policy: "default", Limit: "burst"}
 	if all := r.Series(r.now); len(all) != 1 || all[0].Kind != OfAll {
 		t.Errorf("before anything: %+v", all)
@@ -112,7 +112,7 @@ func TestHistory(t *testing.T) {
 
 // TestHistoryIsBounded has more limits ask than there is room for.
 func TestHistoryIsBounded(t *testing.T) {
-	r := newRecorded()
+	r := newRecording()
 	for i := range maxTracks {
 		r.Hit(fmt.Sprint(i), Hits{N: 1, Over: 1, Shadow: false})
 	}

@@ -45,6 +45,9 @@ const (
 	// comes next is news.
 	quiet = time.Minute
 
+	// soon is how long a growth is the base of the next ones. It is so short that what the
+	// series leaves out is less than one in ten thousand million.
+	soon = 10 * time.Millisecond
 	// maxHalfLives is after how many half-lives scores are scaled back: far
 	// before they overflow.
 	maxHalfLives = 200
@@ -78,12 +81,14 @@ type Key struct {
 type hotKeys struct {
 	sampled atomic.Bool
 
-	mu     sync.Mutex // protects the following
-	began  time.Time  // what durations are counted from
-	since  time.Time  // when a request had the score 1
-	total  float64    // the score of all requests
-	asked  sketch
-	denied sketch
+	mu      sync.Mutex    // protects the following
+	began   time.Time     // what durations are counted from
+	since   time.Duration // when a request had the score 1
+	grownAt time.Duration // when a request had the score grown: a short while ago
+	grown   float64
+	total   float64 // the score of all requests
+	asked   sketch
+	denied  sketch
 	// denials are what is known of the entries of denied, in their places. nil: nobody
 	// was denied yet, as in most namespaces.
 	denials *[sketchKeys]denial
@@ -113,9 +118,13 @@ type ask struct {
 func (h *hotKeys) add(a asker, e *Entry, weight float64, now time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	q := ask{weight, h.growth(now), now.Sub(h.began)}
+	at := now.Sub(h.began)
+	q := ask{weight, h.growth(at), at}
 	h.total += weight * q.growth
-	h.sampled.Store(h.total/q.growth*math.Ln2/halfLife.Seconds() > sampleAbove)
+	// It is written only if it changes, as all processors read it.
+	if sampled := h.total*math.Ln2 > sampleAbove*halfLife.Seconds()*q.growth; sampled != h.sampled.Load() {
+		h.sampled.Store(sampled)
+	}
 	h.asked.add(a, q)
 	if !e.Denied {
 		return
@@ -144,15 +153,26 @@ func (d *denial) note(e *Entry, isNew bool, now time.Time) {
 	}
 }
 
-// growth returns the score of a request at now. mu is held.
-func (h *hotKeys) growth(now time.Time) float64 {
-	halfLives := now.Sub(h.since).Seconds() / halfLife.Seconds()
+// growth returns the score of a request at an instant. mu is held.
+func (h *hotKeys) growth(at time.Duration) float64 {
+	if since := at - h.grownAt; since < 0 || since > soon || h.grown == 0 {
+		h.grownAt, h.grown = at, h.growthOf(at)
+		return h.grown
+	}
+	// So soon after, three terms of the series of the exponential function are as good as that.
+	x := float64(at-h.grownAt) * (math.Ln2 / float64(halfLife))
+	return h.grown * (1 + x + x*x/2)
+}
+
+// growthOf computes growth.
+func (h *hotKeys) growthOf(at time.Duration) float64 {
+	halfLives := (at - h.since).Seconds() / halfLife.Seconds()
 	if halfLives > maxHalfLives {
 		scale := math.Exp2(-halfLives)
 		h.total *= scale
 		h.asked.scale(scale)
 		h.denied.scale(scale)
-		h.since, halfLives = now, 0
+		h.since, halfLives = at, 0
 	}
 	return math.Exp2(halfLives)
 }
@@ -160,7 +180,8 @@ func (h *hotKeys) growth(now time.Time) float64 {
 func (h *hotKeys) top(name string, limit int, now time.Time) HotKeys {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	q := ask{growth: h.growth(now), at: now.Sub(h.began)}
+	at := now.Sub(h.began)
+	q := ask{growth: h.growth(at), at: at}
 	return HotKeys{Namespace: name, Asked: h.asked.top(limit, q, nil), Denied: h.denied.top(limit, q, h.denials)}
 }
 
@@ -190,6 +211,7 @@ type entry struct {
 
 	phase  int32      // the half phase of the last request, by its number
 	recent [2]float32 // how much was asked in it, and in the one before it
+	usual  float64    // up to how much that was found to be no more often than before, in this half phase
 }
 
 // add adds to the score of an identifier. If there is no room for it, it takes that of the
@@ -218,7 +240,7 @@ func (s *sketch) add(a asker, q ask) (place int, isNew bool) {
 	e := &s.entries[place]
 	*e = entry{
 		namespace: strings.Clone(a.namespace), identifier: strings.Clone(a.identifier),
-		score: was, error: was, base: was, since: q.at, phase: int32(q.at / halfPhase),
+		score: was, error: was, base: was, since: q.at, phase: int32(q.at / halfPhase), usual: fewAsks,
 	}
 	e.add(q)
 	return place, true
@@ -230,14 +252,19 @@ func (e *entry) add(q ask) {
 	switch phase := int32(q.at / halfPhase); phase - e.phase {
 	case 0:
 	case 1:
-		e.recent, e.phase = [2]float32{0, e.recent[0]}, phase
+		e.recent, e.phase, e.usual = [2]float32{0, e.recent[0]}, phase, fewAsks
 	default:
-		e.recent, e.phase = [2]float32{}, phase
+		e.recent, e.phase, e.usual = [2]float32{}, phase, fewAsks
 	}
 	e.recent[0] += float32(q.weight)
+	if n := float64(e.recent[0] + e.recent[1]); n > e.usual {
+		e.compare(n, q)
+	}
+}
 
+// compare sees whether n, which is in recent, is much more often than before.
+func (e *entry) compare(n float64, q ask) {
 	lately := halfPhase + q.at%halfPhase // what recent is of
-	n := float64(e.recent[0] + e.recent[1])
 	if lately > q.at-e.since || n/q.weight <= fewAsks {
 		return
 	}
@@ -245,7 +272,12 @@ func (e *entry) add(q ask) {
 	// Chance alone makes it less than four standard deviations more.
 	if (n-before)/q.weight > fewAsks+4*math.Sqrt(before/q.weight) {
 		e.since, e.base, e.error = q.at-lately, e.score-n*q.growth, 0
+		return
 	}
+	// Until the half phase ends, before only grows: it is of ever more time. So up to this
+	// nobody needs to compare again, which costs much more than to count. It is true of
+	// each weight, of which the least is 1.
+	e.usual = before + fewAsks + 4*math.Sqrt(before)
 }
 
 // perSecond returns how often e asks.

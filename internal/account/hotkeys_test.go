@@ -231,3 +231,22 @@ func BenchmarkRecord(b *testing.B) {
 		}
 	})
 }
+
+// BenchmarkRecordUnsampled times what a namespace costs that is asked too seldom to be
+// sampled, by so many identifiers.
+func BenchmarkRecordUnsampled(b *testing.B) {
+	for _, n := range []int{1, 16} {
+		b.Run(fmt.Sprintf("of_%d", n), func(b *testing.B) {
+			identifiers := make([]string, n)
+			for i := range identifiers {
+				identifiers[i] = fmt.Sprint("user:", i)
+			}
+			book, forward := newBook()
+			b.ReportAllocs()
+			for i := 0; b.Loop(); i++ {
+				book.note("checkout", identifiers[i%n], false)
+				forward(2 * time.Millisecond)
+			}
+		})
+	}
+}

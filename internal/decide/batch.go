@@ -183,13 +183,13 @@ type Batch struct {
 	together int             // how many of asked, from the first on, are decided together
 	results  []store.Result
 	limits   []strategy.Limit // those that requests brought, one after the other
-	last     lastChecked
+	last     validity
 	tally    account.Tally
 }
 
-// lastChecked has what a request of a batch was last found to be valid with. The next
+// validity has what a request of a batch was last found to be valid with. The next
 // request mostly has the same, which is then not checked again.
-type lastChecked struct {
+type validity struct {
 	namespace string // "": none
 	specs     []strategy.Spec
 	limits    []strategy.Limit // that these are
@@ -197,7 +197,7 @@ type lastChecked struct {
 
 // prepare makes b ready for its requests to be decided.
 func (b *Batch) prepare() {
-	b.asked, b.together, b.limits, b.last = b.asked[:0], 0, b.limits[:0], lastChecked{}
+	b.asked, b.together, b.limits, b.last = b.asked[:0], 0, b.limits[:0], validity{}
 	clear(b.Answers) // those that are left, if b was not cleared
 	b.Answers = Resized(b.Answers, len(b.Requests))
 }
@@ -212,7 +212,7 @@ func (b *Batch) Clear() {
 		b.results[i].With, b.results[i].Err = nil, nil
 	}
 	b.Requests, b.Answers, b.asked, b.limits = b.Requests[:0], b.Answers[:0], b.asked[:0], b.limits[:0]
-	b.Together, b.last = 0, lastChecked{}
+	b.Together, b.last = 0, validity{}
 }
 
 var batches = sync.Pool{New: func() any { return new(Batch) }}

@@ -6,18 +6,21 @@
 // and keeps replies until the connection ends. So a Conn below gRPC follows the frames of
 // HTTP/2 in both directions.
 //
-// When the bound is reached, the call that holds most on the connection that holds most is
-// ended. So whoever holds little is never ended for somebody who holds more.
+// When the bound is reached, a call of the client that holds most is ended: the one that holds
+// most, on that of its connections that holds most. A client is an address. So whoever holds
+// little is never ended for somebody who holds more, on however many connections.
 package inflight
 
 import (
 	"log/slog"
 	"maps"
+	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/ratelimitd/ratelimitd/internal/ipaddr"
 	"github.com/ratelimitd/ratelimitd/internal/lograte"
 )
 
@@ -57,7 +60,18 @@ type Bound struct {
 	shed, lateMessages, lateReplies atomic.Uint64
 
 	mu      sync.Mutex // protects the following. A holder's own mutex is locked after it
-	holders map[holder]struct{}
+	holders map[holder]*client
+	clients map[netip.Prefix]*client
+}
+
+// A client is what is known of one while anything is held for it.
+type client struct {
+	address netip.Prefix
+	holders int
+
+	// Of the last look at who holds most.
+	bytes   int64
+	endable bool // whether anything of it can be ended
 }
 
 // A holder is who holds bytes: a connection, or a request over HTTP.
@@ -68,13 +82,13 @@ type holder interface {
 	shed(call uint32) bool
 	// endLate ends what has waited for too long at now, in ticks.
 	endLate(now uint32)
-	// from returns where it is from, for the log.
+	// from returns where it is from: an address with a port.
 	from() string
 }
 
 // New returns a Bound.
 func New(o Options) *Bound {
-	return &Bound{o: o, holders: map[holder]struct{}{}}
+	return &Bound{o: o, holders: map[holder]*client{}, clients: map[netip.Prefix]*client{}}
 }
 
 // Watch ends calls that wait for too long, until stop is closed.
@@ -115,13 +129,7 @@ func (b *Bound) relieve(asking holder, call uint32) {
 	defer b.mu.Unlock()
 	deciding := map[holder]bool{} // who holds nothing that can be ended
 	for b.bytes.Load() > int64(b.o.Bytes) {
-		// Of equals, who asks for more: else two large messages would end each other.
-		worst, most := asking, asking.holding()
-		for h := range b.holders {
-			if n := h.holding(); n > most && !deciding[h] {
-				worst, most = h, n
-			}
-		}
+		worst, most := b.worstLocked(asking, deciding)
 		of := uint32(0)
 		if worst == asking {
 			if most <= littleBytes && b.bytes.Load() <= int64(b.o.Bytes+b.o.Bytes/slack) {
@@ -144,16 +152,62 @@ func (b *Bound) relieve(asking holder, call uint32) {
 	}
 }
 
+// worstLocked returns who holds most, of the client that holds most, and how much; but for
+// those of which nothing can be ended. Of equals it is asking, and his client: else two large
+// messages would end each other. The mutex must be held.
+func (b *Bound) worstLocked(asking holder, deciding map[holder]bool) (worst holder, most int64) {
+	for _, c := range b.clients {
+		c.bytes, c.endable = 0, false
+	}
+	for h, c := range b.holders {
+		c.bytes += h.holding()
+		c.endable = c.endable || !deciding[h]
+	}
+	of := b.holders[asking] // nil: it has left
+	for _, c := range b.clients {
+		if c.endable && (of == nil || !of.endable || c.bytes > of.bytes) {
+			of = c
+		}
+	}
+	worst, most = asking, asking.holding()
+	if of != b.holders[asking] {
+		most = -1
+	}
+	for h, c := range b.holders {
+		if n := h.holding(); c == of && n > most && !deciding[h] {
+			worst, most = h, n
+		}
+	}
+	return worst, most
+}
+
 // enter has h count as a holder.
 func (b *Bound) enter(h holder) {
+	address := ipaddr.ClientAt(h.from())
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.holders[h] = struct{}{}
+	if b.holders[h] != nil {
+		return
+	}
+	c := b.clients[address]
+	if c == nil {
+		c = &client{address: address}
+		b.clients[address] = c
+	}
+	c.holders++
+	b.holders[h] = c
 }
 
 // leave undoes enter.
 func (b *Bound) leave(h holder) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	c := b.holders[h]
+	if c == nil {
+		return
+	}
 	delete(b.holders, h)
+	if c.holders--; c.holders == 0 {
+		delete(b.clients, c.address)
+	}
 }

@@ -4,6 +4,7 @@
 package ipaddr
 
 import (
+	"net"
 	"net/netip"
 	"strings"
 )
@@ -52,6 +53,38 @@ func ParsePrefix(s string) (netip.Prefix, bool) {
 		return netip.PrefixFrom(prefix.Addr().Unmap(), mapped), true
 	}
 	return prefix, true
+}
+
+// clientBits is how much of an IPv6 address tells one client from another. Whoever has
+// one address in a network of so many bits has all.
+const clientBits = 64
+
+// ClientOf returns what counts as the address of a client that is at addr. It is not valid
+// if addr is no address of IP with a port.
+func ClientOf(addr net.Addr) netip.Prefix {
+	if tcp, ok := addr.(*net.TCPAddr); ok {
+		return clientAt(tcp.AddrPort().Addr())
+	}
+	return ClientAt(addr.String())
+}
+
+// ClientAt is ClientOf for the text of an address with a port.
+func ClientAt(addr string) netip.Prefix {
+	at, err := netip.ParseAddrPort(addr)
+	if err != nil {
+		return netip.Prefix{}
+	}
+	return clientAt(at.Addr())
+}
+
+func clientAt(ip netip.Addr) netip.Prefix {
+	ip = ip.Unmap().WithZone("")
+	bits := ip.BitLen()
+	if ip.Is6() {
+		bits = clientBits
+	}
+	prefix, _ := ip.Prefix(bits) // fails of no address that is valid
+	return prefix
 }
 
 func isHex(c byte) bool { return '0' <= c && c <= '9' || 'a' <= c|0x20 && c|0x20 <= 'f' }

@@ -1,6 +1,7 @@
 package ipaddr_test
 
 import (
+	"net"
 	"net/netip"
 	"strings"
 	"testing"
@@ -92,5 +93,28 @@ func BenchmarkParse(b *testing.B) {
 				ipaddr.Parse(s)
 			}
 		})
+	}
+}
+
+// TestClient holds addresses that are one client's together, and others apart.
+func TestClient(t *testing.T) {
+	for _, c := range []struct{ addr, want string }{
+		{"192.0.2.1:1234", "192.0.2.1/32"},
+		{"[::ffff:192.0.2.1]:80", "192.0.2.1/32"},
+		{"[2001:db8:1:2:3::4]:80", "2001:db8:1:2::/64"},
+		{"[fe80::1%lo]:80", "fe80::/64"},
+		{"pipe", "invalid Prefix"},
+		{"", "invalid Prefix"},
+	} {
+		if got := ipaddr.ClientAt(c.addr).String(); got != c.want {
+			t.Errorf("%q is of %s, want %s", c.addr, got, c.want)
+		}
+		at, err := netip.ParseAddrPort(c.addr)
+		if err != nil {
+			continue
+		}
+		if got := ipaddr.ClientOf(net.TCPAddrFromAddrPort(at)).String(); got != c.want {
+			t.Errorf("%q is of %s, want %s", c.addr, got, c.want)
+		}
 	}
 }

@@ -21,6 +21,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/ratelimitd/ratelimitd/internal/ipaddr"
 	"github.com/ratelimitd/ratelimitd/internal/lograte"
 )
 
@@ -43,9 +44,6 @@ const (
 	// defaultMost is the default of Options.Max where descriptors allow more. An
 	// idle gRPC connection takes about 50 KB.
 	defaultMost = 20_000
-	// ipv6Bits is how much of an IPv6 address counts as the address. Whoever has
-	// one address usually has all that begin with the same 64 bits.
-	ipv6Bits = 64
 )
 
 // Options say how many connections there may be. The zero Options are the
@@ -188,7 +186,7 @@ func (l *listener) Close() error {
 
 // admit returns raw as a connection that is counted, or nil if it closed raw.
 func (l *listener) admit(raw net.Conn) net.Conn {
-	c := &conn{Conn: raw, port: l, addr: addressOf(raw.RemoteAddr())}
+	c := &conn{Conn: raw, port: l, addr: ipaddr.ClientOf(raw.RemoteAddr())}
 	b := l.bound
 	b.mu.Lock()
 	if c.addr.IsValid() && b.from[c.addr] >= b.perAddress && (b.loopback || !c.addr.Addr().IsLoopback()) {
@@ -335,19 +333,4 @@ func (c *conn) Close() error {
 		l.refillLocked()
 	})
 	return err
-}
-
-// addressOf returns what counts as the address of a connection.
-func addressOf(addr net.Addr) netip.Prefix {
-	tcp, ok := addr.(*net.TCPAddr)
-	if !ok {
-		return netip.Prefix{}
-	}
-	ip := tcp.AddrPort().Addr().Unmap().WithZone("")
-	bits := ip.BitLen()
-	if ip.Is6() {
-		bits = ipv6Bits
-	}
-	prefix, _ := ip.Prefix(bits) // fails of no address that is valid
-	return prefix
 }

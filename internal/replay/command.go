@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"maps"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -173,7 +174,7 @@ func (s *settings) prepare(call command.Call) (_ *run, err error) {
 		}
 		wrong = s.set.Apply(call.Line, s.file.Flags)
 	}
-	r := &run{names: call.Args, stdin: os.Stdin, now: time.Now(), lines: s.lines}
+	r := &run{names: call.Args, stdin: os.Stdin, now: time.Now(), lines: s.lines, lanes: runtime.GOMAXPROCS(0)}
 	if err := errors.Join(append(append(wrong, s.check(r)...), s.file.Err())...); err != nil {
 		return nil, err
 	}
@@ -183,7 +184,7 @@ func (s *settings) prepare(call command.Call) (_ *run, err error) {
 		}
 	}()
 	logger := slog.New(slog.NewTextHandler(call.Stderr, nil))
-	for i, of := range []configured{{"config", s.config, "envoy-config-dir", s.envoyDir}, {"current", s.current, "current-envoy-config-dir", s.currentEnvoyDir}} {
+	for i, of := range []origin{{"config", s.config, "envoy-config-dir", s.envoyDir}, {"current", s.current, "current-envoy-config-dir", s.currentEnvoyDir}} {
 		if of.file == "" && of.dir == "" {
 			continue
 		}
@@ -205,13 +206,13 @@ func (r *run) close() {
 	}
 }
 
-// A configured is a configuration: a file and a directory, and the flags that name them.
-type configured struct{ fileFlag, file, dirFlag, dir string }
+// An origin is where a configuration is: a file and a directory, and the flags that name them.
+type origin struct{ fileFlag, file, dirFlag, dir string }
 
-func (c configured) name() string { return cmp.Or(c.file, c.dir) }
+func (c origin) name() string { return cmp.Or(c.file, c.dir) }
 
 // open returns the replica of a configuration.
-func (s *settings) open(of configured, index int, logger *slog.Logger) (*replica, error) {
+func (s *settings) open(of origin, index int, logger *slog.Logger) (*replica, error) {
 	line := flags.Source{}
 	if of.file != "" {
 		line["config"] = flags.Setting{Text: of.file, Name: "--" + of.fileFlag}
@@ -228,7 +229,7 @@ func (s *settings) open(of configured, index int, logger *slog.Logger) (*replica
 			return nil, err
 		}
 	}
-	return newReplica(index, replicaOptions{p, c.MemoryOptions(), c.Store.OnError, envoyapi.SettingsOf(&c.Envoy)}, logger)
+	return newReplica(index, replicaOptions{p, c.MemoryOptions(), c.Store.OnError, envoyapi.SettingsOf(&c.Envoy), logger})
 }
 
 // noVariables is an environment without variables: what this machine's daemon is told is not

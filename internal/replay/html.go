@@ -1,7 +1,9 @@
 package replay
 
 import (
+	"crypto/sha256"
 	_ "embed"
+	"encoding/base64"
 	"encoding/json"
 	"io"
 	"strings"
@@ -13,8 +15,8 @@ var page string
 // dataMark is where the page has its data.
 const dataMark = "/*DATA*/"
 
-// A plotted report is what the page shows: the report, and the points of its plots.
-type plotted struct {
+// pageData is what the page shows: the report, and the points of its plots.
+type pageData struct {
 	*report
 	Notes    []string       `json:"notes"`
 	Timeline timelineReport `json:"timeline"`
@@ -30,7 +32,7 @@ type plot struct {
 
 // printHTML writes r as one page that needs nothing else.
 func (r *report) printHTML(out io.Writer) error {
-	p := plotted{report: r, Notes: r.notes(), Timeline: r.timeline, Ranks: r.ranks}
+	p := pageData{report: r, Notes: r.notes(), Timeline: r.timeline, Ranks: r.ranks}
 	for i := range r.Limits {
 		l := &r.Limits[i]
 		of := plot{Times: l.times, Limit: l.count, Demand: [][4]uint64{}}
@@ -46,7 +48,19 @@ func (r *report) printHTML(out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	before, after, _ := strings.Cut(page, dataMark)
+	before, after, _ := strings.Cut(strict(page), dataMark)
 	_, err = io.WriteString(out, before+string(data)+after)
 	return err
+}
+
+// strict returns a page whose security policy allows its own style and script, by their hashes,
+// and nothing else.
+func strict(page string) string {
+	hash := func(start, end string) string {
+		_, after, _ := strings.Cut(page, start)
+		text, _, _ := strings.Cut(after, end)
+		sum := sha256.Sum256([]byte(text))
+		return "'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) + "'"
+	}
+	return strings.NewReplacer("'STYLE'", hash("<style>", "</style>"), "'SCRIPT'", hash("<script>", "</script>")).Replace(page)
 }

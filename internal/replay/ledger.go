@@ -1,64 +1,30 @@
 package replay
 
 import (
+	"cmp"
+	"slices"
 	"time"
 
-	"github.com/ratelimitd/ratelimitd/internal/policy/envoy"
-	"github.com/ratelimitd/ratelimitd/internal/replay/mapping"
+	"github.com/ratelimitd/ratelimitd/internal/decide"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 )
 
-// An event is what a subject asks at an instant.
-type event struct {
-	at   int64
-	cost uint64
-	who  *subject
-	more bool // the next event is of the same record
+// A ledger has what a lane has counted, or all lanes of a replica.
+type ledger struct {
+	born     uint64                     // how many events were before the one that is counted now
+	rows     map[*strategy.Limit][]*row // by the first of a policy's limits
+	ordered  []*row                     // by their birth
+	counters []*counter                 // those of subjects that are remembered
+	outcomes [16]uint64
+	timeline timeline
+	times    *series // of all
+	refused  unreads
 }
 
-// A subject is an identifier within a namespace, held to a policy; or a descriptor. It has
-// what became of it.
-type subject struct {
-	mapping.Name
-
-	number uint32 // of the first maxSubjects; the others have none
-	others bool   // it is not remembered: there are too many
-	asked  uint64
-	sides  [2]side // each is written by the goroutine of its configuration alone
-}
-
-// text returns what people call s.
-func (s *subject) text() string {
-	if !s.IsDescriptor {
-		return s.Identifier
-	}
-	return envoy.Identifier(s.Entries)
-}
-
-// A side is what one of the two configurations did to a subject.
-type side struct {
-	denied uint64
-	*counter
-}
-
-// A counter is what is held to some limits together: mostly one subject, but several of
-// Envoy's descriptors may share one.
-type counter struct {
-	identifier string
-	asked      uint64
-	limits     []hold
-}
-
-// A hold is what one limit did to a counter.
-type hold struct {
-	row    *row
-	denied uint64
-	first  int64 // when it was first denied
-	last   int64
-
-	window int64 // the period of the limit that is counted in, since the epoch
-	units  uint64
-	peak   uint64 // the most units that were asked in one period
+func newLedger() ledger {
+	l := ledger{rows: map[*strategy.Limit][]*row{}}
+	l.times = l.timeline.newSeries()
+	return l
 }
 
 // A row counts what was asked of one limit.
@@ -68,6 +34,7 @@ type row struct {
 	limit             *strategy.Limit
 	mode              strategy.Mode // by which it is asked
 	shadow            bool          // it denies nothing
+	born              uint64        // how many events were before the first that it was asked about
 	asked, denied     uint64
 	times             *series
 }
@@ -87,40 +54,90 @@ func (h *hold) count(e *event, denied bool, place int) {
 	if period == 0 {
 		return // it is unlimited
 	}
-	if window := e.at / period; window != h.window {
-		h.window, h.units = window, 0
+	if e.at >= h.until {
+		h.until, h.units = (e.at/period+1)*period, 0
 	}
 	h.units += e.cost
 	h.peak = max(h.peak, h.units)
 }
 
-// subjects are all that ask, at most as many as there is room for.
-type subjects struct {
-	byKey map[string]*subject
-	all   []*subject
-	most  int
-	// Others counts records of subjects for which there was no room.
-	others uint64
+// outcome counts what became of a record.
+func (l *ledger) outcome(o decide.Outcome, place int) {
+	l.outcomes[o]++
+	l.times.count(place, o == decide.Denied)
 }
 
-func newSubjects(most int) *subjects { return &subjects{byKey: map[string]*subject{}, most: most} }
+// count counts an answer of the limits of c.
+func (c *counter) count(e *event, a *decide.Answer, place int) {
+	c.asked++
+	for i := range a.Decision.Statuses {
+		c.limits[i].count(e, !a.Decision.Statuses[i].Allowed, place)
+	}
+}
 
-// find returns the subject of a key.
-func (s *subjects) find(key []byte) *subject {
-	if who := s.byKey[string(key)]; who != nil {
-		return who
+// newRow adds a row.
+func (l *ledger) newRow(w row) *row {
+	w.times, w.born = l.timeline.newSeries(), l.born
+	w.shadow = w.shadow || w.limit.Shadow
+	l.ordered = append(l.ordered, &w)
+	return &w
+}
+
+// add adds what another lane has counted, which is then of l.
+func (l *ledger) add(other *ledger) {
+	l.timeline.join(&other.timeline)
+	l.times.add(other.times)
+	for i, n := range other.outcomes {
+		l.outcomes[i] += n
 	}
-	text := string(key)
-	who := &subject{Name: mapping.NameOf(text)}
-	if len(s.all) >= s.most {
-		s.others++
-		who.others = true
-		return who
+	into := map[*row]*row{}
+	for limit, rows := range other.rows {
+		if l.rows[limit] == nil {
+			l.rows[limit] = rows
+			continue
+		}
+		for i, w := range l.rows[limit] {
+			into[rows[i]] = w
+		}
 	}
-	who.number = uint32(len(s.all)) //nolint:gosec // of as many as there is memory for
-	s.byKey[text] = who
-	s.all = append(s.all, who)
-	return who
+	for _, w := range other.ordered {
+		if to := into[w]; to != nil {
+			to.add(w)
+		} else {
+			l.ordered = append(l.ordered, w)
+			l.timeline.all = append(l.timeline.all, w.times)
+		}
+	}
+	for _, c := range other.counters {
+		for i := range c.limits {
+			if to := into[c.limits[i].row]; to != nil {
+				c.limits[i].row = to
+			}
+		}
+	}
+	l.counters = append(l.counters, other.counters...)
+	l.refused.add(other.refused.kinds)
+}
+
+// sort puts what l has of all lanes in the order of one.
+func (l *ledger) sort() {
+	slices.SortStableFunc(l.ordered, func(a, b *row) int { return cmp.Compare(a.born, b.born) })
+	slices.SortStableFunc(l.refused.kinds, func(a, b unread) int { return cmp.Compare(a.born, b.born) })
+}
+
+// add adds what another lane has counted of the same limit.
+func (w *row) add(other *row) {
+	w.born = min(w.born, other.born)
+	w.asked += other.asked
+	w.denied += other.denied
+	w.times.add(other.times)
+}
+
+// sorted returns the rows by name.
+func (l *ledger) sorted() []*row {
+	return slices.SortedStableFunc(slices.Values(l.ordered), func(a, b *row) int {
+		return cmp.Or(cmp.Compare(a.namespace, b.namespace), cmp.Compare(a.policy, b.policy), cmp.Compare(a.name, b.name), cmp.Compare(a.limit.Rate.Count, b.limit.Rate.Count))
+	})
 }
 
 func share(part, of uint64) float64 {

@@ -121,7 +121,8 @@ func (o *orderer) take(s *stream, asks *mapping.Asks) (sorted bool) {
 			o.seen.Future++
 		}
 		s.last = a.At
-		s.held = append(s.held, event{a.At, a.Cost, o.who.find(asks.Key(i)), a.More})
+		who, lane := o.who.find(asks, i)
+		s.held = append(s.held, event{a.At, a.Cost, who, a.More, lane})
 		if n := len(s.held); n > 1 && s.held[n-2].at > a.At {
 			sorted = false
 		}

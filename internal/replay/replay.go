@@ -8,14 +8,17 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"math/bits"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/ratelimitd/ratelimitd/internal/decide"
 	"github.com/ratelimitd/ratelimitd/internal/replay/accesslog"
 	"github.com/ratelimitd/ratelimitd/internal/replay/mapping"
+	"github.com/ratelimitd/ratelimitd/internal/strategy"
 )
 
 // A run is one replay.
@@ -29,6 +32,7 @@ type run struct {
 	goal     *goal      // nil: nothing is to be suggested
 	now      time.Time
 	lines    int // of each list
+	lanes    int // of each replica; 0: one
 
 	read    atomic.Int64  // bytes of the files
 	done    atomic.Uint64 // records
@@ -64,14 +68,17 @@ func (r *run) do(ctx context.Context) error {
 		waiting: full,
 		mapping: r.mapping, stdin: r.stdin, who: r.who, read: &r.read, now: r.now.UnixMicro(),
 	}
+	r.split()
 	var kept trace
 	defer kept.close()
 	if err := r.decideAll(ctx, o, &kept); err != nil {
 		return err
 	}
 	r.order, r.bad = o.seen, o.bad
+	for _, p := range r.replicas {
+		p.join()
+	}
 	now := r.replicas[0]
-	now.batch.Clear()
 	r.bad.add(now.refused.kinds)
 	for _, k := range now.refused.kinds { // they were read, but ask nothing that could be decided
 		r.done.Add(-k.count)
@@ -82,6 +89,25 @@ func (r *run) do(ctx context.Context) error {
 	var err error
 	r.suggested, err = suggest(ctx, r.goal, &kept, r.who)
 	return err
+}
+
+// split splits the replicas into lanes, as many as each has shards for.
+func (r *run) split() {
+	n := min(r.lanes, maxLanes)
+	for _, p := range r.replicas {
+		n = min(n, p.store.Shards())
+	}
+	if n < 2 || r.mapping.MakesDescriptors() { // a record may make several, which are decided together
+		return
+	}
+	bits := bits.Len(uint(n)) - 1
+	for _, p := range r.replicas {
+		p.split(1 << bits)
+	}
+	counters := r.replicas[0].store // a name has its place in that of every replica
+	r.who.lane = func(n *mapping.Name) uint8 {
+		return uint8(counters.Place(n.Namespace, n.Identifier) >> (16 - bits))
+	}
 }
 
 // A batchOf events travels from the goroutine that reads to the one that decides.
@@ -116,16 +142,16 @@ func (r *run) decideAll(ctx context.Context, o *orderer, kept *trace) error {
 		}
 		o.wait()
 	}()
-	outcomes := make([][]decide.Outcome, len(r.replicas))
-	for i := range outcomes {
-		outcomes[i] = make([]decide.Outcome, batchEvents)
+	stretches := make([]stretch, len(r.replicas))
+	for i := range stretches {
+		stretches[i].outcomes = make([]decide.Outcome, batchEvents)
 	}
 	n := uint64(0)
 	for b := range batches {
 		if b.err != nil {
 			return b.err
 		}
-		if err := r.decideBatch(ctx, b.events, outcomes); err != nil {
+		if err := r.decideBatch(ctx, b.events, stretches); err != nil {
 			return err
 		}
 		if r.goal != nil {
@@ -148,20 +174,31 @@ func (r *run) decideAll(ctx context.Context, o *orderer, kept *trace) error {
 }
 
 // decideBatch has all replicas decide events, and compares what they say.
-func (r *run) decideBatch(ctx context.Context, events []event, outcomes [][]decide.Outcome) error {
-	others := make(chan struct{})
-	go func() {
-		defer close(others)
-		for i, p := range r.replicas[1:] {
-			p.decide(ctx, events, outcomes[i+1])
+func (r *run) decideBatch(ctx context.Context, events []event, stretches []stretch) error {
+	if len(events) == 0 {
+		return ctx.Err()
+	}
+	var others sync.WaitGroup
+	for i, p := range r.replicas {
+		s := &stretches[i]
+		if s.events, s.outcomes = events, decide.Resized(s.outcomes, len(events)); s.first == 0 {
+			p.begin(events[0].at)
 		}
-	}()
-	r.replicas[0].decide(ctx, events, outcomes[0])
-	<-others
+		for j, l := range p.lanes {
+			if i+j > 0 {
+				others.Go(func() { l.decide(ctx, s) })
+			}
+		}
+	}
+	r.replicas[0].lanes[0].decide(ctx, &stretches[0])
+	others.Wait()
+	for i, p := range r.replicas {
+		p.store.Settle(strategy.Instant(events[len(events)-1].at))
+		stretches[i].first += uint64(len(events))
+	}
 	for i := range events {
-		events[i].who.asked++
 		if len(r.replicas) == 2 && !events[i].more {
-			now, before := outcomes[0][i] == decide.Denied, outcomes[1][i] == decide.Denied
+			now, before := stretches[0].outcomes[i] == decide.Denied, stretches[1].outcomes[i] == decide.Denied
 			if before && !now {
 				r.changed[0]++
 			}
@@ -172,9 +209,9 @@ func (r *run) decideBatch(ctx context.Context, events []event, outcomes [][]deci
 	}
 	if r.watch != nil {
 		for i := range events {
-			of := make([]decide.Outcome, len(outcomes))
+			of := make([]decide.Outcome, len(stretches))
 			for j := range of {
-				of[j] = outcomes[j][i]
+				of[j] = stretches[j].outcomes[i]
 			}
 			r.watch(events[i], of)
 		}

@@ -24,6 +24,7 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/command"
 	"github.com/ratelimitd/ratelimitd/internal/config"
 	"github.com/ratelimitd/ratelimitd/internal/decide"
+	"github.com/ratelimitd/ratelimitd/internal/replay/accesslog"
 	"github.com/ratelimitd/ratelimitd/internal/server"
 	"github.com/ratelimitd/ratelimitd/internal/server/envoyapi"
 	"github.com/ratelimitd/ratelimitd/internal/store/memory"
@@ -150,7 +151,7 @@ func TestCompare(t *testing.T) {
 }
 
 // prepared returns the run of a command line.
-func prepared(t *testing.T, args ...string) *run {
+func prepared(t testing.TB, args ...string) *run {
 	t.Helper()
 	s := newSettings()
 	line, rest, err := s.set.Parse(args)
@@ -356,7 +357,7 @@ func TestHTML(t *testing.T) {
 		t.Fatal(err)
 	}
 	text := string(page)
-	if strings.Count(text, "</script>") != 1 || strings.Contains(text, dataMark) || !strings.Contains(text, `"identifier":"203.0.113.7"`) {
+	if strings.Count(text, "</script>") != 2 || strings.Contains(text, "unsafe-inline") || strings.Contains(text, dataMark) || !strings.Contains(text, `"identifier":"203.0.113.7"`) {
 		t.Errorf("%d bytes", len(text))
 	}
 	for _, outside := range []string{"http://", "https://", "src=", "@import"} {
@@ -391,7 +392,8 @@ func TestWrong(t *testing.T) {
 	}
 }
 
-// BenchmarkReplay replays a log of a million records.
+// BenchmarkReplay replays a log of a million records with some numbers of lanes. Beside it, it
+// reads the lines and no more.
 func BenchmarkReplay(b *testing.B) {
 	dir := b.TempDir()
 	config, log := filepath.Join(dir, "new.yaml"), filepath.Join(dir, "access.log")
@@ -407,18 +409,31 @@ func BenchmarkReplay(b *testing.B) {
 	if err := os.WriteFile(config, []byte("namespaces: {web: {policies: {default: {limits: [{rate: 100/min}]}}}}"), 0o600); err != nil {
 		b.Fatal(err)
 	}
-	p := &command.Program{Name: "ratelimitd", Commands: []*command.Command{Command()}}
-	var n atomic.Int64
-	for b.Loop() {
-		var out bytes.Buffer
-		p := *p
-		p.Commands = []*command.Command{Command()}
-		if err := p.Run(b.Context(), []string{"replay", "--config", config, log}, &out, &out); err != nil {
-			b.Fatal(err)
-		}
-		n.Add(records)
+	for _, lanes := range []int{1, 2, 4} {
+		b.Run(fmt.Sprintf("lanes=%d", lanes), func(b *testing.B) {
+			for b.Loop() {
+				r := prepared(b, "--config", config, log)
+				r.lanes = lanes
+				if err := r.do(b.Context()); err != nil {
+					b.Fatal(err)
+				}
+				r.close()
+			}
+			b.ReportMetric(float64(records*b.N)/b.Elapsed().Seconds(), "records/s")
+		})
 	}
-	b.ReportMetric(float64(n.Load())/b.Elapsed().Seconds(), "records/s")
+	b.Run("lines", func(b *testing.B) {
+		for b.Loop() {
+			in, err := accesslog.NewLines(bytes.NewReader(text.Bytes()))
+			for err == nil {
+				_, _, err = in.Next()
+			}
+			if in.Number != records {
+				b.Fatal(in.Number, err)
+			}
+		}
+		b.ReportMetric(float64(records*b.N)/b.Elapsed().Seconds(), "records/s")
+	})
 }
 
 // TestDocs runs the examples of docs/replay.md, and prints what the page says.

@@ -106,7 +106,7 @@ func (s *source) start(stdin io.Reader, read *atomic.Int64) error {
 	}
 	s.file = in
 	var err error
-	if s.lines, err = accesslog.NewLines(counted{in, read}); err != nil {
+	if s.lines, err = accesslog.NewLines(byteCounter{in, read}); err != nil {
 		_ = in.Close()
 		return fmt.Errorf("%s: %w", s.name, err)
 	}
@@ -114,13 +114,13 @@ func (s *source) start(stdin io.Reader, read *atomic.Int64) error {
 	return nil
 }
 
-// counted counts the bytes that are read.
-type counted struct {
+// byteCounter counts the bytes that are read.
+type byteCounter struct {
 	io.Reader
 	n *atomic.Int64 // nil: nobody wants to know
 }
 
-func (c counted) Read(b []byte) (int, error) {
+func (c byteCounter) Read(b []byte) (int, error) {
 	n, err := c.Reader.Read(b)
 	if c.n != nil {
 		c.n.Add(int64(n))
@@ -229,5 +229,5 @@ func (r *reading) unread(kind string, line []byte, number int64) {
 		}
 	}
 	text := quote.Error(errors.New(string(line[:min(len(line), maxShownBytes)]))).Error()
-	r.chunk.problems = append(r.chunk.problems, unread{kind, 1, fmt.Sprintf("%s:%d: %s", r.source.name, number, text)})
+	r.chunk.problems = append(r.chunk.problems, unread{kind: kind, count: 1, example: fmt.Sprintf("%s:%d: %s", r.source.name, number, text)})
 }

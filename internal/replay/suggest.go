@@ -100,12 +100,12 @@ func (c *candidate) meets(g *goal) bool {
 // A trial is a pass over the trace with one limit for each row.
 type trial struct {
 	candidates map[*row]*candidate
-	holds      []tried  // of all counters, one after the other
+	holds      []holder // of all counters, one after the other
 	of         [][2]int // which of them a subject has: from, to
 }
 
-// tried is a counter of a candidate.
-type tried struct {
+// holder is a counter of a candidate.
+type holder struct {
 	of     *candidate
 	state  strategy.State
 	log    *strategy.Log
@@ -172,7 +172,7 @@ func (tr *trial) add(h *hold, peaks map[*row]int64) {
 		c = &candidate{row: h.row, low: -1}
 		tr.candidates[h.row] = c
 	}
-	tr.holds = append(tr.holds, tried{of: c})
+	tr.holds = append(tr.holds, holder{of: c})
 }
 
 // narrow makes the search of c shorter by what its limit has denied.
@@ -203,7 +203,7 @@ func (c *candidate) narrow(g *goal) {
 // pass decides all events of t by the limits of the candidates.
 func (tr *trial) pass(t *trace) error {
 	for i := range tr.holds {
-		tr.holds[i] = tried{of: tr.holds[i].of}
+		tr.holds[i] = holder{of: tr.holds[i].of}
 	}
 	var d strategy.Decision
 	return t.each(func(at int64, number uint32, cost uint64) {
@@ -215,7 +215,7 @@ func (tr *trial) pass(t *trace) error {
 	})
 }
 
-func (h *tried) decide(d *strategy.Decision, a strategy.Ask) {
+func (h *holder) decide(d *strategy.Decision, a strategy.Ask) {
 	c := h.of
 	c.asked++
 	states := [1]strategy.State{h.state}

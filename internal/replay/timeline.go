@@ -32,12 +32,27 @@ func (t *timeline) place(at int64) int {
 		t.start = at / t.width * t.width
 	}
 	for (at-t.start)/t.width >= maxPoints {
-		t.width *= 2
-		for _, s := range t.all {
-			s.halve()
-		}
+		t.widen()
 	}
 	return int((at - t.start) / t.width)
+}
+
+// widen makes the parts twice as long.
+func (t *timeline) widen() {
+	t.width *= 2
+	for _, s := range t.all {
+		s.halve()
+	}
+}
+
+// join makes the parts of t and of another timeline that begins with the same instant as long.
+func (t *timeline) join(other *timeline) {
+	for t.width < other.width {
+		t.widen()
+	}
+	for other.width < t.width {
+		other.widen()
+	}
 }
 
 // count counts in the part at place.
@@ -48,6 +63,17 @@ func (s *series) count(place int, denied bool) {
 	s.points[place].Asked++
 	if denied {
 		s.points[place].Denied++
+	}
+}
+
+// add adds another series with parts of the same length.
+func (s *series) add(other *series) {
+	for i, p := range other.points {
+		if i == len(s.points) {
+			s.points = append(s.points, point{})
+		}
+		s.points[i].Asked += p.Asked
+		s.points[i].Denied += p.Denied
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/policy"
 	"github.com/ratelimitd/ratelimitd/internal/server/console"
 	"github.com/ratelimitd/ratelimitd/internal/store/memory"
+	"github.com/ratelimitd/ratelimitd/internal/strategy"
 )
 
 // Trials are trials for the console of a daemon.
@@ -32,13 +33,13 @@ func (r result) HTML(out io.Writer) error { return r.printHTML(out) }
 
 // Ask implements console.Trials.
 func (Trials) Ask(ctx context.Context, policies *config.Policies, maxLogCount int64, b *decide.Batch) error {
-	p, err := newReplica(0, replicaOptions{policies: policies, memory: memory.Options{MaxKeys: maxAskKeys, MaxLogCount: maxLogCount}, onError: policy.FailAllow}, slog.New(slog.DiscardHandler))
+	p, err := newReplica(0, replicaOptions{policies: policies, memory: memory.Options{MaxKeys: maxAskKeys, MaxLogCount: maxLogCount}, onError: policy.FailAllow, logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		return err
 	}
 	defer p.close()
-	p.clock.Store(time.Now().UnixMicro())
-	p.core.Decide(ctx, b)
+	p.lanes[0].store.now = strategy.InstantOf(time.Now())
+	p.lanes[0].core.Decide(ctx, b)
 	return nil
 }
 
@@ -52,7 +53,7 @@ func (Trials) Replay(ctx context.Context, t *console.Trial) (console.Report, err
 	if err != nil {
 		return nil, err
 	}
-	p, err := newReplica(0, replicaOptions{policies: t.Policies, memory: memory.Options{MaxKeys: t.MaxKeys, MaxLogCount: t.MaxLogCount}, onError: policy.FailAllow}, slog.New(slog.DiscardHandler))
+	p, err := newReplica(0, replicaOptions{policies: t.Policies, memory: memory.Options{MaxKeys: t.MaxKeys, MaxLogCount: t.MaxLogCount}, onError: policy.FailAllow, logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		return nil, err
 	}

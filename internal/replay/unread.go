@@ -7,6 +7,7 @@ type unread struct {
 	kind    string
 	count   uint64
 	example string // the place and the beginning of the first
+	born    uint64 // how many events were before the first, of what lanes refuse
 }
 
 // unreads are all lines that gave no record, by kind.
@@ -24,7 +25,10 @@ func (u *unreads) count(p unread) {
 		u.kinds = append(u.kinds, p)
 		return
 	}
-	u.kinds[i].count += p.count
+	k := &u.kinds[i]
+	if k.count += p.count; p.born < k.born {
+		k.example, k.born = p.example, p.born
+	}
 }
 
 func (u *unreads) total() (n uint64) {

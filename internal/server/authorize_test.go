@@ -3,9 +3,13 @@ package server
 import (
 	"fmt"
 	"net/http"
+	"net/http/httptest"
+	"regexp"
 	"strings"
 	"testing"
 
+	"github.com/ratelimitd/ratelimitd/client"
+	"github.com/ratelimitd/ratelimitd/client/httplimit"
 	"github.com/ratelimitd/ratelimitd/internal/store/memory"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 )
@@ -90,6 +94,54 @@ func TestAuthorize(t *testing.T) {
 		}
 		if retry := reply.Header.Get("Retry-After"); (step.code == 403 || step.code == 429) != (retry != "") {
 			t.Errorf("%s: %d with Retry-After %q", step.query, step.code, retry)
+		}
+	}
+}
+
+// TestFieldsOfTheClient holds together the two places that write RateLimit, RateLimit-Policy,
+// Retry-After and the problem of a denial: the daemon, and the Go client in the services of
+// its users. They share no code, as the client's users need none of the daemon.
+func TestFieldsOfTheClient(t *testing.T) {
+	const policies = `
+checkout:
+  policies:
+    default:
+      limits:
+        - {name: 'a"b\c', rate: 1/h}
+        - {name: "é 100%\u007f", rate: 9/h}
+        - {name: "same", rate: 9/h}
+        - {name: "same", rate: 9/h, strategy: token_bucket}
+        - {name: none, rate: unlimited}
+`
+	d := start(t, Options{Config: policyConfig(t, policies)})
+	limits, err := client.New(client.Options{Addresses: []string{d.GRPCAddr()}, Timeout: patient, OnFailure: client.Deny, MaxDenials: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer limits.Close()
+	service := httptest.NewServer(httplimit.Limit(limits.Policy("checkout", "default"), httplimit.Header("X-Caller"))(http.NotFoundHandler()))
+	defer service.Close()
+	window := regexp.MustCompile(`;w=\d+`) // the client does not know that of a policy
+	for _, denied := range []bool{false, true} {
+		ours, problem := fetch(t, "GET", "http://"+d.HTTPAddr()+"/v1/authorize?namespace=checkout&policy=default&identifier=a", "", nil)
+		theirs, theirProblem := fetch(t, "GET", service.URL, "", http.Header{"X-Caller": {"b"}})
+		if (ours.StatusCode == 429) != denied || (theirs.StatusCode == 429) != denied {
+			t.Fatalf("the daemon answers %s, and the client %s", ours.Status, theirs.Status)
+		}
+		policy := window.ReplaceAllString(ours.Header.Get("RateLimit-Policy"), "")
+		if got := theirs.Header.Get("RateLimit-Policy"); got != policy || !strings.Contains(policy, `"a\"b\\c";q=1, "%C3%A9 100%25%7F";q=9, "same"`) {
+			t.Errorf("RateLimit-Policy: %s of the client, and %s of the daemon", got, policy)
+		}
+		if !denied { // the daemon says when one more unit is left, and the client when all are
+			continue
+		}
+		for _, name := range []string{"RateLimit", "Retry-After", "Content-Type"} {
+			if ours, theirs := ours.Header.Get(name), theirs.Header.Get(name); ours != theirs || ours == "" {
+				t.Errorf("%s: %s of the client, and %s of the daemon", name, theirs, ours)
+			}
+		}
+		if problem != theirProblem {
+			t.Errorf("the problem: %s of the client, and %s of the daemon", theirProblem, problem)
 		}
 	}
 }

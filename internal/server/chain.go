@@ -15,6 +15,7 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/server/fault"
 	"github.com/ratelimitd/ratelimitd/internal/server/grpcapi/codec"
 	"github.com/ratelimitd/ratelimitd/internal/server/web"
+	"github.com/ratelimitd/ratelimitd/internal/turns"
 	ratelimitv1 "github.com/ratelimitd/ratelimitd/proto/ratelimit/v1"
 )
 
@@ -35,6 +36,7 @@ type chain struct {
 	faults   *fault.Log
 	streams  *sync.WaitGroup // the goroutines that answer streams
 	draining <-chan struct{} // closed when the server begins to stop
+	turns    *turns.Turns    // of what takes long
 
 	messageTimeout time.Duration // how long a call's message may take to arrive
 }

@@ -40,7 +40,7 @@ func newGRPC(b config.Bounds, c *chain, health healthpb.HealthServer, more []grp
 		grpc.InitialConnWindowSize(windowBytes),
 		grpc.InTapHandle(c.tap),
 		grpc.NumStreamWorkers(streamWorkers),
-		grpc.ForceServerCodecV2(codec.New()),
+		grpc.ForceServerCodecV2(codec.New(c.turns)),
 		grpc.RPCDecompressor(noGzip{}), //nolint:staticcheck // deprecated, and the only way to turn gzip off
 		grpc.ConnectionTimeout(connectionTimeout),
 		grpc.KeepaliveParams(keepalive.ServerParameters{

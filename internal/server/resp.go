@@ -13,7 +13,7 @@ import (
 // newRESP returns the server of the port for the protocol of Redis. options have what
 // neither t nor c knows.
 func newRESP(options respapi.Options, t *trustRule, c *chain) *respapi.Server {
-	options.Faults, options.Calls, options.TLS = c.faults, respCalls{c.calls}, t.secureRESP()
+	options.Faults, options.Calls, options.Turns, options.TLS = c.faults, respCalls{c.calls}, c.turns, t.secureRESP()
 	if t.gate != nil {
 		options.Gate = respGate{t.gate}
 	} else if !t.AllowReset && !onLoopback(t.ports.resp) {

@@ -32,6 +32,7 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/server/respapi"
 	"github.com/ratelimitd/ratelimitd/internal/store"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
+	"github.com/ratelimitd/ratelimitd/internal/turns"
 )
 
 // A Server is a listening daemon. New makes it, and Serve runs it once.
@@ -108,9 +109,10 @@ func New(o Options) (*Server, error) {
 	faults := fault.NewLog(s.book, o.Logger)
 	chain := &chain{
 		calls: newCallCounters(o.Registry, o.Bounds.Calls), gate: s.gate, faults: faults,
-		streams: &s.streams, draining: s.draining, messageTimeout: o.Bounds.MessageTimeout,
+		streams: &s.streams, draining: s.draining, turns: turns.New(), messageTimeout: o.Bounds.MessageTimeout,
 	}
-	s.envoy = envoyapi.New(envoyapi.Options{Settings: o.Envoy, MaxBodyBytes: int64(o.Bounds.MessageBytes), Core: s.core, Book: s.book, Faults: faults, Latency: latency.Of(envoyapi.Method)})
+	o.Registry.MustRegister(chain.turns)
+	s.envoy = envoyapi.New(envoyapi.Options{Settings: o.Envoy, MaxBodyBytes: int64(o.Bounds.MessageBytes), Core: s.core, Book: s.book, Faults: faults, Latency: latency.Of(envoyapi.Method), Turns: chain.turns})
 	if o.Metrics.Envoy {
 		showAsEnvoy(o.Registry, s.envoy, latency)
 	}
@@ -120,7 +122,7 @@ func New(o Options) (*Server, error) {
 		grpc.Creds(s.inFlight.Credentials(trust.secureGRPC(failed))),
 	}, o.GRPC...))
 	grpcapi.New(grpcapi.Options{
-		Core: s.core, Faults: faults, Latency: latency, Streams: &s.streams, Draining: s.draining, Bounds: o.Bounds,
+		Core: s.core, Faults: faults, Latency: latency, Streams: &s.streams, Draining: s.draining, Bounds: o.Bounds, Turns: chain.turns,
 	}).Register(s.grpc)
 	s.envoy.Register(s.grpc)
 
@@ -129,11 +131,11 @@ func New(o Options) (*Server, error) {
 		pages:   &pageGuard{failures: failures, origins: http.NewCrossOriginProtection()},
 		metrics: metricsHandler(o.Registry, o.Logger), inFlight: s.inFlight,
 	}
-	s.http = servers.api(&httpapi.API{Core: s.core, Faults: faults, Latency: latency})
+	s.http = servers.api(&httpapi.API{Core: s.core, Faults: faults, Latency: latency, Turns: chain.turns})
 	s.console = console.New(console.Options{
 		Core: s.core, Book: s.book, Latency: latency, Metrics: o.Registry, Store: o.StoreName,
 		OnError: cmp.Or(o.OnError, policy.FailAllow), MaxLogCount: cmp.Or(o.MaxLogCount, strategy.DefaultMaxLogCount),
-		Configuration: func() console.Configuration { return s.readiness.shown(o.Reload) }, Trials: o.Trials, Logger: o.Logger,
+		Configuration: func() console.Configuration { return s.readiness.shown(o.Reload) }, Counter: s.envoy.Counter, Trials: o.Trials, Logger: o.Logger,
 	})
 	s.admin = servers.admin(o, s.book, s.console)
 	if s.ports.metrics != nil {

@@ -509,7 +509,7 @@ func TestDecideReportsWhetherItConsumed(t *testing.T) {
 		cost   uint64
 		dryRun bool
 		used   int64 // before, from each
-		want   strategy.Consumed
+		want   strategy.Consumption
 	}{
 		{"allowed", 1, false, 0, strategy.ConsumedAll},
 		{"a dry run", 1, true, 0, strategy.ConsumedNone},

@@ -5,18 +5,20 @@ import (
 	"time"
 )
 
-// Consumed says from which limits a request has consumed.
-type Consumed uint8
+// Consumption says from which limits a request has consumed.
+type Consumption uint8
 
 // All is more than Enforced, which is more than None.
 const (
-	ConsumedNone     Consumed = iota
-	ConsumedEnforced          // from those that are not in shadow mode
+	ConsumedNone     Consumption = iota
+	ConsumedEnforced             // from those that are not in shadow mode
 	ConsumedAll
 )
 
 // From reports whether the request consumed from l.
-func (c Consumed) From(l *Limit) bool { return c == ConsumedAll || c == ConsumedEnforced && !l.Shadow }
+func (c Consumption) From(l *Limit) bool {
+	return c == ConsumedAll || c == ConsumedEnforced && !l.Shadow
+}
 
 // A Decision answers a request. The zero Decision is ready for use. A Decision can
 // be used again: Decide then overwrites its Statuses in place, to avoid an
@@ -42,7 +44,7 @@ type Decision struct {
 // Limits in shadow mode do not change the answer, its RetryAfter or its Delay. A
 // Take consumes from them if they all allow it as well. So their counts and
 // statuses are what they would be if these limits were enforced.
-func (d *Decision) Decide(limits []Limit, states []State, a Ask) Consumed {
+func (d *Decision) Decide(limits []Limit, states []State, a Ask) Consumption {
 	if len(limits) == 1 { // as most requests have
 		if a.Mode == Take {
 			return d.takeOne(&limits[0], &states[0], &a)
@@ -54,7 +56,7 @@ func (d *Decision) Decide(limits []Limit, states []State, a Ask) Consumed {
 }
 
 // takeOne is decide for a Take of one limit, in less than half its instructions.
-func (d *Decision) takeOne(l *Limit, s *State, a *Ask) Consumed {
+func (d *Decision) takeOne(l *Limit, s *State, a *Ask) Consumption {
 	var next State
 	v := take(l, *s, a.Cost, a.Now, &next)
 	d.begin(1)
@@ -85,13 +87,13 @@ func (d *Decision) takeOne(l *Limit, s *State, a *Ask) Consumed {
 // frame. Otherwise each new goroutine would have to grow its stack for it.
 //
 //go:noinline
-func (d *Decision) decideMany(limits []Limit, states []State, a *Ask) Consumed {
+func (d *Decision) decideMany(limits []Limit, states []State, a *Ask) Consumption {
 	var next [MaxLimits]State
 	return d.decide(limits, states, a, next[:])
 }
 
 // decide does the work of Decide. next has room for a state of each limit.
-func (d *Decision) decide(limits []Limit, states []State, a *Ask, next []State) Consumed {
+func (d *Decision) decide(limits []Limit, states []State, a *Ask, next []State) Consumption {
 	if a.Mode != Take {
 		return d.decideMode(limits, states, a, next)
 	}
@@ -137,7 +139,7 @@ func (d *Decision) begin(n int) {
 }
 
 // decideMode is decide for the modes other than Take.
-func (d *Decision) decideMode(limits []Limit, states []State, a *Ask, next []State) Consumed {
+func (d *Decision) decideMode(limits []Limit, states []State, a *Ask, next []State) Consumption {
 	d.begin(len(limits))
 	would := ConsumedAll // from which limits it consumes, but for a dry run
 	for i := range limits {

@@ -99,7 +99,12 @@ func (l *Limit) AppendCounter(b []byte) []byte {
 		return append(b, l.Name...)
 	}
 	b = append(b, l.Strategy.String()...)
-	b = append(b, ':')
+	return l.AppendRate(append(b, ':'))
+}
+
+// AppendRate appends what tells the counter of l from those of other unnamed limits of its
+// strategy: the rate, its calendar, and the burst if that is not the count.
+func (l *Limit) AppendRate(b []byte) []byte {
 	b = l.AppendCalendar(l.Rate.Append(b))
 	if l.Capacity != l.Rate.Count && !l.Rate.IsUnlimited() {
 		b = append(b, ':')

@@ -26,11 +26,14 @@ const (
 )
 
 // A screen is a terminal of which each key is read as it is pressed. openScreen makes it.
-// Close it, whatever happens: the shell needs the terminal as it was.
+// Close it, whatever happens: the shell needs the terminal as it was. The zero screen is no
+// terminal: no key is pressed there.
 type screen struct {
 	file   *os.File
 	before *term.State
 	keys   chan byte // what was pressed; closed when nothing more can be read
+
+	resized chan os.Signal // when the terminal has another size
 }
 
 // openScreen takes over a terminal.
@@ -40,7 +43,7 @@ func openScreen(name string) (*screen, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &screen{file: f, keys: make(chan byte)}
+	s := &screen{file: f, keys: make(chan byte), resized: make(chan os.Signal, 1)}
 	if err := s.control(func(fd int) (err error) { s.before, err = term.MakeRaw(fd); return err }); err != nil {
 		_ = f.Close()
 		return nil, fmt.Errorf("%s: %w", name, err)

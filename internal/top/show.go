@@ -21,6 +21,9 @@ type line struct {
 // A space is how much room there is: so many lines, of so many characters. 0: any number.
 type space struct{ rows, columns int }
 
+// fewRows are too few for all tables: then there is who is denied, by which limit, alone.
+const fewRows = 18
+
 // Show writes v as text for people.
 func (v *View) Show(w io.Writer) error {
 	var b strings.Builder
@@ -35,11 +38,15 @@ func (v *View) Show(w io.Writer) error {
 func (v *View) lines(room space) []line {
 	lines := []line{{text: v.rates()}, {text: v.calls()}, {text: v.store()}, {text: v.memory()}, {text: v.locks()}}
 	tables := []table{v.namespaces(), v.limits(), v.asked(), v.denied(room.columns)}
+	if room.rows > 0 && room.rows < fewRows {
+		lines, tables = lines[:2], []table{v.limits(), v.denied(room.columns)}
+	}
 	between := 1 // empty lines before each table
 	if room.rows > 0 {
 		most := room.rows - len(lines) - len(tables)
 		if most < 6*len(tables) {
 			between = 0
+			most-- // as one is before the first
 		}
 		share(tables, most-between*len(tables))
 	}

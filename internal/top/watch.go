@@ -7,6 +7,8 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"os/signal"
+	"syscall"
 	"time"
 
 	"golang.org/x/term"
@@ -39,26 +41,40 @@ func (w *Watch) Run(ctx context.Context, out io.Writer) error {
 	if f, ok := out.(*os.File); ok && !w.JSON && !w.Once && term.IsTerminal(int(f.Fd())) { //nolint:gosec // it is one
 		if s, err := openScreen(terminalName); err == nil {
 			defer s.close() // after a panic too
+			// A terminal that is closed ends the program, and not before it is given back.
+			ctx, stop := signal.NotifyContext(ctx, syscall.SIGHUP)
+			defer stop()
+			signal.Notify(s.resized, syscall.SIGWINCH)
+			defer signal.Stop(s.resized)
 			if err := s.draw([]line{{text: fmt.Sprintf("ratelimitd at %s: looking for %v. q quits.", w.Addr, w.Interval)}}); err != nil {
 				return err
 			}
-			return w.follow(ctx, port, first, s.keys, func(v *View) error { return s.draw(w.screenful(v, s)) })
+			return w.follow(ctx, port, first, s, func(v *View) error { return s.draw(w.screenful(v, s)) })
 		}
 	}
-	return w.follow(ctx, port, first, nil, func(v *View) error { return w.print(out, v) })
+	return w.follow(ctx, port, first, new(screen), func(v *View) error { return w.print(out, v) })
 }
 
-// follow calls show for each interval after the sample first.
-func (w *Watch) follow(ctx context.Context, port *Port, first *Sample, keys <-chan byte, show func(*View) error) error {
+// follow calls show for each interval after the sample first, and again when s has another size.
+func (w *Watch) follow(ctx context.Context, port *Port, first *Sample, s *screen, show func(*View) error) error {
 	tick := time.NewTicker(w.Interval)
 	defer tick.Stop()
+	var shown *View
 	for before := first; ; {
 		select {
 		case <-ctx.Done():
 			return nil
-		case key, more := <-keys:
+		case key, more := <-s.keys:
 			if !more || ends(key) {
 				return nil
+			}
+			continue
+		case <-s.resized:
+			if shown == nil {
+				continue
+			}
+			if err := show(shown); err != nil {
+				return err
 			}
 			continue
 		case <-tick.C:
@@ -70,7 +86,8 @@ func (w *Watch) follow(ctx context.Context, port *Port, first *Sample, keys <-ch
 		case err != nil:
 			return err
 		}
-		if err := show(Between(before, after, w.Lines)); err != nil || w.Once {
+		shown = Between(before, after, w.Lines)
+		if err := show(shown); err != nil || w.Once {
 			return err
 		}
 		before = after

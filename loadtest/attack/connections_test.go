@@ -34,7 +34,10 @@ func connectionAttacks() []attack {
 		{name: "endless headers", do: endlessHeaders},
 		{name: "frames without end", do: frames},
 		{name: "replies not read", do: repliesNotRead},
-		{name: "slow headers", do: slow([]string{"POST /v1/should-allow HTTP/1.1\r\nHost: a\r\nX: ", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"})},
+		{name: "slow headers", do: slow([]string{
+			"POST /v1/should-allow HTTP/1.1\r\nHost: a\r\nX: ", http2.ClientPreface, http2.ClientPreface[:10],
+			http2.ClientPreface + "\x00\x00\x00\x04\x00\x00\x00\x00\x00" + "\x00\x3e\x80\x01\x04\x00\x00\x00\x01", // of 16,000 bytes
+		})},
 		{name: "slow bodies", do: slow([]string{"POST /v1/should-allow HTTP/1.1\r\nHost: a\r\nContent-Length: 60000\r\n\r\n", "POST /json HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n"})},
 		{name: "slow messages", do: slowMessages},
 		{name: "idle connections", do: idle(size(400, 8000), "127.0.0.1")},
@@ -279,7 +282,7 @@ func hold(ctx context.Context, t *testing.T, of crowd, say func(i int) string) {
 	if len(open) < of.connections/2 {
 		t.Errorf("%d of %d connections are open", len(open), of.connections)
 	}
-	for tick, rounds := time.NewTicker(200*time.Millisecond), size(5, 60); rounds > 0 && ctx.Err() == nil; rounds-- {
+	for tick, rounds := time.NewTicker(200*time.Millisecond), size(5, 40); rounds > 0 && ctx.Err() == nil; rounds-- {
 		<-tick.C
 		for _, c := range open {
 			_ = c.SetWriteDeadline(time.Now().Add(time.Second))

@@ -119,7 +119,7 @@ func start(t *testing.T, s setup) *daemon {
 	}
 	t.Cleanup(func() { _ = log.Close() })
 	cmd.Stderr = write
-	err = cmd.Start()
+	err = startProcess(cmd)
 	_ = write.Close()
 	if err != nil {
 		t.Fatal(err)

@@ -9,6 +9,11 @@
 // innocent caller do more or less than its limit says, or does not stop when it is told
 // to.
 //
+// Attacker, innocent caller and daemon are processes of their own, which share the processors
+// here. Elsewhere an attacker has a machine of its own. So in the large form the attacker gives
+// way to the other two: it has the lowest priority. What the innocent caller waits for is then what the daemon
+// does for the attacker, and not what the attacker does.
+//
 // The attacks have two sizes. "go test" runs the small ones, in less than a minute, and
 // prints how long the innocent caller has waited. "make attack" runs the large ones, and
 // then a long wait is a failure too. Both are bounded in count and time, and end what

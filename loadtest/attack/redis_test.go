@@ -81,7 +81,7 @@ func redisUnread(ctx context.Context, t *testing.T, d *daemon) {
 		}
 	})
 	select {
-	case <-time.After(time.Duration(size(1, 40)) * time.Second):
+	case <-time.After(time.Duration(size(1, 10)) * time.Second):
 	case <-ctx.Done():
 	}
 }

@@ -38,7 +38,8 @@ func storeAttacks() []attack {
 	return all
 }
 
-// askAll has several callers ask, so that the daemon asks its store on many connections.
+// askAll has several callers ask, so that the daemon asks its store on many connections. Each
+// answer has to say that the store fails.
 func askAll(ctx context.Context, t *testing.T, d *daemon) {
 	client := ratelimitv1.NewRateLimitServiceClient(d.dial(t))
 	until := time.Now().Add(time.Duration(size(300, 3000)) * time.Millisecond)
@@ -46,7 +47,10 @@ func askAll(ctx context.Context, t *testing.T, d *daemon) {
 	for i := range 32 {
 		asking.Go(func() {
 			for j := 0; time.Now().Before(until) && ctx.Err() == nil; j++ {
-				_, err := client.ShouldAllow(ctx, &ratelimitv1.ShouldAllowRequest{Namespace: "others", Identifier: fmt.Sprint(i, j), Limits: []*ratelimitv1.Limit{{Rate: "1/s"}}})
+				answer, err := client.ShouldAllow(ctx, &ratelimitv1.ShouldAllowRequest{Namespace: "others", Identifier: fmt.Sprint(i, j), Limits: []*ratelimitv1.Limit{{Rate: "1/s"}}})
+				if err == nil && answer.GetReason() != ratelimitv1.Reason_STORE_FAILURE {
+					err = fmt.Errorf("%v, and not that the store fails", answer)
+				}
 				if err != nil {
 					t.Errorf("a call gets %v", err)
 					return

@@ -76,21 +76,26 @@ func checkCompose(name string) error {
 // memoryLimit is the memory of the daemon in all examples, in bytes.
 const memoryLimit = 512 << 20
 
+// A folder is what kubernetes/ makes: one of each kind.
+type folder struct {
+	deployment apps.Deployment
+	service    core.Service
+	config     core.ConfigMap
+	budget     policy.PodDisruptionBudget
+	scaler     autoscaling.HorizontalPodAutoscaler
+	monitor    monitoring.ServiceMonitor
+}
+
 // checkKubernetes builds a kustomization and decodes what it makes, strictly.
 func checkKubernetes(dir string) error {
 	made, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(filesys.MakeFsOnDisk(), dir)
 	if err != nil {
 		return fmt.Errorf("%s: %w", dir, err)
 	}
-	var deployment apps.Deployment
-	var service core.Service
-	var config core.ConfigMap
-	var budget policy.PodDisruptionBudget
-	var scaler autoscaling.HorizontalPodAutoscaler
-	var monitor monitoring.ServiceMonitor
+	var f folder
 	into := map[string]any{
-		"Deployment": &deployment, "Service": &service, "ConfigMap": &config,
-		"PodDisruptionBudget": &budget, "HorizontalPodAutoscaler": &scaler, "ServiceMonitor": &monitor,
+		"Deployment": &f.deployment, "Service": &f.service, "ConfigMap": &f.config,
+		"PodDisruptionBudget": &f.budget, "HorizontalPodAutoscaler": &f.scaler, "ServiceMonitor": &f.monitor,
 	}
 	for _, r := range made.Resources() {
 		text, err := r.AsYAML()
@@ -110,7 +115,7 @@ func checkKubernetes(dir string) error {
 	for kind := range into {
 		err = errors.Join(err, fmt.Errorf("%s: there is no %s", dir, kind))
 	}
-	return errors.Join(err, checkTogether(&deployment, &service, &config, &budget, &scaler, &monitor))
+	return errors.Join(err, f.check())
 }
 
 // object is how the arguments of kubectl name an object.
@@ -144,41 +149,41 @@ func checkDocs(dir string, made resmap.ResMap) error {
 	return err
 }
 
-// checkTogether checks what the parts say of one another.
-func checkTogether(d *apps.Deployment, s *core.Service, config *core.ConfigMap, b *policy.PodDisruptionBudget, h *autoscaling.HorizontalPodAutoscaler, m *monitoring.ServiceMonitor) (err error) { //nolint:revive // one of each kind that the folder has
+// check checks what the parts say of one another.
+func (f *folder) check() (err error) {
 	must := func(ok bool, format string, args ...any) {
 		if !ok {
 			err = errors.Join(err, fmt.Errorf("kubernetes: "+format, args...))
 		}
 	}
-	pods := labels.Set(d.Spec.Template.Labels)
+	pods := labels.Set(f.deployment.Spec.Template.Labels)
 	selects := func(selector *metav1.LabelSelector, of labels.Set) bool {
 		parsed, parseErr := metav1.LabelSelectorAsSelector(selector)
 		return parseErr == nil && !parsed.Empty() && parsed.Matches(of)
 	}
-	must(selects(d.Spec.Selector, pods), "the Deployment does not select its pods")
-	must(len(s.Spec.Selector) > 0 && labels.SelectorFromSet(s.Spec.Selector).Matches(pods), "the Service does not select the pods")
-	must(selects(b.Spec.Selector, pods), "the PodDisruptionBudget does not select the pods")
-	must(selects(&m.Spec.Selector, s.Labels), "the ServiceMonitor does not select the Service")
-	must(h.Spec.ScaleTargetRef.Name == d.Name, "the HorizontalPodAutoscaler scales %q", h.Spec.ScaleTargetRef.Name)
-	if len(d.Spec.Template.Spec.Containers) != 1 {
+	must(selects(f.deployment.Spec.Selector, pods), "the Deployment does not select its pods")
+	must(len(f.service.Spec.Selector) > 0 && labels.SelectorFromSet(f.service.Spec.Selector).Matches(pods), "the Service does not select the pods")
+	must(selects(f.budget.Spec.Selector, pods), "the PodDisruptionBudget does not select the pods")
+	must(selects(&f.monitor.Spec.Selector, f.service.Labels), "the ServiceMonitor does not select the Service")
+	must(f.scaler.Spec.ScaleTargetRef.Name == f.deployment.Name, "the HorizontalPodAutoscaler scales %q", f.scaler.Spec.ScaleTargetRef.Name)
+	if len(f.deployment.Spec.Template.Spec.Containers) != 1 {
 		return errors.Join(err, errors.New("kubernetes: the pods have not one container"))
 	}
-	container := &d.Spec.Template.Spec.Containers[0]
+	container := &f.deployment.Spec.Template.Spec.Containers[0]
 	ports := map[string]bool{}
 	for _, p := range container.Ports {
 		ports[p.Name] = true
 	}
-	for _, p := range s.Spec.Ports {
+	for _, p := range f.service.Spec.Ports {
 		must(ports[p.TargetPort.String()], "the Service's port %s leads to %s, which the container does not have", p.Name, p.TargetPort.String())
 	}
 	for _, p := range []*core.Probe{container.StartupProbe, container.ReadinessProbe, container.LivenessProbe} {
 		must(p != nil && p.HTTPGet != nil && ports[p.HTTPGet.Port.String()], "a probe is missing, or asks a port that the container does not have")
 	}
 	must(container.Resources.Limits.Memory().Value() == memoryLimit, "the memory limit is %s, want %d bytes", container.Resources.Limits.Memory(), memoryLimit)
-	sc, pod := container.SecurityContext, d.Spec.Template.Spec.SecurityContext
+	sc, pod := container.SecurityContext, f.deployment.Spec.Template.Spec.SecurityContext
 	must(sc != nil && sc.ReadOnlyRootFilesystem != nil && *sc.ReadOnlyRootFilesystem, "the root file system can be written to")
 	must(pod != nil && pod.RunAsNonRoot != nil && *pod.RunAsNonRoot, "the pods may run as root")
-	must(len(d.Spec.Template.Spec.Volumes) == 1 && d.Spec.Template.Spec.Volumes[0].ConfigMap != nil && d.Spec.Template.Spec.Volumes[0].ConfigMap.Name == config.Name, "the ConfigMap %s is not mounted", config.Name)
+	must(len(f.deployment.Spec.Template.Spec.Volumes) == 1 && f.deployment.Spec.Template.Spec.Volumes[0].ConfigMap != nil && f.deployment.Spec.Template.Spec.Volumes[0].ConfigMap.Name == f.config.Name, "the ConfigMap %s is not mounted", f.config.Name)
 	return err
 }

@@ -29,13 +29,13 @@ func main() {
 
 // A report is what the index needs of a report in the OSV format.
 type report struct {
-	ID       string     `json:"id"`
-	Modified string     `json:"modified"`
-	Affected []affected `json:"affected"`
+	ID       string           `json:"id"`
+	Modified string           `json:"modified"`
+	Affected []affectedModule `json:"affected"`
 }
 
-// An affected is a module with a vulnerability.
-type affected struct {
+// An affectedModule is a module with a vulnerability.
+type affectedModule struct {
 	Module struct {
 		Name string `json:"name"`
 	} `json:"package"`
@@ -47,7 +47,7 @@ type affected struct {
 }
 
 // fixed returns the version in which the last range ends, "" if that has no end.
-func (a *affected) fixed() (version string) {
+func (a *affectedModule) fixed() (version string) {
 	for _, r := range a.Ranges {
 		for _, e := range r.Events {
 			version = e.Fixed

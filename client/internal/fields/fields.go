@@ -22,8 +22,8 @@ const (
 // QuotaExceeded is the type of the problem of a denial.
 const QuotaExceeded = "https://iana.org/assignments/http-problem-types#quota-exceeded"
 
-// An Asked is a limiter and what it said.
-type Asked struct {
+// An Answer is a limiter and what it said.
+type Answer struct {
 	Limiter *client.Limiter
 	Result  client.Result
 }
@@ -35,7 +35,7 @@ type Set struct {
 }
 
 // Of returns the fields of what was asked for one request.
-func Of(all []Asked) Set {
+func Of(all []Answer) Set {
 	var s Set
 	var policies, states []byte
 	var names []string
@@ -45,7 +45,7 @@ func Of(all []Asked) Set {
 			s.RetryAfter = strconv.FormatInt(seconds(r.RetryAfter), 10)
 		}
 	}
-	denied := slices.ContainsFunc(all, func(a Asked) bool { return !a.Result.Allowed })
+	denied := slices.ContainsFunc(all, func(a Answer) bool { return !a.Result.Allowed })
 	for i := range all {
 		limits := all[i].Limiter.Limits()
 		for j := range all[i].Result.Statuses {

@@ -44,7 +44,7 @@ func TestOf(t *testing.T) {
 		"never": {client.Result{RetryAfter: client.Never, Statuses: []client.Status{{Name: "a", Limit: 2, Remaining: 2, RetryAfter: client.Never}}},
 			Set{RateLimit: `"a";r=2`, Policy: `"a";q=2`}},
 	} {
-		got := Of([]Asked{{policy, tt.result}})
+		got := Of([]Answer{{policy, tt.result}})
 		if got.RateLimit != tt.want.RateLimit || got.Policy != tt.want.Policy || got.RetryAfter != tt.want.RetryAfter {
 			t.Errorf("%s: %+v, want %+v", name, got, tt.want)
 		}

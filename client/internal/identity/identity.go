@@ -19,13 +19,13 @@ const Anonymous = "anonymous"
 // it each may choose addresses freely.
 const prefix6 = 64
 
-// Trusted are the networks of the proxies whose X-Forwarded-For is believed.
-type Trusted []netip.Prefix
+// Proxies are the networks of the proxies whose X-Forwarded-For is believed.
+type Proxies []netip.Prefix
 
 // MustTrust returns the networks of the names: "10.0.0.0/8", or one address. It panics if
 // one is neither, as that is a mistake in the program.
-func MustTrust(names []string) Trusted {
-	all := make(Trusted, 0, len(names))
+func MustTrust(names []string) Proxies {
+	all := make(Proxies, 0, len(names))
 	for _, name := range names {
 		network, err := netip.ParsePrefix(name)
 		if err != nil {
@@ -43,7 +43,7 @@ func MustTrust(names []string) Trusted {
 	return all
 }
 
-func (t Trusted) has(a netip.Addr) bool {
+func (t Proxies) has(a netip.Addr) bool {
 	for _, network := range t {
 		if network.Contains(a) {
 			return true
@@ -56,7 +56,7 @@ func (t Trusted) has(a netip.Addr) bool {
 // values of X-Forwarded-For. Each trusted proxy has added the address it was asked from on
 // the right, so that it counts from there: what a client itself writes is on the left. It
 // is "" if peer is no address.
-func (t Trusted) ClientAddress(peer string, forwarded []string) string {
+func (t Proxies) ClientAddress(peer string, forwarded []string) string {
 	client, ok := parse(peer)
 	if !ok {
 		return ""

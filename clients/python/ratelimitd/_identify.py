@@ -56,7 +56,7 @@ def api_key(name: str = "X-API-Key") -> Identify:
 
 
 def bearer_subject() -> Identify:
-    """Identifies callers by the subject of the JWT in the Authorization header, or by the hash of a token that is none. It
+    """Identifies callers by the subject of the JWT in the Authorization header, or by the hash of a token that is not a JWT. It
     does not verify the token: put it behind what does."""
 
     def identify(r: Request) -> str:

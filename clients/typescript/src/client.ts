@@ -6,7 +6,7 @@ import type { ConnectionOptions } from "./connection.js";
 import { Denials } from "./denials.js";
 import type { Limit } from "./limit.js";
 import { checkTimeout, Limiter } from "./limiter.js";
-import type { Operation } from "./limiter.js";
+import type { Backend, ResultEvent } from "./limiter.js";
 import { plainResult } from "./result.js";
 import type { CallError, Result } from "./result.js";
 
@@ -26,24 +26,11 @@ export interface ClientOptions extends ConnectionOptions {
   logger?: { warn(message: string): void };
 }
 
-/** One call and its result. */
-export interface ResultEvent {
-  operation: Operation;
-  namespace: string;
-  /** "" if the limiter has limits of its own. */
-  policy: string;
-  /** As it was given. A label of a metric must not have it: there may be any number. */
-  identifier: string;
-  result: Result;
-  /** In ms. */
-  took: number;
-}
-
 /** How long, in ms, the log is not told of another failure. */
 const quiet = 10_000;
 
 /** Has the connections to the daemons, which its limiters share. A process needs one. It does not keep the process running. */
-export class Client {
+export class Client implements Backend {
   /** @internal */
   readonly connection: Connection;
   /** @internal */

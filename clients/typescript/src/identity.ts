@@ -35,7 +35,7 @@ export function apiKey(name: string): (request: AnyRequest) => string {
 }
 
 /**
- * Identifies callers by the subject of the JWT in the Authorization header, or by the hash of a token that is none. It
+ * Identifies callers by the subject of the JWT in the Authorization header, or by the hash of a token that is not a JWT. It
  * does not verify the token: put it behind what does.
  */
 export function bearerSubject(): (request: AnyRequest) => string {
@@ -77,7 +77,7 @@ function knownPeer(request: AnyRequest, context: unknown): string | undefined {
   return request.socket?.remoteAddress ?? remoteAddr?.hostname;
 }
 
-/** Returns the networks of some names. It throws if one is none, as that is a mistake in the program. */
+/** Returns the networks of some names. It throws if one is not a network, as that is a mistake in the program. */
 function networks(names: readonly string[]): BlockList {
   const all = new BlockList();
   for (const name of names) {
@@ -108,7 +108,7 @@ function addressOf(trusted: BlockList, peer: string, forwarded: string): string 
   return `${canonical(`${groupsOf(client).slice(0, 4).join(":")}::`)}/64`;
 }
 
-/** Returns the address that a text is, with or without a port, in one form for all the ways to write it; "" if it is none. */
+/** Returns the address that a text is, with or without a port, in one form for all the ways to write it; "" if it is not an address. */
 function parse(text: string): string {
   let address = text.replace(/^\[(.*)\](:\d+)?$/, "$1");
   if (address === text && /^[^:]+:\d+$/.test(text)) address = text.slice(0, text.indexOf(":"));

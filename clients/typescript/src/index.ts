@@ -10,10 +10,10 @@
  * decides, and result.error says why. ratelimitd/express and ratelimitd/fetch have the middleware.
  */
 export { Client } from "./client.js";
-export type { ClientOptions, ResultEvent } from "./client.js";
+export type { ClientOptions } from "./client.js";
 export type { ConnectionOptions, TLSOptions } from "./connection.js";
 export type { Limit, Strategy } from "./limit.js";
 export { EXEMPT, Limiter, Reservation } from "./limiter.js";
-export type { CallOptions, Operation } from "./limiter.js";
+export type { CallOptions, Operation, ResultEvent } from "./limiter.js";
 export { CallError, Instant } from "./result.js";
 export type { Code, Reason, Result, Status } from "./result.js";

@@ -4,9 +4,10 @@ import { setTimeout as sleepFor } from "node:timers/promises";
 import protobuf from "protobufjs/minimal.js";
 
 import * as api from "./api.js";
-import type { Client } from "./client.js";
+import type { EncodedRequest, Patience } from "./batcher.js";
 import { cancelled } from "./connection.js";
-import type { Recollection } from "./denials.js";
+import type { Connection } from "./connection.js";
+import type { Denials, Recollection } from "./denials.js";
 import { isCount, messageOf } from "./limit.js";
 import type { Limit } from "./limit.js";
 import { CallError, plainResult, resultOf, timestampOf } from "./result.js";
@@ -29,6 +30,33 @@ export interface CallOptions {
 
 export type Operation = "allow" | "check" | "charge" | "refund" | "reserve" | "commit" | "cancel" | "reset";
 
+/** One call and its result. */
+export interface ResultEvent {
+  operation: Operation;
+  namespace: string;
+  /** "" if the limiter has limits of its own. */
+  policy: string;
+  /** As it was given. A label of a metric must not have it: there may be any number. */
+  identifier: string;
+  result: Result;
+  /** In ms. */
+  took: number;
+}
+
+/** What a limiter needs of its client. */
+export interface Backend {
+  /** @internal */
+  readonly connection: Connection;
+  /** @internal */
+  readonly denials: Denials | undefined;
+  /** @internal Returns the answer to a request. It throws a CallError. */
+  decide(request: EncodedRequest, patience: Patience): Promise<api.ShouldAllowResponse>;
+  /** @internal Returns the result of a call, or that of the failure policy. */
+  answered(call: Promise<Result>): Promise<Result>;
+  /** @internal Tells a result to whoever wants to know. */
+  tell(event: ResultEvent): void;
+}
+
 /** What a limiter is bound to. */
 export interface Binding {
   namespace: string;
@@ -46,14 +74,14 @@ export interface Binding {
  * name that the daemon would refuse.
  */
 export class Limiter {
-  readonly #client: Client;
+  readonly #client: Backend;
   readonly #binding: Binding;
   readonly #message: api.ShouldAllowRequest;
   readonly #head: Buffer;
   readonly #key: string;
 
   /** @internal */
-  constructor(client: Client, binding: Binding) {
+  constructor(client: Backend, binding: Binding) {
     this.#client = client;
     this.#binding = binding;
     const { namespace, policy, limits } = binding;

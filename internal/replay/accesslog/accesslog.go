@@ -25,7 +25,7 @@ func NewParser(o Options) (*Parser, error) {
 	var err error
 	switch o.Format {
 	case Combined:
-		p.parse, err = newTextParser(&o, combinedColumns, vhostColumns, hasVhost)
+		p.parse, err = newTextParser(&o, combinedColumns, vhostColumns, nil)
 	case Envoy:
 		p.parse, err = newTextParser(&o, envoyColumns, istioColumns, isOfIstio)
 	case ALB:

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/ratelimitd/ratelimitd/internal/quote"
 )
@@ -18,7 +17,7 @@ type csvParser struct {
 	header  string
 	comma   byte
 	columns [][]csvUse // what each column is for
-	zone    *time.Location
+	times   *timeReader
 }
 
 // A csvUse puts a value into a slot; -1 is the time.
@@ -29,7 +28,7 @@ type csvUse struct {
 
 func newCSVParser(o *Options) (func([]byte, *Record) Problem, error) {
 	header := strings.TrimPrefix(strings.TrimSuffix(o.Header, "\r"), "\ufeff")
-	p := &csvParser{header: header, comma: commaOf(header), zone: o.Zone}
+	p := &csvParser{header: header, comma: commaOf(header), times: newTimeReader(o.Zone)}
 	var names []string
 	var scratch []byte
 	for line := []byte(header); len(names) < maxColumns; {
@@ -91,7 +90,7 @@ func (p *csvParser) parse(line []byte, r *Record) Problem {
 			}
 		}
 	}
-	return setTime(r, at, p.zone)
+	return p.times.set(r, at)
 }
 
 // cutCSV cuts the first value off a line. more is whether another follows. A value with

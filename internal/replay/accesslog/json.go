@@ -5,7 +5,6 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
-	"time"
 	"unicode/utf16"
 	"unicode/utf8"
 )
@@ -100,7 +99,7 @@ func (n *jsonNode) find(key []byte) *jsonNode {
 // A jsonParser reads lines that are JSON objects.
 type jsonParser struct {
 	root  jsonNode
-	zone  *time.Location
+	times *timeReader
 	ranks []int // of what each slot has; the last is that of the time
 
 	// Of the line:
@@ -110,7 +109,7 @@ type jsonParser struct {
 }
 
 func newJSONParser(o *Options) func([]byte, *Record) Problem {
-	p := &jsonParser{zone: o.Zone, ranks: make([]int, len(o.Fields)+1)}
+	p := &jsonParser{times: newTimeReader(o.Zone), ranks: make([]int, len(o.Fields)+1)}
 	p.want(timeField, -1, o)
 	for slot, field := range o.Fields {
 		p.want(field, slot, o)
@@ -145,7 +144,7 @@ func (p *jsonParser) parse(line []byte, r *Record) Problem {
 	if i = p.object(i+1, &p.root, 0); i < 0 || skipSpace(line, i) != len(line) {
 		return NotJSON
 	}
-	return setTime(r, p.at, p.zone)
+	return p.times.set(r, p.at)
 }
 
 // object reads an object from behind its brace, and returns where it ends, or -1.

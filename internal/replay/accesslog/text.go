@@ -32,12 +32,6 @@ var combinedColumns = []column{
 // vhostColumns are those of Apache's vhost_combined: the host is before the client.
 var vhostColumns = append([]column{{word, "vhost"}}, combinedColumns...)
 
-// hasVhost reports whether a line has four words before its time, in place of three.
-func hasVhost(line []byte) bool {
-	before, _, found := bytes.Cut(line, []byte(" ["))
-	return found && bytes.Count(before, space) == 3
-}
-
 var envoyColumns = []column{
 	{bracket, timeField}, {request, ""}, {word, "status"}, {word, "flags"},
 	{rest, ""}, {word, "bytes_received"}, {word, "bytes_sent"}, {word, "duration"}, {word, "upstream_service_time"},
@@ -56,16 +50,7 @@ var istioColumns = []column{
 
 // isOfIstio reports whether a line of Envoy goes on with a reason behind its flags, in place of
 // a number.
-func isOfIstio(line []byte) bool {
-	for _, kind := range []columnKind{bracket, request, word, word} {
-		_, after, ok := cut(line, kind)
-		if !ok {
-			return false
-		}
-		line = after
-	}
-	return len(line) > 0 && !isDigit(line[0])
-}
+func isOfIstio(rest []byte) bool { return len(rest) > 0 && !isDigit(rest[0]) }
 
 var albColumns = []column{
 	{word, "type"}, {word, timeField}, {word, "elb"}, {word, ClientAddress}, {word, "target"},
@@ -76,20 +61,38 @@ var albColumns = []column{
 
 // A textParser reads lines of columns.
 type textParser struct {
-	columns []column
-	slots   []int // of each column; -1: nobody wants it
-	parts   [4]int
-	options *Options
+	steps []step // up to the last column that must be there, or that somebody wants
+	parts [4]int // the slots of requestFields; -1: nobody wants it
+	times *timeReader
 
-	// isOther reports whether a line is of other instead. nil: none is.
-	isOther func(line []byte) bool
+	// other reads the lines that are not of columns. nil: none does. isOther reports whether
+	// a line is of other by what it has where columns may end; both begin alike. nil: it is
+	// of other if it does not have what columns must have.
 	other   *textParser
+	isOther func(rest []byte) bool
 }
 
-// newTextParser returns a parser of lines of columns, and of other columns where isOther says
-// so of a line.
+// A step is what a parser does with a column.
+type step struct {
+	kind  columnKind
+	use   use
+	slot  int
+	field string
+}
+
+type use uint8
+
+const (
+	skipped use = iota
+	asTime
+	asRequest
+	asValue
+)
+
+// newTextParser returns a parser of lines of columns, or of other columns.
 func newTextParser(o *Options, columns, other []column, isOther func([]byte) bool) (func([]byte, *Record) Problem, error) {
-	p := newColumns(o, columns)
+	times := newTimeReader(o.Zone)
+	p := newColumns(o, columns, times)
 	known := slices.Clone(requestFields)
 	for _, c := range slices.Concat(columns, other) {
 		if c.field != "" && c.field != timeField {
@@ -97,7 +100,7 @@ func newTextParser(o *Options, columns, other []column, isOther func([]byte) boo
 		}
 	}
 	if other != nil {
-		p.isOther, p.other = isOther, newColumns(o, other)
+		p.isOther, p.other = isOther, newColumns(o, other, times)
 	}
 	for _, field := range o.Fields {
 		if !slices.Contains(known, field) {
@@ -107,56 +110,79 @@ func newTextParser(o *Options, columns, other []column, isOther func([]byte) boo
 	return p.parse, nil
 }
 
-func newColumns(o *Options, columns []column) *textParser {
-	p := &textParser{columns: columns, options: o}
-	for _, c := range columns {
-		p.slots = append(p.slots, slices.Index(o.Fields, c.field))
-	}
+func newColumns(o *Options, columns []column, times *timeReader) *textParser {
+	p := &textParser{times: times}
 	for i, field := range requestFields {
 		p.parts[i] = slices.Index(o.Fields, field)
 	}
+	needed := 0
+	for i, c := range columns {
+		s := step{kind: c.kind, slot: slices.Index(o.Fields, c.field), field: c.field}
+		switch {
+		case c.field == timeField:
+			s.use = asTime
+		case c.kind == request && p.parts != [4]int{-1, -1, -1, -1}:
+			s.use = asRequest
+		case c.field != "" && s.slot >= 0:
+			s.use = asValue
+		}
+		if s.use != skipped || c.kind == rest {
+			needed = i + 1
+		}
+		p.steps = append(p.steps, s)
+	}
+	p.steps = p.steps[:needed]
 	return p
 }
 
 func (p *textParser) parse(line []byte, r *Record) Problem {
-	if p.isOther != nil && p.isOther(line) {
-		p = p.other
+	at, ok := p.read(line, r)
+	if !ok && p.other != nil && p.isOther == nil {
+		clear(r.Values)
+		at, ok = p.other.read(line, r)
 	}
-	var at []byte
+	if !ok {
+		return NotFormat
+	}
+	return p.times.set(r, at)
+}
+
+// read sets the values of r, and returns the time of the line. It is not ok if the line is not
+// of the columns.
+func (p *textParser) read(line []byte, r *Record) (at []byte, ok bool) {
 	optional := false
-	for i := range p.columns {
-		c := &p.columns[i]
-		if c.kind == rest {
+	for i := 0; i < len(p.steps); i++ {
+		s := &p.steps[i]
+		if s.kind == rest {
 			optional = true
+			if p.isOther != nil && p.isOther(line) {
+				p, optional = p.other, false
+				i-- // which has another column here
+			}
 			continue
 		}
-		value, after, ok := cut(line, c.kind)
+		value, after, ok := cut(line, s.kind)
 		if !ok {
-			if optional {
-				break
-			}
-			return NotFormat
+			return at, optional
 		}
 		line = after
-		switch {
-		case c.field == timeField:
+		switch s.use {
+		case asTime:
 			at = value
-		case c.kind == request:
+		case asRequest:
 			p.request(value, r)
-		case p.slots[i] >= 0 && c.field != "":
-			if value = tidy(c.field, value); value != nil {
-				r.Values[p.slots[i]] = value
+		case asValue:
+			if value = tidy(s.field, value); value != nil {
+				r.Values[s.slot] = value
 			}
+		default:
 		}
 	}
-	return setTime(r, at, p.options.Zone)
+	return at, true
 }
 
 // request sets the fields of a request.
 func (p *textParser) request(value []byte, r *Record) {
-	if p.parts == [4]int{-1, -1, -1, -1} {
-		return
-	}
 	method, url, found := bytes.Cut(value, space)
 	if !found {
 		return // whoever asked sent something else, and the log says so
@@ -182,7 +208,9 @@ func cut(line []byte, kind columnKind) (value, after []byte, ok bool) {
 	end := 0
 	switch kind {
 	case word:
-		if end = bytes.IndexByte(line, ' '); end < 0 {
+		if len(line) > 1 && line[1] == ' ' { // mostly a -
+			end = 1
+		} else if end = bytes.IndexByte(line, ' '); end < 0 {
 			end = len(line)
 		}
 		if end == 0 || line[0] == '"' || line[0] == '[' {
@@ -215,13 +243,8 @@ func cut(line []byte, kind columnKind) (value, after []byte, ok bool) {
 // endOfString returns where the quotation mark is that ends a string, or -1. A backslash
 // escapes what follows it.
 func endOfString(b []byte) int {
-	from := 0
-	for {
-		i := bytes.IndexByte(b[from:], '"')
-		if i < 0 {
-			return -1
-		}
-		end := from + i
+	end := bytes.IndexByte(b, '"')
+	for from := 0; end > from && b[end-1] == '\\'; {
 		slashes := 0
 		for end-slashes > from && b[end-slashes-1] == '\\' {
 			slashes++
@@ -230,5 +253,11 @@ func endOfString(b []byte) int {
 			return end
 		}
 		from = end + 1
+		i := bytes.IndexByte(b[from:], '"')
+		if i < 0 {
+			return -1
+		}
+		end = from + i
 	}
+	return end
 }

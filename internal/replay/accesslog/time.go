@@ -11,16 +11,36 @@ const (
 	maxTime = int64(7_258_118_400_000_000) // the year 2200
 )
 
-// setTime sets the time of r to what text says.
-func setTime(r *Record, text []byte, zone *time.Location) Problem {
+// A timeReader reads the times of the records of one log. Most have the time of the record
+// before them, in logs of whole seconds, or one whose text has been read just now.
+type timeReader struct {
+	zone *time.Location // of times that do not say
+
+	text   [40]byte // that was read last, of length bytes
+	length int
+	at     int64
+	zoned  bool
+}
+
+func newTimeReader(zone *time.Location) *timeReader { return &timeReader{zone: zone} }
+
+// set sets the time of r to what text says.
+func (t *timeReader) set(r *Record, text []byte) Problem {
 	if len(text) == 0 {
 		return NoTime
 	}
-	at, zoned, ok := parseTime(text, zone)
+	if t.length == len(text) && string(t.text[:t.length]) == string(text) {
+		r.At, r.NoZone = t.at, !t.zoned
+		return None
+	}
+	at, zoned, ok := parseTime(text, t.zone)
 	if !ok || at < minTime || at >= maxTime {
 		return BadTime
 	}
 	r.At, r.NoZone = at, !zoned
+	if len(text) <= len(t.text) {
+		t.length, t.at, t.zoned = copy(t.text[:], text), at, zoned
+	}
 	return None
 }
 

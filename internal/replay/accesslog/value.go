@@ -6,6 +6,9 @@ import "bytes"
 // X-Forwarded-For, it returns the last: the proxy that wrote the log has added that, and
 // clients may write the others.
 func address(v []byte) []byte {
+	if isPlain(v) {
+		return v
+	}
 	if i := bytes.LastIndexByte(v, ','); i >= 0 {
 		v = v[i+1:]
 	}
@@ -20,6 +23,16 @@ func address(v []byte) []byte {
 		return v[:i] // an IPv6 address has two colons or more
 	}
 	return v
+}
+
+// isPlain reports whether v has nothing but digits and dots.
+func isPlain(v []byte) bool {
+	for _, c := range v {
+		if c-'0' > 9 && c != '.' {
+			return false
+		}
+	}
+	return true
 }
 
 // path returns the path of a URL or of the target of a request, without its query.

@@ -2,6 +2,7 @@ package mapping
 
 import (
 	"encoding/binary"
+	"hash/maphash"
 
 	"github.com/ratelimitd/ratelimitd/internal/policy/envoy"
 )
@@ -13,7 +14,18 @@ type Ask struct {
 	// More says that the next Ask is of the same record: it makes several descriptors.
 	More bool
 
-	start, end uint32 // of its key in the names of its Asks
+	// Sum stands for its key: for any two keys, the chance that they have the same is below 1
+	// in 10^30, and nobody can choose keys that do.
+	Sum [2]uint64
+
+	start, end uint32 // of the key in the names of its Asks
+}
+
+// seeds are those of all sums.
+var seeds = [2]maphash.Seed{maphash.MakeSeed(), maphash.MakeSeed()}
+
+func sumOf(key []byte) [2]uint64 {
+	return [2]uint64{maphash.Bytes(seeds[0], key), maphash.Bytes(seeds[1], key)}
 }
 
 // Asks are those of some records, in their order. The zero Asks are none.

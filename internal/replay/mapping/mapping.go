@@ -41,10 +41,12 @@ type Mapping struct {
 	Reader accesslog.Options // with the fields that records must have
 
 	namespace, policy, identifier template
-	domain                        string
-	host                          *virtualHost // nil: it is of policies
-	cost                          uint64
-	costSlot                      int // of the field that has the cost; -1: it is cost
+	// owner is what the keys of all records begin with, if namespace and policy have no fields.
+	owner    []byte
+	domain   string
+	host     *virtualHost // nil: it is of policies
+	cost     uint64
+	costSlot int // of the field that has the cost; -1: it is cost
 }
 
 // New returns a Mapping.
@@ -78,6 +80,9 @@ func New(o Options) (*Mapping, error) {
 	return m, nil
 }
 
+// MakesDescriptors reports whether records make descriptors of Envoy's.
+func (m *Mapping) MakesDescriptors() bool { return m.host != nil }
+
 // names makes m one of policies.
 func (m *Mapping) names(o *Options) (err error) {
 	identifier := o.Identifier
@@ -92,6 +97,11 @@ func (m *Mapping) names(o *Options) (err error) {
 			if err := o.Problem(t.flag, err.Error()); err != nil {
 				return err
 			}
+		}
+	}
+	if m.namespace.isConstant() && m.policy.isConstant() {
+		if owner, problem := m.appendOwner(nil, nil); problem == "" && utf8.Valid(owner[3:]) {
+			m.owner = owner
 		}
 	}
 	return nil
@@ -137,37 +147,54 @@ func (m *Mapping) Append(a *Asks, r *accesslog.Record) (problem string) {
 }
 
 func (m *Mapping) appendNames(a *Asks, ask Ask, values [][]byte) (problem string) {
-	start := len(a.names)
-	b, empty, ok := append(a.names, ofPolicy, 0, 0), "", false
-	if b, empty, ok = m.namespace.append(b, values); !ok {
+	b := append(a.names, m.owner...)
+	valid := len(b)
+	if m.owner == nil {
+		if b, problem = m.appendOwner(b, values); problem != "" {
+			return problem
+		}
+		valid += 3
+	}
+	identifier := len(b)
+	b, empty, ok := m.identifier.append(b, values)
+	switch {
+	case !ok:
 		return "no " + empty
+	case len(b)-identifier > store.MaxIdentifierBytes:
+		return "an identifier that is too long"
+	case !utf8.Valid(b[valid:]):
+		return "a name that is not UTF-8"
+	}
+	a.add(ask, b)
+	return ""
+}
+
+// appendOwner appends the beginning of a key to b: up to the identifier.
+func (m *Mapping) appendOwner(b []byte, values [][]byte) (out []byte, problem string) {
+	start := len(b)
+	b, empty, ok := m.namespace.append(append(b, ofPolicy, 0, 0), values)
+	if !ok {
+		return nil, "no " + empty
 	}
 	namespace := len(b) - start - 3
 	if b, empty, ok = m.policy.append(b, values); !ok {
-		return "no " + empty
+		return nil, "no " + empty
 	}
-	policyName := len(b) - start - 3 - namespace
-	if b, empty, ok = m.identifier.append(b, values); !ok {
-		return "no " + empty
-	}
-	switch identifier := len(b) - start - 3 - namespace - policyName; {
+	name := len(b) - start - 3 - namespace
+	switch {
 	case namespace > store.MaxNamespaceBytes:
-		return "a namespace that is too long"
-	case policyName > policy.MaxNameBytes:
-		return "the name of a policy that is too long"
-	case identifier > store.MaxIdentifierBytes:
-		return "an identifier that is too long"
-	case !utf8.Valid(b[start+3:]):
-		return "a name that is not UTF-8"
+		return nil, "a namespace that is too long"
+	case name > policy.MaxNameBytes:
+		return nil, "the name of a policy that is too long"
 	}
-	b[start+1], b[start+2] = byte(namespace), byte(policyName)
-	a.add(ask, b)
-	return ""
+	b[start+1], b[start+2] = byte(namespace), byte(name)
+	return b, ""
 }
 
 // add adds an ask whose key is what b has beyond the names of a.
 func (a *Asks) add(ask Ask, b []byte) {
 	ask.start, ask.end = uint32(len(a.names)), uint32(len(b)) //nolint:gosec // a chunk has a few MB
+	ask.Sum = sumOf(b[ask.start:])
 	a.names = b
 	a.All = append(a.All, ask)
 }

@@ -48,6 +48,11 @@ func slotOf(name string, fields *[]string) int {
 	return slot
 }
 
+// isConstant reports whether t has no fields.
+func (t template) isConstant() bool {
+	return !slices.ContainsFunc(t, func(p part) bool { return p.slot >= 0 })
+}
+
 // append appends what t makes of values to b. It is not ok if a field is empty.
 func (t template) append(b []byte, values [][]byte) (out []byte, empty string, ok bool) {
 	for _, p := range t {

@@ -126,11 +126,11 @@ type Encoder struct {
 	durations []durationpb.Duration
 	times     []timestamppb.Timestamp
 
-	used used
+	used usage
 }
 
-// used is how much of each an Encoder has given out.
-type used struct{ responses, statuses, durations int } // as many times as responses
+// usage is how much of each an Encoder has given out.
+type usage struct{ responses, statuses, durations int } // as many times as responses
 
 // Begin makes room for the answers of b. The messages made before are good no
 // more.
@@ -145,7 +145,7 @@ func (e *Encoder) Begin(b *decide.Batch) {
 	e.pointers = decide.Resized(e.pointers, limits)
 	e.durations = decide.Resized(e.durations, 2*n+2*limits)
 	e.times = decide.Resized(e.times, n)
-	e.used = used{}
+	e.used = usage{}
 }
 
 // Clear makes e hold on to nothing of what it has given out.

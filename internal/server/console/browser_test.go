@@ -3,29 +3,24 @@ package console_test
 import (
 	"bytes"
 	"context"
-	"flag"
 	"fmt"
-	"image/png"
 	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
-	"github.com/chromedp/cdproto/emulation"
-	"github.com/chromedp/cdproto/input"
-	"github.com/chromedp/cdproto/log"
-	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
+	commonv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/common/ratelimit/v3"
+	rlsv3 "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/ratelimitd/ratelimitd/internal/auth"
+	"github.com/ratelimitd/ratelimitd/internal/browsertest"
 	"github.com/ratelimitd/ratelimitd/internal/config"
 	"github.com/ratelimitd/ratelimitd/internal/replay"
 	"github.com/ratelimitd/ratelimitd/internal/server"
@@ -33,15 +28,11 @@ import (
 	ratelimitv1 "github.com/ratelimitd/ratelimitd/proto/ratelimit/v1"
 )
 
-var shots = flag.String("shots", "", "a folder to write screenshots to")
-
-// patient is a time that nothing takes on a loaded machine.
-const patient = time.Minute
-
 // A daemon is one that runs, and a client of it.
 type daemon struct {
 	*server.Server
 	client ratelimitv1.RateLimitServiceClient
+	envoy  rlsv3.RateLimitServiceClient
 	log    *lockedBuffer
 }
 
@@ -92,7 +83,7 @@ func start(t *testing.T, change func(*server.Options)) *daemon {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d.client = ratelimitv1.NewRateLimitServiceClient(conn)
+	d.client, d.envoy = ratelimitv1.NewRateLimitServiceClient(conn), rlsv3.NewRateLimitServiceClient(conn)
 	t.Cleanup(func() {
 		_ = conn.Close()
 		stop()
@@ -131,212 +122,71 @@ func (b *lockedBuffer) String() string {
 	return b.buf.String()
 }
 
-// A browser shows a page in Chromium.
-type browser struct {
-	t   *testing.T
-	ctx context.Context
-}
-
-// open opens a page in a browser of its own. The test fails if the page logs an error: one of
-// the script, or of what its security policy forbids.
-func open(t *testing.T, url string) *browser {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 5*patient)
-	t.Cleanup(cancel)
-	var mu sync.Mutex
-	var wrong []string
-	note := func(text string) {
-		mu.Lock()
-		defer mu.Unlock()
-		wrong = append(wrong, text)
-	}
-	ctx, cancel = chromedp.NewContext(ctx,
-		chromedp.WithAllocatorOptions(chromedp.NoSandbox, chromedp.WindowSize(1280, 900), chromedp.UserDataDir(t.TempDir()), chromedp.Flag("disable-dev-shm-usage", true), chromedp.WSURLReadTimeout(patient)),
-		chromedp.WithListener(func(e any) {
-			switch e := e.(type) {
-			case *runtime.EventExceptionThrown:
-				note(e.ExceptionDetails.Text + " " + e.ExceptionDetails.URL)
-			case *log.EventEntryAdded:
-				if e.Entry.Level == log.EntryLevelError && !strings.Contains(e.Entry.Text, "status of 4") {
-					note(e.Entry.Text)
-				}
-			}
-		}))
-	b := &browser{t, ctx}
-	t.Cleanup(func() {
-		_ = chromedp.Cancel(ctx)
-		cancel()
-		mu.Lock()
-		defer mu.Unlock()
-		if len(wrong) > 0 {
-			t.Errorf("the page logs: %s", strings.Join(wrong, "; "))
-		}
-	})
-	b.do(chromedp.Navigate(url))
-	return b
-}
-
-func (b *browser) do(steps ...chromedp.Action[chromedp.Void]) {
-	b.t.Helper()
-	if err := chromedp.Do(b.ctx, steps...); err != nil {
-		b.t.Fatalf("%v; the page says:\n%s", err, b.text("body"))
-	}
-}
-
-// text returns what can be read in an element.
-func (b *browser) text(selector string) string {
-	text, err := chromedp.Run(b.ctx, chromedp.Evaluate[string]("document.querySelector("+strconv.Quote(selector)+")?.innerText ?? ''"))
-	if err != nil {
-		return err.Error()
-	}
-	return text
-}
-
-// await waits until an element says something.
-func (b *browser) await(selector, says string) {
-	b.t.Helper()
-	expression := fmt.Sprintf("(document.querySelector(%q)?.innerText ?? '').includes(%q)", selector, says)
-	ctx, cancel := context.WithTimeout(b.ctx, patient)
-	defer cancel()
-	if _, err := chromedp.Run(ctx, chromedp.Poll[bool](expression, chromedp.WithPollingTimeout(0))); err != nil {
-		b.t.Fatalf("%s does not say %q: %v; it says:\n%s", selector, says, err, b.text(selector))
-	}
-}
-
-// fill types a text into a field instead of what is there.
-func (b *browser) fill(selector, text string) {
-	b.t.Helper()
-	b.selectAll(selector)
-	b.do(chromedp.KeyEvent(text))
-}
-
-// paste pastes a text into a field instead of what is there.
-func (b *browser) paste(selector, text string) {
-	b.t.Helper()
-	b.selectAll(selector)
-	if _, err := chromedp.Call(b.ctx, input.InsertText, input.InsertTextParams{Text: text}); err != nil {
-		b.t.Fatal(err)
-	}
-}
-
-// selectAll puts the cursor into a field, and selects what is there.
-func (b *browser) selectAll(selector string) {
-	b.t.Helper()
-	b.do(chromedp.Focus(chromedp.CSS(selector), chromedp.NodeVisible))
-	if _, err := chromedp.Run(b.ctx, chromedp.Evaluate[any]("document.activeElement.select()")); err != nil {
-		b.t.Fatal(err)
-	}
-}
-
-// shot makes a screenshot, and checks that something is on it.
-func (b *browser) shot(name string) {
-	b.t.Helper()
-	picture, err := chromedp.Run(b.ctx, chromedp.FullScreenshot(100))
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	shown, err := png.Decode(bytes.NewReader(picture))
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	colours := map[[3]uint32]bool{}
-	for y := 0; y < shown.Bounds().Dy(); y += 3 {
-		for x := 0; x < shown.Bounds().Dx(); x += 3 {
-			r, g, b, _ := shown.At(x, y).RGBA()
-			colours[[3]uint32{r, g, b}] = true
-		}
-	}
-	if len(colours) < 10 {
-		b.t.Errorf("%s: the screenshot has %d colours", name, len(colours))
-	}
-	if *shots != "" {
-		if err := os.WriteFile(filepath.Join(*shots, name+".png"), picture, 0o600); err != nil {
-			b.t.Fatal(err)
-		}
-	}
-}
-
-// dark has the page shown as to those who like it dark.
-func (b *browser) dark() {
-	b.t.Helper()
-	if _, err := chromedp.Call(b.ctx, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{
-		Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: "dark"}},
-	}); err != nil {
-		b.t.Fatal(err)
-	}
-}
-
 // TestWhoIsDenied reads from the first screen who is denied, by which limit, since when.
 func TestWhoIsDenied(t *testing.T) {
 	d := start(t, nil)
-	b := open(t, "http://"+d.AdminAddr()+"/")
-	b.await("#headline", "Nobody is being denied")
+	b := browsertest.Open(t, "http://"+d.AdminAddr()+"/")
+	b.Await("#headline", "Nobody is being denied")
 	d.ask(t, "search", "crawler", 3)
 	d.ask(t, "checkout", "alice", 2)
 	d.ask(t, "checkout", "internal-job", 5)
 	d.ask(t, "checkout", "mallory", 40)
 	d.ask(t, "checkout", "trudy", 15)
-	b.await("#denied", "trudy")
-	b.await("#headline", "One limit denies")
-	b.await("#lead", "checkout / default / burst")
-	row := b.text("#denied tbody tr")
+	b.Await("#denied", "trudy")
+	b.Await("#headline", "One limit denies")
+	b.Await("#lead", "checkout / default / burst")
+	row := b.Text("#denied tbody tr")
 	for _, want := range []string{"checkout / default / burst", "1/1h token_bucket, burst 10", "mallory", "trudy", "for ", "/s", "%"} {
 		if !strings.Contains(row, want) {
 			t.Errorf("the row does not say %q: %s", want, row)
 		}
 	}
-	if strings.Contains(row, "alice") || strings.Contains(b.text("#denied"), "search") {
-		t.Errorf("somebody is shown who is not denied: %s", b.text("#denied"))
+	if strings.Contains(row, "alice") || strings.Contains(b.Text("#denied"), "search") {
+		t.Errorf("somebody is shown who is not denied: %s", b.Text("#denied"))
 	}
-	b.shot("now-light")
-	b.dark()
-	b.shot("now-dark")
-	b.do(chromedp.EmulateViewport(390, 844))
-	b.shot("now-narrow")
-	if wide, err := chromedp.Run(b.ctx, chromedp.Evaluate[bool]("document.documentElement.scrollWidth > innerWidth")); err != nil || wide {
+	b.Shot("now-light")
+	b.Dark()
+	b.Shot("now-dark")
+	b.Do(chromedp.EmulateViewport(390, 844))
+	b.Shot("now-narrow")
+	if wide, err := chromedp.Run(b.Context, chromedp.Evaluate[bool]("document.documentElement.scrollWidth > innerWidth")); err != nil || wide {
 		t.Errorf("the narrow page is wider than the screen: %v", err)
 	}
-	b.do(chromedp.EmulateViewport(1280, 900), chromedp.Click(chromedp.CSS(`nav a[href="#daemon"]`)))
-	b.await("#facts", "Shards")
-	b.shot("daemon")
-}
-
-// click clicks an element when it can be seen.
-func (b *browser) click(selector string) {
-	b.t.Helper()
-	b.do(chromedp.Click(chromedp.CSS(selector), chromedp.NodeVisible))
+	b.Do(chromedp.EmulateViewport(1280, 900), chromedp.Click(chromedp.CSS(`nav a[href="#daemon"]`)))
+	b.Await("#facts", "Shards")
+	b.Shot("daemon")
 }
 
 // TestLookUp looks up who is denied, by a click on the first screen, and resets it.
 func TestLookUp(t *testing.T) {
 	d := start(t, nil)
-	b := open(t, "http://"+d.AdminAddr()+"/")
-	b.await("#headline", "Nobody is being denied")
+	b := browsertest.Open(t, "http://"+d.AdminAddr()+"/")
+	b.Await("#headline", "Nobody is being denied")
 	d.ask(t, "checkout", "mallory", 12)
-	b.await("#denied", "mallory")
-	b.click("#denied button.id")
-	b.await("#look-up-result", "A request would be denied, for ")
+	b.Await("#denied", "mallory")
+	b.Click("#denied button.id")
+	b.Await("#look-up-result", "A request would be denied, for ")
 	for _, want := range []string{"Policy default", "1/1h token_bucket, burst 10", "0 of 10", "long", "99,990 of 100,000"} {
-		b.await("#look-up-result", want)
+		b.Await("#look-up-result", want)
 	}
-	b.shot("look-up")
+	b.Shot("look-up")
 	// Looking consumes nothing, and is no request of mallory's.
 	if _, body := d.get(t, "/hot-keys"); strings.Count(body, "mallory") != 2 {
 		t.Errorf("hot keys: %s", body)
 	}
 
-	b.click("#look-up-result button")
-	b.await("#ask", "Reset mallory?")
-	b.shot("reset")
-	b.click("#ask button[value=no]")
-	b.await("#look-up-result", "would be denied")
+	b.Click("#look-up-result button")
+	b.Await("#ask", "Reset mallory?")
+	b.Shot("reset")
+	b.Click("#ask button[value=no]")
+	b.Await("#look-up-result", "would be denied")
 	if strings.Contains(d.log.String(), "was reset") {
 		t.Error("it was reset in spite of a no")
 	}
-	b.click("#look-up-result button")
-	b.click("#ask button[type=submit]")
-	b.await("#look-up-result", "mallory was reset.")
-	b.await("#look-up-result", "10 of 10")
+	b.Click("#look-up-result button")
+	b.Click("#ask button[type=submit]")
+	b.Await("#look-up-result", "mallory was reset.")
+	b.Await("#look-up-result", "10 of 10")
 	if log := d.log.String(); strings.Count(log, "an identifier was reset on the console") != 1 || !strings.Contains(log, "identifier=mallory policy=default") || !strings.Contains(log, "by=127.0.0.1:") {
 		t.Errorf("the log: %s", log)
 	}
@@ -348,57 +198,191 @@ func TestLookUp(t *testing.T) {
 		{"checkout", "alice", "11", "however long it waits"},
 		{"nowhere", "alice", "1", "has no policies"},
 	} {
-		b.fill("#look-up-form [name=namespace]", tt.namespace)
-		b.fill("#look-up-form [name=identifier]", tt.identifier)
-		b.fill("#look-up-form [name=cost]", tt.cost+"\r")
-		b.await("#look-up-result", tt.says)
+		b.Fill("#look-up-form [name=namespace]", tt.namespace)
+		b.Fill("#look-up-form [name=identifier]", tt.identifier)
+		b.Fill("#look-up-form [name=cost]", tt.cost+"\r")
+		b.Await("#look-up-result", tt.says)
 	}
+}
+
+// edge has limits of Envoy.
+const edge = `domain: edge
+descriptors:
+  - {key: remote_address, rate_limit: {unit: hour, requests_per_unit: 5}}
+  - {key: path, value: /api/*, share_threshold: true, rate_limit: {unit: hour, requests_per_unit: 2}, shadow_mode: true}
+`
+
+// withEdge has a daemon know the limits of edge.
+func withEdge(t *testing.T) func(*server.Options) {
+	p, err := config.Try("edge.yaml", []byte(edge), 1000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return func(o *server.Options) { o.Config.Envoy = p.Domains }
+}
+
+// askEnvoy asks for a descriptor of one entry some times, as Envoy does.
+func (d *daemon) askEnvoy(t *testing.T, key, value string, times int) {
+	t.Helper()
+	for range times {
+		if _, err := d.envoy.ShouldRateLimit(t.Context(), &rlsv3.RateLimitRequest{Domain: "edge", Descriptors: []*commonv3.RateLimitDescriptor{
+			{Entries: []*commonv3.RateLimitDescriptor_Entry{{Key: key, Value: value}}},
+		}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestLookUpDescriptor looks up a descriptor of Envoy, by a click on the first screen, and resets
+// its counter; and others, by their entries.
+func TestLookUpDescriptor(t *testing.T) {
+	d := start(t, withEdge(t))
+	b := browsertest.Open(t, "http://"+d.AdminAddr()+"/")
+	b.Await("#headline", "Nobody is being denied")
+	d.askEnvoy(t, "remote_address", "203.0.113.7", 8)
+	d.askEnvoy(t, "path", "/api/a", 3)
+	b.Await("#denied", "remote_address=203.0.113.7")
+	b.Await("#lead", "Most by edge.remote_address, most of all remote_address=203.0.113.7")
+	b.Await("#denied", "5/1h fixed_window")
+	b.Click("#denied button.id")
+	for _, want := range []string{"Limit edge.remote_address", "The counter of remote_address=203.0.113.7 in the domain edge", "A request would be denied, for ", "5/1h fixed_window", "0 of 5"} {
+		b.Await("#look-up-result", want)
+	}
+	b.Shot("look-up-envoy")
+	b.Click("#look-up-result button")
+	b.Await("#ask", "Reset remote_address=203.0.113.7?")
+	b.Await("#ask", "the limit edge.remote_address of Envoy")
+	b.Click("#ask button[type=submit]")
+	b.Await("#look-up-result", "remote_address=203.0.113.7 was reset.")
+	b.Await("#look-up-result", "5 of 5")
+	if log := d.log.String(); strings.Count(log, "an identifier was reset on the console") != 1 || !strings.Contains(log, `namespace=edge identifier="remote_address=203.0.113.7"`) {
+		t.Errorf("the log: %s", log)
+	}
+	for _, tt := range []struct{ domain, entries, says string }{
+		{"edge", "path=/api/b", "because the limit is in shadow mode"},
+		{"edge", "path=/api/b", "The counter of path=/api/* in the domain edge"}, // which they share
+		{"edge", "user=alice", "no limit applies to these entries"},
+		{"edge", "alice", "write it as key=value"},
+		{"elsewhere", "user=alice", "is not configured; there are \"edge\""},
+	} {
+		b.Fill("#descriptor-form [name=domain]", tt.domain)
+		b.Paste("#descriptor-form [name=entries]", tt.entries)
+		b.Click("#descriptor-form button")
+		b.Await("#look-up-result", tt.says)
+	}
+}
+
+// TestAccessible uses each view without looking, without a mouse, and on a small screen.
+func TestAccessible(t *testing.T) {
+	d := start(t, withEdge(t))
+	b := browsertest.Open(t, "http://"+d.AdminAddr()+"/")
+	b.Await("#headline", "Nobody is being denied")
+	b.Accessible("now, idle")
+	d.ask(t, "checkout", "mallory", 40)
+	d.askEnvoy(t, "path", "/api/a", 9)
+	b.Await("#denied", "mallory")
+	if denied := b.Text("#denied"); strings.Contains(denied, "edge") {
+		t.Errorf("a limit in shadow mode is shown as if it denied: %s", denied)
+	}
+	views := []struct {
+		name string
+		open func()
+	}{
+		{"now", func() {}},
+		{"look-up", func() {
+			b.Click("#denied button.id")
+			b.Await("#look-up-result", "Policy default")
+		}},
+		{"reset", func() {
+			b.Click("#look-up-result button")
+			b.Await("#ask", "Reset mallory?")
+		}},
+		{"reset-done", func() {
+			b.Click("#ask button[type=submit]")
+			b.Await("#look-up-result", "mallory was reset.")
+			if at := b.Focus(); at != "DIV look-up-result" {
+				t.Errorf("after a reset the focus is on %s", at)
+			}
+		}},
+		{"try", func() {
+			b.Click(`nav a[href="#try"]`)
+			b.Paste("#yaml", "namespaces:\n  web:\n    policies:\n      default: {limits: [{name: minute, rate: 60/mn}]}\n")
+			b.Await("#problems", "line 4")
+		}},
+		{"try-answers", func() {
+			b.Paste("#yaml", "namespaces:\n  web:\n    policies:\n      default: {limits: [{name: minute, rate: 30/min}]}\n")
+			b.Await("#verdict", "Nothing is wrong.")
+			b.Click("#try-form button[type=submit]")
+			b.Await("#try-result", "30 such requests at once")
+			b.Do(chromedp.SetUploadFiles(chromedp.CSS("#replay-form [name=log]"), []string{abused(t)}))
+			b.Click("#replay-form button[type=submit]")
+			b.Await("#replay-result", "would have been denied")
+		}},
+		{"daemon", func() {
+			b.Click(`nav a[href="#daemon"]`)
+			b.Await("#facts", "Shards")
+		}},
+	}
+	for _, v := range views {
+		v.open()
+		b.Accessible(v.name)
+		b.Dark()
+		b.Accessible(v.name + ", dark")
+		b.Light()
+		b.Narrow(v.name)
+		b.Shot("narrow-" + v.name)
+		b.Do(chromedp.EmulateViewport(1280, 900))
+	}
+}
+
+// abused writes a log with one who asks too much, and returns its path.
+func abused(t *testing.T) string {
+	t.Helper()
+	var lines strings.Builder
+	for i := range 100 {
+		fmt.Fprintf(&lines, "203.0.113.7 - - [21/Sep/2026:14:20:%02d +0000] \"GET / HTTP/1.1\" 200 5 \"-\" \"-\"\n", i/2)
+	}
+	fmt.Fprintln(&lines, "this is no request")
+	path := filepath.Join(t.TempDir(), "access.log")
+	if err := os.WriteFile(path, []byte(lines.String()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
 }
 
 // TestTryPolicy writes a configuration that is wrong, corrects it, and tries it with
 // identifiers and with a log.
 func TestTryPolicy(t *testing.T) {
 	d := start(t, nil)
-	b := open(t, "http://"+d.AdminAddr()+"/#try")
-	b.paste("#yaml", "namespaces:\n  web:\n    policies:\n      default: {limits: [{name: minute, rate: 60/mn}]}\n")
-	b.await("#verdict", "One problem")
-	b.await("#problems", "line 4, column 47")
-	b.await("#problems", "60/mn")
-	b.shot("problem")
-	b.click("#problems button")
-	if line, err := chromedp.Run(b.ctx, chromedp.Evaluate[string]("(() => { const e = document.activeElement; return e.id + ' ' + e.value.slice(e.selectionStart, e.selectionEnd); })()")); err != nil || !strings.HasPrefix(line, "yaml 60/mn") {
+	b := browsertest.Open(t, "http://"+d.AdminAddr()+"/#try")
+	b.Paste("#yaml", "namespaces:\n  web:\n    policies:\n      default: {limits: [{name: minute, rate: 60/mn}]}\n")
+	b.Await("#verdict", "One problem")
+	b.Await("#problems", "line 4, column 47")
+	b.Await("#problems", "60/mn")
+	b.Shot("problem")
+	b.Click("#problems button")
+	if line, err := chromedp.Run(b.Context, chromedp.Evaluate[string]("(() => { const e = document.activeElement; return e.id + ' ' + e.value.slice(e.selectionStart, e.selectionEnd); })()")); err != nil || !strings.HasPrefix(line, "yaml 60/mn") {
 		t.Errorf("a click on the problem selects %q: %v", line, err)
 	}
-	b.paste("#yaml", "namespaces:\n  web:\n    policies:\n      default: {limits: [{name: minute, rate: 60/min}], overrides: [{identifiers: [10.0.0.0/8], limits: [{name: minute, rate: 600/min}]}]}\n")
-	b.await("#verdict", "Nothing is wrong.")
-	b.fill("#try-form [name=identifiers]", "192.0.2.1\n10.1.2.3")
-	b.click("#try-form button[type=submit]")
-	b.await("#try-result", "192.0.2.1: 60 such requests at once")
-	b.await("#try-result", "10.1.2.3: 600 such requests at once")
-	b.await("#try-result", "override 10.0.0.0/8")
+	b.Paste("#yaml", "namespaces:\n  web:\n    policies:\n      default: {limits: [{name: minute, rate: 60/min}], overrides: [{identifiers: [10.0.0.0/8], limits: [{name: minute, rate: 600/min}]}]}\n")
+	b.Await("#verdict", "Nothing is wrong.")
+	b.Fill("#try-form [name=identifiers]", "192.0.2.1\n10.1.2.3")
+	b.Click("#try-form button[type=submit]")
+	b.Await("#try-result", "192.0.2.1: 60 such requests at once")
+	b.Await("#try-result", "10.1.2.3: 600 such requests at once")
+	b.Await("#try-result", "override 10.0.0.0/8")
 
-	log := filepath.Join(t.TempDir(), "access.log")
-	var lines strings.Builder
-	for i := range 100 {
-		fmt.Fprintf(&lines, "203.0.113.7 - - [21/Sep/2026:14:20:%02d +0000] \"GET / HTTP/1.1\" 200 5 \"-\" \"-\"\n", i/2)
-	}
-	fmt.Fprintln(&lines, "this is no request")
-	if err := os.WriteFile(log, []byte(lines.String()), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	b.do(chromedp.SetUploadFiles(chromedp.CSS("#replay-form [name=log]"), []string{log}))
-	b.click("#replay-form button[type=submit]")
-	b.await("#replay-result", "40 of 100 requests would have been denied")
-	b.await("#replay-result", "203.0.113.7")
-	b.await("#replay-result", "2026-09-21 14:20:30 UTC")
-	b.await("#replay-result", "access.log:101: this is no request")
-	b.shot("replay")
+	b.Do(chromedp.SetUploadFiles(chromedp.CSS("#replay-form [name=log]"), []string{abused(t)}))
+	b.Click("#replay-form button[type=submit]")
+	b.Await("#replay-result", "40 of 100 requests would have been denied")
+	b.Await("#replay-result", "203.0.113.7")
+	b.Await("#replay-result", "2026-09-21 14:20:30 UTC")
+	b.Await("#replay-result", "access.log:101: this is no request")
+	b.Shot("replay")
 
-	b.click("#load-policies")
-	b.await("#verdict", "Nothing is wrong.")
-	if text, err := chromedp.Run(b.ctx, chromedp.Value(chromedp.CSS("#yaml"))); err != nil || !strings.Contains(text, "partner-*") {
-		t.Errorf("what is in force: %s: %v", text, err)
-	}
+	b.Click("#load-policies")
+	b.AwaitTrue(`document.querySelector("#yaml").value.includes("partner-*")`)
+	b.Await("#verdict", "Nothing is wrong.")
 }
 
 // TestToken opens the console of an admin port that other machines reach.
@@ -412,21 +396,21 @@ func TestToken(t *testing.T) {
 		o.AdminAddr = "0.0.0.0:0"
 		o.Config.Clients = clients
 	})
-	b := open(t, "http://127.0.0.1:"+port(d.AdminAddr())+"/")
-	b.await("#login", "Token of a client")
-	b.shot("login")
-	b.fill("#login input", "wrong wrong wrong wrong\r")
-	b.await("#login .wrong", "The port refuses this token.")
-	b.paste("#login input", token)
-	b.do(chromedp.KeyEvent("\r"))
-	b.await("#headline", "Nobody is being denied")
-	b.click(`nav a[href="#look-up"]`)
-	b.fill("#look-up-form [name=namespace]", "checkout")
-	b.fill("#look-up-form [name=identifier]", "alice\r")
-	b.await("#look-up-result", "A request would be allowed.")
-	b.click("#look-up-result button")
-	b.click("#ask button[type=submit]")
-	b.await("#look-up-result", "alice was reset.")
+	b := browsertest.Open(t, "http://127.0.0.1:"+port(d.AdminAddr())+"/")
+	b.Await("#login", "Token of a client")
+	b.Shot("login")
+	b.Fill("#login input", "wrong wrong wrong wrong\r")
+	b.Await("#login .wrong", "The port refuses this token.")
+	b.Paste("#login input", token)
+	b.Do(chromedp.KeyEvent("\r"))
+	b.Await("#headline", "Nobody is being denied")
+	b.Click(`nav a[href="#look-up"]`)
+	b.Fill("#look-up-form [name=namespace]", "checkout")
+	b.Fill("#look-up-form [name=identifier]", "alice\r")
+	b.Await("#look-up-result", "A request would be allowed.")
+	b.Click("#look-up-result button")
+	b.Click("#ask button[type=submit]")
+	b.Await("#look-up-result", "alice was reset.")
 	if log := d.log.String(); !strings.Contains(log, "identifier=alice") || !strings.Contains(log, "by=operator") {
 		t.Errorf("the log: %s", log)
 	}

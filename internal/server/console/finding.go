@@ -27,6 +27,9 @@ type question struct {
 	Strategy string `json:"strategy"`
 	Burst    uint64 `json:"burst"`
 	Name     string `json:"name"`
+	// Entries are those of a descriptor of Envoy, each key=value. Its domain is Namespace, and
+	// nothing else of the above is given.
+	Entries []string `json:"entries"`
 
 	Cost uint64 `json:"cost"`
 }
@@ -45,6 +48,8 @@ type finding struct {
 // A policyAnswer is what a request would get, by one policy.
 type policyAnswer struct {
 	Policy   string        `json:"policy"`             // "" of a limit in the request
+	Rule     string        `json:"rule,omitempty"`     // of a descriptor: the limit that matches, as metrics name it
+	Quota    bool          `json:"quota,omitempty"`    // it denies nothing, and Envoy is told what is left
 	Override string        `json:"override,omitempty"` // the pattern that matches; "": none does
 	Problem  string        `json:"problem,omitempty"`  // why there is no answer
 	Allowed  bool          `json:"allowed"`

@@ -9,6 +9,7 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/decide"
 	"github.com/ratelimitd/ratelimitd/internal/histogram"
 	"github.com/ratelimitd/ratelimitd/internal/policy"
+	"github.com/ratelimitd/ratelimitd/internal/policy/envoy"
 	"github.com/ratelimitd/ratelimitd/internal/reload"
 )
 
@@ -23,8 +24,11 @@ type Options struct {
 	MaxLogCount int64
 	// Configuration returns what is in force.
 	Configuration func() Configuration
-	Trials        Trials // nil: nothing can be tried
-	Logger        *slog.Logger
+	// Counter returns what the core is asked of a descriptor of Envoy, to look only, and the
+	// limit that it is held to.
+	Counter func(domain string, entries []string) (decide.Request, envoy.Match, error)
+	Trials  Trials // nil: nothing can be tried
+	Logger  *slog.Logger
 }
 
 // A Configuration is what is in force.

@@ -4,7 +4,9 @@ import (
 	"cmp"
 	"math"
 	"net/http"
+	"net/url"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/ratelimitd/ratelimitd/internal/account"
@@ -46,11 +48,13 @@ type denial struct {
 	account.Series
 	Rule        string        `json:"rule,omitempty"` // its rate, strategy and burst
 	Shadow      bool          `json:"shadow"`         // it denies nothing, but would
-	Envoy       bool          `json:"envoy"`          // its namespace is a domain of Envoy
 	Identifiers []account.Key `json:"identifiers"`
 	// MoreIdentifiers is how many others are known to be denied, of up to 64 in a namespace.
 	MoreIdentifiers int `json:"more_identifiers"`
 }
+
+// maxDomains is how many domains the page knows by name.
+const maxDomains = 100
 
 // inForce says which configuration is in force.
 type inForce struct {
@@ -61,6 +65,8 @@ type inForce struct {
 	Namespaces int        `json:"namespaces"`
 	Policies   int        `json:"policies"`
 	Domains    int        `json:"domains"`
+	// DomainNames are the first of them.
+	DomainNames []string `json:"domain_names"`
 }
 
 // A monitor knows what the first screen shows.
@@ -102,7 +108,7 @@ func (m *monitor) overview(w http.ResponseWriter, _ *http.Request) {
 		series[i].AskedSteps, series[i].DeniedSteps = joined(series[i].AskedSteps), joined(series[i].DeniedSteps)
 	}
 	hot := m.Book.HotKeys(math.MaxInt)
-	o.Denied, o.DeniedLeftOut = denials(series, hot, &config)
+	o.Denied, o.DeniedLeftOut = m.denials(series, hot, &config)
 	slices.SortStableFunc(series, func(a, b account.Series) int { return cmp.Compare(b.Asked, a.Asked) })
 	o.SeriesLeftOut = max(0, len(series)-maxRows)
 	o.Series = append(o.Series, series[:len(series)-o.SeriesLeftOut]...)
@@ -119,13 +125,16 @@ func (m *monitor) overview(w http.ResponseWriter, _ *http.Request) {
 }
 
 // denials returns the limits that deny, the worst first, each with whom it denies.
-func denials(series []account.Series, hot []account.HotKeys, config *Configuration) (all []denial, leftOut int) {
+func (m *monitor) denials(series []account.Series, hot []account.HotKeys, config *Configuration) (all []denial, leftOut int) {
 	all = []denial{}
 	for _, s := range series {
-		if s.DeniedLast == nil || s.Kind == account.OfNamespace || s.Kind == account.OfEnvoy {
-			continue // what Envoy asks counts as limits that requests bring along, too
+		// What Envoy asks counts as limits that requests bring along, too: also if these are in
+		// shadow mode, and so deny nothing.
+		ofDomain := s.Kind == account.OfInline && slices.Contains(config.Domains, s.Namespace)
+		if s.DeniedLast == nil || s.Kind == account.OfNamespace || ofDomain {
+			continue
 		}
-		d := denial{Series: s, Envoy: slices.Contains(config.Domains, s.Namespace), Identifiers: []account.Key{}}
+		d := denial{Series: s, Identifiers: []account.Key{}}
 		d.Rule, d.Shadow = ruleOf(config.Policies, s.SeriesName)
 		all = append(all, d)
 	}
@@ -136,7 +145,19 @@ func denials(series []account.Series, hot []account.HotKeys, config *Configurati
 	all = all[:len(all)-leftOut]
 	for _, ns := range hot {
 		for _, k := range ns.Denied {
-			i := slices.IndexFunc(all, func(d denial) bool { return d.denies(&k, ns.Namespace) })
+			ofEnvoy, rule := "", ""
+			if slices.Contains(config.Domains, ns.Namespace) && k.Policy == "" {
+				ofEnvoy, rule = m.limitOfEnvoy(ns.Namespace, k.Identifier)
+			}
+			i := slices.IndexFunc(all, func(d denial) bool {
+				if d.Kind == account.OfEnvoy {
+					return d.Limit == ofEnvoy
+				}
+				return d.denies(&k, ns.Namespace)
+			})
+			if i >= 0 && all[i].Rule == "" {
+				all[i].Rule = rule
+			}
 			switch {
 			case i < 0:
 			case len(all[i].Identifiers) < maxIdentifiers:
@@ -147,6 +168,26 @@ func denials(series []account.Series, hot []account.HotKeys, config *Configurati
 		}
 	}
 	return all, leftOut
+}
+
+// limitOfEnvoy returns the name of the limit of Envoy that an identifier is held to, and what that
+// holds it to. It is of no limit if it was cut short, or the configuration has changed.
+func (m *monitor) limitOfEnvoy(domain, identifier string) (name, rule string) {
+	entries := strings.Split(identifier, ",")
+	for i, e := range entries {
+		if plain, err := url.PathUnescape(e); err == nil {
+			entries[i] = plain
+		}
+	}
+	request, match, err := m.Counter(domain, entries)
+	if err != nil {
+		return "", ""
+	}
+	var rules []string
+	for i := range request.Limits {
+		rules = append(rules, describe(&request.Limits[i]))
+	}
+	return match.Metric, strings.Join(rules, " and ")
 }
 
 func boolean(b bool) int {
@@ -209,7 +250,10 @@ func joined(steps []float32) []float32 {
 
 // inForceOf says which configuration is in force.
 func inForceOf(c *Configuration) inForce {
-	f := inForce{Domains: len(c.Domains), Namespaces: len(c.Policies.Namespaces())}
+	f := inForce{Domains: len(c.Domains), DomainNames: c.Domains[:min(len(c.Domains), maxDomains)], Namespaces: len(c.Policies.Namespaces())}
+	if f.DomainNames == nil {
+		f.DomainNames = []string{}
+	}
 	for _, ns := range c.Policies.Namespaces() {
 		f.Policies += len(ns.Policies())
 	}

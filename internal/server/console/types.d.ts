@@ -14,7 +14,7 @@ export interface Series {
 }
 
 export interface Denial extends Series {
-  rule?: string; shadow: boolean; envoy: boolean; identifiers: Key[]; more_identifiers: number;
+  rule?: string; shadow: boolean; identifiers: Key[]; more_identifiers: number;
 }
 
 export interface Daemon {
@@ -28,7 +28,7 @@ export interface Daemon {
 export interface Overview {
   at: string; step_seconds: number; steps_shown: number;
   daemon: Daemon;
-  configuration: { version: string; since?: string; refused?: string; refused_at?: string; namespaces: number; policies: number; domains: number };
+  configuration: { version: string; since?: string; refused?: string; refused_at?: string; namespaces: number; policies: number; domains: number; domain_names: string[] };
   all: Series;
   latency: { p50: number; p99: number; p50_steps: number[]; p99_steps: number[] };
   denied: Denial[]; denied_left_out: number;
@@ -43,7 +43,7 @@ export interface LimitAnswer {
 }
 
 export interface PolicyAnswer {
-  policy: string; override?: string; problem?: string; allowed: boolean; outcome: string;
+  policy: string; rule?: string; quota?: boolean; override?: string; problem?: string; allowed: boolean; outcome: string;
   limits: LimitAnswer[]; retry_after_seconds: number | null; never: boolean;
 }
 

@@ -32,6 +32,7 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/server/grpcapi/codec"
 	"github.com/ratelimitd/ratelimitd/internal/store"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
+	"github.com/ratelimitd/ratelimitd/internal/turns"
 )
 
 // Options say how to make an API. Core, Book, Faults and Latency are required.
@@ -43,6 +44,7 @@ type Options struct {
 	Book         *account.Book
 	Faults       *fault.Log
 	Latency      *histogram.Histogram
+	Turns        *turns.Turns // of large bodies
 }
 
 // An API answers envoy.service.ratelimit.v3.RateLimitService. New makes it.

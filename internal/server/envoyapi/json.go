@@ -44,6 +44,12 @@ func (a *API) ServeJSON(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "the body "+err.Error(), http.StatusBadRequest)
 		return
 	}
+	_, turn, err := web.TakeTurn(a.o.Turns, r, body)
+	if err != nil {
+		web.WriteError(w, 0, err)
+		return
+	}
+	defer turn.End()
 	message := &rlsv3.RateLimitRequest{}
 	if err := protojson.Unmarshal(body, message); err != nil {
 		http.Error(w, fmt.Sprintf("the body is not a RateLimitRequest: %s; send one such as "+
@@ -52,6 +58,7 @@ func (a *API) ServeJSON(w http.ResponseWriter, r *http.Request) {
 	}
 	in := new(request)
 	in.fromMessage(message)
+	turn.End() // what follows waits for a store, or is soon done
 	out, err := a.shouldRateLimit(r.Context(), in)
 	a.calls.failed(err)
 	if err != nil {

@@ -77,32 +77,41 @@ func (a *API) ResetCounter(w http.ResponseWriter, r *http.Request) {
 	web.WriteJSON(w, map[string]string{"reset": request.Identifier})
 }
 
-// counterOf returns what the core is asked of the descriptor of a query, for nothing,
-// and the limit that the descriptor is held to.
+// counterOf returns what Counter does of the descriptor of a query.
 func (a *API) counterOf(query url.Values) (request decide.Request, m envoy.Match, err error) {
 	var wrong decide.InvalidError
-	domain, config := query.Get("domain"), a.config.Load()
-	entries := make([]envoy.Entry, 0, len(query["entry"]))
-	for _, text := range query["entry"] {
-		key, value, ok := strings.Cut(text, "=")
-		if !ok || key == "" {
-			wrong.Add("entry", "%s: write it as key=value, such as user=alice", quote.Cut(text))
-		}
-		entries = append(entries, envoy.Entry{Key: key, Value: value})
-	}
 	for name := range query {
 		if name != "domain" && name != "entry" {
 			wrong.Add("query", "unknown parameter %s; there are domain and entry", quote.Cut(name))
 		}
 	}
+	if err := wrong.Err(); err != nil {
+		return request, m, err
+	}
+	return a.Counter(query.Get("domain"), query["entry"])
+}
+
+// Counter returns what the core is asked of a descriptor, to look only, and the limit that the
+// descriptor is held to. Each of entries is key=value.
+func (a *API) Counter(domain string, entries []string) (request decide.Request, m envoy.Match, err error) {
+	var wrong decide.InvalidError
+	config := a.config.Load()
+	read := make([]envoy.Entry, 0, len(entries))
+	for _, text := range entries {
+		key, value, ok := strings.Cut(text, "=")
+		if !ok || key == "" {
+			wrong.Add("entry", "%s: write it as key=value, such as user=alice", quote.Cut(text))
+		}
+		read = append(read, envoy.Entry{Key: key, Value: value})
+	}
 	switch {
 	case wrong.Violations != nil:
 	case !config.Knows(domain):
 		wrong.Add("domain", "%s is not configured; there are %s", quote.Cut(domain), quote.Cut(strings.Join(config.Domains(), ", ")))
-	case len(entries) == 0:
+	case len(read) == 0:
 		wrong.Add("entry", "no entries; give one or several, such as entry=user=alice")
 	default:
-		if m = config.Match(domain, entries); m.Limit == nil {
+		if m = config.Match(domain, read); m.Limit == nil {
 			wrong.Add("entry", "no limit applies to these entries; GET /rlconfig shows the limits")
 		}
 	}
@@ -112,6 +121,7 @@ func (a *API) counterOf(query url.Values) (request decide.Request, m envoy.Match
 	limits := make([]strategy.Limit, len(m.Parts))
 	for i := range m.Parts {
 		limits[i] = m.Parts[i].Limit
+		limits[i].Shadow = a.enforcesNothing(&m)
 	}
 	return decide.Request{Namespace: domain, Identifier: m.Identifier, Limits: limits, DryRun: true}, m, nil
 }

@@ -29,6 +29,8 @@ var (
 	ErrTooManyCalls = again(codes.ResourceExhausted, "too many calls are under way; ask again in 1s, or raise --max-calls", time.Second).Err()
 	// ErrTooManyBytes is that of a request whose body is more than there is room for.
 	ErrTooManyBytes = again(codes.ResourceExhausted, "calls hold as many bytes as they may; ask again in 1s, or raise --max-bytes-in-flight", time.Second).Err()
+	// ErrBusy is that of a large body whose turn does not come in time.
+	ErrBusy = again(codes.ResourceExhausted, "too many large bodies wait to be decided; ask again in 1s, or send smaller ones", time.Second).Err()
 	// ErrNoMessage is that of a stream which has brought no message in time.
 	ErrNoMessage = status.Error(codes.DeadlineExceeded, "no message has arrived in time; send one as soon as the stream is open")
 	// ErrAwaited is that of a call to limits which have not come yet.

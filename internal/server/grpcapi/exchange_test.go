@@ -29,7 +29,7 @@ func newTestExchange(tb testing.TB) *exchange {
 	}
 	tb.Cleanup(func() { _ = counters.Close() })
 	core := decide.New(decide.Options{Store: counters, Book: account.New(decide.Outcomes, time.Now), Logger: slog.New(slog.DiscardHandler)})
-	return newExchange(newExchanges(core, histogram.NewVec("test", "test", "method", MethodUnary, MethodBatch, MethodStream)))
+	return newExchange(newExchanges(core, histogram.NewVec("test", "test", "method", MethodUnary, MethodBatch, MethodStream), nil))
 }
 
 func ask(identifier string, limits ...*ratelimitv1.Limit) *ratelimitv1.ShouldAllowRequest {
@@ -75,7 +75,7 @@ func FuzzShouldAllow(f *testing.F) {
 	}})
 	f.Fuzz(func(t *testing.T, data []byte) {
 		e := newTestExchange(t)
-		if codec.New().Unmarshal(mem.BufferSlice{mem.SliceBuffer(data)}, &e.request) != nil {
+		if codec.New(nil).Unmarshal(mem.BufferSlice{mem.SliceBuffer(data)}, &e.request) != nil {
 			return
 		}
 		asked := e.request.GetRequests()

@@ -25,7 +25,7 @@ type API struct {
 
 // New returns an API.
 func New(o Options) *API {
-	return &API{o: o, exchanges: newExchanges(o.Core, o.Latency), service: apiv1.Service{Core: o.Core}}
+	return &API{o: o, exchanges: newExchanges(o.Core, o.Latency, o.Turns), service: apiv1.Service{Core: o.Core}}
 }
 
 // Register has s serve the API. Of the unary methods that decide, the memory of

@@ -7,6 +7,7 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/decide"
 	"github.com/ratelimitd/ratelimitd/internal/histogram"
 	"github.com/ratelimitd/ratelimitd/internal/server/fault"
+	"github.com/ratelimitd/ratelimitd/internal/turns"
 )
 
 // The methods whose messages are timed, as the label of their latency.
@@ -25,4 +26,5 @@ type Options struct {
 	Streams  *sync.WaitGroup // counts the goroutines that answer streams
 	Draining <-chan struct{} // closed when the server begins to stop, which ends streams
 	Bounds   config.Bounds
+	Turns    *turns.Turns // of large batches
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/server/fault"
 	"github.com/ratelimitd/ratelimitd/internal/server/web"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
+	"github.com/ratelimitd/ratelimitd/internal/turns"
 )
 
 // The paths, which are the labels of their latency too.
@@ -29,6 +30,7 @@ type API struct {
 	Core    *decide.Core
 	Faults  *fault.Log
 	Latency *histogram.Vec // by path
+	Turns   *turns.Turns   // of large bodies
 
 	idle sync.Pool // of *exchange
 }

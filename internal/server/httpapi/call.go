@@ -23,12 +23,19 @@ func call[In, Out any, I message[In], O message[Out]](a *API, do func(context.Co
 		if !ok || !a.fits(w, body) {
 			return
 		}
+		ctx, turn, err := web.TakeTurn(a.Turns, r, body)
+		if err != nil {
+			web.WriteError(w, 0, err)
+			return
+		}
+		defer turn.End()
 		in := I(new(In))
 		if !a.decode(w, body, in, example) {
 			return
 		}
+		turn.End() // what follows waits for a store
 		w.Header()["Cache-Control"] = noStore
-		out, err := do(r.Context(), in)
+		out, err := do(ctx, in)
 		if err != nil {
 			web.WriteError(w, 0, err)
 			return

@@ -158,7 +158,8 @@ func seconds(d time.Duration) int64 {
 	return whole
 }
 
-// appendItem appends name to b as a String of RFC 9651. That holds
+// appendItem appends name to b as a String of RFC 9651. The Go client has the same in
+// internal/fields, and TestFieldsOfTheClient holds them together. A String holds
 // printable ASCII alone: other bytes, and the percent sign, are percent-encoded.
 func appendItem(b []byte, name string) []byte {
 	const hex = "0123456789ABCDEF"

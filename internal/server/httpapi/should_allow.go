@@ -5,6 +5,7 @@ import (
 
 	"github.com/ratelimitd/ratelimitd/internal/decide"
 	"github.com/ratelimitd/ratelimitd/internal/histogram"
+	"github.com/ratelimitd/ratelimitd/internal/server/web"
 )
 
 // ShouldAllow answers POST /v1/should-allow: ShouldAllow as JSON, or ShouldAllowBatch
@@ -15,6 +16,12 @@ func (a *API) ShouldAllow(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer a.Latency.Of(PathShouldAllow).Since(histogram.Start())
+	ctx, turn, err := web.TakeTurn(a.Turns, r, body)
+	if err != nil {
+		web.WriteError(w, 0, err)
+		return
+	}
+	defer turn.End()
 	e := a.exchange()
 	defer a.free(e)
 	if !a.read(w, e, body) {
@@ -26,9 +33,9 @@ func (a *API) ShouldAllow(w http.ResponseWriter, r *http.Request) {
 		e.decoder.Request(&e.batch.Requests[i], request)
 	}
 	w.Header()["Cache-Control"] = noStore
-	a.Core.Decide(r.Context(), &e.batch)
-	if !e.holdErrors(w, r) {
-		return
+	if e.single {
+		turn.End() // it waits for a store, and has little left to do
 	}
-	e.write(w)
+	a.Core.Decide(ctx, &e.batch)
+	e.write(w, r, turn)
 }

@@ -6,6 +6,7 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/decide"
 	"github.com/ratelimitd/ratelimitd/internal/histogram"
 	"github.com/ratelimitd/ratelimitd/internal/server/fault"
+	"github.com/ratelimitd/ratelimitd/internal/turns"
 )
 
 // answer answers the commands at the beginning of text, and writes the replies. It
@@ -57,7 +58,7 @@ func (t *turn) answerAll(text string, begun bool, size *int) (err error) {
 			// sends after them must not be answered.
 			t.closing = true
 		}
-		if len(t.out) > maxReplyBytes && !t.write() {
+		if len(t.out) > maxReplyBytes && !(t.write() && t.wait()) {
 			t.closing = true
 		}
 	}
@@ -108,13 +109,13 @@ func (t *turn) run(c command) {
 	var err error
 	switch c {
 	case reset:
-		err = t.reset()
+		t.alone(func() { err = t.reset() })
 	case reserve:
-		err = t.reserve()
+		t.alone(func() { err = t.reserve() })
 	case commit:
-		err = t.commit()
+		t.alone(func() { err = t.commit() })
 	case cancel:
-		err = t.cancel()
+		t.alone(func() { err = t.cancel() })
 	default:
 		err = t.talk(c)
 	}
@@ -124,6 +125,12 @@ func (t *turn) run(c command) {
 		return
 	}
 	t.done(c, false)
+}
+
+// alone asks for one thing. It takes little of a processor, and may wait for a store.
+func (t *turn) alone(ask func()) {
+	defer t.processor.Aside(t.conn.base)()
+	ask()
 }
 
 // decide decides what was asked and is not answered yet, and answers it.
@@ -143,7 +150,12 @@ func (t *turn) decide() {
 		return
 	}
 	t.decided = true
-	t.conn.o.Core.Decide(ctx, &t.batch)
+	if t.processor != nil && len(asked) == 1 {
+		t.alone(func() { t.conn.o.Core.Decide(ctx, &t.batch) })
+	} else {
+		ctx = turns.NewContext(ctx, t.processor) // others have it while a store is asked
+		t.conn.o.Core.Decide(ctx, &t.batch)
+	}
 	for i := range asked {
 		a := &t.batch.Answers[i]
 		failed := a.Err != nil
@@ -181,6 +193,9 @@ func (t *turn) ask(c command) {
 	t.asked = append(t.asked, q)
 	if len(t.asked) == maxBatch {
 		t.decide()
+		if !t.wait() {
+			t.closing = true
+		}
 	}
 }
 

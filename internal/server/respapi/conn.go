@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/netip"
 	"sync/atomic"
 	"time"
 
@@ -30,6 +31,7 @@ type conn struct {
 	o        *Options
 	draining *atomic.Bool // whether the server is stopping
 	id       int64
+	client   netip.Prefix // the address of who has connected
 
 	in       []byte // received and not answered yet; its memory is used again
 	little   int    // how many reads in a row had little

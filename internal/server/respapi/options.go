@@ -10,6 +10,7 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/decide"
 	"github.com/ratelimitd/ratelimitd/internal/histogram"
 	"github.com/ratelimitd/ratelimitd/internal/server/fault"
+	"github.com/ratelimitd/ratelimitd/internal/turns"
 )
 
 // A Gate knows who asks.
@@ -35,6 +36,7 @@ type Options struct {
 	Latency *histogram.Histogram // of turns that decide
 	Calls   Calls
 	Bounds  config.Bounds
+	Turns   *turns.Turns // of what takes long
 
 	Gate Gate        // nil: everybody may ask
 	TLS  *tls.Config // nil: without

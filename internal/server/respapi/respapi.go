@@ -21,6 +21,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc/peer"
+
+	"github.com/ratelimitd/ratelimitd/internal/ipaddr"
 )
 
 // Method is the label of the latency of turns.
@@ -78,7 +80,7 @@ func (s *Server) Serve(l net.Listener) error {
 
 // start answers a connection in a goroutine of its own.
 func (s *Server) start(raw net.Conn) {
-	c := &conn{o: &s.o, draining: &s.draining, Conn: raw, raw: raw, id: s.ids.Add(1)}
+	c := &conn{o: &s.o, draining: &s.draining, Conn: raw, raw: raw, id: s.ids.Add(1), client: ipaddr.ClientOf(raw.RemoteAddr())}
 	c.base = peer.NewContext(s.ctx, &peer.Peer{Addr: raw.RemoteAddr()})
 	s.mu.Lock()
 	open := s.conns != nil
@@ -123,6 +125,7 @@ func (s *Server) answer(c *conn) (ok bool) {
 	// One allocation for all texts of the turn, and one that is never changed: whoever
 	// keeps a part of it needs no copy to be safe.
 	size, open := t.answer(string(c.in))
+	t.rest()
 	if size > 0 {
 		c.begun = time.Time{}
 	}

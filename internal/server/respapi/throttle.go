@@ -45,18 +45,18 @@ func throttleField(field string) string {
 	}
 }
 
-// A throttled is what a reply to one of the two commands says.
-type throttled struct {
+// A throttleReply is what a reply to one of the two commands says.
+type throttleReply struct {
 	allowed          bool
 	limit, remaining uint64
 	retry, reset     time.Duration // retry is strategy.Never if no wait helps
 }
 
-// throttledOf returns what a says to a command with a capacity. Without a decision on
+// throttleReplyOf returns what a says to a command with a capacity. Without a decision on
 // the limit, whoever is allowed has all of it.
-func throttledOf(a *decide.Answer, capacity uint64) throttled {
+func throttleReplyOf(a *decide.Answer, capacity uint64) throttleReply {
 	d := a.Decision
-	r := throttled{allowed: d.Allowed, limit: capacity, retry: strategy.Never}
+	r := throttleReply{allowed: d.Allowed, limit: capacity, retry: strategy.Never}
 	if len(d.Statuses) == 0 {
 		if d.Allowed {
 			r.remaining = capacity
@@ -72,7 +72,7 @@ func throttledOf(a *decide.Answer, capacity uint64) throttled {
 // what remains, the seconds to wait or -1, and the seconds until it is unused. Its
 // seconds are rounded up from a millisecond on.
 func (t *turn) appendCellThrottle(a *decide.Answer, capacity uint64) {
-	r := throttledOf(a, capacity)
+	r := throttleReplyOf(a, capacity)
 	b := appendBit(append(t.out, "*5\r\n"...), !r.allowed)
 	b = appendUint(t.lastLimit.append(b, whole(r.limit)), r.remaining)
 	if r.allowed {
@@ -100,7 +100,7 @@ func cellSeconds(d time.Duration) int64 {
 // but two: it is what its users know. Its retry_after is in whole seconds rounded down, at
 // which a caller would ask too early: here it is rounded up.
 func (t *turn) appendCrabThrottle(a *decide.Answer, capacity uint64) {
-	r := throttledOf(a, capacity)
+	r := throttleReplyOf(a, capacity)
 	reset := r.reset.Seconds()
 	if len(a.Limits) > 0 {
 		rate := &a.Limits[0].Rate

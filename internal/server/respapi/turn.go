@@ -4,6 +4,7 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/decide"
 	"github.com/ratelimitd/ratelimitd/internal/histogram"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
+	"github.com/ratelimitd/ratelimitd/internal/turns"
 )
 
 const (
@@ -35,6 +36,8 @@ type turn struct {
 	specs []strategy.Spec
 	rate  wholeRate
 
+	processor *turns.Turn // nil: it has answered too little to need one, or is to write
+
 	tally   tally
 	closing bool // after this turn
 	decided bool // whether it has asked the core anything
@@ -59,11 +62,29 @@ func (t *turn) forget() {
 	t.specs = t.specs[:0]
 }
 
-// write writes the replies.
+// wait waits for a turn at a processor, once more is to be answered than takes some 100
+// microseconds: maxBatch or maxReplyBytes. It reports false if the server stops.
+func (t *turn) wait() (ok bool) {
+	if t.processor != nil {
+		return true
+	}
+	_, taken, err := t.conn.o.Turns.Take(t.conn.base, t.conn.client)
+	t.processor = taken
+	return err == nil
+}
+
+// rest ends the turn at a processor.
+func (t *turn) rest() {
+	t.processor.End()
+	t.processor = nil
+}
+
+// write writes the replies. Others have the processor meanwhile: the client may not read.
 func (t *turn) write() (ok bool) {
 	if len(t.out) == 0 {
 		return true
 	}
+	t.rest()
 	err := t.conn.write(t.out)
 	t.out, t.whole = t.out[:0], 0
 	return err == nil

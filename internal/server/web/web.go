@@ -20,7 +20,9 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/ratelimitd/ratelimitd/internal/inflight"
+	"github.com/ratelimitd/ratelimitd/internal/ipaddr"
 	"github.com/ratelimitd/ratelimitd/internal/server/fault"
+	"github.com/ratelimitd/ratelimitd/internal/turns"
 )
 
 // ErrTooLong is wrapped by the error of a body that is longer than it may be.
@@ -34,12 +36,14 @@ const (
 	// requests allocate more, with what is soon garbage: 37 to 56 bytes for each, by what
 	// the requests are.
 	decodedBytes = 32
+	// longestWait is how long a body waits for its turn. Clients wait for some seconds, and
+	// what is decided for one that has gone delays the others.
+	longestWait = 5 * time.Second
 )
 
 // ReadBody reads a body of at most maxBytes. The error of one that is longer is
 // ErrTooLong; that of one for which there is no room is fault.ErrTooManyBytes; any other
-// means that the body ended early. The body counts as in flight until the request ends, and
-// once it is there, what it takes to decide it does too.
+// means that the body ended early. The body counts as in flight until the request ends.
 func ReadBody(w http.ResponseWriter, r *http.Request, maxBytes int64) ([]byte, error) {
 	if n := r.ContentLength; 0 <= n && n <= min(maxBytes, freeBytes) { // as mostly
 		body := make([]byte, n)
@@ -62,21 +66,75 @@ func ReadBody(w http.ResponseWriter, r *http.Request, maxBytes int64) ([]byte, e
 		}
 		context.AfterFunc(r.Context(), release)
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBytes))
+	body, err := readAll(http.MaxBytesReader(w, r.Body, maxBytes), min(r.ContentLength, maxBytes))
 	if tooLong := (*http.MaxBytesError)(nil); errors.As(err, &tooLong) {
 		return nil, ErrTooLong
 	}
 	if err != nil && shed.Load() {
 		return nil, fault.ErrTooManyBytes
 	}
-	if bound != nil && err == nil && len(body) > freeBytes {
-		worked := bound.Work(int64(len(body))*decodedBytes, r.RemoteAddr)
-		if worked == nil {
-			return nil, fault.ErrTooManyBytes
-		}
-		context.AfterFunc(r.Context(), worked)
-	}
 	return body, err
+}
+
+// readAll reads a body of which the client says that it has n bytes. If n is negative, it has
+// not said so.
+func readAll(body io.Reader, n int64) ([]byte, error) {
+	if n < 0 {
+		return io.ReadAll(body)
+	}
+	text := make([]byte, n)
+	if _, err := io.ReadFull(body, text); err != nil {
+		return nil, err
+	}
+	_, err := body.Read(make([]byte, 1)) // a body that is longer than it may be
+	if errors.Is(err, io.EOF) {
+		err = nil
+	}
+	return text, err
+}
+
+// A Turn is that of a large body, with the memory that it takes. A nil Turn is that of a
+// small one.
+type Turn struct {
+	turn   *turns.Turn
+	worked func() // nil: nothing is counted
+}
+
+// TakeTurn waits until a body may be decoded and decided, and returns a context with that
+// turn. The turn has to end before a long reply is written: the client may not read it. The
+// error is fault.ErrTooManyBytes or fault.ErrBusy.
+func TakeTurn(t *turns.Turns, r *http.Request, body []byte) (context.Context, *Turn, error) {
+	ctx := r.Context()
+	if len(body) <= freeBytes { // as mostly
+		return ctx, nil, nil
+	}
+	patient, cancel := context.WithTimeout(ctx, longestWait)
+	defer cancel()
+	_, turn, err := t.Take(patient, ipaddr.ClientAt(r.RemoteAddr))
+	if err != nil {
+		return nil, nil, fault.ErrBusy
+	}
+	ctx = turns.NewContext(ctx, turn)
+	taken := &Turn{turn: turn}
+	if bound := inflight.FromContext(ctx); bound != nil {
+		if taken.worked = bound.Work(int64(len(body))*decodedBytes, r.RemoteAddr); taken.worked == nil {
+			turn.End()
+			return nil, nil, fault.ErrTooManyBytes
+		}
+	}
+	return ctx, taken, nil
+}
+
+// End ends a turn. More than once does no harm.
+func (t *Turn) End() {
+	if t == nil {
+		return
+	}
+	t.turn.End()
+	if t.worked != nil {
+		t.worked()
+		t.worked = nil
+	}
 }
 
 // CheckUTF8 returns what is wrong with a JSON text that is not UTF-8, or that begins
@@ -134,11 +192,17 @@ func Objects(text []byte) (n int) {
 // WriteMessage writes m as JSON with the fields that are false or 0, so that a
 // denial says so.
 func WriteMessage(w http.ResponseWriter, code int, m proto.Message) {
+	code, body := Message(code, m)
+	WriteText(w, code, body)
+}
+
+// Message returns what WriteMessage writes.
+func Message(code int, m proto.Message) (int, []byte) {
 	body, err := protojson.MarshalOptions{EmitDefaultValues: true}.Marshal(m)
 	if err != nil { // a name is not UTF-8, say
-		code, body = http.StatusInternalServerError, []byte(`{"code":13,"message":"the answer cannot be written as JSON"}`)
+		return http.StatusInternalServerError, []byte(`{"code":13,"message":"the answer cannot be written as JSON"}`)
 	}
-	WriteText(w, code, body)
+	return code, body
 }
 
 var applicationJSON = []string{"application/json"}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/ratelimitd/ratelimitd/internal/store"
+	"github.com/ratelimitd/ratelimitd/internal/turns"
 )
 
 const (
@@ -109,6 +110,9 @@ func (s *Store) Favour(namespaces []string) {
 
 // Decide has the store decide requests when it is their turn.
 func (s *Store) Decide(ctx context.Context, requests []store.Request, results []store.Result) {
+	if len(requests) > 1 {
+		defer turns.Aside(ctx)() // others have the processor while these wait for the store
+	}
 	cost := 0
 	for i := range requests {
 		cost += costOf(&requests[i])

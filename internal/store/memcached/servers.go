@@ -120,14 +120,39 @@ func (s *server) get(keys []string) (map[string]*memcache.Item, error) {
 }
 
 func (s *server) getOnce(keys []string) (map[string]*memcache.Item, error) {
-	if len(keys) > 1 {
-		return s.client.GetMulti(keys)
+	if len(keys) == 1 {
+		item, err := s.client.Get(keys[0])
+		switch {
+		case errors.Is(err, memcache.ErrCacheMiss):
+			return nil, nil
+		case err != nil:
+			return nil, err
+		case item.Key != keys[0]:
+			return nil, s.notAskedFor(item.Key)
+		}
+		return map[string]*memcache.Item{item.Key: item}, nil
 	}
-	item, err := s.client.Get(keys[0])
-	if errors.Is(err, memcache.ErrCacheMiss) {
-		return nil, nil
+	items, err := s.client.GetMulti(keys)
+	if err != nil {
+		return nil, err
 	}
-	return map[string]*memcache.Item{keys[0]: item}, err
+	asked := make(map[string]struct{}, len(keys))
+	for _, key := range keys {
+		asked[key] = struct{}{}
+	}
+	for key := range items {
+		if _, ok := asked[key]; !ok {
+			return nil, s.notAskedFor(key)
+		}
+	}
+	return items, nil
+}
+
+// notAskedFor returns the error of a reply with the item of another key: what follows on its
+// connection may answer other questions too.
+func (s *server) notAskedFor(key string) error {
+	s.closeIdle()
+	return fmt.Errorf("%w: the item of %s, which was not asked for", errReply, quote.Cut(key))
 }
 
 // put makes writes, and sets the result of each. It does not try again: a write whose reply

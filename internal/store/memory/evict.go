@@ -34,6 +34,15 @@ type space struct {
 	share   int    // how many counters there may be
 	hand    uint32 // the number of the counter that expire checks next
 	evicted evictions
+	random  *rand.Rand // draws whom an eviction looks at; nil: what all use
+}
+
+// draw returns a number below n. Without a source of its own it takes that of all.
+func draw(random *rand.Rand, n int) int {
+	if random != nil {
+		return random.IntN(n)
+	}
+	return rand.IntN(n)
 }
 
 // makeRoom evicts counters until one more fits into the share, or only
@@ -167,7 +176,7 @@ func (s *space) sampleOpen(g uint32, pinned []uint32, now strategy.Instant) uint
 	}
 	for i := range look {
 		if !few {
-			i = rand.IntN(len(open))
+			i = draw(s.random, len(open))
 		}
 		n := open[i]
 		if slices.Contains(pinned, n) {

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"math/bits"
+	mathrand "math/rand/v2"
 	"unsafe"
 
 	"github.com/ratelimitd/ratelimitd/internal/store"
@@ -41,6 +42,14 @@ const secretBytes = int(unsafe.Sizeof(hasher{}))
 func newHasher() hasher {
 	var secret [secretBytes]byte
 	_, _ = rand.Read(secret[:]) // which never fails
+	h, _ := parseHasher(secret[:])
+	return h
+}
+
+// knownHasher returns a hasher that is the same each time.
+func knownHasher() hasher {
+	var secret [secretBytes]byte
+	_, _ = mathrand.NewChaCha8([32]byte{}).Read(secret[:]) // which never fails
 	h, _ := parseHasher(secret[:])
 	return h
 }

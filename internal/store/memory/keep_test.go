@@ -77,7 +77,7 @@ func TestKeepSetsAsideWhatItCannotUse(t *testing.T) {
 		t.Fatal(err)
 	}
 	corrupt := bytes.Clone(good)
-	corrupt[len(corrupt)/2] ^= 4
+	corrupt[len(corrupt)-1] ^= 4 // in a checksum: elsewhere it may be a length, and the file then torn
 	newer := bytes.Clone(good)
 	newer[len(magic)] = 2
 	for _, tt := range []struct {

@@ -42,7 +42,9 @@ func New(o Options) (*Store, error) {
 	}
 	s := &Store{closed: make(chan struct{})}
 	s.open(&o)
-	s.swept.Go(s.sweep)
+	if !o.Reproducible {
+		s.swept.Go(s.sweep)
+	}
 	return s, nil
 }
 

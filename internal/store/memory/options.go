@@ -46,6 +46,11 @@ type Options struct {
 	// carried on by the monotonic clock: it is not disturbed when the wall
 	// clock is set.
 	Now func() strategy.Instant
+	// Reproducible has the store draw nothing at random and do nothing of itself, so that
+	// it decides the same each time when it is asked the same: also by several goroutines,
+	// if each asks for identities of shards of its own: see Place. Its secrets are no
+	// secrets then. Logs are evicted by Settle alone, which its user calls now and then.
+	Reproducible bool
 }
 
 // Check returns which option is wrong, if New would refuse one.

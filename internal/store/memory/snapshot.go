@@ -177,8 +177,8 @@ func (w *frameWriter) group(g *group) uint64 {
 	return number
 }
 
-// A restored says what read has found.
-type restored struct {
+// A restoration says what read has found.
+type restoration struct {
 	taken             strategy.Instant
 	counters, expired uint64
 }
@@ -236,7 +236,7 @@ func torn(err error) error {
 
 // read restores what write has written. Nobody uses s yet. After an error, some of it is
 // in s.
-func (s *stripes) read(from io.Reader) (found restored, err error) {
+func (s *stripes) read(from io.Reader) (found restoration, err error) {
 	r := frameReader{from: bufio.NewReaderSize(from, sliceBytes)}
 	var start [len(magic) + 4]byte
 	if _, err := io.ReadFull(r.from, start[:]); err != nil || string(start[:len(magic)]) != magic {
@@ -258,7 +258,7 @@ func (s *stripes) read(from io.Reader) (found restored, err error) {
 	if found.taken, err = s.readHead(body); err != nil {
 		return found, err
 	}
-	in := insertion{store: s, now: s.now(), restored: found}
+	in := insertion{store: s, now: s.now(), restoration: found}
 	in.ahead = max(0, found.taken-in.now)
 	for {
 		switch kind, body, err = r.next(); {
@@ -273,7 +273,7 @@ func (s *stripes) read(from io.Reader) (found restored, err error) {
 			if _, err := r.from.ReadByte(); body.more() || !body.ok() || n != in.counters+in.expired || !errors.Is(err, io.EOF) {
 				return found, errNoSense
 			}
-			return in.restored, nil
+			return in.restoration, nil
 		default:
 			return found, errNoSense
 		}
@@ -302,7 +302,7 @@ func (s *stripes) readHead(body fields) (taken strategy.Instant, err error) {
 
 // An insertion puts the counters of a snapshot into a store.
 type insertion struct {
-	restored
+	restoration
 
 	store *stripes
 	now   strategy.Instant
@@ -403,7 +403,7 @@ func (s *stripes) insert(c *counter, of *groupOwner, log *strategy.Log, shut boo
 	}
 	sh.unlock()
 	if s.logEntries.Load() > s.maxLogEntries {
-		s.evictLogs(of.name, now)
+		s.evictLogs(s.maxLogEntries, push{s.names.find(of.name), now})
 	}
 }
 

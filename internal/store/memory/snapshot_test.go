@@ -30,7 +30,7 @@ func snapshotOf(tb rapid.TB, s *Store) []byte {
 func restoredFrom(tb interface {
 	rapid.TB
 	Cleanup(func())
-}, file []byte, o Options, favoured ...string) (*Store, restored) {
+}, file []byte, o Options, favoured ...string) (*Store, restoration) {
 	tb.Helper()
 	s, err := New(o)
 	if err != nil {

@@ -2,6 +2,7 @@ package memory
 
 import (
 	"context"
+	"math"
 	"math/bits"
 	"math/rand/v2"
 	"slices"
@@ -34,7 +35,9 @@ type stripes struct {
 	shift  int // an identity's shard is its hash's bits above shift
 
 	logEntries    atomic.Int64 // the room of all shards' logs
-	maxLogEntries int64
+	maxLogEntries int64        // beyond it a decision evicts logs
+	settledLogs   int64        // beyond it Settle does
+	random        *rand.Rand   // draws where Settle begins; nil: what all use
 
 	losses    lossLog
 	agreement agreement
@@ -47,8 +50,16 @@ func (s *stripes) open(o *Options) {
 	s.shift = 64 - bits.TrailingZeros(uint(o.Shards))
 	oneRequest := int64(strategy.MaxLimits) << bits.Len64(uint64(2*o.MaxLogCount)) // with the charges of a log in debt
 	s.maxLogEntries = max(entriesPerKey*int64(o.MaxKeys), oneRequest)
+	s.settledLogs = s.maxLogEntries
+	if o.Reproducible {
+		s.hash, s.random = knownHasher(), rand.New(rand.NewPCG(0, 0)) //nolint:gosec // which is to be the same each time
+		s.maxLogEntries = math.MaxInt64
+	}
 	for i := range s.shards {
 		sh := &s.shards[i]
+		if o.Reproducible {
+			sh.random = rand.New(rand.NewPCG(1, uint64(i))) //nolint:gosec // likewise
+		}
 		sh.hash, sh.names, sh.logEntries, sh.losses = &s.hash, s.names, &s.logEntries, &s.losses
 		sh.share = o.MaxKeys / o.Shards
 		sh.init(sh.share + strategy.MaxLimits - 1) // as a request's own counters are not evicted for it
@@ -58,7 +69,11 @@ func (s *stripes) open(o *Options) {
 // Decide decides each of requests at one reading of the clock. It sets no
 // error.
 func (s *stripes) Decide(_ context.Context, requests []store.Request, results []store.Result) {
-	now := s.now()
+	s.DecideAt(s.now(), requests, results)
+}
+
+// DecideAt is Decide at an instant that the caller says. Those of one shard must not go back.
+func (s *stripes) DecideAt(now strategy.Instant, requests []store.Request, results []store.Result) {
 	for len(requests) > 0 {
 		n := 1
 		switch {
@@ -156,7 +171,7 @@ func (s *stripes) decideTogether(r *store.Request, res *store.Result, now strate
 		s.shards[place].unlock()
 	}
 	if s.logEntries.Load() > s.maxLogEntries {
-		s.evictLogs(r.Namespace, now)
+		s.evictLogs(s.maxLogEntries, push{s.names.find(r.Namespace), now})
 	}
 }
 
@@ -186,15 +201,18 @@ func (s *stripes) decideAt(sh *shard, r *store.Request, keys []key, res *store.R
 	sh.decide(r, keys, &res.Decision, now)
 	sh.unlock()
 	if s.logEntries.Load() > s.maxLogEntries {
-		s.evictLogs(r.Namespace, now)
+		s.evictLogs(s.maxLogEntries, push{s.names.find(r.Namespace), now})
 	}
 }
 
-// evictLogs evicts counters with logs until the logs are within their bound. The
-// namespace called name has needed the room.
-func (s *stripes) evictLogs(name string, now strategy.Instant) {
-	by := push{owner: s.names.find(name), now: now}
-	for s.logEntries.Load() > s.maxLogEntries {
+// Settle evicts logs until they are within their bound, where decisions do not.
+func (s *stripes) Settle(now strategy.Instant) {
+	s.evictLogs(s.settledLogs, push{s.names.rest, now})
+}
+
+// evictLogs evicts counters with logs until the logs have at most that many entries.
+func (s *stripes) evictLogs(most int64, by push) {
+	for s.logEntries.Load() > most {
 		if of := s.names.heaviest(); of == nil || !s.evictLogsOf(of, by) {
 			return
 		}
@@ -205,7 +223,7 @@ func (s *stripes) evictLogs(name string, now strategy.Instant) {
 // whether it found some. It looks in all shards for one that is not denied at present
 // before it takes one that is.
 func (s *stripes) evictLogsOf(of *namespace, by push) (found bool) {
-	start := rand.IntN(len(s.shards))
+	start := draw(s.random, len(s.shards))
 	for _, shutToo := range []bool{false, true} {
 		for i := range s.shards {
 			sh := &s.shards[(start+i)%len(s.shards)]
@@ -248,6 +266,15 @@ func (s *stripes) Reset(_ context.Context, r *store.Request) error {
 		}
 	}
 	return nil
+}
+
+// Shards returns how many stripes there are.
+func (s *stripes) Shards() int { return len(s.shards) }
+
+// Place says in which shard an identity is: the highest bits of what it returns, as many as it
+// takes to number all shards. In all stores that are Reproducible it is the same.
+func (s *stripes) Place(namespace, identifier string) uint16 {
+	return uint16(s.hash.identity(namespace, identifier).hi >> (64 - shardBits))
 }
 
 func (s *stripes) shard(identity key) *shard { return &s.shards[identity.hi>>s.shift] }

@@ -32,7 +32,7 @@ func BenchmarkPipelining(b *testing.B) {
 		return func(ctx context.Context, requests []store.Request, results []store.Result) {
 			ctx, cancel := context.WithTimeout(ctx, s.timeout)
 			defer cancel()
-			call := s.newCall(&requests[0], &results[0])
+			call := s.newExchange(&requests[0], &results[0])
 			questions, answers := []question{call.question}, make([]reply, 1)
 			command := s.pipes.script.command(ctx, questions, false, false)
 			replies(command, c.Process(ctx, command), questions, answers)

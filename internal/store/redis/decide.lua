@@ -4,7 +4,8 @@
 -- inside Redis. Go computes the rest of the answer from the states it returns.
 --
 -- KEYS      the counters of the limits; in a cluster, all in one slot
--- ARGV[1]   packed, little-endian. For each run, its limits. For each limit: 1 if it is
+-- ARGV[1]   packed, little-endian. For each run: how many limits it has; 0 if one of them
+--           is a sliding window log. Then its limits. For each limit: 1 if it is
 --           the last of its run; the number of the strategy; 1 if in shadow mode; 1 to
 --           consume or 0 to look, the same for the whole run, plus twice the mode (0
 --           take, 1 charge, 2 refund, 3 overdraw); cost (at most 1e9 + 1, or 1e13 if it
@@ -12,7 +13,7 @@
 --           take: the most units that a charge may fill it with; and consumed_at, or 0.
 --           The number of the strategy is 8 for a fixed window that is kept as a number;
 --           and 9 if all limits of the run are such, and take the same, and none is in
---           shadow mode. Then the third number is how many limits the run has.
+--           shadow mode
 --           If it is 7, a fixed window that follows the calendar: its first instant, and
 --           that of the next one
 -- ARGV[2]   if given, the first key is no counter: it only says which server to ask
@@ -24,11 +25,11 @@
 --           a key has a value that is not a string, 4 none, because a value was corrupt
 --           and is deleted now, 5 none, because the window is not that of now); and the
 --           states before that, in order. If the strategy is 8, that is a number of 16
---           digits, or two doubles, last and used. The state of a sliding window log has
---           a fourth double if it is not a take
+--           digits, or two doubles, last and used. That of a sliding window log is three
+--           doubles, last, used and from when more is free; and a fourth if it is not a take
 --
--- A state is three big-endian doubles: last, used, part. The part of a fixed window is
--- for how many microseconds after last the key was to live. A fixed window whose counter
+-- A state is three big-endian doubles, last, used and part, and up to when the key lives at
+-- least, in seconds since the Unix epoch and 4 bytes. A fixed window whose counter
 -- never has another period, which ends at a whole second, and of which fewer than a
 -- million units are used, is a number: its start in microseconds, plus the units. Redis
 -- keeps that in a third of the memory. A sliding window log is a string of entries of 16
@@ -36,7 +37,9 @@
 -- then. The first entry only has the total before the others.
 --
 -- To set when a key expires takes longer than all else. So where the key lives long enough
--- already, INCRBY and SETRANGE change the value and leave that as it is.
+-- already, INCRBY and SETRANGE change the value and leave that as it is. And the key of a
+-- bucket lives for twice as long as it is needed: its next use, which needs it for longer,
+-- then changes the value alone.
 --
 -- All numbers are doubles. They stay whole and below 2^53 (see muldiv).
 -- Microseconds since the epoch do so until the year 2255.
@@ -296,26 +299,37 @@ end
 
 local keys, call, try, pack, unpack, spread, format = KEYS, redis.call, redis.pcall, struct.pack, struct.unpack, unpack, string.format
 
--- write sets the value of a counter, which matters up to an instant. If the key lives that
--- long already, step is what to add to its number; or with keep, it is written over.
-local function write(key, value, matters, step, keep)
+-- seconds returns up to when a key is to live that matters up to an instant, in whole
+-- seconds since the Unix epoch: see expiry.
+local function seconds(matters)
+  return math.ceil(math.min(matters, now + 31622400000000) / 1000000)
+end
+
+-- write sets a counter to a number, or to the three doubles of a state. lives is up to when
+-- its key is to live, or nil if it lives long enough. If there is a step, that is what to add
+-- to the number, whose key lives long enough too.
+local function write(key, value, lives, step)
   if step then
     if type(try('INCRBY', key, step)) ~= 'table' then return end
     -- the number has another form, or the user may not use INCRBY
-  elseif keep then
+  elseif not lives then
     call('SETRANGE', key, '0', value)
     return
   end
-  if type(value) == 'number' then value = format('%.0f', value) end
-  call('SET', key, value, 'PX', expiry(matters - now))
+  if type(value) == 'number' then
+    value = format('%.0f', value)
+  else
+    value = value .. pack('>I4', lives < 4294967296 and lives or 0)
+  end
+  call('SET', key, value, 'PX', lives * 1000 - math.floor(now / 1000) + slack)
 end
 
-local unused = '\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0'
+local unused = '\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0'
 local unused_number = '0000000000000000'
 local runs, position = ARGV[1], 1
 local reply, parts = {pack('<d', now)}, 1
 local functions -- what rare returns, once something needs it
-local values, matters, steps, keeps, acts, shadows -- for each limit, what write and acts are to do; made when a run needs them
+local values, lifetimes, steps, acts, shadows -- for each limit, what write and acts are to do; made when a run needs them
 
 local i = ARGV[2] and 1 or 0
 while i < #keys do
@@ -324,25 +338,31 @@ while i < #keys do
   parts = parts + 1 -- for consumed
   local verdict, ends = parts, 0
 
+  local limits, _, kind = string.byte(runs, position, position + 2)
+  position = position + 1
+  local found -- the values, if they are read together; false for one that is absent, or no string
+  if limits == 1 then
+    found = {try('GET', keys[first_key])}
+  elseif limits > 1 then
+    found = try('MGET', spread(keys, first_key, i + limits))
+    if found.err then found = nil end -- the user may not use MGET
+  end
+
   -- A run of numbers, of which each is that of its window, takes less time here.
-  local kind, limits = string.byte(runs, position + 1, position + 2)
-  local found
-  if kind == 9 then
-    found = limits == 1 and {try('GET', keys[first_key])} or try('MGET', spread(keys, first_key, i + limits))
+  local decided = false
+  if kind == 9 and found then
     local at, cost, count, period, capacity = position + 4
     for j = 1, limits do
       local value = found[j]
       cost, count, period, capacity, at = unpack('<dddd', runs, at)
       at = at + 4
       local used = (tonumber(value) or -1) - now + now % period
-      if used < 0 or used >= 1000000 - cost or used % 1 > 0 or #value ~= 16 then
-        found = nil
-        break
-      end
+      decided = used >= 0 and used < 1000000 - cost and used % 1 == 0 and #value == 16
+      if not decided then break end
       if used + cost > capacity then all = false end
       reply[parts + j] = value
     end
-    if found then
+    if decided then
       parts, i = parts + limits, i + limits
       if all then
         consumed = '\2'
@@ -351,7 +371,7 @@ while i < #keys do
           local key = keys[first_key + j - 1]
           if type(try('INCRBY', key, step)) == 'table' then -- see write
             local _, _, length = unpack('<ddd', runs, position + 36 * j - 32)
-            write(key, tonumber(found[j]) + cost, now - now % length + length)
+            write(key, tonumber(found[j]) + cost, seconds(now - now % length + length))
           end
         end
       end
@@ -361,7 +381,7 @@ while i < #keys do
     end
   end
 
-  if not found then repeat
+  if not decided then repeat
     i = i + 1
     local key = keys[i]
     local strategy, shadow, mode, cost, count, period, capacity, ceiling, consumed_at
@@ -393,7 +413,7 @@ while i < #keys do
       local last, used, free, n, first = functions.view(key, cost, period, capacity)
       if not last then
         trouble = math.min(trouble or used, used)
-        reply[parts] = mode > 0 and unused .. string.rep('\0', 8) or unused
+        reply[parts] = string.rep('\0', mode > 0 and 32 or 24)
       else
         acts = acts or {}
         if mode == 0 then
@@ -418,10 +438,11 @@ while i < #keys do
         end
       end
     else
-      local value = try('GET', key)
+      local value = found and found[i - first_key + 1]
+      if not value and limits ~= 1 then value = try('GET', key) end
       local last, used, part = 0, 0, 0
+      local lives = 0     -- up to when the key lives at least
       local start, stop -- of a fixed window: that of now, or of last if that is later
-      local lives = 0     -- up to when the key of a fixed window lives at least
       if strategy == 1 then
         start = from or now - now % period
         stop = to or start + period
@@ -437,13 +458,13 @@ while i < #keys do
           last = number - used
           lives = last + period
           reply[parts] = #value == 16 and value or format('%016.0f', number)
-        elseif #value == 24 then
-          last, used, part = unpack('>ddd', value)
+        elseif #value == 28 then
+          last, used, part, lives = unpack('>dddI4', value)
+          lives = lives * 1000000
           valid = last >= 0 and last < 9007199254740992 and last % 1 == 0 and
               used >= 0 and used < 17592186044416 and used % 1 == 0 and
               part >= 0 and part < 35184372088832 and part % 1 == 0
           reply[parts] = numeric and string.sub(value, 1, 16) or value
-          if strategy == 1 then lives, part = last + part, 0 end
         end
         if not valid then -- it is no string, or of another length, or has numbers that no state has
           functions = functions or rare()
@@ -460,7 +481,7 @@ while i < #keys do
               last = now
               local rest = 2 * period
               if strategy > 3 then rest = used * period / math.max(count, 1) end
-              write(key, pack('>ddd', last, used, part), now + rest)
+              write(key, pack('>ddd', last, used, part), seconds(now + rest))
             else -- nothing is left to count
               last = 0
               call('DEL', key)
@@ -527,22 +548,23 @@ while i < #keys do
           if not allowed then at = nil end
         end
         if at then
-          local next_value, step, keep
+          local next_value, step, lifetime
           if numeric and next_used < 1000000 then
             next_value = upto - period + next_used
             if lives == upto and mode == 0 then step = cost == 1 and '1' or format('%.0f', cost) end
-          elseif numeric or strategy > 1 then
-            next_value = pack('>ddd', at, next_used, next_part)
           else
-            keep = lives >= upto
-            if not keep then lives = math.min(upto, now + 31622400000000) end
-            next_value = pack('>ddd', at, next_used, lives - at)
+            next_value = pack('>ddd', at, next_used, next_part)
+          end
+          if numeric then -- and so the value may have another form
+            lifetime = seconds(upto)
+          elseif lives < upto then
+            lifetime = seconds(strategy > 3 and 2 * upto - now or upto)
           end
           if ends == 1 and i == first_key and not trouble then -- it is the only one
-            write(key, next_value, upto, step, keep)
+            write(key, next_value, lifetime, step)
           else
-            if not values then values, matters, steps, keeps = {}, {}, {}, {} end
-            values[i], matters[i], steps[i], keeps[i] = next_value, upto, step, keep
+            if not values then values, lifetimes, steps = {}, {}, {} end
+            values[i], lifetimes[i], steps[i] = next_value, lifetime, step
           end
         end
       end
@@ -554,12 +576,12 @@ while i < #keys do
 
   if trouble then
     consumed = string.char(trouble)
-  elseif consume and not found then
+  elseif consume and not decided then
     consumed = all and '\2' or '\1'
     for j = first_key, i do
       if not all and shadows[j] then -- a limit in shadow mode denied: no limit in shadow mode consumes
       elseif values and values[j] then
-        write(keys[j], values[j], matters[j], steps[j], keeps[j])
+        write(keys[j], values[j], lifetimes[j], steps[j])
       elseif acts and acts[j] then
         acts[j]()
       end

@@ -88,7 +88,8 @@ func (f *faultyServer) used(t *testing.T, r store.Request) int64 {
 	if number, err := strconv.ParseInt(value, 10, 64); err == nil { // as a fixed window is kept
 		return number % numberUnit
 	}
-	return parseState(&r.Limits[0], value).Used
+	state, _ := parseState(value)
+	return state.Used
 }
 
 // TestFaults harms a connection while a decision is on its way. The caller must get an error

@@ -22,7 +22,8 @@ func FuzzReply(f *testing.F) {
 		}
 		r.Limits = append(r.Limits, l)
 	}
-	size := sizeOfNow + sizeOfConsumed + len(r.Limits)*sizeOfState
+	one := composer{dialer: new(dialer)}.newExchange(&r, new(store.Result))
+	size := sizeOfNow + one.size
 	f.Add([]byte("short"))
 	for _, fill := range []string{"\x00", "\xff", "\x7f\xf0\x00\x00\x00\x00\x00\x00", "\x41\xd9\x53\x00\x00\x00\x00\x00", "\x43\x38\x00\x00\x00\x00\x00\x00"} {
 		f.Add(bytes.Repeat([]byte(fill), size)[:size])
@@ -32,7 +33,7 @@ func FuzzReply(f *testing.F) {
 			packed = append(packed, make([]byte, size-len(packed))...)
 		}
 		var res store.Result
-		c := composer{dialer: new(dialer)}.newCall(&r, &res)
+		c := composer{dialer: new(dialer)}.newExchange(&r, &res)
 		cmd := redis.NewStringCmd(t.Context())
 		cmd.SetVal(string(packed))
 		answers := make([]reply, 1)

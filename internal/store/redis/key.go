@@ -11,31 +11,39 @@ import (
 // counterKey returns the key of the counter of l that belongs to identifier in
 // namespace:
 //
-//	rl:{<namespace>:<identifier>}:<name>:<strategy>             a named limit
-//	rl:{<namespace>:<identifier>}:<strategy>:<rate>[:<burst>]   an unnamed one
-//	rl:{<namespace>:<identifier>}:fw:<rate>                     a numeric one
+//	rl:{<namespace>:<identifier>}<rate>                     an unnamed FIXED_WINDOW
+//	rl:{<namespace>:<identifier>}<strategy><rate>[:<burst>] another unnamed limit
+//	rl:{<namespace>:<identifier>}<strategy>:<name>          a named one
 //
+// The strategy is two letters. All of it is short, as Redis keeps it once for each counter.
 // Before that comes the prefix that the options have for all keys. It has no brace, so
 // that the first one tells where it ends. The braces make Redis Cluster keep all counters of an identifier in one slot.
 // No two counters share a key, because AppendEscaped writes as %XX each byte that
-// has a meaning in the key. A named and an unnamed limit differ in the second
-// part: only a rate has a slash.
+// has a meaning in the key. After the strategy, a name has a colon and a rate a digit.
 func counterKey(namespace, identifier string, l *strategy.Limit) string {
 	return string(appendCounterKey(make([]byte, 0, 128), namespace, identifier, l)) // room for most
 }
 
 func appendCounterKey(b []byte, namespace, identifier string, l *strategy.Limit) []byte {
 	b = append(b, "rl:"...)
-	b = append(appendTag(b, namespace, identifier), ':')
-	switch {
-	case numeric(l):
-		return l.Rate.Append(append(b, "fw:"...))
-	case l.Name == "":
-		return l.AppendCounter(b)
+	b = appendTag(b, namespace, identifier)
+	if l.Name != "" {
+		return store.AppendEscaped(append(append(b, letters[l.Strategy]...), ':'), l.Name, "{}:")
 	}
-	b = store.AppendEscaped(b, l.Name, "{}:")
-	b = append(b, ':')
-	return append(b, l.Strategy.String()...)
+	if l.Strategy != strategy.FixedWindow {
+		b = append(b, letters[l.Strategy]...)
+	}
+	return l.AppendRate(b)
+}
+
+// letters are the strategies in keys.
+var letters = [...]string{
+	strategy.FixedWindow:          "fw",
+	strategy.SlidingWindowCounter: "sc",
+	strategy.SlidingWindowLog:     "sl",
+	strategy.TokenBucket:          "tb",
+	strategy.LeakyBucket:          "lb",
+	strategy.GCRA:                 "gc",
 }
 
 // numeric reports whether the counter of l is kept as a number, which takes less of Redis'

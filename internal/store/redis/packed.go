@@ -15,6 +15,11 @@ import (
 // instant in the window of each key whose limit follows the calendar.
 func appendRun(b []byte, r *store.Request, keys int, at func(key int) strategy.Instant) []byte {
 	consume, isQuickRun := consumes(r), quick(r)
+	together := byte(0)
+	if keys <= math.MaxUint8 && !logs(r) {
+		together = byte(keys)
+	}
+	b = append(b, together)
 	key := 0
 	eachLimit(r, func(r *store.Request, l *strategy.Limit) {
 		ends := byte(0)
@@ -23,8 +28,7 @@ func appendRun(b []byte, r *store.Request, keys int, at func(key int) strategy.I
 		}
 		b = appendLimit(append(b, ends), r, l, consume)
 		if isQuickRun {
-			limit := b[len(b)-sizeOfTake:]
-			limit[1], limit[2] = isQuick, byte(keys)
+			b[len(b)-sizeOfTake+1] = isQuick
 		}
 		if l.OnCalendar() {
 			start, end := l.Window(at(key))
@@ -47,6 +51,12 @@ func quick(r *store.Request) bool {
 		}
 	}
 	return true
+}
+
+// logs reports whether r or its With has a sliding window log.
+func logs(r *store.Request) (found bool) {
+	eachLimit(r, func(_ *store.Request, l *strategy.Limit) { found = found || l.Strategy == strategy.SlidingWindowLog })
+	return found
 }
 
 // sizeOfTake is how many bytes appendRun appends for a limit of a Take without a calendar.
@@ -109,16 +119,20 @@ func consumes(r *store.Request) (consume byte) {
 }
 
 // decideByStates decides r, and its With, by the states from before, in order.
-// It returns from which limits they consumed.
-func decideByStates(r *store.Request, res *store.Result, packed string, now strategy.Instant) strategy.Consumed {
-	decide := func(dryRun bool) (consumed strategy.Consumed, refused bool) {
+// It returns from which limits they consumed, and whether the states are such as the script
+// replies.
+func decideByStates(r *store.Request, res *store.Result, packed string, now strategy.Instant) (consumed strategy.Consumption, ok bool) {
+	ok = true
+	decide := func(dryRun bool) (consumed strategy.Consumption, refused bool) {
 		packed := packed
 		res.All(r, func(r *store.Request, res *store.Result) {
 			var states [strategy.MaxLimits]strategy.State
 			for j := range r.Limits {
 				if l := &r.Limits[j]; len(packed) > 0 && !l.Rate.IsUnlimited() {
 					size := sizeOf(r, l)
-					states[j], packed = parseState(l, packed[:size]), packed[size:]
+					state, isState := parseState(packed[:size])
+					ok = ok && isState
+					states[j], packed = state, packed[size:]
 					states[j].Settle(l, now, 0)
 				}
 			}
@@ -131,11 +145,11 @@ func decideByStates(r *store.Request, res *store.Result, packed string, now stra
 	}
 	if len(r.With) > 0 {
 		if _, refused := decide(true); refused {
-			return strategy.ConsumedNone
+			return strategy.ConsumedNone, ok
 		}
 	}
-	consumed, _ := decide(false)
-	return consumed
+	consumed, _ = decide(false)
+	return consumed, ok
 }
 
 // numberUnit is what the number of a numeric counter is a multiple of, but for the units used.
@@ -146,15 +160,17 @@ func sizeOf(r *store.Request, l *strategy.Limit) int {
 	switch {
 	case numeric(l):
 		return sizeOfNumber
-	case r.Mode != strategy.Take && l.Strategy == strategy.SlidingWindowLog:
+	case l.Strategy != strategy.SlidingWindowLog:
+		return sizeOfState
+	case r.Mode != strategy.Take:
 		return sizeOfView
 	}
-	return sizeOfState
+	return sizeOfTakeView
 }
 
-// parseState reads the state of the counter of l as decide.lua packs it, which has found it
-// to be one.
-func parseState(l *strategy.Limit, packed string) strategy.State {
+// parseState reads the state of a counter as decide.lua packs it, which has found it
+// to be one. It reports false if it is none: then the reply is not the script's.
+func parseState(packed string) (state strategy.State, ok bool) {
 	var part, partAfter float64
 	switch len(packed) {
 	case sizeOfNumber:
@@ -162,31 +178,29 @@ func parseState(l *strategy.Limit, packed string) strategy.State {
 			return parseNumber(packed)
 		}
 	case sizeOfView:
-		partAfter = double(packed[sizeOfState:])
+		partAfter = double(packed[sizeOfTakeView:])
 		fallthrough
-	case sizeOfState:
-		if l.Strategy != strategy.FixedWindow { // of which it only says how long the key lives
-			part = double(packed[16:])
-		}
+	case sizeOfTakeView, sizeOfState:
+		part = double(packed[16:])
 	default:
-		return strategy.State{}
+		return strategy.State{}, false
 	}
 	last, used := double(packed), double(packed[8:])
-	if last < 0 || used < 0 || part < 0 || !(last+used+part < 1<<55) {
-		return strategy.State{}
+	if last < 0 || used < 0 || part < 0 || partAfter < 0 || !(last+used+part+partAfter < 1<<55) {
+		return strategy.State{}, false
 	}
-	return strategy.State{Last: strategy.Instant(last), Used: int64(used), Part: int64(part), PartAfter: int64(partAfter)}
+	return strategy.State{Last: strategy.Instant(last), Used: int64(used), Part: int64(part), PartAfter: int64(partAfter)}, true
 }
 
 // parseNumber reads the number of a numeric counter: the start of the window in
 // microseconds, and the units used.
-func parseNumber(digits string) strategy.State {
+func parseNumber(digits string) (state strategy.State, ok bool) {
 	n, err := strconv.ParseInt(digits, 10, 64)
 	if err != nil || n == 0 {
-		return strategy.State{}
+		return strategy.State{}, err == nil
 	}
 	used := n % numberUnit
-	return strategy.State{Last: strategy.Instant(n - used), Used: used}
+	return strategy.State{Last: strategy.Instant(n - used), Used: used}, true
 }
 
 // double returns the double that packed begins with.
@@ -205,12 +219,13 @@ const (
 const (
 	sizeOfNow      = 8
 	sizeOfConsumed = 1
-	sizeOfNumber   = 16 // of one that is numeric
-	sizeOfState    = 24
-	sizeOfView     = 32 // of a sliding window log, but for a take
+	sizeOfNumber   = 16 // of a state that is numeric
+	sizeOfState    = 28 // of others; the last 4 bytes say how long the key lives
+	sizeOfTakeView = 24 // of a sliding window log, for a take
+	sizeOfView     = 32 // of one for other modes
 )
 
-// What decide.lua packs instead of a strategy.Consumed, and the errors of it.
+// What decide.lua packs instead of a strategy.Consumption, and the errors of it.
 const (
 	foreign = 3 // a key holds what is no string
 	damaged = 4 // a key held what is no counter, and is deleted

@@ -17,13 +17,13 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 )
 
-// A planted panic is a hook of the client that panics while it is on.
-type planted struct{ on atomic.Bool }
+// A panicHook is a hook of the client that panics while it is on.
+type panicHook struct{ on atomic.Bool }
 
-func (p *planted) DialHook(next goredis.DialHook) goredis.DialHook          { return next }
-func (p *planted) ProcessHook(next goredis.ProcessHook) goredis.ProcessHook { return next }
+func (p *panicHook) DialHook(next goredis.DialHook) goredis.DialHook          { return next }
+func (p *panicHook) ProcessHook(next goredis.ProcessHook) goredis.ProcessHook { return next }
 
-func (p *planted) ProcessPipelineHook(next goredis.ProcessPipelineHook) goredis.ProcessPipelineHook {
+func (p *panicHook) ProcessPipelineHook(next goredis.ProcessPipelineHook) goredis.ProcessPipelineHook {
 	return func(ctx context.Context, cmds []goredis.Cmder) error {
 		if p.on.Load() {
 			panic("planted")
@@ -43,7 +43,7 @@ func TestPanicInSender(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	var p planted
+	var p panicHook
 	s.client.AddHook(&p)
 	for round := range 3 {
 		for _, on := range []bool{true, false} {

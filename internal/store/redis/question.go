@@ -13,7 +13,7 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 )
 
-// A question is what a call asks Redis: nothing, if it has no keys. Nothing
+// A question is what an exchange asks Redis: nothing, if it has no keys. Nothing
 // that it refers to is written to again.
 type question struct {
 	keys     []any  // strings
@@ -85,7 +85,14 @@ func replies(cmd *redis.StringCmd, failed error, questions []question, replies [
 		}
 		return
 	}
-	now := strategy.Instant(math.Float64frombits(binary.LittleEndian.Uint64([]byte(packed[:sizeOfNow]))))
+	clock := math.Float64frombits(binary.LittleEndian.Uint64([]byte(packed[:sizeOfNow])))
+	if !(clock >= 0 && clock < 1<<55) {
+		for i := range replies {
+			replies[i].err = fmt.Errorf("%w: the script replied that it is %g microseconds after 1970", store.ErrCounters, clock)
+		}
+		return
+	}
+	now := strategy.Instant(clock)
 	packed = packed[sizeOfNow:]
 	for i := range questions {
 		size := questions[i].size

@@ -100,19 +100,19 @@ func (s *Store) greet() {
 // Decide sends all requests together, and along with those of other callers.
 func (s *Store) Decide(ctx context.Context, requests []store.Request, results []store.Result) {
 	deadline := store.Deadline(ctx, s.budget(requests))
-	var few [2]call
-	calls := slices.Grow(few[:0], len(requests))
+	var few [2]exchange
+	exchanges := slices.Grow(few[:0], len(requests))
 	apart := !s.pipes.shares()
 	for i := range requests {
-		calls = s.newCalls(calls, &requests[i], &results[i], apart)
+		exchanges = s.newExchanges(exchanges, &requests[i], &results[i], apart)
 	}
 	for pause := firstPause; ; {
-		s.ask(ctx, deadline, calls)
-		calls = s.parted(calls)
+		s.ask(ctx, deadline, exchanges)
+		exchanges = s.parted(exchanges)
 		again, wait := false, false
-		for i := range calls {
-			wait = calls[i].again() || wait
-			again = calls[i].pending || again
+		for i := range exchanges {
+			wait = exchanges[i].again() || wait
+			again = exchanges[i].pending || again
 		}
 		if !again {
 			break
@@ -124,9 +124,9 @@ func (s *Store) Decide(ctx context.Context, requests []store.Request, results []
 			pause *= 2
 		}
 	}
-	for i := range calls {
-		calls[i].decide()
-		if err := calls[i].result.Err; err != nil {
+	for i := range exchanges {
+		exchanges[i].decide()
+		if err := exchanges[i].result.Err; err != nil {
 			s.noteValue(err)
 		}
 	}
@@ -147,17 +147,17 @@ func (s *Store) noteValue(err error) {
 	}
 }
 
-// parted returns calls, of which those that the server refuses to decide together are
+// parted returns exchanges, of which those that the server refuses to decide together are
 // decided apart.
-func (s *Store) parted(calls []call) []call {
-	for i := range calls {
-		if c := &calls[i]; c.together && c.reply != nil && errors.Is(c.reply.err, errApart) {
-			more := s.newCalls(nil, c.request, c.result, true)
-			calls[i] = more[0]
-			calls = append(calls, more[1:]...)
+func (s *Store) parted(exchanges []exchange) []exchange {
+	for i := range exchanges {
+		if c := &exchanges[i]; c.together && c.reply != nil && errors.Is(c.reply.err, errApart) {
+			more := s.newExchanges(nil, c.request, c.result, true)
+			exchanges[i] = more[0]
+			exchanges = append(exchanges, more[1:]...)
 		}
 	}
-	return calls
+	return exchanges
 }
 
 // DecidesTogether reports whether r is of one identifier, or one server is known to own
@@ -174,12 +174,12 @@ func (s *Store) budget(requests []store.Request) time.Duration {
 	return s.timeout + time.Duration(limits)*perLimit
 }
 
-// ask sends the calls that are pending, and waits for their replies.
-func (s *Store) ask(ctx context.Context, deadline time.Time, calls []call) {
+// ask sends the exchanges that are pending, and waits for their replies.
+func (s *Store) ask(ctx context.Context, deadline time.Time, exchanges []exchange) {
 	var known [4]destination
 	to := known[:0]
-	for i := range calls {
-		c := &calls[i]
+	for i := range exchanges {
+		c := &exchanges[i]
 		c.shipment = nil
 		if !c.pending {
 			continue
@@ -196,8 +196,8 @@ func (s *Store) ask(ctx context.Context, deadline time.Time, calls []call) {
 	for _, d := range to {
 		s.pipes.send(d.lane, d.shipment)
 	}
-	for i := range calls {
-		if c := &calls[i]; c.shipment != nil {
+	for i := range exchanges {
+		if c := &exchanges[i]; c.shipment != nil {
 			if c.cut = c.shipment.wait(); c.cut == nil {
 				c.reply = &c.shipment.replies[c.index]
 			} else {

@@ -13,6 +13,7 @@ import (
 
 	goredis "github.com/redis/go-redis/v9"
 
+	"github.com/ratelimitd/ratelimitd/internal/lograte"
 	"github.com/ratelimitd/ratelimitd/internal/store"
 	"github.com/ratelimitd/ratelimitd/internal/store/redis/redistest"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
@@ -61,6 +62,7 @@ func craft(t *testing.T, client *goredis.Client, key string, random *rand.Rand) 
 		for range 3 {
 			value = binary.BigEndian.AppendUint64(value, math.Float64bits(nasty(random)))
 		}
+		value = binary.BigEndian.AppendUint32(value, random.Uint32())
 	default: // a log, torn or whole
 		for range 2 * random.IntN(200) {
 			value = binary.BigEndian.AppendUint64(value, math.Float64bits(nasty(random)))
@@ -84,7 +86,7 @@ func TestCraftedValues(t *testing.T) {
 	const rounds, victim = 600, 4
 	seed := uint64(time.Now().UnixNano())
 	random := rand.New(rand.NewPCG(seed, 0)) //nolint:gosec // not for secrets
-	failed, charged := 0, make([]uint64, 9)
+	start, failed, charged := time.Now(), 0, make([]uint64, 9)
 	specs := make([]strategy.Spec, 9)
 	for i := range specs {
 		specs[i] = oneOfEach[i%len(oneOfEach)]
@@ -129,7 +131,8 @@ func TestCraftedValues(t *testing.T) {
 		}
 	}
 	t.Logf("%d of %d crafted values failed their own request; %d foreign, %d corrupt", failed, rounds, s.foreign.Load(), s.damaged.Load())
-	if lines := strings.Count(log.String(), "holds what this program did not write"); lines != 1 || s.foreign.Load() == 0 || s.damaged.Load() == 0 {
+	most := 1 + int(time.Since(start)/lograte.Every)
+	if lines := strings.Count(log.String(), "holds what this program did not write"); lines < 1 || lines > most || s.foreign.Load() == 0 || s.damaged.Load() == 0 {
 		t.Errorf("%d lines in the log, %d foreign and %d corrupt values counted", lines, s.foreign.Load(), s.damaged.Load())
 	}
 }

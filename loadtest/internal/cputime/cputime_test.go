@@ -20,7 +20,7 @@ func TestOf(t *testing.T) {
 		t.Errorf("used %v, %v", used, err)
 	}
 	if _, err := Of(1 << 23); err == nil {
-		t.Error("a process that is none has used time")
+		t.Error("a process that does not exist has used time")
 	}
 }
 

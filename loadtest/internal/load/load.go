@@ -141,14 +141,13 @@ func Run(ctx context.Context, o Options) Result {
 		if o.sleep == nil {
 			o.sleep = sleep
 		}
-		pacing.Go(func() {
-			pace(over, o.Schedule, r.start, r.end, arrivals, o.sleep, func(due arrival) {
-				if time.Duration(due) >= o.Warmup && ctx.Err() == nil && r.callsLeft.Load() >= 0 {
-					unsent++
-					record(late, r.end-time.Duration(due)) // it would have been at least that late
-				}
-			})
-		})
+		p := pacer{o.Schedule, r.start, r.end, o.sleep, func(due arrival) {
+			if time.Duration(due) >= o.Warmup && ctx.Err() == nil && r.callsLeft.Load() >= 0 {
+				unsent++
+				record(late, r.end-time.Duration(due)) // it would have been at least that late
+			}
+		}}
+		pacing.Go(func() { p.pace(over, arrivals) })
 	}
 	workers := make([]*worker, o.Workers)
 	var working sync.WaitGroup

@@ -64,7 +64,8 @@ func TestPace(t *testing.T) {
 			start := time.Now()
 			out := make(chan arrival)
 			var missed []arrival
-			go pace(ctx, &Schedule{Rate: rate}, start, length, out, time.Sleep, func(a arrival) { missed = append(missed, a) })
+			p := pacer{&Schedule{Rate: rate}, start, length, time.Sleep, func(a arrival) { missed = append(missed, a) }}
+			go p.pace(ctx, out)
 			var taken []arrival
 			for a := range out {
 				if now := time.Since(start); now < time.Duration(a) {

@@ -36,25 +36,33 @@ func (s *Schedule) Next() time.Duration {
 // An arrival is a request that is due.
 type arrival time.Duration
 
-// pace sends each arrival that is due within length when it is due, or as soon after
-// that as somebody receives it. Then it closes the channel. When ctx ends, it passes
-// the arrivals that nobody has received to missed. A slow server does not change when
-// arrivals are due. It makes them late, and their latency counts from when they were
-// due.
-func pace(ctx context.Context, s *Schedule, start time.Time, length time.Duration, out chan<- arrival, sleep func(time.Duration), missed func(arrival)) { //nolint:revive // a schedule, a clock and two ends, which tests make each for itself
+// A pacer sends arrivals when they are due.
+type pacer struct {
+	schedule *Schedule
+	start    time.Time
+	length   time.Duration // those that are due within it
+	sleep    func(time.Duration)
+	missed   func(arrival) // is told those that nobody has received
+}
+
+// pace sends each arrival when it is due, or as soon after that as somebody receives it.
+// Then it closes the channel. When ctx ends, nobody receives the rest. A slow server does
+// not change when arrivals are due. It makes them late, and their latency counts from when
+// they were due.
+func (p *pacer) pace(ctx context.Context, out chan<- arrival) {
 	defer close(out)
-	for due := s.Next(); due < length; due = s.Next() {
-		for wait := time.Until(start.Add(due)); wait > 0 && ctx.Err() == nil; wait = time.Until(start.Add(due)) {
-			sleep(min(wait, longestSleep))
+	for due := p.schedule.Next(); due < p.length; due = p.schedule.Next() {
+		for wait := time.Until(p.start.Add(due)); wait > 0 && ctx.Err() == nil; wait = time.Until(p.start.Add(due)) {
+			p.sleep(min(wait, longestSleep))
 		}
 		if ctx.Err() != nil {
-			missed(arrival(due))
+			p.missed(arrival(due))
 			continue
 		}
 		select {
 		case out <- arrival(due):
 		case <-ctx.Done():
-			missed(arrival(due))
+			p.missed(arrival(due))
 		}
 	}
 }

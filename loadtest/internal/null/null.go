@@ -18,6 +18,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/ratelimitd/ratelimitd/internal/server/grpcapi/codec"
+	"github.com/ratelimitd/ratelimitd/internal/turns"
 	ratelimitv1 "github.com/ratelimitd/ratelimitd/proto/ratelimit/v1"
 )
 
@@ -39,7 +40,7 @@ func (o *Options) server() *grpc.Server {
 		options = append(options, grpc.NumStreamWorkers(uint32(o.StreamWorkers)))
 	}
 	if !o.StandardCodec {
-		options = append(options, grpc.ForceServerCodecV2(codec.New()))
+		options = append(options, grpc.ForceServerCodecV2(codec.New(turns.New())))
 	}
 	if o.ReadBuffer > 0 {
 		options = append(options, grpc.ReadBufferSize(o.ReadBuffer))

@@ -30,28 +30,25 @@ type httpSession struct {
 	protocol      string
 }
 
-// placeholder is where the identifier goes in the text that is made once.
-const placeholder = "IDENTIFIER-GOES-HERE"
-
-func (t *Target) newHTTP() *httpSession {
-	before, after, _ := strings.Cut(t.json(), placeholder)
-	return &httpSession{client: t.http, link: t.options.Link, url: t.options.Link.Scheme() + "://" + t.options.Addr + t.options.Path, before: before, after: after, protocol: t.options.Protocol}
+func newHTTP(o *Options, client *http.Client) *httpSession {
+	before, after, _ := strings.Cut(jsonOf(o), placeholder)
+	return &httpSession{client: client, link: o.Link, url: o.Link.Scheme() + "://" + o.Addr + o.Path, before: before, after: after, protocol: o.Protocol}
 }
 
-// json returns the text of a request with the placeholder for its identifier.
-func (t *Target) json() string {
+// jsonOf returns the text of a request with the placeholder for its identifier.
+func jsonOf(o *Options) string {
 	var in proto.Message
-	switch t.options.Protocol {
+	switch o.Protocol {
 	case ThrottlecrabHTTP:
-		return t.throttleJSON()
+		return throttleJSON(o)
 	case LimitadorHTTP:
-		return t.limitadorJSON()
+		return limitadorJSON(o)
 	case EnvoyHTTP:
-		request, entry := t.envoyRequest()
+		request, entry := o.envoyRequest()
 		entry.Value = placeholder
 		in = request
 	default:
-		request := t.request()
+		request := o.request()
 		request.Identifier = placeholder
 		in = request
 	}

@@ -61,8 +61,8 @@ func (s *peer) Ask(ctx context.Context, identifiers []string, verdicts []Verdict
 }
 
 // newThrottlecrab returns a session with throttlecrab's gRPC.
-func (t *Target) newThrottlecrab(conn *grpc.ClientConn) *peer {
-	limit := throttleLimit(&t.options)
+func newThrottlecrab(o *Options, conn *grpc.ClientConn) *peer {
+	limit := throttleLimit(o)
 	return &peer{
 		conn: conn, method: "/throttlecrab.RateLimiter/Throttle",
 		encode: func(in []byte, identifiers []string) []byte {
@@ -70,7 +70,7 @@ func (t *Target) newThrottlecrab(conn *grpc.ClientConn) *peer {
 			in = appendNumber(in, 2, limit.burst)
 			in = appendNumber(in, 3, limit.count)
 			in = appendNumber(in, 4, limit.seconds)
-			return appendNumber(in, 5, t.options.Cost)
+			return appendNumber(in, 5, o.Cost)
 		},
 		decode: func(out []byte, verdicts []Verdict) error {
 			verdicts[0] = Denied
@@ -85,16 +85,16 @@ func (t *Target) newThrottlecrab(conn *grpc.ClientConn) *peer {
 }
 
 // newGubernator returns a session with gubernator's GetRateLimits, which takes batches.
-func (t *Target) newGubernator(conn *grpc.ClientConn) *peer {
-	r, _ := rate.Parse(t.options.Limits[0].GetRate()) // the flags were checked
+func newGubernator(o *Options, conn *grpc.ClientConn) *peer {
+	r, _ := rate.Parse(o.Limits[0].GetRate()) // the flags were checked
 	var request []byte
 	return &peer{
 		conn: conn, method: "/pb.gubernator.V1/GetRateLimits",
 		encode: func(in []byte, identifiers []string) []byte {
 			for _, id := range identifiers {
-				request = appendText(request[:0], 1, t.options.Namespace)
+				request = appendText(request[:0], 1, o.Namespace)
 				request = appendText(request, 2, id)
-				request = appendNumber(request, 3, t.options.Cost)
+				request = appendNumber(request, 3, o.Cost)
 				request = appendNumber(request, 4, uint64(r.Count))                   //nolint:gosec // a rate has no negative count
 				request = appendNumber(request, 5, uint64(r.Period/time.Millisecond)) //nolint:gosec // nor a negative period
 				in = protowire.AppendBytes(protowire.AppendTag(in, 1, protowire.BytesType), request)
@@ -182,18 +182,18 @@ func throttleLimit(o *Options) gcraLimit {
 }
 
 // throttleJSON is what throttlecrab takes over HTTP.
-func (t *Target) throttleJSON() string {
-	limit := throttleLimit(&t.options)
-	return fmt.Sprintf(`{"key":"%s","max_burst":%d,"count_per_period":%d,"period":%d,"quantity":%d}`, placeholder, limit.burst, limit.count, limit.seconds, t.options.Cost)
+func throttleJSON(o *Options) string {
+	limit := throttleLimit(o)
+	return fmt.Sprintf(`{"key":"%s","max_burst":%d,"count_per_period":%d,"period":%d,"quantity":%d}`, placeholder, limit.burst, limit.count, limit.seconds, o.Cost)
 }
 
 // limitadorJSON is what limitador takes over HTTP.
-func (t *Target) limitadorJSON() string {
+func limitadorJSON(o *Options) string {
 	text, err := json.Marshal(struct {
 		Namespace string            `json:"namespace"`
 		Values    map[string]string `json:"values"`
 		Delta     uint64            `json:"delta"`
-	}{t.options.Namespace, map[string]string{t.options.DescriptorKey: placeholder}, t.options.Cost})
+	}{o.Namespace, map[string]string{o.DescriptorKey: placeholder}, o.Cost})
 	if err != nil {
 		panic(err) // a bug: it is texts and a number
 	}

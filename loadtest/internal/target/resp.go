@@ -8,14 +8,36 @@ import (
 	"net"
 	"strconv"
 	"strings"
+	"sync"
 
 	ratelimitv1 "github.com/ratelimitd/ratelimitd/proto/ratelimit/v1"
 )
 
+// sockets are the connections of sessions, until the target is closed.
+type sockets struct {
+	mu   sync.Mutex // protects the following
+	open []net.Conn
+}
+
+func (s *sockets) add(conn net.Conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.open = append(s.open, conn)
+}
+
+func (s *sockets) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, conn := range s.open {
+		_ = conn.Close()
+	}
+}
+
 // A redis asks over the protocol of Redis: the identifiers of a call are a pipeline. Each
 // has a connection of its own, as those of Redis's clients have.
 type redis struct {
-	target        *Target
+	options       *Options
+	open          *sockets
 	before, after string // the command around the identifier
 
 	conn    net.Conn // nil: not connected yet
@@ -23,14 +45,14 @@ type redis struct {
 	text    []byte
 }
 
-func (t *Target) newRedis() *redis {
-	s := &redis{target: t}
-	words := []string{"RL.ALLOW", t.options.Namespace, placeholder}
-	if t.options.Protocol == Throttle {
-		limit := throttleLimit(&t.options)
-		words = strings.Fields(fmt.Sprintf("THROTTLE %s %d %d %d %d", placeholder, limit.burst, limit.count, limit.seconds, t.options.Cost))
+func newRedis(o *Options, open *sockets) *redis {
+	s := &redis{options: o, open: open}
+	words := []string{"RL.ALLOW", o.Namespace, placeholder}
+	if o.Protocol == Throttle {
+		limit := throttleLimit(o)
+		words = strings.Fields(fmt.Sprintf("THROTTLE %s %d %d %d %d", placeholder, limit.burst, limit.count, limit.seconds, o.Cost))
 	} else {
-		for i, l := range t.options.Limits {
+		for i, l := range o.Limits {
 			if i > 0 {
 				words = append(words, "LIMIT")
 			}
@@ -42,14 +64,14 @@ func (t *Target) newRedis() *redis {
 				words = append(words, "NAME", l.GetName())
 			}
 		}
-		if len(t.options.Limits) == 1 && t.options.Limits[0].GetStrategy() == ratelimitv1.Strategy_FIXED_WINDOW && t.options.Limits[0].GetName() == "" {
+		if len(o.Limits) == 1 && o.Limits[0].GetStrategy() == ratelimitv1.Strategy_FIXED_WINDOW && o.Limits[0].GetName() == "" {
 			words = words[:4] // it is the default, which callers leave out
 		}
-		if t.options.Policy != "" {
-			words = []string{"RL.POLICY", t.options.Namespace, t.options.Policy, placeholder}
+		if o.Policy != "" {
+			words = []string{"RL.POLICY", o.Namespace, o.Policy, placeholder}
 		}
-		if t.options.Cost != 1 {
-			words = append(words, "COST", strconv.FormatUint(t.options.Cost, 10))
+		if o.Cost != 1 {
+			words = append(words, "COST", strconv.FormatUint(o.Cost, 10))
 		}
 	}
 	s.before, s.after, _ = strings.Cut(arrayOf(words), bulk(placeholder))
@@ -99,14 +121,12 @@ func (s *redis) Ask(ctx context.Context, identifiers []string, verdicts []Verdic
 
 // connect connects until the target is closed.
 func (s *redis) connect(ctx context.Context) (err error) {
-	if s.conn, err = s.target.options.Link.Dial(ctx, s.target.options.Addr); err != nil {
+	if s.conn, err = s.options.Link.Dial(ctx, s.options.Addr); err != nil {
 		return err
 	}
-	s.target.mu.Lock()
-	s.target.sockets = append(s.target.sockets, s.conn)
-	s.target.mu.Unlock()
+	s.open.add(s.conn)
 	s.replies = bufio.NewReaderSize(s.conn, 32<<10)
-	if token := s.target.options.Link.Token(); token != "" {
+	if token := s.options.Link.Token(); token != "" {
 		if _, err := s.conn.Write([]byte(arrayOf([]string{"AUTH", token}))); err != nil {
 			return err
 		}

@@ -3,6 +3,7 @@ import { ask } from "./api.js";
 import { $, keep, make, say } from "./dom.js";
 import { clock, duration } from "./format.js";
 import { showDaemon } from "./daemon.js";
+import { knowDomains } from "./lookup.js";
 import { showNow } from "./now.js";
 import "./trial.js";
 
@@ -29,6 +30,7 @@ function show(o) {
   showNow(o);
   showDaemon(o);
   const names = [...new Set(o.series.map((s) => s.namespace).filter(Boolean))];
+  knowDomains(o.configuration.domain_names);
   keep($("namespaces"), names, (n) => n, (n) => make("option", { value: n }), () => {});
 }
 

@@ -65,7 +65,7 @@ const titleOf = (s) => [s.namespace, s.policy, nameOf(s)].filter(Boolean).join("
 function nameOf(s) {
   switch (s.kind) {
     case "namespace": return "";
-    case "inline": return "envoy" in s && s.envoy ? "limits of Envoy" : "limits in requests";
+    case "inline": return "limits in requests";
     case "failure": return "failure policy";
     case "limit": return s.limit || "limit without a name";
     default: return s.limit ?? "";
@@ -76,7 +76,7 @@ function nameOf(s) {
 function newDenial(d) {
   const where = [d.namespace, d.policy].filter(Boolean).join(" / ");
   return make("tr", {},
-    make("th", { scope: "row" }, make("span", { class: "path" }, where + " / "), make("span", { class: "name" }, nameOf(d)), make("span", { class: "sub" })),
+    make("th", { scope: "row" }, make("span", { class: "path" }, where ? where + " / " : ""), make("span", { class: "name" }, nameOf(d)), make("span", { class: "sub" })),
     make("td", { class: "whom-cell" }, make("ul", { class: "whom" }), make("span", { class: "sub" })),
     make("td", { class: "since-cell" }, make("span", { class: "since" }), make("span", { class: "sub" })),
     make("td", { class: "n rate-cell" }, make("span", { class: "rate" })),
@@ -117,7 +117,7 @@ function sparkOf(cell, s, o) {
 }
 
 /** @param {Denial} d what it is, if it has no rule */
-const what = (d) => ({ failure: "the store failed, and on_error denies", inline: d.identifiers[0]?.limit ?? "" })[/** @type {string} */ (d.kind)] ?? "not in the configuration any more";
+const what = (d) => ({ failure: "the store failed, and on_error denies", inline: d.identifiers[0]?.limit ?? "", envoy: "limit of Envoy" })[/** @type {string} */ (d.kind)] ?? "not in the configuration any more";
 
 /** @param {Element} e @param {string} selector @returns {HTMLElement} */
 const part = (e, selector) => /** @type {HTMLElement} */ (e.querySelector(selector));

@@ -32,7 +32,7 @@ func TestTooManyElements(t *testing.T) {
 	limits := append(elements(3, many, nil), name...) // a field after them
 	for what, c := range map[string]struct {
 		data []byte
-		m    generated
+		m    vtMessage
 		left func() int
 		want int
 	}{
@@ -46,7 +46,7 @@ func TestTooManyElements(t *testing.T) {
 	} {
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)
-		if err := New().Unmarshal(mem.BufferSlice{mem.SliceBuffer(c.data)}, c.m); err != nil {
+		if err := New(nil).Unmarshal(mem.BufferSlice{mem.SliceBuffer(c.data)}, c.m); err != nil {
 			t.Errorf("%s: %v", what, err)
 		}
 		runtime.ReadMemStats(&after)
@@ -59,8 +59,8 @@ func TestTooManyElements(t *testing.T) {
 	}
 
 	alone, reset := &ratelimitv1.ShouldAllowRequest{}, &ratelimitv1.ResetRequest{}
-	for _, m := range []generated{alone, reset} {
-		if err := New().Unmarshal(mem.BufferSlice{mem.SliceBuffer(limits)}, m); err != nil {
+	for _, m := range []vtMessage{alone, reset} {
+		if err := New(nil).Unmarshal(mem.BufferSlice{mem.SliceBuffer(limits)}, m); err != nil {
 			t.Error(err)
 		}
 	}
@@ -74,7 +74,7 @@ func TestTooManyFields(t *testing.T) {
 	unknown := bytes.Repeat([]byte("\xf8\x07\x01"), maxFields+1)
 	for what, c := range map[string]struct {
 		data []byte
-		m    generated
+		m    vtMessage
 	}{
 		"a request":            {unknown, &ratelimitv1.ShouldAllowRequest{}},
 		"a limit":              {elements(3, 1, unknown), &ratelimitv1.ShouldAllowRequest{}},
@@ -84,7 +84,7 @@ func TestTooManyFields(t *testing.T) {
 		"limits in a batch":    {elements(1, 10, elements(3, 10, unknown[:len(unknown)/300*3])), &ratelimitv1.ShouldAllowBatchRequest{}},
 		"empty requests":       {elements(1, maxFields+1, nil), &ratelimitv1.ShouldAllowBatchRequest{}},
 	} {
-		if err := New().Unmarshal(mem.BufferSlice{mem.SliceBuffer(c.data)}, c.m); err == nil || !strings.Contains(err.Error(), "more than 200000 fields") {
+		if err := New(nil).Unmarshal(mem.BufferSlice{mem.SliceBuffer(c.data)}, c.m); err == nil || !strings.Contains(err.Error(), "more than 200000 fields") {
 			t.Errorf("%s: %v, want it refused", what, err)
 		}
 	}
@@ -97,9 +97,9 @@ func TestTooManyFields(t *testing.T) {
 		}
 		largest.Requests = append(largest.Requests, r)
 	}
-	data, err := New().Marshal(largest)
+	data, err := New(nil).Marshal(largest)
 	if err == nil {
-		err = New().Unmarshal(data, &ratelimitv1.ShouldAllowBatchRequest{})
+		err = New(nil).Unmarshal(data, &ratelimitv1.ShouldAllowBatchRequest{})
 	}
 	if err != nil {
 		t.Errorf("the largest batch: %v", err)
@@ -108,7 +108,7 @@ func TestTooManyFields(t *testing.T) {
 
 func batchCase(data []byte, left func(*ratelimitv1.ShouldAllowBatchRequest) int, want int) (c struct {
 	data []byte
-	m    generated
+	m    vtMessage
 	left func() int
 	want int
 }) {

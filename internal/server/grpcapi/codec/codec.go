@@ -6,9 +6,10 @@
 package codec
 
 import (
+	"context"
 	"errors"
 	"fmt"
-	"runtime"
+	"net/netip"
 
 	"google.golang.org/grpc/encoding"
 	standard "google.golang.org/grpc/encoding/proto"
@@ -17,6 +18,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/ratelimitd/ratelimitd/internal/quote"
+	"github.com/ratelimitd/ratelimitd/internal/turns"
 	"github.com/ratelimitd/ratelimitd/internal/utf8text"
 	ratelimitv1 "github.com/ratelimitd/ratelimitd/proto/ratelimit/v1"
 )
@@ -25,34 +27,34 @@ import (
 // grpc.ForceServerCodecV2 and grpc.ForceCodecV2. Its zero value is not ready:
 // use New. It is safe for concurrent use.
 //
-// Large messages take turns: each takes milliseconds of a processor. With many at a
-// time, whatever takes microseconds would wait for all of them.
+// Large messages take turns: see package turns.
 type Codec struct {
 	standard encoding.CodecV2 // for messages without generated code
-	turns    chan struct{}    // has room for the large messages that are encoded or decoded at a time
+	turns    *turns.Turns     // of large messages
 }
 
 // largeBytes is what a message has at least to be large: that of some 1,000 requests.
 const largeBytes = 64 << 10
 
-// turn waits for the turn of a message of some bytes, and returns what ends it.
-func (c Codec) turn(bytes int) (end func()) {
+// turn waits for the turn of a message of some bytes. Nobody tells a codec whose message it
+// is, so that all clients are one here.
+func (c Codec) turn(bytes int) *turns.Turn {
 	if bytes < largeBytes {
-		return func() {}
+		return nil
 	}
-	c.turns <- struct{}{}
-	return func() { <-c.turns }
+	_, turn, _ := c.turns.Take(context.Background(), netip.Prefix{}) // fails of no context that goes on
+	return turn
 }
 
 var _ encoding.CodecV2 = Codec{}
 
-// New returns a Codec. Large messages have half of the processors at most.
-func New() Codec {
-	return Codec{standard: encoding.GetCodecV2(standard.Name), turns: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2))}
+// New returns a Codec, whose large messages take t. nil: they take none.
+func New(t *turns.Turns) Codec {
+	return Codec{standard: encoding.GetCodecV2(standard.Name), turns: t}
 }
 
-// generated is a message with code that protoc-gen-go-vtproto generated.
-type generated interface {
+// A vtMessage is a message with code that protoc-gen-go-vtproto generated.
+type vtMessage interface {
 	SizeVT() int
 	MarshalToSizedBufferVT([]byte) (int, error)
 	UnmarshalVTUnsafe([]byte) error
@@ -85,7 +87,7 @@ func (c Codec) Marshal(v any) (mem.BufferSlice, error) {
 		v = s.Sending()
 		defer func() { s.Sent(size) }()
 	}
-	m, ok := v.(generated)
+	m, ok := v.(vtMessage)
 	if !ok {
 		return c.standard.Marshal(v)
 	}
@@ -95,7 +97,7 @@ func (c Codec) Marshal(v any) (mem.BufferSlice, error) {
 		}
 	}
 	size = m.SizeVT()
-	defer c.turn(size)()
+	defer c.turn(size).End()
 	// The pool has a megabyte for all that is longer, and a reply that nobody reads would
 	// keep that.
 	const longest = 32 << 10
@@ -123,7 +125,7 @@ func (c Codec) Marshal(v any) (mem.BufferSlice, error) {
 // caller which field it is. Of a batch, or of limits, that are too many, one is
 // left too many: see bound.go.
 func (c Codec) Unmarshal(data mem.BufferSlice, v any) error {
-	defer c.turn(data.Len())()
+	defer c.turn(data.Len()).End()
 	r, ok := v.(Receiver)
 	if !ok {
 		return c.decode(data, v)
@@ -138,7 +140,7 @@ func (c Codec) decode(data mem.BufferSlice, v any) error {
 	if w, ok := v.(WireMessage); ok {
 		return w.DecodeWire(data.Materialize())
 	}
-	m, ok := v.(generated)
+	m, ok := v.(vtMessage)
 	if !ok {
 		return c.standard.Unmarshal(data, v)
 	}

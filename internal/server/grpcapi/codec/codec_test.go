@@ -92,7 +92,7 @@ func value(t *rapid.T, f protoreflect.FieldDescriptor, fresh protoreflect.Value)
 
 // TestSameAsStandard has each codec read what the other wrote.
 func TestSameAsStandard(t *testing.T) {
-	ours, standard := New(), encoding.GetCodecV2("proto")
+	ours, standard := New(nil), encoding.GetCodecV2("proto")
 	rapid.Check(t, func(t *rapid.T) {
 		m := drawn(t, rapid.SampledFrom(messages).Draw(t, "message"))
 		for _, pair := range [][2]encoding.CodecV2{{ours, standard}, {standard, ours}, {ours, ours}} {
@@ -116,7 +116,7 @@ func TestSameAsStandard(t *testing.T) {
 func TestKeepsUnknownFields(t *testing.T) {
 	var m ratelimitv1.ResetResponse
 	later := []byte("\x0a\x03abc")
-	if err := New().Unmarshal(mem.BufferSlice{mem.SliceBuffer(later)}, &m); err != nil || !bytes.Equal(m.ProtoReflect().GetUnknown(), later) {
+	if err := New(nil).Unmarshal(mem.BufferSlice{mem.SliceBuffer(later)}, &m); err != nil || !bytes.Equal(m.ProtoReflect().GetUnknown(), later) {
 		t.Errorf("%v with unknown fields %q, want %q", err, m.ProtoReflect().GetUnknown(), later)
 	}
 }
@@ -149,12 +149,12 @@ func TestInvalidText(t *testing.T) {
 		root := fresh(root)
 		spoil(root.ProtoReflect(), string(root.ProtoReflect().Descriptor().Name()), func(path string) {
 			tested++
-			data, err := New().Marshal(root)
+			data, err := New(nil).Marshal(root)
 			if err == nil {
 				t.Errorf("%s is encoded as %q", path, data.Materialize())
 			}
 			wire := invalidWire(t, root, bad)
-			if err := New().Unmarshal(mem.BufferSlice{mem.SliceBuffer(wire)}, fresh(root)); (err == nil) != isRequest(root) {
+			if err := New(nil).Unmarshal(mem.BufferSlice{mem.SliceBuffer(wire)}, fresh(root)); (err == nil) != isRequest(root) {
 				t.Errorf("%s is decoded: %v", path, err)
 			}
 		})
@@ -198,7 +198,7 @@ func replaceStrings(m protoreflect.Message, text string) {
 }
 
 func TestInvalidTextNamesField(t *testing.T) {
-	_, err := New().Marshal(&ratelimitv1.ShouldAllowRequest{Identifier: "a\xff"})
+	_, err := New(nil).Marshal(&ratelimitv1.ShouldAllowRequest{Identifier: "a\xff"})
 	if err == nil || !strings.Contains(err.Error(), `identifier "a\xff" is not UTF-8`) {
 		t.Error(err)
 	}
@@ -222,7 +222,7 @@ func FuzzUnmarshal(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		for _, m := range messages {
 			ours, standard := fresh(m), fresh(m)
-			if err := New().Unmarshal(mem.BufferSlice{mem.SliceBuffer(data)}, ours); err != nil {
+			if err := New(nil).Unmarshal(mem.BufferSlice{mem.SliceBuffer(data)}, ours); err != nil {
 				continue // it may refuse more: a field of the wrong wire type
 			}
 			if err := proto.Unmarshal(data, standard); err != nil {
@@ -232,7 +232,7 @@ func FuzzUnmarshal(f *testing.F) {
 				if checkRequestText(ours) != nil {
 					continue
 				}
-				again, err := New().Marshal(ours)
+				again, err := New(nil).Marshal(ours)
 				if err == nil {
 					err = proto.Unmarshal(again.Materialize(), standard)
 				}

@@ -34,8 +34,17 @@ func HostileReplies() map[string]storetest.Reply {
 			for write("\x1b[31m" + long) {
 			}
 		},
-		"a long error":      func(write func(string) bool) { write("SERVER_ERROR \x1b[31m" + long[:1500] + "\r\n") },
-		"no size":           func(write func(string) bool) { write("VALUE k\r\n") },
+		"a long error": func(write func(string) bool) { write("SERVER_ERROR \x1b[31m" + long[:1500] + "\r\n") },
+		"no size":      func(write func(string) bool) { write("VALUE k\r\n") },
+		// Replies that are well-formed, but answer no question of ours.
+		"an item of another key": func(write func(string) bool) { write("VALUE another 0 1 1\r\n\x02\r\nEND\r\n") },
+		"an item and another": func(write func(string) bool) {
+			write("VALUE another 0 1 1\r\n\x02\r\nVALUE third 0 1 1\r\n\x02\r\nEND\r\n")
+		},
+		"always stored":     func(write func(string) bool) { write("STORED\r\n") },
+		"a number":          func(write func(string) bool) { write("17\r\n") },
+		"never stored":      func(write func(string) bool) { write("NOT_STORED\r\n") },
+		"no item, for ever": func(write func(string) bool) { write("END\r\n") },
 		"what is no number": func(write func(string) bool) { write("VALUE k 0 -1 1\r\n") },
 	}
 }

@@ -19,6 +19,10 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
+// StartProcess starts a server. A test that gives way to it replaces this in its TestMain: a
+// process has the priority of the thread that starts it.
+var StartProcess = (*exec.Cmd).Start
+
 // patience is how long tests wait for servers on a loaded machine.
 const patience = 30 * time.Second
 
@@ -78,7 +82,7 @@ func (s *Server) run(tb testing.TB) error {
 	cmd := exec.Command(s.command[0], s.command[1:]...)
 	cmd.Stdout, cmd.Stderr = s.output, s.output
 	cmd.Env = append(os.Environ(), s.env...)
-	if err := cmd.Start(); err != nil {
+	if err := StartProcess(cmd); err != nil {
 		tb.Fatalf("start redis-server: %v", err)
 	}
 	exited := make(chan struct{})

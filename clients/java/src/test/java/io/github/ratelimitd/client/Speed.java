@@ -9,6 +9,7 @@ import java.util.Comparator;
 import java.util.List;
 import java.util.concurrent.atomic.AtomicReference;
 import java.util.function.Function;
+import java.util.stream.IntStream;
 import java.util.stream.LongStream;
 
 /**
@@ -20,8 +21,10 @@ import java.util.stream.LongStream;
  * </pre>
  */
 final class Speed {
-    private static final Duration WARMUP = Duration.ofSeconds(1), RUN = Duration.ofSeconds(2);
-    private static final int RUNS = 3;
+    /** How long each kind of call runs before the first measurement: until then, Java compiles what they need. */
+    private static final Duration COMPILATION = Duration.ofSeconds(15);
+    private static final Duration WARMUP = Duration.ofMillis(500), RUN = Duration.ofSeconds(2);
+    private static final int RUNS = 5;
 
     private static final OperatingSystemMXBean SYSTEM = (OperatingSystemMXBean) ManagementFactory.getOperatingSystemMXBean();
 
@@ -29,41 +32,47 @@ final class Speed {
     private record Figures(double perSecond, double perCpuSecond, double p50, double p99) {}
 
     public static void main(String[] args) throws Exception {
-        System.out.println("| callers | alone: decisions/s | client: decisions/s | alone: per CPU second | client: per CPU second | ratio | alone: p50, p99 | client: p50, p99 |");
-        System.out.println("|---|---|---|---|---|---|---|---|");
+        System.out.printf("%d processors; Java %s; median of %d runs of %d s each%n%n", SYSTEM.getAvailableProcessors(), Runtime.version(), RUNS, RUN.toSeconds());
         try (var daemon = new Daemon(false, List.of())) {
+            for (boolean unary : new boolean[] {true, false}) {
+                measure(daemon, 16, unary, COMPILATION);
+            }
+            System.out.println("| callers | alone: decisions/s | client: decisions/s | alone: per CPU second | client: per CPU second | ratio | alone: p50, p99 | client: p50, p99 | ratio of p50, p99 |");
+            System.out.println("|---|---|---|---|---|---|---|---|---|");
             for (int callers : new int[] {1, 16, 256}) {
                 var alone = new ArrayList<Figures>();
                 var together = new ArrayList<Figures>();
                 for (int i = 0; i < RUNS; i++) {
-                    alone.add(measure(daemon, callers, true));
-                    together.add(measure(daemon, callers, false));
+                    alone.add(measure(daemon, callers, true, WARMUP));
+                    together.add(measure(daemon, callers, false, WARMUP));
                 }
-                var ratios = new ArrayList<Double>();
-                for (int i = 0; i < RUNS; i++) {
-                    ratios.add(together.get(i).perCpuSecond / alone.get(i).perCpuSecond);
-                }
-                System.out.printf("| %d | %.0f | %.0f | %.0f | %.0f | **%.2f** | %.0f µs, %.0f µs | %.0f µs, %.0f µs |%n", callers,
+                System.out.printf("| %d | %.0f | %.0f | %.0f | %.0f | **%.2f** | %.0f µs, %.0f µs | %.0f µs, %.0f µs | %.2f, %.2f |%n", callers,
                         median(alone, Figures::perSecond), median(together, Figures::perSecond),
-                        median(alone, Figures::perCpuSecond), median(together, Figures::perCpuSecond), median(ratios, r -> r),
-                        median(alone, Figures::p50), median(alone, Figures::p99), median(together, Figures::p50), median(together, Figures::p99));
+                        median(alone, Figures::perCpuSecond), median(together, Figures::perCpuSecond), ratio(together, alone, Figures::perCpuSecond),
+                        median(alone, Figures::p50), median(alone, Figures::p99), median(together, Figures::p50), median(together, Figures::p99),
+                        ratio(together, alone, Figures::p50), ratio(together, alone, Figures::p99));
             }
             denials(daemon);
         }
+    }
+
+    /** Returns the median of the ratios of runs that followed each other. */
+    private static double ratio(List<Figures> of, List<Figures> to, Function<Figures, Double> figure) {
+        return median(IntStream.range(0, RUNS).boxed().toList(), i -> figure.apply(of.get(i)) / figure.apply(to.get(i)));
     }
 
     private static <T> double median(List<T> all, Function<T, Double> of) {
         return all.stream().map(of).sorted(Comparator.naturalOrder()).toList().get(all.size() / 2);
     }
 
-    private static Figures measure(Daemon daemon, int callers, boolean unary) throws InterruptedException {
+    private static Figures measure(Daemon daemon, int callers, boolean unary, Duration warmup) throws InterruptedException {
         Client.Builder options = daemon.client();
         if (unary) {
             options.unary();
         }
         try (Client client = options.build()) {
             Limiter limiter = client.limiter("speed", Limit.rate("1_000_000_000/h"));
-            run(limiter, callers, WARMUP);
+            run(limiter, callers, warmup);
             long cpu = cpu(daemon), began = System.nanoTime();
             long[] took = run(limiter, callers, RUN);
             double seconds = (System.nanoTime() - began) / 1e9, cpuSeconds = (cpu(daemon) - cpu) / 1e9;
@@ -115,13 +124,17 @@ final class Speed {
     private static void denials(Daemon daemon) {
         try (Client client = daemon.client().maxDenials(10_000).build()) {
             Limiter limiter = client.limiter("speed", Limit.rate("0/h"));
-            final int calls = 1_000_000;
-            int remembered = 0;
-            long began = System.nanoTime();
-            for (int i = 0; i < calls; i++) {
-                remembered += limiter.allow("alice").remembered() ? 1 : 0;
+            final int calls = 3_000_000;
+            for (int round = 0; round < 2; round++) { // the first is for Java, which compiles it
+                int remembered = 0;
+                long began = SYSTEM.getProcessCpuTime();
+                for (int i = 0; i < calls; i++) {
+                    remembered += limiter.allow("alice").remembered() ? 1 : 0;
+                }
+                if (round > 0) {
+                    System.out.printf("%nA remembered denial takes %.2f µs of CPU time; %d of %d were calls%n", (SYSTEM.getProcessCpuTime() - began) / 1e3 / calls, calls - remembered, calls);
+                }
             }
-            System.out.printf("%nA remembered denial takes %.2f µs; %d of %d were calls%n", (System.nanoTime() - began) / 1e3 / calls, calls - remembered, calls);
         }
     }
 }

@@ -34,7 +34,7 @@ public final class Identifiers {
     }
 
     /**
-     * The subject of the JWT in the Authorization header, or the hash of a token that is none. It does not verify the token: put
+     * The subject of the JWT in the Authorization header, or the hash of a token that is not a JWT. It does not verify the token: put
      * it behind what does.
      */
     public static Function<Request, String> bearerSubject() {

@@ -65,7 +65,7 @@ record Network(byte[] address, int bits) {
         return client.length == 4 ? text4(client) : text6(masked(client, CLIENT_BITS)) + "/" + CLIENT_BITS;
     }
 
-    /** Returns the address that text is, with or without a port; null if it is none. */
+    /** Returns the address that text is, with or without a port; null if it is not an address. */
     private static byte[] address(String text) {
         String host = text;
         int colon = text.lastIndexOf(':');
@@ -98,7 +98,7 @@ record Network(byte[] address, int bits) {
         return mapped ? Arrays.copyOfRange(address, 12, 16) : address;
     }
 
-    /** Returns the bytes of an address, or null. InetAddress would ask DNS about what is none. */
+    /** Returns the bytes of an address, or null. InetAddress would ask DNS about what is not an address. */
     private static byte[] bytes(String text) {
         return text.indexOf(':') >= 0 ? bytes6(text) : bytes4(text);
     }
@@ -137,7 +137,7 @@ record Network(byte[] address, int bits) {
         return out;
     }
 
-    /** Returns the bytes of groups between colons, of which the last may be an IPv4 address; null if they are none. */
+    /** Returns the bytes of groups between colons, of which the last may be an IPv4 address; null if they are not. */
     private static byte[] groups(String text) {
         if (text.isEmpty()) {
             return new byte[0];

@@ -16,9 +16,9 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 )
 
-// A call is one request, with those that are decided together with it, on its
+// An exchange is one request, with those that are decided together with it, on its
 // way through Redis.
-type call struct {
+type exchange struct {
 	question
 	request *store.Request
 	result  *store.Result
@@ -32,29 +32,29 @@ type call struct {
 	cut      error     // why it did not come in time
 }
 
-// A composer makes the calls of requests.
+// A composer makes the exchanges of requests.
 type composer struct {
 	dialer *dialer // of the client
 	prefix string  // of all keys
 }
 
-// newCalls appends to calls those of a request: one, or one for each request of its With
+// newExchanges appends to exchanges those of a request: one, or one for each request of its With
 // if these are decided apart.
-func (m composer) newCalls(calls []call, r *store.Request, res *store.Result, apart bool) []call {
+func (m composer) newExchanges(exchanges []exchange, r *store.Request, res *store.Result, apart bool) []exchange {
 	if !apart || r.Alone() {
-		return append(calls, m.newCall(r, res))
+		return append(exchanges, m.newExchange(r, res))
 	}
 	res.All(r, func(r *store.Request, res *store.Result) {
 		alone := *r
 		alone.With = nil
-		calls = append(calls, m.newCall(&alone, res))
+		exchanges = append(exchanges, m.newExchange(&alone, res))
 	})
-	return calls
+	return exchanges
 }
 
-// newCall returns the call of a request, to set res.
-func (m composer) newCall(r *store.Request, res *store.Result) call {
-	c := call{request: r, result: res, dialer: m.dialer}
+// newExchange returns the exchange of a request, to set res.
+func (m composer) newExchange(r *store.Request, res *store.Result) exchange {
+	c := exchange{request: r, result: res, dialer: m.dialer}
 	c.together = !r.Alone()
 	keys := 0
 	c.size = sizeOfConsumed
@@ -84,7 +84,7 @@ func (m composer) newCall(r *store.Request, res *store.Result) call {
 }
 
 // key returns the first key.
-func (c *call) key() string { return c.keys[0].(string) }
+func (c *exchange) key() string { return c.keys[0].(string) }
 
 // again makes c pending again if its reply says that the script did not run,
 // and may run soon. It reports whether to wait before.
@@ -92,7 +92,7 @@ func (c *call) key() string { return c.keys[0].(string) }
 // TRYAGAIN is the answer while a slot moves, if some of the keys are already
 // on the other node; READONLY, if the server has become a replica, which was
 // said of the first write, and so before anything was consumed.
-func (c *call) again() (wait bool) {
+func (c *exchange) again() (wait bool) {
 	if c.reply == nil {
 		return false
 	}
@@ -112,18 +112,18 @@ func (c *call) again() (wait bool) {
 	return false
 }
 
-// maxWindows is how often a call is asked again because of its windows. The second time
+// maxWindows is how often an exchange is asked again because of its windows. The second time
 // it has those of the store's clock, and the third is for a clock that then enters the
 // next ones.
 const maxWindows = 3
 
 // moveWindows makes c pending again, with the windows that its reply shows to be those of
 // the store's clock. The script has changed nothing.
-func (c *call) moveWindows() {
+func (c *exchange) moveWindows() {
 	at, packed := make([]strategy.Instant, 0, len(c.keys)), c.reply.packed[sizeOfConsumed:]
 	eachLimit(c.request, func(r *store.Request, l *strategy.Limit) {
 		size := sizeOf(r, l)
-		state := parseState(l, packed[:size])
+		state, _ := parseState(packed[:size]) // if it is none, the next reply will not do either
 		packed = packed[size:]
 		state.Settle(l, c.reply.now, 0)
 		at = append(at, max(c.reply.now, state.Last))
@@ -134,7 +134,7 @@ func (c *call) moveWindows() {
 }
 
 // decide sets the result of c to the answer that the reply implies.
-func (c *call) decide() {
+func (c *exchange) decide() {
 	with := c.result.With
 	err := c.answer(c.request, c.result)
 	c.result.All(c.request, func(_ *store.Request, res *store.Result) { res.Err = err })
@@ -143,7 +143,7 @@ func (c *call) decide() {
 	}
 }
 
-func (c *call) answer(r *store.Request, res *store.Result) error {
+func (c *exchange) answer(r *store.Request, res *store.Result) error {
 	if c.cut != nil {
 		if why := c.dialer.failure(); why != nil {
 			return fmt.Errorf("redis: no reply in time: %w; connecting last failed: %w", c.cut, why)
@@ -152,7 +152,7 @@ func (c *call) answer(r *store.Request, res *store.Result) error {
 	}
 	var states string
 	var now strategy.Instant
-	var consumed strategy.Consumed
+	var consumed strategy.Consumption
 	if c.reply != nil {
 		if err := c.reply.err; errors.Is(err, os.ErrDeadlineExceeded) { // that of the last caller in the pipeline
 			return fmt.Errorf("redis: %w: %w", context.DeadlineExceeded, quote.Error(err))
@@ -169,9 +169,9 @@ func (c *call) answer(r *store.Request, res *store.Result) error {
 		case elsewhere:
 			return fmt.Errorf("redis: %w: the clock of the server leaves one window of the calendar after the other", store.ErrCounters)
 		}
-		now, consumed, states = c.reply.now, strategy.Consumed(c.reply.packed[0]), c.reply.packed[sizeOfConsumed:]
+		now, consumed, states = c.reply.now, strategy.Consumption(c.reply.packed[0]), c.reply.packed[sizeOfConsumed:]
 	}
-	if decideByStates(r, res, states, now) != consumed && c.reply != nil {
+	if by, ok := decideByStates(r, res, states, now); (by != consumed || !ok) && c.reply != nil {
 		return fmt.Errorf("redis: %w: script and strategy disagree on the %d keys from %s on, at %d: %s", store.ErrCounters, len(c.keys), quote.Cut(c.key()), now, quote.Cut(states))
 	}
 	return nil

@@ -1,0 +1,149 @@
+package replay
+
+import (
+	"github.com/ratelimitd/ratelimitd/internal/policy/envoy"
+	"github.com/ratelimitd/ratelimitd/internal/replay/mapping"
+	"github.com/ratelimitd/ratelimitd/internal/strategy"
+)
+
+// An event is what a subject asks at an instant.
+type event struct {
+	at   int64
+	cost uint64
+	who  *subject
+	more bool // the next event is of the same record
+	lane uint8
+}
+
+// A subject is an identifier within a namespace, held to a policy; or a descriptor. It has
+// what became of it.
+type subject struct {
+	others bool   // it is not remembered: there are too many
+	number uint32 // of the first maxSubjects; the others have none
+	asked  uint64
+	sides  [2]side // each is written by the lane of its configuration alone
+	mapping.Name
+}
+
+// text returns what people call s.
+func (s *subject) text() string {
+	if !s.IsDescriptor {
+		return s.Identifier
+	}
+	return envoy.Identifier(s.Entries)
+}
+
+// A side is what one of the two configurations did to a subject.
+type side struct {
+	denied   uint64
+	*counter // nil: it was held to nothing yet
+}
+
+// A counter is what is held to some limits together: mostly one subject, but several of
+// Envoy's descriptors may share one.
+type counter struct {
+	policy     []strategy.Limit // the limits of a policy; nil: it is of descriptors
+	identifier string
+	asked      uint64
+	limits     []hold
+}
+
+// newCounter returns a counter that is held to rows. What a decision writes to is mostly in one
+// place.
+func newCounter(identifier string, rows []*row) *counter {
+	var c *counter
+	if len(rows) == 1 {
+		with := new(struct {
+			counter
+			one [1]hold
+		})
+		c, with.limits = &with.counter, with.one[:]
+	} else {
+		c = &counter{limits: make([]hold, len(rows))}
+	}
+	c.identifier = identifier
+	for i := range rows {
+		c.limits[i].row = rows[i]
+	}
+	return c
+}
+
+// A hold is what one limit did to a counter.
+type hold struct {
+	row    *row
+	denied uint64
+	first  int64 // when it was first denied
+	last   int64
+
+	until int64 // when the period of the limit ends that is counted in
+	units uint64
+	peak  uint64 // the most units that were asked in one period
+}
+
+// subjects are all that ask, at most as many as there is room for.
+type subjects struct {
+	index []place // has a power of two of places. A search goes on to the next place
+	lane  func(*mapping.Name) uint8
+	all   []*subject
+	most  int
+	// Others counts records of subjects for which there was no room.
+	others uint64
+}
+
+// A place of an index has all that is looked at for each record, so that the processor waits for
+// memory once.
+type place struct {
+	sum [2]uint64 // of the key
+	who *subject  // nil: the place is free
+	// lane is that of who.
+	lane uint8
+}
+
+// minPlaces is how many places an index has at first.
+const minPlaces = 1 << 10
+
+func newSubjects(most int) *subjects {
+	return &subjects{index: make([]place, minPlaces), most: most, lane: func(*mapping.Name) uint8 { return 0 }}
+}
+
+// find returns the subject of an ask, and its lane.
+func (s *subjects) find(asks *mapping.Asks, i int) (who *subject, lane uint8) {
+	sum := &asks.All[i].Sum
+	p := s.seek(sum)
+	if p.who != nil {
+		return p.who, p.lane
+	}
+	who = &subject{Name: mapping.NameOf(string(asks.Key(i)))}
+	lane = s.lane(&who.Name)
+	if len(s.all) >= s.most {
+		s.others++
+		who.others = true
+		return who, lane
+	}
+	who.number = uint32(len(s.all)) //nolint:gosec // of as many as there is memory for
+	*p = place{*sum, who, lane}
+	if s.all = append(s.all, who); len(s.all) > len(s.index)/2 {
+		s.grow()
+	}
+	return who, lane
+}
+
+// seek returns the place of a sum, or where it is to be.
+func (s *subjects) seek(sum *[2]uint64) *place {
+	mask := uint64(len(s.index) - 1)
+	for i := sum[0] & mask; ; i = (i + 1) & mask {
+		if p := &s.index[i]; p.who == nil || p.sum == *sum {
+			return p
+		}
+	}
+}
+
+func (s *subjects) grow() {
+	old := s.index
+	s.index = make([]place, 2*len(old))
+	for i := range old {
+		if old[i].who != nil {
+			*s.seek(&old[i].sum) = old[i]
+		}
+	}
+}
