@@ -2,7 +2,6 @@ package httpapi
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"net/http"
 
@@ -127,9 +126,9 @@ const (
 	freeErrorBytes  = 16 * errorBytes // is not counted
 )
 
-// holdErrors counts what the errors of e take, until the request of w ends. If there is no
-// room for that, it answers so.
-func (e *exchange) holdErrors(w http.ResponseWriter, r *http.Request) (ok bool) {
+// holdErrors counts what the errors of e take, until release is called. It returns nil if
+// there is no room for that.
+func (e *exchange) holdErrors(r *http.Request) (release func()) {
 	taken := 0
 	for i := range e.batch.Answers {
 		if e.batch.Answers[i].Err != nil {
@@ -138,23 +137,17 @@ func (e *exchange) holdErrors(w http.ResponseWriter, r *http.Request) (ok bool) 
 	}
 	bound := inflight.FromContext(r.Context())
 	if taken <= freeErrorBytes || bound == nil {
-		return true
+		return func() {}
 	}
-	written := bound.Work(int64(taken), r.RemoteAddr)
-	if written == nil {
-		web.WriteError(w, 0, fault.ErrTooManyBytes)
-		return false
-	}
-	context.AfterFunc(r.Context(), written)
-	return true
+	return bound.Work(int64(taken), r.RemoteAddr)
 }
 
 // write answers with what e says. A batch has many answers, and so no headers of limits.
-func (e *exchange) write(w http.ResponseWriter, turn *web.Turn) {
+func (e *exchange) write(w http.ResponseWriter, r *http.Request, turn *web.Turn) {
 	if e.single {
 		e.writeSingle(w, &e.batch.Answers[0])
 	} else {
-		e.writeBatch(w, turn)
+		e.writeBatch(w, r, turn)
 	}
 }
 
@@ -176,7 +169,23 @@ func (e *exchange) writeSingle(w http.ResponseWriter, answer *decide.Answer) {
 
 // writeBatch ends the turn before it writes, and keeps no memory of a large batch meanwhile
 // but the text: whoever asked may not read.
-func (e *exchange) writeBatch(w http.ResponseWriter, turn *web.Turn) {
+func (e *exchange) writeBatch(w http.ResponseWriter, r *http.Request, turn *web.Turn) {
+	release := e.holdErrors(r)
+	if release == nil {
+		web.WriteError(w, 0, fault.ErrTooManyBytes)
+		return
+	}
+	code := e.encodeBatch(release)
+	if len(e.asked.GetRequests()) > maxKept {
+		*e = exchange{text: e.text}
+	}
+	turn.End()
+	web.WriteText(w, code, e.text)
+}
+
+// encodeBatch makes the text of the answer to a batch, and then calls release.
+func (e *exchange) encodeBatch(release func()) (code int) {
+	defer release()
 	e.encoder.Begin(&e.batch)
 	out := new(ratelimitv1.ShouldAllowBatchResponse)
 	for i := range e.batch.Answers {
@@ -192,9 +201,5 @@ func (e *exchange) writeBatch(w http.ResponseWriter, turn *web.Turn) {
 	if e.text, usual = codec.AppendBatch(e.text[:0], out); !usual {
 		code, e.text = web.Message(code, out)
 	}
-	if len(e.asked.GetRequests()) > maxKept {
-		*e = exchange{text: e.text}
-	}
-	turn.End()
-	web.WriteText(w, code, e.text)
+	return code
 }

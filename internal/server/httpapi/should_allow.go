@@ -37,8 +37,5 @@ func (a *API) ShouldAllow(w http.ResponseWriter, r *http.Request) {
 		turn.End() // it waits for a store, and has little left to do
 	}
 	a.Core.Decide(ctx, &e.batch)
-	if !e.holdErrors(w, r) {
-		return
-	}
-	e.write(w, turn)
+	e.write(w, r, turn)
 }
