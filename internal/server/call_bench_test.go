@@ -68,7 +68,7 @@ func serveBench(b *testing.B, known *auth.Directory) *Server {
 	if err != nil {
 		b.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(context.WithoutCancel(b.Context()))
 	served := make(chan error, 1)
 	go func() { served <- d.Serve(ctx) }()
 	b.Cleanup(func() {

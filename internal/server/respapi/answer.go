@@ -58,7 +58,7 @@ func (t *turn) answerAll(text string, begun bool, size *int) (err error) {
 			// sends after them must not be answered.
 			t.closing = true
 		}
-		if len(t.out) > maxReplyBytes && !(t.write() && t.wait()) {
+		if len(t.out) > maxReplyBytes && (!t.write() || !t.wait()) {
 			t.closing = true
 		}
 	}
