@@ -26,7 +26,7 @@ const (
 type lane struct {
 	number uint8
 	side   int // of a subject, which it writes to
-	store  clockedStore
+	store  clocked
 	core   *decide.Core
 	envoy  *envoyapi.API // which asks the core
 	batch  decide.Batch
@@ -37,14 +37,14 @@ type lane struct {
 	ledger
 }
 
-// clockedStore is a store whose clock is that of the log: of one lane.
-type clockedStore struct {
+// clocked is a store whose clock is that of the log: of one lane.
+type clocked struct {
 	*memory.Store
 	now strategy.Instant
 }
 
 // Decide implements store.Store.
-func (c *clockedStore) Decide(_ context.Context, requests []store.Request, results []store.Result) {
+func (c *clocked) Decide(_ context.Context, requests []store.Request, results []store.Result) {
 	c.DecideAt(c.now, requests, results)
 }
 

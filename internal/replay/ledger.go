@@ -27,6 +27,18 @@ func newLedger() ledger {
 	return l
 }
 
+// A row counts what was asked of one limit.
+type row struct {
+	namespace, policy string
+	name              string // of the limit
+	limit             *strategy.Limit
+	mode              strategy.Mode // by which it is asked
+	shadow            bool          // it denies nothing
+	born              uint64        // how many events were before the first that it was asked about
+	asked, denied     uint64
+	times             *series
+}
+
 // count counts an event, which the limit denies or not.
 func (h *hold) count(e *event, denied bool, place int) {
 	h.row.asked++
@@ -111,6 +123,14 @@ func (l *ledger) add(other *ledger) {
 func (l *ledger) sort() {
 	slices.SortStableFunc(l.ordered, func(a, b *row) int { return cmp.Compare(a.born, b.born) })
 	slices.SortStableFunc(l.refused.kinds, func(a, b unread) int { return cmp.Compare(a.born, b.born) })
+}
+
+// add adds what another lane has counted of the same limit.
+func (w *row) add(other *row) {
+	w.born = min(w.born, other.born)
+	w.asked += other.asked
+	w.denied += other.denied
+	w.times.add(other.times)
 }
 
 // sorted returns the rows by name.

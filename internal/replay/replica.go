@@ -54,7 +54,7 @@ func (r *replica) split(n int) {
 
 func (r *replica) newLane(number uint8) *lane {
 	o := &r.options
-	l := &lane{number: number, side: r.index, store: clockedStore{Store: r.store}, shared: map[string]*counter{}, ledger: newLedger()}
+	l := &lane{number: number, side: r.index, store: clocked{Store: r.store}, shared: map[string]*counter{}, ledger: newLedger()}
 	book := account.New(decide.Outcomes, nil)
 	l.core = decide.New(decide.Options{
 		Store: &l.store, OnError: o.onError, MaxLogCount: o.memory.MaxLogCount, Logger: o.logger, Book: book,

@@ -147,23 +147,3 @@ func (s *subjects) grow() {
 		}
 	}
 }
-
-// A row counts what was asked of one limit.
-type row struct {
-	namespace, policy string
-	name              string // of the limit
-	limit             *strategy.Limit
-	mode              strategy.Mode // by which it is asked
-	shadow            bool          // it denies nothing
-	born              uint64        // how many events were before the first that it was asked about
-	asked, denied     uint64
-	times             *series
-}
-
-// add adds what another lane has counted of the same limit.
-func (w *row) add(other *row) {
-	w.born = min(w.born, other.born)
-	w.asked += other.asked
-	w.denied += other.denied
-	w.times.add(other.times)
-}
