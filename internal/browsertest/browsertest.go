@@ -73,6 +73,7 @@ func Open(t *testing.T, url string) *Browser {
 	return b
 }
 
+// Do does steps, in order. The test fails if one cannot be done.
 func (b *Browser) Do(steps ...chromedp.Action[chromedp.Void]) {
 	b.t.Helper()
 	if err := chromedp.Do(b.Context, steps...); err != nil {

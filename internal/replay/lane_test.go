@@ -51,18 +51,18 @@ func logOfMany(records int) string {
 // TestLanes finds the same with any number of lanes, byte for byte: also where the store is full
 // and has to evict, and the timeline becomes longer.
 func TestLanes(t *testing.T) {
-	log := write(t, "log.csv", logOfMany(60_000))
+	log := write(t, "log.csv", logOfMany(25_000))
 	for _, keys := range []int{100_000, 1000} {
 		now, before := write(t, "new.yaml", fmt.Sprintf(many, keys, 30)), write(t, "old.yaml", fmt.Sprintf(many, keys, 60))
 		var want []byte
-		for _, lanes := range []int{1, 2, 3, 8} {
+		for _, lanes := range []int{1, 3, 8} {
 			r := prepared(t, "--config", now, "--current", before, "--policy", "{policy}", "--namespace", "web", "--cost", "{cost}", "--suggest", "p=1%", "--max-identifiers", "5000", log)
 			r.lanes = lanes
 			if err := r.do(t.Context()); err != nil {
 				t.Fatal(err)
 			}
 			found := newReport(r)
-			if n := len(r.replicas[0].lanes); n != map[int]int{1: 1, 2: 2, 3: 2, 8: 8}[lanes] {
+			if n := len(r.replicas[0].lanes); n != map[int]int{1: 1, 3: 2, 8: 8}[lanes] {
 				t.Errorf("%d lanes, and %d of them decide", lanes, n)
 			}
 			var html bytes.Buffer
@@ -77,7 +77,7 @@ func TestLanes(t *testing.T) {
 			if want == nil {
 				want = got
 				evicted := evictions(t, r.replicas[0].store.Collector())
-				if found.Outcomes["denied"] < 1000 || found.Outcomes["shadow"] < 1000 || found.Outcomes["exempt"] == 0 || found.Unread < 150 || found.Others == 0 || (evicted > 0) != (keys == 1000) {
+				if found.Outcomes["denied"] < 300 || found.Outcomes["shadow"] < 1000 || found.Outcomes["exempt"] == 0 || found.Unread < 60 || found.Others == 0 || (evicted > 0) != (keys == 1000) {
 					t.Fatalf("%+v, %v evictions", found, evicted)
 				}
 			}

@@ -3,7 +3,6 @@ package replay
 import (
 	"cmp"
 	"slices"
-	"time"
 
 	"github.com/ratelimitd/ratelimitd/internal/decide"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
@@ -27,40 +26,6 @@ func newLedger() ledger {
 	return l
 }
 
-// A row counts what was asked of one limit.
-type row struct {
-	namespace, policy string
-	name              string // of the limit
-	limit             *strategy.Limit
-	mode              strategy.Mode // by which it is asked
-	shadow            bool          // it denies nothing
-	born              uint64        // how many events were before the first that it was asked about
-	asked, denied     uint64
-	times             *series
-}
-
-// count counts an event, which the limit denies or not.
-func (h *hold) count(e *event, denied bool, place int) {
-	h.row.asked++
-	if denied {
-		h.row.denied++
-		if h.denied++; h.denied == 1 {
-			h.first = e.at
-		}
-		h.last = e.at
-	}
-	h.row.times.count(place, denied)
-	period := int64(h.row.limit.Rate.Period / time.Microsecond)
-	if period == 0 {
-		return // it is unlimited
-	}
-	if e.at >= h.until {
-		h.until, h.units = (e.at/period+1)*period, 0
-	}
-	h.units += e.cost
-	h.peak = max(h.peak, h.units)
-}
-
 // outcome counts what became of a record.
 func (l *ledger) outcome(o decide.Outcome, place int) {
 	l.outcomes[o]++
@@ -71,7 +36,7 @@ func (l *ledger) outcome(o decide.Outcome, place int) {
 func (c *counter) count(e *event, a *decide.Answer, place int) {
 	c.asked++
 	for i := range a.Decision.Statuses {
-		c.limits[i].count(e, !a.Decision.Statuses[i].Allowed, place)
+		c.limits[i].count(e.at, e.cost, !a.Decision.Statuses[i].Allowed, place)
 	}
 }
 
@@ -123,14 +88,6 @@ func (l *ledger) add(other *ledger) {
 func (l *ledger) sort() {
 	slices.SortStableFunc(l.ordered, func(a, b *row) int { return cmp.Compare(a.born, b.born) })
 	slices.SortStableFunc(l.refused.kinds, func(a, b unread) int { return cmp.Compare(a.born, b.born) })
-}
-
-// add adds what another lane has counted of the same limit.
-func (w *row) add(other *row) {
-	w.born = min(w.born, other.born)
-	w.asked += other.asked
-	w.denied += other.denied
-	w.times.add(other.times)
 }
 
 // sorted returns the rows by name.

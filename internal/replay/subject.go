@@ -68,18 +68,6 @@ func newCounter(identifier string, rows []*row) *counter {
 	return c
 }
 
-// A hold is what one limit did to a counter.
-type hold struct {
-	row    *row
-	denied uint64
-	first  int64 // when it was first denied
-	last   int64
-
-	until int64 // when the period of the limit ends that is counted in
-	units uint64
-	peak  uint64 // the most units that were asked in one period
-}
-
 // subjects are all that ask, at most as many as there is room for.
 type subjects struct {
 	index []place // has a power of two of places. A search goes on to the next place

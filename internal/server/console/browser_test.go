@@ -197,6 +197,9 @@ func TestLookUp(t *testing.T) {
 		{"checkout", "internal-job", "1", "because internal-* in exempt matches it"},
 		{"checkout", "alice", "11", "however long it waits"},
 		{"nowhere", "alice", "1", "has no policies"},
+		{"<img src=x onerror=alert(1)>", "alice", "1", `"<img src=x onerror=alert(1)>" has no policies`},
+		{"checkout", "<script>alert(1)</script>", "1", "Policy default"},
+		{"checkout", strings.Repeat("\u202e\U0001f600", 100), "1", "Policy default"},
 	} {
 		b.Fill("#look-up-form [name=namespace]", tt.namespace)
 		b.Fill("#look-up-form [name=identifier]", tt.identifier)

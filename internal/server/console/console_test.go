@@ -161,6 +161,8 @@ func TestWrongQuestions(t *testing.T) {
 		{"/console/replay", form("yaml", policies), isForm, 400, "log: missing"},
 		{"/console/replay", form("yaml", policies, "namespace", "checkout", "policy", "default", "identifier", "{user", "log", "x"), isForm, 400, "identifier"},
 		{"/console/replay", form("yaml", policies, "namespace", "checkout", "policy", "default", "identifier", "user", "log", "nonsense\n"), isForm, 400, "nonsense"},
+		{"/console/replay", form("yaml", policies, "namespace", "checkout", "policy", "default", "identifier", "client_address", "log", strings.Repeat("\x00\xff\x1b[31m\n<script>", 10_000)), isForm, 400, "its format is not known"},
+		{"/console/replay", form("yaml", policies, "namespace", "checkout", "policy", "default", "identifier", "client_address", "log", strings.Repeat("\x1f\x8b\x00", 10_000)), isForm, 400, "gzip"},
 		{"/console/replay", form("namespace", strings.Repeat("x", 5000)), isForm, 400, "more than 2048 bytes"},
 		{"/console/replay", mallory, isJSON, 400, "multipart"},
 	} {
