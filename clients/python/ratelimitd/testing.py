@@ -30,6 +30,7 @@ class Daemon:
         """Starts "ratelimitd serve" with flags, in the folder cwd. Its clock stands at the beginning of the year 2000, UTC,
         and advance alone turns it, unless it is the real one."""
         self.grpc = self.http = self.admin = "127.0.0.1:0"
+        self.resp = ""  # where it serves the protocol of Redis, with the flag --resp-addr
         self._flags = [*flags] if real_clock else ["--test-clock", *flags]
         self._cwd = cwd
         self.start()
@@ -58,7 +59,7 @@ class Daemon:
             except ValueError:
                 continue
             if line.get("msg") == "serving":
-                self.grpc, self.http, self.admin = line["grpc"], line["http"], line["admin"]
+                self.grpc, self.http, self.admin, self.resp = line["grpc"], line["http"], line["admin"], line["resp"]
                 return None
         return printed
 
