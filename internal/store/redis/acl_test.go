@@ -1,6 +1,7 @@
 package redis
 
 import (
+	"fmt"
 	"os"
 	"strings"
 	"testing"
@@ -84,26 +85,30 @@ func TestACL(t *testing.T) {
 // TestACLWithoutSome has a user who may not use the commands that only save time. Limits hold as
 // with them.
 func TestACLWithoutSome(t *testing.T) {
-	server := redistest.Start(t)
-	client := server.Client(t)
-	if err := client.Do(t.Context(), append(documentedACL(t), "-incrby", "-mget")...).Err(); err != nil {
-		t.Fatal(err)
-	}
-	s := openWith(t, Options{URLs: []string{server.URL}, User: "ratelimitd", Password: "secret"})
-	settle(t, s)
-	r := store.Request{Namespace: "test", Identifier: "without", Cost: 1, Limits: limits(t,
-		strategy.Spec{Rate: "3/366d"}, strategy.Spec{Rate: "5/366d"},
-		strategy.Spec{Rate: "4/366d", Strategy: strategy.TokenBucket}, strategy.Spec{Rate: "9/366d", Name: "named"})}
-	windows := r
-	windows.Limits = r.Limits[:2]
-	for i, r := range []store.Request{r, windows, r, windows} {
-		res := decide(t.Context(), s, r)
-		if res.Err != nil || res.Allowed != (i < 3) {
-			t.Errorf("decision %d: %+v", i+1, res)
-		}
-	}
-	if n := client.Exists(t.Context(), counterKey("test", "without", &r.Limits[0])).Val(); n != 1 {
-		t.Error("the counter of the first limit is not there")
+	for _, without := range [][]any{{"-incrby", "-mget", "-exists"}, {"-exists"}, {"-incrby"}} {
+		t.Run(fmt.Sprint(without...), func(t *testing.T) {
+			server := redistest.Start(t)
+			client := server.Client(t)
+			if err := client.Do(t.Context(), append(documentedACL(t), without...)...).Err(); err != nil {
+				t.Fatal(err)
+			}
+			s := openWith(t, Options{URLs: []string{server.URL}, User: "ratelimitd", Password: "secret"})
+			settle(t, s)
+			r := store.Request{Namespace: "test", Identifier: "without", Cost: 1, Limits: limits(t,
+				strategy.Spec{Rate: "3/366d"}, strategy.Spec{Rate: "5/366d"},
+				strategy.Spec{Rate: "4/366d", Strategy: strategy.TokenBucket}, strategy.Spec{Rate: "9/366d", Name: "named"})}
+			windows := r
+			windows.Limits = r.Limits[:2]
+			for i, r := range []store.Request{r, windows, r, windows} {
+				res := decide(t.Context(), s, r)
+				if res.Err != nil || res.Allowed != (i < 3) {
+					t.Errorf("decision %d: %+v", i+1, res)
+				}
+			}
+			if n := client.Exists(t.Context(), counterKey("test", "without", &r.Limits[0])).Val(); n != 1 {
+				t.Error("the counter of the first limit is not there")
+			}
+		})
 	}
 }
 

@@ -341,11 +341,20 @@ while i < #keys do
   local limits, _, kind = string.byte(runs, position, position + 2)
   position = position + 1
   local found -- the values, if they are read together; false for one that is absent, or no string
+  local all_absent -- whether each key without a value is absent: it may hold what is no string
   if limits == 1 then
     found = {try('GET', keys[first_key])}
   elseif limits > 1 then
     found = try('MGET', spread(keys, first_key, i + limits))
-    if found.err then found = nil end -- the user may not use MGET
+    if found.err then
+      found = nil -- the user may not use MGET
+    else
+      local absent = {}
+      for j = 1, limits do
+        if not found[j] then absent[#absent + 1] = keys[first_key + j - 1] end
+      end
+      all_absent = #absent > 0 and try('EXISTS', spread(absent)) == 0
+    end
   end
 
   -- A run of numbers, of which each is that of its window, takes less time here.
@@ -439,7 +448,7 @@ while i < #keys do
       end
     else
       local value = found and found[i - first_key + 1]
-      if not value and limits ~= 1 then value = try('GET', key) end
+      if not value and limits ~= 1 and not all_absent then value = try('GET', key) end
       local last, used, part = 0, 0, 0
       local lives = 0     -- up to when the key lives at least
       local start, stop -- of a fixed window: that of now, or of last if that is later
