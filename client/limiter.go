@@ -8,7 +8,6 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	ratelimitv1 "github.com/ratelimitd/ratelimitd/proto/ratelimit/v1"
@@ -141,7 +140,7 @@ func (l *Limiter) take(ctx context.Context, operation, identifier string, cost u
 	}
 	r := &ratelimitv1.ShouldAllowRequest{Namespace: l.namespace, Identifier: id, Limits: l.sent, Policy: l.policy, DryRun: dryRun}
 	if cost != 1 {
-		r.Cost = proto.Uint64(cost)
+		r.Cost = new(cost)
 	}
 	result := l.ask(ctx, r)
 	if memory != nil && !result.Allowed {

@@ -30,19 +30,19 @@ func httpAttacks() []attack {
 				}
 			})
 		}},
-		{name: "HTTP: replies not read", do: func(ctx context.Context, t *testing.T, d *daemon) {
-			notRead(ctx, t, crowd{size(30, 500), "127.0.0.1", []string{d.HTTP}}, fmt.Sprintf("POST /v1/should-allow HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", len(manyRequests), manyRequests))
+		{name: "HTTP: replies not read", do: func(ctx context.Context, _ *testing.T, d *daemon) {
+			notRead(ctx, crowd{size(30, 500), "127.0.0.1", []string{d.HTTP}}, fmt.Sprintf("POST /v1/should-allow HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", len(manyRequests), manyRequests))
 		}},
 		{name: "HTTP: odd requests", do: oddRequests},
 		{name: "scrapes not read", do: func(ctx context.Context, t *testing.T, d *daemon) {
 			scrapes(ctx, t, d)
-			notRead(ctx, t, crowd{size(100, 2000), "127.0.0.1", []string{d.HTTP, d.Admin}}, "GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+			notRead(ctx, crowd{size(100, 2000), "127.0.0.1", []string{d.HTTP, d.Admin}}, "GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
 		}},
 	}
 }
 
 // notRead asks for something again and again on many connections, and reads no answer.
-func notRead(ctx context.Context, t *testing.T, of crowd, request string) {
+func notRead(ctx context.Context, of crowd, request string) {
 	var mu sync.Mutex // protects open
 	var open []net.Conn
 	defer func() {

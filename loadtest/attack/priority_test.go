@@ -1,6 +1,7 @@
 package attack
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"runtime"
@@ -9,11 +10,9 @@ import (
 )
 
 // In the large form the attacker gives way to the daemon and to the innocent caller: all threads of this process
-// have the lowest priority, but for the main one. That starts the other two, which inherit it.
+// have the lowest priority, but for the main goroutine's. That starts the other two, which inherit it.
 
-func init() { runtime.LockOSThread() } // the main goroutine stays on the main thread
-
-// starts are what the main thread has to do.
+// starts are what the main goroutine has to do.
 var starts = make(chan func())
 
 // startProcess starts a process that has the priority that this one began with.
@@ -23,7 +22,7 @@ func startProcess(cmd *exec.Cmd) error {
 	return <-started
 }
 
-// inMain runs do, and meanwhile what others have the main thread do.
+// inMain runs do, and meanwhile what others have the main goroutine do.
 func inMain(do func()) {
 	done := make(chan struct{})
 	go func() { defer close(done); do() }()
@@ -37,9 +36,10 @@ func inMain(do func()) {
 	}
 }
 
-// giveWay has all threads but the main one give way to others. Threads that begin later
-// inherit that.
+// giveWay has all threads but that of the caller, which it keeps, give way to others. Threads
+// that begin later inherit that.
 func giveWay() error {
+	runtime.LockOSThread()
 	const lowest = 19
 	threads, err := os.ReadDir("/proc/self/task")
 	if err != nil {
@@ -47,10 +47,10 @@ func giveWay() error {
 	}
 	for _, thread := range threads {
 		id, err := strconv.Atoi(thread.Name())
-		if err == nil && id != os.Getpid() {
+		if err == nil && id != syscall.Gettid() {
 			err = syscall.Setpriority(syscall.PRIO_PROCESS, id, lowest)
 		}
-		if err != nil && err != syscall.ESRCH { // it has ended
+		if err != nil && !errors.Is(err, syscall.ESRCH) { // it has ended
 			return err
 		}
 	}
