@@ -108,7 +108,7 @@ fuzz-long: ## run each fuzz target for LONGFUZZTIME, 10m by default
 # In the folder of the package, so that Go prints each line as it comes.
 .PHONY: attack
 attack: ## attack a daemon in all ways, in a large form; about 15 minutes
-	cd loadtest/attack && go test -count=1 -timeout=2h -run '^TestAttacks$$' . -args -large
+	cd loadtest/attack && go test -count=1 -timeout=2h -run '^TestAttacks$$' -args -large
 
 # For how long, and where to write the result.
 SOAKTIME ?= 20m

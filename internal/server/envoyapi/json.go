@@ -36,13 +36,6 @@ func (a *API) ServeJSON(w http.ResponseWriter, r *http.Request) {
 	case err != nil:
 		http.Error(w, "the body cannot be read: "+err.Error(), http.StatusBadRequest)
 		return
-	case web.Objects(body) > maxObjects:
-		http.Error(w, fmt.Sprintf("the body has more than %d objects; send fewer descriptors and entries", maxObjects), http.StatusRequestEntityTooLarge)
-		return
-	}
-	if err := web.CheckUTF8(body); err != nil {
-		http.Error(w, "the body "+err.Error(), http.StatusBadRequest)
-		return
 	}
 	_, turn, err := web.TakeTurn(a.o.Turns, r, body)
 	if err != nil {
@@ -50,6 +43,14 @@ func (a *API) ServeJSON(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer turn.End()
+	if web.Objects(body) > maxObjects {
+		http.Error(w, fmt.Sprintf("the body has more than %d objects; send fewer descriptors and entries", maxObjects), http.StatusRequestEntityTooLarge)
+		return
+	}
+	if err := web.CheckUTF8(body); err != nil {
+		http.Error(w, "the body "+err.Error(), http.StatusBadRequest)
+		return
+	}
 	message := &rlsv3.RateLimitRequest{}
 	if err := protojson.Unmarshal(body, message); err != nil {
 		http.Error(w, fmt.Sprintf("the body is not a RateLimitRequest: %s; send one such as "+

@@ -20,7 +20,7 @@ type message[T any] interface {
 func call[In, Out any, I message[In], O message[Out]](a *API, do func(context.Context, I) (O, error), example string) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		body, ok := a.body(w, r, maxRequestBytes)
-		if !ok || !a.fits(w, body) {
+		if !ok {
 			return
 		}
 		ctx, turn, err := web.TakeTurn(a.Turns, r, body)
@@ -30,7 +30,7 @@ func call[In, Out any, I message[In], O message[Out]](a *API, do func(context.Co
 		}
 		defer turn.End()
 		in := I(new(In))
-		if !a.decode(w, body, in, example) {
+		if !a.fits(w, body) || !a.decode(w, body, in, example) {
 			return
 		}
 		turn.End() // what follows waits for a store
