@@ -18,6 +18,9 @@ import (
 const (
 	// readBytes is how much is read from a connection at a time: as much as gRPC does.
 	readBytes = 32 << 10
+	// burst is how many frames are read before other goroutines go first. What a client sends
+	// at a time can be hundreds of calls that it cancels at once, each of which starts work.
+	burst = 64
 	// patience is how long a connection may take to end a call. One that takes longer,
 	// as its client has stopped in the middle of a frame, ends as a whole.
 	patience = time.Second
@@ -61,6 +64,7 @@ type Conn struct {
 	buffered *bufio.Reader
 	in       frames
 	newest   uint32 // the last call that began
+	begun    int    // how many frames have begun since others went first
 	data     struct {
 		left   int64 // of the frame, without its padding
 		padded bool  // the length of the padding comes next
@@ -118,6 +122,10 @@ func (c *Conn) RemoteAddr() net.Addr { return &c.peer }
 // Read implements net.Conn. Between two frames it returns an http2.StreamError for a call
 // that is to be ended: gRPC then ends it, tells the client, and reads on.
 func (c *Conn) Read(p []byte) (int, error) {
+	if c.begun >= burst {
+		c.begun = 0
+		runtime.Gosched()
+	}
 	for {
 		if c.pressed.Load() && c.in.between() {
 			if end, ok := c.nextEnd(); ok {
@@ -156,6 +164,9 @@ func (c *Conn) received(p []byte) {
 	for len(p) > 0 {
 		part, rest, began := c.in.next(p)
 		p = rest
+		if began {
+			c.begun++
+		}
 		switch {
 		case began && c.in.kind == http2.FrameHeaders, began && c.in.kind == http2.FrameContinuation:
 			c.header()
