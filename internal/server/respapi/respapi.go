@@ -15,6 +15,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -114,9 +115,19 @@ func (s *Server) serve(c *conn) {
 	}
 	c.protocol = 2
 	c.in = make([]byte, 0, idleBytes)
-	for !s.draining.Load() && c.receive() && s.answer(c) {
+	for !s.draining.Load() && c.receive() {
+		large := len(c.in) > largeBytes
+		if !s.answer(c) {
+			return
+		}
+		if large {
+			runtime.Gosched() // whoever always has more to ask lets others run before
+		}
 	}
 }
+
+// largeBytes is how much a connection has received at a time if it goes on with many commands.
+const largeBytes = 4 << 10
 
 // answer answers the commands that c has received, and keeps the beginning of the next.
 func (s *Server) answer(c *conn) (ok bool) {
