@@ -65,6 +65,10 @@ func (all *programs) start(ctx context.Context, s program) (p *runningServer, er
 		p.stops = append(p.stops, stop)
 		return nil
 	}
+	port := func(addr string) string {
+		_, port, _ := net.SplitHostPort(addr)
+		return port
+	}
 	addrs, err := freeAddrs(4)
 	if err != nil {
 		return p, err
@@ -72,18 +76,13 @@ func (all *programs) start(ctx context.Context, s program) (p *runningServer, er
 	p.grpc, p.http, p.resp = addrs[0], addrs[1], addrs[3]
 	if s.store != "" {
 		p.store = addrs[2]
-		_, port, _ := net.SplitHostPort(p.store)
-		command := []string{"redis-server", "--save", "", "--appendonly", "no", "--bind", "127.0.0.1", "--port", port}
+		command := []string{"redis-server", "--save", "", "--appendonly", "no", "--bind", "127.0.0.1", "--port", port(p.store)}
 		if s.store == "memcached" {
-			command = []string{"memcached", "-u", "nobody", "-l", "127.0.0.1", "-p", port}
+			command = []string{"memcached", "-u", "nobody", "-l", "127.0.0.1", "-p", port(p.store)}
 		}
 		if err := launch([]string{p.store}, command...); err != nil {
 			return p, err
 		}
-	}
-	port := func(addr string) string {
-		_, port, _ := net.SplitHostPort(addr)
-		return port
 	}
 	fill := strings.NewReplacer("{grpc}", p.grpc, "{http}", p.http, "{resp}", p.resp,
 		"{grpc-port}", port(p.grpc), "{http-port}", port(p.http), "{resp-port}", port(p.resp),

@@ -143,9 +143,6 @@ func (r *run) decideAll(ctx context.Context, o *orderer, kept *trace) error {
 		o.wait()
 	}()
 	stretches := make([]stretch, len(r.replicas))
-	for i := range stretches {
-		stretches[i].outcomes = make([]decide.Outcome, batchEvents)
-	}
 	n := uint64(0)
 	for b := range batches {
 		if b.err != nil {

@@ -7,6 +7,12 @@ const maxPoints = 480
 // A point counts what was asked in a part of the time.
 type point struct{ Asked, Denied uint64 }
 
+// add adds what was asked in another part.
+func (p *point) add(other point) {
+	p.Asked += other.Asked
+	p.Denied += other.Denied
+}
+
 // A series is points of one timeline.
 type series struct{ points []point }
 
@@ -72,8 +78,7 @@ func (s *series) add(other *series) {
 		if i == len(s.points) {
 			s.points = append(s.points, point{})
 		}
-		s.points[i].Asked += p.Asked
-		s.points[i].Denied += p.Denied
+		s.points[i].add(p)
 	}
 }
 
@@ -84,8 +89,7 @@ func (s *series) halve() {
 			s.points[i/2] = p
 			continue
 		}
-		s.points[i/2].Asked += p.Asked
-		s.points[i/2].Denied += p.Denied
+		s.points[i/2].add(p)
 	}
 	s.points = s.points[:(len(s.points)+1)/2]
 }

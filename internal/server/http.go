@@ -57,8 +57,8 @@ func (s *httpServers) api(api *httpapi.API) *http.Server {
 	return s.open("http", s.straight(api, mux))
 }
 
-// straight has the path that is asked most answered without looking it up in mux, which
-// does the same but takes longer for it than the store for a decision.
+// straight has the path that is asked most answered without mux: to look it up there takes
+// longer than the store for a decision.
 func (s *httpServers) straight(api *httpapi.API, mux http.Handler) http.Handler {
 	shouldAllow := s.pages.callers(http.HandlerFunc(api.ShouldAllow))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

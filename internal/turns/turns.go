@@ -54,17 +54,16 @@ type Turn struct {
 
 type turnKey struct{}
 
-// Take waits for a turn of a client, and returns it and a context with it. It must end. The
-// error is that of ctx. Nil Turns have one for everybody at any time.
-func (t *Turns) Take(ctx context.Context, from netip.Prefix) (context.Context, *Turn, error) {
+// Take waits for a turn of a client. It must end. The error is that of ctx. Nil Turns have one
+// for everybody at any time.
+func (t *Turns) Take(ctx context.Context, from netip.Prefix) (*Turn, error) {
 	if t == nil {
-		return ctx, nil, nil
+		return nil, nil
 	}
 	if err := t.wait(ctx, from); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	taken := &Turn{of: t, from: from, held: true}
-	return NewContext(ctx, taken), taken, nil
+	return &Turn{of: t, from: from, held: true}, nil
 }
 
 // End ends a turn. More than once does no harm.

@@ -17,11 +17,11 @@ var (
 // take takes the only turn of t.
 func take(t *testing.T, of *Turns, from netip.Prefix) (context.Context, *Turn) {
 	t.Helper()
-	ctx, turn, err := of.Take(t.Context(), from)
+	turn, err := of.Take(t.Context(), from)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return ctx, turn
+	return NewContext(t.Context(), turn), turn
 }
 
 func alone() *Turns {
@@ -71,7 +71,7 @@ func TestGone(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error)
 		go func() {
-			_, _, err := of.Take(ctx, two)
+			_, err := of.Take(ctx, two)
 			done <- err
 		}()
 		synctest.Wait()
@@ -84,7 +84,7 @@ func TestGone(t *testing.T) {
 			_, held := take(t, of, one)
 			ctx, cancel := context.WithCancel(t.Context())
 			go func() {
-				_, turn, err := of.Take(ctx, two)
+				turn, err := of.Take(ctx, two)
 				if err == nil {
 					turn.End()
 				}
@@ -127,7 +127,8 @@ func TestAside(t *testing.T) {
 
 // TestNone has those that take no turns.
 func TestNone(t *testing.T) {
-	ctx, turn, err := (*Turns)(nil).Take(t.Context(), one)
+	turn, err := (*Turns)(nil).Take(t.Context(), one)
+	ctx := NewContext(t.Context(), turn)
 	if err != nil || ctx != t.Context() {
 		t.Errorf("%v", err)
 	}

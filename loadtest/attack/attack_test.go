@@ -49,10 +49,7 @@ const (
 // machine anyway.
 func attacks() []attack {
 	all := []attack{{name: "none", do: func(ctx context.Context, _ *testing.T, _ *daemon) {
-		select {
-		case <-time.After(time.Duration(size(1, 5)) * time.Second):
-		case <-ctx.Done():
-		}
+		pause(ctx, time.Duration(size(1, 5))*time.Second)
 	}}}
 	for _, kind := range [][]attack{messageAttacks(), connectionAttacks(), inFlightAttacks(), frameAttacks(), httpAttacks(), redisAttacks(), nameAttacks(), operatorAttacks(), trustAttacks(), guessAttacks(), storeAttacks()} {
 		all = append(all, kind...)

@@ -246,10 +246,7 @@ func repliesNotRead(ctx context.Context, t *testing.T, d *daemon) {
 			})
 		}
 	}
-	select {
-	case <-time.After(time.Duration(size(1, 10)) * time.Second):
-	case <-ctx.Done():
-	}
+	pause(ctx, time.Duration(size(1, 10))*time.Second)
 	cancel()
 	streaming.Wait()
 }
@@ -340,10 +337,7 @@ func slowMessages(ctx context.Context, t *testing.T, d *daemon) {
 				_ = w.WriteData(id, false, make([]byte, 10))
 			}
 		}
-		select {
-		case <-time.After(100 * time.Millisecond):
-		case <-ctx.Done():
-		}
+		pause(ctx, 100*time.Millisecond)
 	}
 }
 

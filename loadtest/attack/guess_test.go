@@ -107,20 +107,12 @@ func (g *guesser) overHTTP(ctx context.Context, t *testing.T, d *daemon) {
 func (g *guesser) overRedis(ctx context.Context, t *testing.T, d *daemon) {
 	const guesses = 1000
 	together(ctx, size(4, 32), size(8, 200), func(n int) {
-		c, err := redisConn(ctx, d)
-		if err != nil {
-			t.Error(err)
-			return
-		}
-		defer c.Close()
 		var text strings.Builder
 		for i := range guesses {
 			fmt.Fprintf(&text, "AUTH %s%s\r\nRL.POLICY innocent default alice\r\n", []string{"", "default "}[i/8%2], g.guess(n*guesses+i))
 		}
-		text.WriteString("QUIT\r\n")
-		go func() { _, _ = io.WriteString(c, text.String()) }()
-		reply, err := io.ReadAll(c)
-		if errors := strings.Count(string(reply), "-"); err != nil || errors < 2*guesses || strings.Contains(string(reply), "*") {
+		reply, err := redisReplies(ctx, d, text.String())
+		if errors := strings.Count(reply, "-"); err != nil || errors < 2*guesses || strings.Contains(reply, "*") {
 			t.Errorf("%d errors in reply to %d guesses, %v: %.300q", errors, guesses, err, reply)
 		}
 	})

@@ -80,30 +80,32 @@ func redisUnread(ctx context.Context, t *testing.T, d *daemon) {
 			}
 		}
 	})
-	select {
-	case <-time.After(time.Duration(size(1, 10)) * time.Second):
-	case <-ctx.Done():
+	pause(ctx, time.Duration(size(1, 10))*time.Second)
+}
+
+// redisReplies sends commands one after the other, without waiting for replies, and returns
+// these.
+func redisReplies(ctx context.Context, d *daemon, commands string) (string, error) {
+	c, err := redisConn(ctx, d)
+	if err != nil {
+		return "", err
 	}
+	defer c.Close()
+	go func() { _, _ = io.WriteString(c, commands+"QUIT\r\n") }()
+	replies, err := io.ReadAll(c)
+	return string(replies), err
 }
 
 // redisKeys asks for identifiers that nobody had before, as fast as it can.
 func redisKeys(ctx context.Context, t *testing.T, d *daemon) {
 	var next atomic.Int64
 	together(ctx, size(4, 16), size(40, 5000), func(int) {
-		c, err := redisConn(ctx, d)
-		if err != nil {
-			t.Error(err)
-			return
-		}
-		defer c.Close()
 		var text strings.Builder
 		for range 1000 {
 			fmt.Fprintf(&text, "RL.ALLOW flood %d 5/h\r\nCL.THROTTLE %[1]d 15 30 60\r\n", next.Add(1))
 		}
-		text.WriteString("QUIT\r\n")
-		go func() { _, _ = io.WriteString(c, text.String()) }()
-		reply, err := io.ReadAll(c)
-		if n := strings.Count(string(reply), "*5\r\n"); err != nil || n != 2000 {
+		reply, err := redisReplies(ctx, d, text.String())
+		if n := strings.Count(reply, "*5\r\n"); err != nil || n != 2000 {
 			t.Errorf("%d of 2000 replies, %v", n, err)
 		}
 	})

@@ -204,10 +204,11 @@ func (e *exchange) decide(ctx context.Context) error {
 	var turn *turns.Turn
 	if e.working > manyBytes {
 		var err error
-		if ctx, turn, err = e.of.turns.Take(ctx, clientOf(ctx)); err != nil {
+		if turn, err = e.of.turns.Take(ctx, clientOf(ctx)); err != nil {
 			return fault.Error(err)
 		}
 		defer turn.End()
+		ctx = turns.NewContext(ctx, turn)
 	}
 	e.ask(ctx)
 	decided = true

@@ -116,7 +116,8 @@ func (s *Server) serve(c *conn) {
 	c.protocol = 2
 	c.in = make([]byte, 0, idleBytes)
 	for !s.draining.Load() && c.receive() {
-		large := len(c.in) > largeBytes
+		const many = 4 << 10 // bytes of commands
+		large := len(c.in) > many
 		if !s.answer(c) {
 			return
 		}
@@ -125,9 +126,6 @@ func (s *Server) serve(c *conn) {
 		}
 	}
 }
-
-// largeBytes is how much a connection has received at a time if it goes on with many commands.
-const largeBytes = 4 << 10
 
 // answer answers the commands that c has received, and keeps the beginning of the next.
 func (s *Server) answer(c *conn) (ok bool) {

@@ -68,8 +68,8 @@ func (t *turn) wait() (ok bool) {
 	if t.processor != nil {
 		return true
 	}
-	_, taken, err := t.conn.o.Turns.Take(t.conn.base, t.conn.client)
-	t.processor = taken
+	var err error
+	t.processor, err = t.conn.o.Turns.Take(t.conn.base, t.conn.client)
 	return err == nil
 }
 

@@ -20,7 +20,7 @@ func TestTakeTurn(t *testing.T) {
 		of := turns.New()
 		var held []*turns.Turn
 		for range max(1, runtime.GOMAXPROCS(0)/2) {
-			_, turn, err := of.Take(t.Context(), netip.Prefix{})
+			turn, err := of.Take(t.Context(), netip.Prefix{})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -110,7 +110,7 @@ func TakeTurn(t *turns.Turns, r *http.Request, body []byte) (context.Context, *T
 	}
 	patient, cancel := context.WithTimeout(ctx, longestWait)
 	defer cancel()
-	_, turn, err := t.Take(patient, ipaddr.ClientAt(r.RemoteAddr))
+	turn, err := t.Take(patient, ipaddr.ClientAt(r.RemoteAddr))
 	if err != nil {
 		return nil, nil, fault.ErrBusy
 	}

@@ -42,7 +42,7 @@ func (c Codec) turn(bytes int) *turns.Turn {
 	if bytes < largeBytes {
 		return nil
 	}
-	_, turn, _ := c.turns.Take(context.Background(), netip.Prefix{}) // fails of no context that goes on
+	turn, _ := c.turns.Take(context.Background(), netip.Prefix{}) // fails of no context that goes on
 	return turn
 }
 
