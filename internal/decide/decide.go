@@ -102,7 +102,7 @@ func (c *Core) SetPolicies(p *policy.Config) { c.policies.Store(p) }
 // When ctx ends, Decide returns without waiting for the store, and says so in
 // the answers that this cuts short.
 func (c *Core) Decide(ctx context.Context, b *Batch) {
-	b.prepare()
+	b.prepare(c.resolver.maxLogCount)
 	policies, caller := c.policies.Load(), c.permits.caller(ctx)
 	for i := range b.Requests {
 		r, a := &b.Requests[i], &b.Answers[i]

@@ -8,6 +8,7 @@ import (
 	"math"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/ratelimitd/ratelimitd/internal/account"
 	"github.com/ratelimitd/ratelimitd/internal/policy"
@@ -217,6 +218,42 @@ func TestBatchIsUsedAgain(t *testing.T) {
 		}
 	}
 	b.Free()
+}
+
+// TestKnownLimits has requests bring limits that those before them had too, or had not:
+// the limits of each are its own, whatever its caller does with its memory after, and they
+// are checked by the Core that is asked.
+func TestKnownLimits(t *testing.T) {
+	generous, strict := newCore(t, Options{MaxLogCount: 1000}, "{}"), newCore(t, Options{MaxLogCount: 10}, "{}")
+	b := new(Batch)
+	ask := func(c *Core, rates ...string) []Answer {
+		b.Clear()
+		var texts [][]byte
+		for _, text := range rates {
+			text := []byte(text)
+			texts = append(texts, text)
+			spec := strategy.Spec{Rate: unsafe.String(&text[0], len(text)), Strategy: strategy.SlidingWindowLog}
+			b.Requests = append(b.Requests, Request{Namespace: "n", Identifier: fmt.Sprint(rates), Specs: []strategy.Spec{spec}, Cost: 1})
+		}
+		c.Decide(t.Context(), b)
+		for i := range texts {
+			b.Requests[i].Specs[0].Rate = "99/day"
+			copy(texts[i], "99/day")
+		}
+		return b.Answers
+	}
+	for round := range 3 * patience {
+		for i, rates := range [][]string{{"20/day"}, {"20/day", "30/day", "20/day"}, {"30/day"}, {"99/day"}} {
+			for j, a := range ask(generous, rates...) {
+				if want := fmt.Sprint(a.Limits[0].Capacity, "/day"); a.Err != nil || a.Limits[0].Name != "" || want != rates[j] {
+					t.Fatalf("round %d, batch %d, request %d of %s: %+v", round, i, j, rates[j], a)
+				}
+			}
+		}
+		if a := ask(strict, "20/day")[0]; !errors.As(a.Err, new(*InvalidError)) {
+			t.Fatalf("round %d: a log of 20 where 10 are allowed: %+v", round, a)
+		}
+	}
 }
 
 // An untouchedStore must not be asked.

@@ -105,6 +105,7 @@ func (c *resolver) limitsOf(ns *policy.Namespace, b *Batch, r *Request) ([]strat
 		return nil, &InvalidError{wrong.Violations}
 	}
 	b.last.specs, b.last.limits = r.Specs, b.limits[start:]
+	b.known.consider(r.Specs, b.last.limits, c.maxLogCount)
 	return b.last.limits, nil
 }
 
