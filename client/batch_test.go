@@ -222,6 +222,57 @@ func TestWithoutStreams(t *testing.T) {
 	}
 }
 
+// A recorder keeps what is sent on a connection.
+type recorder struct {
+	net.Conn
+	mu   sync.Mutex
+	sent []byte
+}
+
+func (r *recorder) Write(p []byte) (int, error) {
+	r.mu.Lock()
+	r.sent = append(r.sent, p...)
+	r.mu.Unlock()
+	return r.Conn.Write(p)
+}
+
+// frames returns how many frames of each type of HTTP/2 were sent, but for those that
+// acknowledge others.
+func (r *recorder) frames() (n [256]int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for rest := r.sent[len("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"):]; len(rest) >= 9; {
+		if rest[4]&1 == 0 || rest[3] != 6 {
+			n[rest[3]]++
+		}
+		rest = rest[min(len(rest), 9+int(rest[0])<<16+int(rest[1])<<8+int(rest[2])):]
+	}
+	return n
+}
+
+// TestNoProbes holds that the client sends nothing beside its calls. gRPC measures the
+// bandwidth with pings otherwise.
+func TestNoProbes(t *testing.T) {
+	t.Parallel()
+	o := clienttest.Start(t).Options()
+	var sent *recorder
+	o.Dial = []grpc.DialOption{grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) {
+		conn, err := new(net.Dialer).DialContext(ctx, "tcp", address)
+		sent = &recorder{Conn: conn}
+		return sent, err
+	})}
+	limiter := newClient(t, o).Limiter("shop", client.Rate("1_000/h"))
+	const calls = 20
+	for range calls {
+		if r := limiter.Allow(t.Context(), "alice"); !r.Allowed {
+			t.Fatalf("%+v", r)
+		}
+	}
+	if n := sent.frames(); n[0] < calls || n[6] > 0 {
+		t.Errorf("%d frames of data and %d pings in %d calls", n[0], n[6], calls)
+	}
+}
+
 func TestClose(t *testing.T) {
 	t.Parallel()
 	d := clienttest.Start(t)

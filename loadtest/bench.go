@@ -201,7 +201,8 @@ func (b *bench) pair(ctx context.Context, bc *benchCase, baseline, subject *runn
 
 func (b *bench) measure(ctx context.Context, bc *benchCase, p *runningServer) (*report.Report, error) {
 	c := bc.load
-	c.Target = cmp.Or(p.target, c.Target, target.Unary)
+	c.Target = cmp.Or(p.program.target, c.Target, target.Unary)
+	c.BDPProbe = c.BDPProbe || p.program.probed
 	c.Addr, c.Duration, c.Warmup = p.grpc, b.Duration, b.Warmup
 	switch {
 	case target.IsHTTP(c.Target):

@@ -46,13 +46,15 @@ var matrices = map[string][]benchCase{
 		{"pipelines of 16, THROTTLE", throttleLoad(16), nullRESP, respServer},
 		{"pipelines of 16, one key far over its limit", runCmd{Target: target.RESP, Batch: 16, Concurrency: 8, KeyDistribution: keys.Hot, Scenario: "over"}, nullRESP, respServer},
 	},
-	// A server that is not full. The last cases compare the daemon on as many threads as there
-	// are processors with the daemon on one.
+	// A server that is not full. The last cases compare the daemon with itself:
+	// asked by callers that send BDP probes, as those in Go do by default, and on one thread.
 	"paced": {
 		{"one caller", aloneLoad, nullServer, memoryServer},
 		{"3,000/s", pacedLoad(3000), nullServer, memoryServer},
 		{"20,000/s", pacedLoad(20_000), nullServer, memoryServer},
 		{"3,000/s, Envoy's protocol", envoyLoad(pacedLoad(3000)), nullServer, envoyServer},
+		{"one caller that sends BDP probes", aloneLoad, memoryServer, memoryServer.byProbers()},
+		{"3,000/s, with BDP probes", pacedLoad(3000), memoryServer, memoryServer.byProbers()},
 		{"one caller, GOMAXPROCS=1", aloneLoad, memoryServer, memoryServer.with("GOMAXPROCS=1")},
 		{"3,000/s, GOMAXPROCS=1", pacedLoad(3000), memoryServer, memoryServer.with("GOMAXPROCS=1")},
 		{"20,000/s, GOMAXPROCS=1", pacedLoad(20_000), memoryServer, memoryServer.with("GOMAXPROCS=1")},
@@ -62,12 +64,12 @@ var matrices = map[string][]benchCase{
 	"peers": peerCases,
 	// The Go client against calls of which each goes on its own, as generated code makes them.
 	"client": {
-		{"1 caller", runCmd{Concurrency: 1}, memoryServer, memoryServer.by(target.Client)},
-		{"16 callers", runCmd{Concurrency: 16}, memoryServer, memoryServer.by(target.Client)},
-		{"256 callers", runCmd{Concurrency: 256}, memoryServer, memoryServer.by(target.Client)},
-		{"256 callers, four limits", runCmd{Concurrency: 256, Scenario: "several"}, memoryServer, memoryServer.by(target.Client)},
-		{"1 caller, Redis", runCmd{Concurrency: 1}, redisServer, redisServer.by(target.Client)},
-		{"256 callers, Redis", runCmd{Concurrency: 256}, redisServer, redisServer.by(target.Client)},
+		{"1 caller", runCmd{Concurrency: 1}, memoryServer.byProbers(), memoryServer.by(target.Client)},
+		{"16 callers", runCmd{Concurrency: 16}, memoryServer.byProbers(), memoryServer.by(target.Client)},
+		{"256 callers", runCmd{Concurrency: 256}, memoryServer.byProbers(), memoryServer.by(target.Client)},
+		{"256 callers, four limits", runCmd{Concurrency: 256, Scenario: "several"}, memoryServer.byProbers(), memoryServer.by(target.Client)},
+		{"1 caller, Redis", runCmd{Concurrency: 1}, redisServer.byProbers(), redisServer.by(target.Client)},
+		{"256 callers, Redis", runCmd{Concurrency: 256}, redisServer.byProbers(), redisServer.by(target.Client)},
 	},
 	// The transport's options, on the null server: each option on its own against the
 	// defaults of gRPC, and the options that the null server uses.

@@ -10,11 +10,18 @@ type program struct {
 	env     string // environment variables, separated by spaces
 	store   string // "redis" or "memcached"; empty if it needs no server
 	target  string // how it is asked, if not as the load says
+	probed  bool   // whether its callers send BDP probes, though the load does not say so
 }
 
 // by returns p, asked in another way than the load says.
 func (p program) by(protocol string) program {
 	p.target = protocol
+	return p
+}
+
+// byProbers returns p, asked by callers that send BDP probes.
+func (p program) byProbers() program {
+	p.probed = true
 	return p
 }
 

@@ -36,6 +36,7 @@ type runCmd struct {
 	Count       int64
 	Concurrency int
 	Connections int
+	BDPProbe    bool
 	Streams     int
 	Batch       int
 	ArrivalRate float64
@@ -97,6 +98,7 @@ func (c *runCmd) flags() *flags.Set {
 		{Name: "count", Value: flags.Number(&c.Count), Hint: "N", Help: "Stop after this many calls; 0 stops only after --duration."},
 		{Name: "concurrency", Value: flags.Number(&c.Concurrency), Help: "How many calls are under way at a time, at most."},
 		{Name: "connections", Value: flags.Number(&c.Connections), Help: "gRPC connections."},
+		{Name: "bdp-probe", Value: flags.Bool(&c.BDPProbe), Help: "Have gRPC measure each connection with a ping beside nearly each call, as programs in Go do by default. Envoy and the clients of ratelimitd do not."},
 		{Name: "streams", Value: flags.Number(&c.Streams), Help: "Streams, in total over all connections."},
 		{Name: "batch", Value: flags.Number(&c.Batch), Hint: "N", Help: "Requests per message, for batch and stream, or commands per pipeline, for resp and throttle; by default 100 for batch and 1 for the others. gubernator takes batches too."},
 		{Name: "arrival-rate", Value: flags.Float(&c.ArrivalRate), Hint: "N", Help: "Open loop: make this many calls per second, whatever the server does, and measure latency from when each was due. 0: closed loop, as many calls as possible."},
@@ -389,7 +391,7 @@ func (c *runCmd) measure(ctx context.Context, progress io.Writer) (*report.Repor
 		return nil, err
 	}
 	o := target.Options{
-		Link: link, Protocol: c.Target, Addr: c.Addr, Path: c.Path, Connections: c.Connections, Streams: c.Streams, Sessions: c.Concurrency,
+		Link: link, Protocol: c.Target, Addr: c.Addr, Path: c.Path, Connections: c.Connections, BDPProbe: c.BDPProbe, Streams: c.Streams, Sessions: c.Concurrency,
 		Namespace: c.Namespace, Policy: c.Policy, DescriptorKey: c.DescriptorKey, Cost: c.Cost,
 	}
 	if c.Policy == "" {

@@ -39,7 +39,7 @@ func (all *programs) build(ctx context.Context) error {
 // A runningServer is a process, together with its store and files.
 type runningServer struct {
 	grpc, http, resp, store string
-	target                  string // of its program
+	program                 program
 	stops                   []func()
 }
 
@@ -51,7 +51,7 @@ func (p *runningServer) stop() {
 
 // start starts a program, and the store that it needs.
 func (all *programs) start(ctx context.Context, s program) (p *runningServer, err error) {
-	p = &runningServer{target: s.target}
+	p = &runningServer{program: s}
 	defer func() {
 		if err != nil {
 			p.stop()

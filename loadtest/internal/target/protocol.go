@@ -62,8 +62,9 @@ type Options struct {
 	Path        string // for HTTP
 	Link        connect.Link
 	Connections int
-	Streams     int // in total over all connections
-	Sessions    int // how many are open at a time, at most
+	BDPProbe    bool // whether gRPC measures each connection with pings
+	Streams     int  // in total over all connections
+	Sessions    int  // how many are open at a time, at most
 
 	Namespace     string // for Envoy: the domain
 	Limits        []*ratelimitv1.Limit

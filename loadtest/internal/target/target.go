@@ -25,6 +25,9 @@ type Target struct {
 	opened  int
 }
 
+// windowBytes is how much a connection receives before it says that there is room for more.
+const windowBytes = 1 << 20
+
 // Dial returns the target. Connections are opened when they are needed. Only streams are
 // opened at once; they live until ctx ends or Close is called.
 func Dial(ctx context.Context, o Options) (*Target, error) {
@@ -42,7 +45,11 @@ func Dial(ctx context.Context, o Options) (*Target, error) {
 		return t, err
 	}
 	for range o.Connections {
-		conn, err := grpc.NewClient("passthrough:///"+o.Addr, append(o.Link.GRPC(),
+		options := o.Link.GRPC()
+		if !o.BDPProbe {
+			options = append(options, grpc.WithStaticStreamWindowSize(windowBytes), grpc.WithStaticConnWindowSize(windowBytes))
+		}
+		conn, err := grpc.NewClient("passthrough:///"+o.Addr, append(options,
 			grpc.WithDefaultCallOptions(grpc.ForceCodecV2(codec.New(nil)), grpc.MaxCallRecvMsgSize(64<<20)))...)
 		if err != nil {
 			t.Close()
