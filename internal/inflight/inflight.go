@@ -129,26 +129,27 @@ func (b *Bound) tick() {
 func (b *Bound) add(n int64) (over bool) { return b.bytes.Add(n) > int64(b.o.Bytes) }
 
 // relieve ends calls until the bound is kept again. asking is who has added bytes, for a
-// call of his. It reports whether asking was the one that holds most.
+// call of his. It reports whether it is the client of asking that holds most.
 //
 // What is being decided cannot be ended, and is soon done. If there is nothing else left
 // to end, a connection that holds little may go beyond the bound, as far as slack.
-func (b *Bound) relieve(asking holder, call uint32) (itself bool) {
+func (b *Bound) relieve(asking holder, call uint32) (own bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	deciding := map[holder]bool{} // who holds nothing that can be ended
 	for b.bytes.Load() > int64(b.o.Bytes) {
 		worst, most := b.knownLocked(asking, deciding)
+		own = own || b.holders[worst] == b.holders[asking]
 		of := uint32(0)
 		if worst == asking {
 			if most <= littleBytes && b.bytes.Load() <= int64(b.o.Bytes+b.o.Bytes/slack) {
-				return itself
+				return own
 			}
-			of, itself = call, true
+			of = call
 		}
 		if !worst.shed(of) {
 			if worst == asking {
-				return itself
+				return own
 			}
 			deciding[worst] = true
 			continue
@@ -159,7 +160,7 @@ func (b *Bound) relieve(asking holder, call uint32) (itself bool) {
 				"peer", worst.from(), "held_bytes", most, "max_bytes_in_flight", b.o.Bytes, "calls", n)
 		}
 	}
-	return itself
+	return own
 }
 
 // knownLocked is worstLocked, without a look if asking is as bad as the one that it has found
