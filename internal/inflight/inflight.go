@@ -22,6 +22,7 @@ import (
 
 	"github.com/ratelimitd/ratelimitd/internal/ipaddr"
 	"github.com/ratelimitd/ratelimitd/internal/lograte"
+	"github.com/ratelimitd/ratelimitd/internal/turns"
 )
 
 const (
@@ -58,6 +59,7 @@ type Bound struct {
 	now   atomic.Uint32 // in ticks
 	gate  lograte.Gate
 
+	reading *turns.Turns // see Read
 	working atomic.Int64 // bytes of Work
 	refused lograte.Gate // of its refusals
 
@@ -97,7 +99,7 @@ type holder interface {
 
 // New returns a Bound.
 func New(o Options) *Bound {
-	return &Bound{o: o, holders: map[holder]*client{}, clients: map[netip.Prefix]*client{}}
+	return &Bound{o: o, reading: turns.NewOf(readers), holders: map[holder]*client{}, clients: map[netip.Prefix]*client{}}
 }
 
 // Watch ends calls that wait for too long, until stop is closed.

@@ -40,8 +40,11 @@ type waiter struct {
 }
 
 // New returns Turns, of which half of the processors can be taken at a time, and at least one.
-func New() *Turns {
-	return &Turns{free: max(1, runtime.GOMAXPROCS(0)/2), clients: map[netip.Prefix]*client{}}
+func New() *Turns { return NewOf(max(1, runtime.GOMAXPROCS(0)/2)) }
+
+// NewOf returns Turns, of which so many can be taken at a time.
+func NewOf(most int) *Turns {
+	return &Turns{free: most, clients: map[netip.Prefix]*client{}}
 }
 
 // A Turn is one that was taken. A nil Turn is that of a call which needs none. It is not safe
