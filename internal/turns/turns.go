@@ -165,6 +165,13 @@ func (t *Turns) leaveLocked(c *client, w *waiter) {
 	}
 }
 
+// Waiting returns how many wait for a turn.
+func (t *Turns) Waiting() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.waiting
+}
+
 var waitingDesc = prometheus.NewDesc("ratelimitd_turns_waiting",
 	"Large messages, bodies and batches that wait for their turn at a processor.", nil, nil)
 
@@ -173,8 +180,5 @@ func (t *Turns) Describe(descs chan<- *prometheus.Desc) { descs <- waitingDesc }
 
 // Collect implements prometheus.Collector.
 func (t *Turns) Collect(metrics chan<- prometheus.Metric) {
-	t.mu.Lock()
-	n := t.waiting
-	t.mu.Unlock()
-	metrics <- prometheus.MustNewConstMetric(waitingDesc, prometheus.GaugeValue, float64(n))
+	metrics <- prometheus.MustNewConstMetric(waitingDesc, prometheus.GaugeValue, float64(t.Waiting()))
 }
