@@ -206,8 +206,9 @@ func (c *Conn) header() {
 	over := held != nil && c.addLocked(held, n)
 	c.mu.Unlock()
 	if over {
-		c.bound.relieve(c, id)
-		c.begun = burst // it takes long
+		if c.bound.relieve(c, id) {
+			c.begun = burst // whoever always asks for more lets others go first
+		}
 	}
 }
 

@@ -22,6 +22,7 @@ import (
 
 	"github.com/ratelimitd/ratelimitd/internal/ipaddr"
 	"github.com/ratelimitd/ratelimitd/internal/lograte"
+	"github.com/ratelimitd/ratelimitd/internal/turns"
 )
 
 const (
@@ -37,6 +38,10 @@ const (
 	littleBytes = 1 << 20
 	// slack is the part of the bound that such connections may take beyond it.
 	slack = 8
+	// looks is for how many times the answer to who holds most is taken to be still right. To
+	// find out takes as long as there are holders, and a client that sends more than there is
+	// room for has it asked with all that it sends.
+	looks = 64
 )
 
 // Options say how to make a Bound. All are required.
@@ -54,6 +59,7 @@ type Bound struct {
 	now   atomic.Uint32 // in ticks
 	gate  lograte.Gate
 
+	reading *turns.Turns // see Read
 	working atomic.Int64 // bytes of Work
 	refused lograte.Gate // of its refusals
 
@@ -62,6 +68,11 @@ type Bound struct {
 	mu      sync.Mutex // protects the following. A holder's own mutex is locked after it
 	holders map[holder]*client
 	clients map[netip.Prefix]*client
+	worst   struct { // of the last look, if it was who asked
+		client *client
+		bytes  int64 // that the holder has
+		looks  int   // for how many more times this is taken to be so
+	}
 }
 
 // A client is what is known of one while anything is held for it.
@@ -69,7 +80,7 @@ type client struct {
 	address netip.Prefix
 	holders int
 
-	// Of the last look at who holds most.
+	// Of the last whole look at who holds most.
 	bytes   int64
 	endable bool // whether anything of it can be ended
 }
@@ -88,7 +99,7 @@ type holder interface {
 
 // New returns a Bound.
 func New(o Options) *Bound {
-	return &Bound{o: o, holders: map[holder]*client{}, clients: map[netip.Prefix]*client{}}
+	return &Bound{o: o, reading: turns.NewOf(readers), holders: map[holder]*client{}, clients: map[netip.Prefix]*client{}}
 }
 
 // Watch ends calls that wait for too long, until stop is closed.
@@ -120,26 +131,27 @@ func (b *Bound) tick() {
 func (b *Bound) add(n int64) (over bool) { return b.bytes.Add(n) > int64(b.o.Bytes) }
 
 // relieve ends calls until the bound is kept again. asking is who has added bytes, for a
-// call of his.
+// call of his. It reports whether it is the client of asking that holds most.
 //
 // What is being decided cannot be ended, and is soon done. If there is nothing else left
 // to end, a connection that holds little may go beyond the bound, as far as slack.
-func (b *Bound) relieve(asking holder, call uint32) {
+func (b *Bound) relieve(asking holder, call uint32) (own bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	deciding := map[holder]bool{} // who holds nothing that can be ended
 	for b.bytes.Load() > int64(b.o.Bytes) {
-		worst, most := b.worstLocked(asking, deciding)
+		worst, most := b.knownLocked(asking, deciding)
+		own = own || b.holders[worst] == b.holders[asking]
 		of := uint32(0)
 		if worst == asking {
 			if most <= littleBytes && b.bytes.Load() <= int64(b.o.Bytes+b.o.Bytes/slack) {
-				return
+				return own
 			}
 			of = call
 		}
 		if !worst.shed(of) {
 			if worst == asking {
-				return
+				return own
 			}
 			deciding[worst] = true
 			continue
@@ -150,6 +162,23 @@ func (b *Bound) relieve(asking holder, call uint32) {
 				"peer", worst.from(), "held_bytes", most, "max_bytes_in_flight", b.o.Bytes, "calls", n)
 		}
 	}
+	return own
+}
+
+// knownLocked is worstLocked, without a look if asking is as bad as the one that it has found
+// shortly before.
+func (b *Bound) knownLocked(asking holder, deciding map[holder]bool) (worst holder, most int64) {
+	w := &b.worst
+	if n := asking.holding(); w.looks > 0 && w.client != nil && w.client == b.holders[asking] && n >= w.bytes && !deciding[asking] {
+		w.looks--
+		return asking, n
+	}
+	worst, most = b.worstLocked(asking, deciding)
+	w.client, w.bytes, w.looks = b.holders[asking], most, 0
+	if worst == asking {
+		w.looks = looks
+	}
+	return worst, most
 }
 
 // worstLocked returns who holds most, of the client that holds most, and how much; but for

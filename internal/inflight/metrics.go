@@ -9,13 +9,15 @@ var (
 		"What they may hold together.", nil, nil)
 	shedDesc = prometheus.NewDesc("ratelimitd_in_flight_shed_total",
 		"Calls and requests ended to keep to that bound.", nil, nil)
+	bodiesDesc = prometheus.NewDesc("ratelimitd_bodies_waiting",
+		"Long bodies over HTTP that are not read yet, as many others are.", nil, nil)
 	lateDesc = prometheus.NewDesc("ratelimitd_calls_late_total",
 		"gRPC calls ended because a message did not arrive, or a reply was not read, in time.", []string{"wait"}, nil)
 )
 
 // Describe implements prometheus.Collector.
 func (b *Bound) Describe(descs chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{bytesDesc, maxDesc, shedDesc, lateDesc} {
+	for _, d := range []*prometheus.Desc{bytesDesc, maxDesc, shedDesc, bodiesDesc, lateDesc} {
 		descs <- d
 	}
 }
@@ -28,6 +30,7 @@ func (b *Bound) Collect(metrics chan<- prometheus.Metric) {
 	show(bytesDesc, prometheus.GaugeValue, float64(b.bytes.Load()))
 	show(maxDesc, prometheus.GaugeValue, float64(b.o.Bytes))
 	show(shedDesc, prometheus.CounterValue, float64(b.shed.Load()))
+	show(bodiesDesc, prometheus.GaugeValue, float64(b.reading.Waiting()))
 	show(lateDesc, prometheus.CounterValue, float64(b.lateMessages.Load()), "message")
 	show(lateDesc, prometheus.CounterValue, float64(b.lateReplies.Load()), "reply")
 }

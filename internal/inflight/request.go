@@ -2,6 +2,7 @@ package inflight
 
 import (
 	"context"
+	"net/netip"
 	"sync/atomic"
 	"time"
 )
@@ -12,6 +13,29 @@ type request struct {
 	bound *Bound
 	peer  string
 	end   func()
+}
+
+const (
+	// readers is how many requests over HTTP bring a long body at a time. Each makes some
+	// goroutine run for a moment, and whatever takes as short waits for all of them.
+	readers = 32
+	// readTime is how long a body counts as one of them: who is slow makes little work.
+	readTime = 100 * time.Millisecond
+)
+
+// Read waits until the body of a request over HTTP may be read, client by client. Until then
+// it is in the buffers of the kernel. The error is that of ctx.
+func (b *Bound) Read(ctx context.Context, from netip.Prefix) (done func(), err error) {
+	turn, err := b.reading.Take(ctx, from)
+	if err != nil {
+		return nil, err
+	}
+	slow := time.AfterFunc(readTime, turn.End)
+	return func() {
+		if slow.Stop() {
+			turn.End()
+		}
+	}, nil
 }
 
 // Hold counts the bytes of a request over HTTP until it is released. If it returns nil,

@@ -1,12 +1,17 @@
 package server
 
 import (
+	"bufio"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
+	"net/http"
+	"runtime"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -24,37 +29,116 @@ import (
 	ratelimitv1 "github.com/ratelimitd/ratelimitd/proto/ratelimit/v1"
 )
 
-// BenchmarkCall has callers call ShouldAllow over loopback: what the cost of the
-// parts is to be held against. In "token", the daemon knows its callers, by the token
-// that they send in both. The processor time is that of both sides.
+// BenchmarkCall has callers ask over loopback, on each port: what the cost of the parts is to
+// be held against. In "token", the daemon knows its callers, by the token that they send in
+// both. The processor time is that of both sides.
 func BenchmarkCall(b *testing.B) {
 	token := auth.NewToken()
-	b.Run("open", func(b *testing.B) { benchmarkCall(b, nil, withToken(token)...) })
-	b.Run("token", func(b *testing.B) {
-		benchmarkCall(b, clients(b, fmt.Sprintf("clients: [{name: a, tokens: [%s], namespaces: [checkout]}]", auth.HashLine(token))), withToken(token)...)
-	})
+	known := fmt.Sprintf("clients: [{name: a, tokens: [%s], namespaces: [checkout]}]", auth.HashLine(token))
+	for _, port := range []struct {
+		name string
+		dial func(b *testing.B, d *Server, token string, known bool) (ask func() error)
+	}{{"gRPC", callGRPC}, {"HTTP", callHTTP}, {"RESP", callRESP}} {
+		b.Run(port.name+"/open", func(b *testing.B) {
+			d := serveBench(b, nil)
+			benchmarkCall(b, func() func() error { return port.dial(b, d, token, false) })
+		})
+		b.Run(port.name+"/token", func(b *testing.B) {
+			d := serveBench(b, clients(b, known))
+			benchmarkCall(b, func() func() error { return port.dial(b, d, token, true) })
+		})
+	}
 }
 
-func benchmarkCall(b *testing.B, known *auth.Directory, options ...grpc.DialOption) {
-	d := serveBench(b, known)
-	conn, err := grpc.NewClient(d.GRPCAddr(), append(options, grpc.WithTransportCredentials(insecure.NewCredentials()))...)
-	if err != nil {
-		b.Fatal(err)
+// benchmarkCall has 16 callers for each processor ask, who have all connected before.
+func benchmarkCall(b *testing.B, dial func() (ask func() error)) {
+	b.Helper()
+	const callers = 16
+	ready := make(chan func() error, callers*runtime.GOMAXPROCS(0))
+	for range cap(ready) {
+		ask := dial()
+		if err := ask(); err != nil {
+			b.Fatal(err)
+		}
+		ready <- ask
 	}
-	client := ratelimitv1.NewRateLimitServiceClient(conn)
-	b.SetParallelism(16)
+	b.SetParallelism(callers)
 	b.ReportAllocs()
 	before := processorTime(b)
+	b.ResetTimer()
 	b.RunParallel(func(p *testing.PB) {
+		ask := <-ready
 		for p.Next() {
-			if _, err := client.ShouldAllow(b.Context(), ask("alice", limit("100/s"))); err != nil {
+			if err := ask(); err != nil {
 				b.Error(err)
 				return
 			}
 		}
 	})
 	b.ReportMetric(float64(processorTime(b)-before)/float64(b.N), "cpu-ns/op")
-	_ = conn.Close()
+}
+
+func callGRPC(b *testing.B, d *Server, token string, _ bool) (call func() error) {
+	b.Helper()
+	conn, err := grpc.NewClient(d.GRPCAddr(), append(withToken(token), grpc.WithTransportCredentials(insecure.NewCredentials()))...)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { _ = conn.Close() })
+	client := ratelimitv1.NewRateLimitServiceClient(conn)
+	return func() error {
+		_, err := client.ShouldAllow(b.Context(), ask("alice", limit("100/s")))
+		return err
+	}
+}
+
+func callHTTP(b *testing.B, d *Server, token string, _ bool) (call func() error) {
+	b.Helper()
+	client := http.Client{Transport: &http.Transport{}}
+	b.Cleanup(client.CloseIdleConnections)
+	return func() error {
+		r, err := http.NewRequestWithContext(b.Context(), http.MethodPost, "http://"+d.HTTPAddr()+"/v1/should-allow", strings.NewReader(`{"namespace":"checkout","identifier":"alice","limits":[{"rate":"100/s"}]}`))
+		if err != nil {
+			return err
+		}
+		r.Header.Set("Authorization", "Bearer "+token)
+		answer, err := client.Do(r)
+		if err != nil {
+			return err
+		}
+		defer answer.Body.Close()
+		if _, err := io.Copy(io.Discard, answer.Body); err != nil || answer.StatusCode != http.StatusOK {
+			return fmt.Errorf("%s, %w", answer.Status, err)
+		}
+		return nil
+	}
+}
+
+func callRESP(b *testing.B, d *Server, token string, known bool) (call func() error) {
+	b.Helper()
+	conn, err := net.Dial("tcp", d.RESPAddr()) //nolint:noctx // it is there
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { _ = conn.Close() })
+	replies := bufio.NewReader(conn)
+	send := func(command string, lines int) error {
+		if _, err := io.WriteString(conn, command); err != nil {
+			return err
+		}
+		for range lines {
+			if line, err := replies.ReadSlice('\n'); err != nil || line[0] == '-' {
+				return fmt.Errorf("%q, %w", line, err)
+			}
+		}
+		return nil
+	}
+	if known {
+		if err := send("AUTH "+token+"\r\n", 1); err != nil {
+			b.Fatal(err)
+		}
+	}
+	return func() error { return send("RL.ALLOW checkout alice 100/s\r\n", 6) }
 }
 
 // serveBench runs a daemon with a store in memory until the benchmark ends.
@@ -64,7 +148,7 @@ func serveBench(b *testing.B, known *auth.Directory) *Server {
 	if err != nil {
 		b.Fatal(err)
 	}
-	d, err := New(Options{GRPCAddr: "127.0.0.1:0", HTTPAddr: "127.0.0.1:0", Store: s, StoreName: "memory", Config: &Config{Clients: known}, Logger: slog.New(slog.DiscardHandler), Registry: prometheus.NewRegistry()})
+	d, err := New(Options{GRPCAddr: "127.0.0.1:0", HTTPAddr: "127.0.0.1:0", RESPAddr: "127.0.0.1:0", Store: s, StoreName: "memory", Config: &Config{Clients: known}, Logger: slog.New(slog.DiscardHandler), Registry: prometheus.NewRegistry()})
 	if err != nil {
 		b.Fatal(err)
 	}

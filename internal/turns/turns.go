@@ -40,8 +40,11 @@ type waiter struct {
 }
 
 // New returns Turns, of which half of the processors can be taken at a time, and at least one.
-func New() *Turns {
-	return &Turns{free: max(1, runtime.GOMAXPROCS(0)/2), clients: map[netip.Prefix]*client{}}
+func New() *Turns { return NewOf(max(1, runtime.GOMAXPROCS(0)/2)) }
+
+// NewOf returns Turns, of which so many can be taken at a time.
+func NewOf(most int) *Turns {
+	return &Turns{free: most, clients: map[netip.Prefix]*client{}}
 }
 
 // A Turn is one that was taken. A nil Turn is that of a call which needs none. It is not safe
@@ -162,6 +165,13 @@ func (t *Turns) leaveLocked(c *client, w *waiter) {
 	}
 }
 
+// Waiting returns how many wait for a turn.
+func (t *Turns) Waiting() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.waiting
+}
+
 var waitingDesc = prometheus.NewDesc("ratelimitd_turns_waiting",
 	"Large messages, bodies and batches that wait for their turn at a processor.", nil, nil)
 
@@ -170,8 +180,5 @@ func (t *Turns) Describe(descs chan<- *prometheus.Desc) { descs <- waitingDesc }
 
 // Collect implements prometheus.Collector.
 func (t *Turns) Collect(metrics chan<- prometheus.Metric) {
-	t.mu.Lock()
-	n := t.waiting
-	t.mu.Unlock()
-	metrics <- prometheus.MustNewConstMetric(waitingDesc, prometheus.GaugeValue, float64(n))
+	metrics <- prometheus.MustNewConstMetric(waitingDesc, prometheus.GaugeValue, float64(t.Waiting()))
 }

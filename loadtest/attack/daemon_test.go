@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"encoding/json"
 	"fmt"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -70,7 +71,9 @@ type setup struct {
 	files int
 	// credentials are those of the innocent caller.
 	credentials connect.Options
-	log         logReader
+	// operator is a token for the admin port. "": it asks for none.
+	operator string
+	log      logReader
 }
 
 // A logReader says what whoever reads the log of a daemon does once that serves.
@@ -86,8 +89,9 @@ const (
 type daemon struct {
 	GRPC, HTTP, Admin, RESP string
 
-	config  string // its file
-	process *os.Process
+	config   string // its file
+	operator string // a token for the admin port
+	process  *os.Process
 	exited  chan struct{} // closed when the process has ended
 	status  error         // of its end; set when exited is closed
 	peak    atomic.Int64  // its largest resident memory so far, in bytes
@@ -101,7 +105,7 @@ func innocentLimit() int { return size(300, 3000) }
 // start starts a daemon that has the memory of the manifest, until the test ends.
 func start(t *testing.T, s setup) *daemon {
 	t.Helper()
-	d := &daemon{config: filepath.Join(t.TempDir(), "ratelimitd.yaml"), exited: make(chan struct{})}
+	d := &daemon{config: filepath.Join(t.TempDir(), "ratelimitd.yaml"), operator: s.operator, exited: make(chan struct{})}
 	text := fmt.Sprintf("namespaces:\n  innocent: {policies: {default: {limits: [{name: all, rate: %d/366d}]}}}\n%s", innocentLimit(), s.namespaces)
 	write(t, d.config, text)
 	args := append([]string{
@@ -137,6 +141,9 @@ func start(t *testing.T, s setup) *daemon {
 	}
 	if d.GRPC == "" {
 		t.Fatalf("the daemon does not serve:\n%s", printed.String())
+	}
+	if _, port, _ := net.SplitHostPort(d.Admin); s.operator != "" { // it listens on all addresses
+		d.Admin = net.JoinHostPort("127.0.0.1", port)
 	}
 	switch s.log {
 	case readsLog:
@@ -193,7 +200,14 @@ func (d *daemon) panics(t *testing.T) string { return d.metric(t, "ratelimitd_pa
 // metric returns the value of a metric, as the admin port says.
 func (d *daemon) metric(t *testing.T, name string) string {
 	t.Helper()
-	answer, err := http.Get("http://" + d.Admin + "/metrics") //nolint:noctx // the daemon ends by itself
+	r, err := http.NewRequest(http.MethodGet, "http://"+d.Admin+"/metrics", http.NoBody) //nolint:noctx // the daemon ends by itself
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d.operator != "" {
+		r.Header.Set("Authorization", "Bearer "+d.operator)
+	}
+	answer, err := http.DefaultClient.Do(r)
 	if err != nil {
 		t.Error(err)
 		return "unknown"

@@ -26,6 +26,7 @@ func guessAttacks() []attack {
 	return []attack{
 		{name: "guesses of tokens", prepare: g.prepare, do: g.overGRPC},
 		{name: "guesses of tokens over HTTP", prepare: g.prepare, do: g.overHTTP},
+		{name: "guesses of tokens on the admin port", prepare: g.prepareAdmin, do: g.onAdminPort},
 		{name: "guesses of tokens over Redis", prepare: g.prepare, do: g.overRedis},
 		{name: "handshakes", prepare: withTLS, do: handshakes},
 	}
@@ -79,11 +80,36 @@ func (g *guesser) overGRPC(ctx context.Context, t *testing.T, d *daemon) {
 }
 
 func (g *guesser) overHTTP(ctx context.Context, t *testing.T, d *daemon) {
+	g.ask(ctx, t, "http://"+d.HTTP, []string{"GET /v1/authorize?namespace=innocent&identifier=alice&policy=default", "GET /metrics", "GET /rlconfig", "POST /v1/should-allow"})
+}
+
+// prepareAdmin has the admin port listen beyond loopback, where it asks who somebody is.
+// The attacker comes over loopback even so.
+func (g *guesser) prepareAdmin(t *testing.T) setup {
+	s := g.prepare(t)
+	innocent := g.line
+	s.operator = auth.NewToken() // this is the one that is guessed
+	g.token, g.line = s.operator, auth.HashLine(s.operator)
+	file := filepath.Join(t.TempDir(), "clients.yaml")
+	write(t, file, fmt.Sprintf("clients:\n  - {name: innocent, tokens: [%s], namespaces: [innocent]}\n  - {name: operator, tokens: [%s], namespaces: [\"*\"], operations: [admin]}\n", innocent, g.line))
+	s.flags = []string{"--auth-file=" + file, "--admin-addr=0.0.0.0:0"}
+	return s
+}
+
+func (g *guesser) onAdminPort(ctx context.Context, t *testing.T, d *daemon) {
+	g.ask(ctx, t, "http://"+d.Admin, []string{
+		"GET /metrics", "GET /configuration", "PUT /loglevel", "GET /debug/pprof/heap", "GET /debug/pprof/trace?seconds=1",
+		"POST /console/validate", "POST /console/replay", "POST /envoy/reset?domain=edge&entry=user=alice",
+	})
+}
+
+// ask sends requests, such as "GET /metrics", each with a guess.
+func (g *guesser) ask(ctx context.Context, t *testing.T, base string, requests []string) {
 	client := http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 64}}
 	defer client.CloseIdleConnections()
 	together(ctx, size(8, 64), size(1000, 20_000), func(i int) {
-		path := []string{"/v1/authorize?namespace=innocent&identifier=alice&policy=default", "/metrics", "/rlconfig"}[i/8%3]
-		r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+d.HTTP+path, http.NoBody)
+		method, path, _ := strings.Cut(requests[i/8%len(requests)], " ")
+		r, err := http.NewRequestWithContext(ctx, method, base+path, http.NoBody)
 		if err != nil {
 			t.Error(err)
 			return

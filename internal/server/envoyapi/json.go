@@ -30,7 +30,7 @@ func (a *API) ServeJSON(w http.ResponseWriter, r *http.Request) {
 	case errors.Is(err, web.ErrTooLong):
 		http.Error(w, fmt.Sprintf("the body is longer than %d bytes", min(maxBodyBytes, a.o.MaxBodyBytes)), http.StatusRequestEntityTooLarge)
 		return
-	case errors.Is(err, fault.ErrTooManyBytes):
+	case errors.Is(err, fault.ErrTooManyBytes), errors.Is(err, fault.ErrBusy):
 		web.WriteError(w, 0, err)
 		return
 	case err != nil:

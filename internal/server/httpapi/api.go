@@ -63,7 +63,7 @@ func (a *API) body(w http.ResponseWriter, r *http.Request, maxBytes int64) (body
 	case errors.Is(err, web.ErrTooLong):
 		a.refuseLong(w, maxBytes)
 		return nil, false
-	case errors.Is(err, fault.ErrTooManyBytes):
+	case errors.Is(err, fault.ErrTooManyBytes), errors.Is(err, fault.ErrBusy):
 		web.WriteError(w, 0, err)
 		return nil, false
 	case err != nil:

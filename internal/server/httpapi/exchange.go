@@ -88,7 +88,15 @@ func (a *API) read(w http.ResponseWriter, e *exchange, body []byte) (ok bool) {
 		return true
 	}
 	e.asked.ResetVT()
-	if !isBatch(body) {
+	const field = `"requests"`
+	mayBeBatch := bytes.Contains(body, []byte(field))
+	if mayBeBatch {
+		if codec.Batch(text, &e.asked) { // as nearly all are
+			return a.fitsBatch(w, e)
+		}
+		e.asked.Reset() // it may have become large
+	}
+	if !mayBeBatch || !isBatch(body) {
 		e.single = true
 		return a.fits(w, body) && a.decode(w, body, e.first(), exampleRequest)
 	}
@@ -96,9 +104,11 @@ func (a *API) read(w http.ResponseWriter, e *exchange, body []byte) (ok bool) {
 		a.refuse(w, http.StatusBadRequest, "requests", "more than %d requests, or more than %d limits in them; send fewer", apiv1.MaxBatch, strategy.MaxLimits)
 		return false
 	}
-	if !codec.Batch(text, &e.asked) && !a.decode(w, body, &e.asked, exampleBatch) {
-		return false
-	}
+	return a.decode(w, body, &e.asked, exampleBatch) && a.fitsBatch(w, e)
+}
+
+// fitsBatch refuses a batch with too few or too many requests.
+func (a *API) fitsBatch(w http.ResponseWriter, e *exchange) (ok bool) {
 	if n := len(e.asked.GetRequests()); n == 0 || n > apiv1.MaxBatch {
 		a.refuse(w, http.StatusBadRequest, "requests", "%d requests; send 1 to %d", n, apiv1.MaxBatch)
 		return false
@@ -108,9 +118,6 @@ func (a *API) read(w http.ResponseWriter, e *exchange, body []byte) (ok bool) {
 
 // isBatch reports whether a JSON text is an object with a field requests.
 func isBatch(body []byte) bool {
-	if !bytes.Contains(body, []byte(`"requests"`)) { // as mostly
-		return false
-	}
 	var fields struct {
 		Requests *json.RawMessage `json:"requests"`
 	}

@@ -33,6 +33,9 @@ func (t *turn) answer(text string) (size int, open bool) {
 // answerAll is answer but for the writing of the last replies.
 func (t *turn) answerAll(text string, begun bool, size *int) (err error) {
 	defer t.conn.o.Faults.Recover("RESP", &err)
+	if t.conn.full { // it is to be answered much, and more comes
+		t.work = freeWork
+	}
 	for !t.closing {
 		args, n, inline, err := parse(text[*size:], t.args)
 		t.args = args
@@ -48,6 +51,10 @@ func (t *turn) answerAll(text string, begun bool, size *int) (err error) {
 			return nil
 		}
 		*size += n
+		if t.work += n; t.work > freeWork && !t.wait() {
+			t.closing = true
+			break
+		}
 		if len(args) == 0 {
 			continue
 		}

@@ -35,6 +35,7 @@ type conn struct {
 
 	in       []byte // received and not answered yet; its memory is used again
 	little   int    // how many reads in a row had little
+	full     bool   // whether the last read had all that there was room for
 	readBy   time.Time
 	writeBy  time.Time
 	begun    time.Time // when the command began that is not all there; zero: there is none
@@ -81,7 +82,8 @@ func (c *conn) receive() (ok bool) {
 		return false
 	}
 	n, _ := c.Read(c.in[len(c.in):cap(c.in)])
-	if c.little++; n >= idleBytes || n == cap(c.in)-len(c.in) {
+	c.full = n == cap(c.in)-len(c.in)
+	if c.little++; n >= idleBytes || c.full {
 		c.little = -1 // there is more, or nearly
 	}
 	c.in = c.in[:len(c.in)+n]

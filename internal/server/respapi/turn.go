@@ -14,6 +14,11 @@ const (
 	// maxReplyBytes is from how many bytes on replies are written before all of the turn
 	// are there. One reply is at most some ten thousand bytes longer.
 	maxReplyBytes = 32 << 10
+	// freeWork is from how many bytes of commands on a turn at a processor is needed: they take
+	// some 100 microseconds, more or less what maxBatch and maxReplyBytes do.
+	freeWork = 8 << 10
+	// failureWork is how many bytes an error counts for beside its command: it takes as long.
+	failureWork = 512
 )
 
 // A turn answers the commands that a connection has received at a time. It is used again,
@@ -27,6 +32,7 @@ type turn struct {
 	recent    recentCommand
 	out       []byte // replies, not written yet
 	whole     int    // how many bytes of out are whole replies
+	work      int    // how much was answered, in bytes of commands
 	lastLimit recentNumber
 	lastReset recentNumber
 
@@ -52,6 +58,9 @@ type question struct {
 // done notes that the reply to a command is whole.
 func (t *turn) done(c command, failed bool) {
 	t.whole = len(t.out)
+	if failed {
+		t.work += failureWork
+	}
 	t.tally.add(t.counts, c, failed)
 }
 
@@ -63,7 +72,7 @@ func (t *turn) forget() {
 }
 
 // wait waits for a turn at a processor, once more is to be answered than takes some 100
-// microseconds: maxBatch or maxReplyBytes. It reports false if the server stops.
+// microseconds: maxBatch, maxReplyBytes or freeWork. It reports false if the server stops.
 func (t *turn) wait() (ok bool) {
 	if t.processor != nil {
 		return true
@@ -93,7 +102,7 @@ func (t *turn) write() (ok bool) {
 // clear makes t ready for another connection.
 func (t *turn) clear() {
 	clear(t.args)
-	t.conn, t.args, t.recent, t.rate, t.decided = nil, t.args[:0], recentCommand{}, wholeRate{}, false
+	t.conn, t.args, t.recent, t.rate, t.work, t.decided = nil, t.args[:0], recentCommand{}, wholeRate{}, 0, false
 	if cap(t.out) > 2*maxReplyBytes {
 		t.out = nil
 	}

@@ -36,14 +36,15 @@ const (
 	// requests allocate more, with what is soon garbage: 37 to 56 bytes for each, by what
 	// the requests are.
 	decodedBytes = 32
-	// longestWait is how long a body waits for its turn. Clients wait for some seconds, and
+	// longestWait is how long a body waits to be read, and for its turn. Clients wait for some seconds, and
 	// what is decided for one that has gone delays the others.
 	longestWait = 5 * time.Second
 )
 
 // ReadBody reads a body of at most maxBytes. The error of one that is longer is
-// ErrTooLong; that of one for which there is no room is fault.ErrTooManyBytes; any other
-// means that the body ended early. The body counts as in flight until the request ends.
+// ErrTooLong; that of one for which there is no room is fault.ErrTooManyBytes, and
+// fault.ErrBusy if too many others are read before it; any other means that the body ended
+// early. The body counts as in flight until the request ends.
 func ReadBody(w http.ResponseWriter, r *http.Request, maxBytes int64) ([]byte, error) {
 	if n := r.ContentLength; 0 <= n && n <= min(maxBytes, freeBytes) { // as mostly
 		body := make([]byte, n)
@@ -57,6 +58,13 @@ func ReadBody(w http.ResponseWriter, r *http.Request, maxBytes int64) ([]byte, e
 	var shed atomic.Bool
 	bound := inflight.FromContext(r.Context())
 	if bound != nil && bytes > freeBytes {
+		patient, cancel := context.WithTimeout(r.Context(), longestWait)
+		done, err := bound.Read(patient, ipaddr.ClientAt(r.RemoteAddr))
+		cancel()
+		if err != nil {
+			return nil, fault.ErrBusy
+		}
+		defer done()
 		release := bound.Hold(bytes, r.RemoteAddr, func() {
 			shed.Store(true)
 			_ = http.NewResponseController(w).SetReadDeadline(time.Unix(1, 0))
