@@ -230,6 +230,7 @@ func requests() (usual, odd []string) {
 	}
 	usual = append(usual,
 		post+"Host: a\r\nConnection: keep-alive\r\nContent-Length: 0\r\n\r\n",
+		post+"Host: a\r\nconnection: Keep-Alive\r\nContent-Length: 0\r\n\r\n",
 		post+"host: a:80\r\nUSER-AGENT: curl/8\r\naccept: */*\r\ncontent-length: 05\r\n\r\nhello",
 		post+"Host: a\r\nX: 1\r\nx: 2\r\nY: z\r\nX: 3\r\nCookie: a=b; c=d\r\nContent-Length: 5\r\n\r\nhello",
 		post+"Host: [::1]:80\r\n"+strings.Repeat("X: y\r\n", maxFields-2)+"Content-Length: 5\r\n\r\nhello",

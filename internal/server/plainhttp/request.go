@@ -127,7 +127,7 @@ func (r *request) read(header string) (plain bool) {
 			}
 			r.Host = value
 		case "Connection":
-			if value != "keep-alive" {
+			if !strings.EqualFold(value, "keep-alive") {
 				return false
 			}
 			r.set(n, key, value)

@@ -35,9 +35,9 @@ type Server struct {
 	conns map[*conn]struct{}
 }
 
-// New returns a Server that answers plain requests to POST to path. The timeouts of h must be
-// set; they hold for these requests too. Its Handler must not set Date, Connection, or what
-// says how long an answer is, and must set Content-Type.
+// New returns a Server that answers plain requests to POST to path. The timeouts and the
+// ErrorLog of h must be set; they are for these requests too. For these its Handler has to set
+// Content-Type, and must set neither Date nor Connection nor what says how long an answer is.
 func New(h *http.Server, path string) *Server {
 	return &Server{Server: h, line: "POST " + path + " HTTP/1.1\r\n", url: &url.URL{Path: path}, conns: map[*conn]struct{}{}}
 }
