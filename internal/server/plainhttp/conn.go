@@ -2,6 +2,7 @@ package plainhttp
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/http"
 	"runtime"
@@ -52,7 +53,8 @@ func newConn(ctx context.Context, s *Server, raw net.Conn) *conn {
 // nothing was read since. Otherwise it closes the connection at the end.
 func (c *conn) serve() (rest net.Conn) {
 	defer func() {
-		if p := recover(); p != nil && p != http.ErrAbortHandler {
+		p := recover()
+		if err, _ := p.(error); p != nil && !errors.Is(err, http.ErrAbortHandler) {
 			c.server.ErrorLog.Printf("http: panic serving %v: %v\n%s", c.request.RemoteAddr, p, debug.Stack())
 		}
 		if rest == nil {

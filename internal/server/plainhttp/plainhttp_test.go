@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -79,12 +80,12 @@ type serverUnderTest interface {
 // An echo answers with what it is asked, and does what the first word of a body says.
 type echo struct {
 	wait chan struct{} // closed when "wait" may end
-	here int           // requests that did not pass net/http
+	here atomic.Int32  // requests that did not pass net/http
 }
 
 func (e *echo) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if _, ok := w.(*response); ok {
-		e.here++
+		e.here.Add(1)
 	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, 1<<20))
 	if err == nil && int64(len(body)) < r.ContentLength { // net/http has this error by itself
@@ -185,7 +186,7 @@ func (c *conversation) with(t *testing.T, of func(*http.Server) serverUnderTest)
 		if err := <-served; !errors.Is(err, http.ErrServerClosed) {
 			t.Error(err)
 		}
-		reply, logged, here = string(all), text.String(), e.here
+		reply, logged, here = string(all), text.String(), int(e.here.Load())
 	})
 	return reply, took, logged, here
 }
@@ -409,7 +410,9 @@ func TestClose(t *testing.T) {
 			t.Errorf("%q after Close", all)
 		}
 		close(e.wait)
-		<-served
+		if err := <-served; !errors.Is(err, http.ErrServerClosed) {
+			t.Error(err)
+		}
 		s.serving.Wait()
 	})
 }
@@ -435,7 +438,9 @@ func TestNotRead(t *testing.T) {
 				t.Errorf("%s: the connection ends after %v", body, took)
 			}
 			_ = s.Close()
-			<-served
+			if err := <-served; !errors.Is(err, http.ErrServerClosed) {
+				t.Error(err)
+			}
 		})
 	}
 }
