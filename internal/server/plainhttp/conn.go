@@ -8,13 +8,11 @@ import (
 	"runtime"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
 const (
-	// bufferBytes is how long a request may be that is answered here: as many bytes as
-	// net/http keeps for a connection, and nobody has to count them.
-	bufferBytes = 4 << 10
 	// turnRequests are answered before others go first: a connection may always have more.
 	turnRequests = 64
 	// spareTime is the part of a timeout that its deadline may be late: so it is moved
@@ -22,11 +20,18 @@ const (
 	spareTime = 8
 )
 
+// A route is what the connections of a Server share.
+type route struct {
+	*http.Server             // of all else
+	path         string      // of plain requests
+	draining     atomic.Bool // whether each connection is to end after the request under way
+}
+
 // A conn is a connection that has had nothing but plain requests.
 type conn struct {
 	net.Conn
-	server *Server
-	ctx    context.Context // of its requests
+	route *route
+	ctx   context.Context // of its requests
 
 	buf      []byte
 	have     int   // bytes of buf that were read
@@ -41,11 +46,11 @@ type conn struct {
 	begun bool       // whether a part of a request has come
 }
 
-func newConn(ctx context.Context, s *Server, raw net.Conn) *conn {
-	c := &conn{Conn: raw, server: s, buf: make([]byte, bufferBytes), now: time.Now()}
-	c.ctx = context.WithValue(context.WithValue(ctx, http.ServerContextKey, s.Server), http.LocalAddrContextKey, raw.LocalAddr())
-	c.request.init(s, raw.RemoteAddr().String())
-	c.response.conn, c.response.header = c, http.Header{}
+func newConn(ctx context.Context, r *route, raw net.Conn) *conn {
+	c := &conn{Conn: raw, route: r, buf: make([]byte, bufferBytes), now: time.Now()}
+	c.ctx = context.WithValue(context.WithValue(ctx, http.ServerContextKey, r.Server), http.LocalAddrContextKey, raw.LocalAddr())
+	c.request.init(r.path, raw.RemoteAddr().String())
+	c.response.to, c.response.header, c.response.draining = raw, http.Header{}, &r.draining
 	return c
 }
 
@@ -55,13 +60,13 @@ func (c *conn) serve() (rest net.Conn) {
 	defer func() {
 		p := recover()
 		if err, _ := p.(error); p != nil && !errors.Is(err, http.ErrAbortHandler) {
-			c.server.ErrorLog.Printf("http: panic serving %v: %v\n%s", c.request.RemoteAddr, p, debug.Stack())
+			c.route.ErrorLog.Printf("http: panic serving %v: %v\n%s", c.request.RemoteAddr, p, debug.Stack())
 		}
 		if rest == nil {
 			_ = c.Close()
 		}
 	}()
-	c.readUntil = c.now.Add(c.server.ReadHeaderTimeout)
+	c.readUntil = c.now.Add(c.route.ReadHeaderTimeout)
 	_ = c.SetReadDeadline(c.readUntil) // it fails on a connection that is closed
 	for n := 1; ; n++ {
 		switch c.receive() {
@@ -71,7 +76,7 @@ func (c *conn) serve() (rest net.Conn) {
 			return &begunConn{c.Conn, c.request.withoutBreaks(c.buf[:c.have]), c.err}
 		default:
 		}
-		if !c.answer() || c.server.draining.Load() {
+		if !c.answer() || c.route.draining.Load() {
 			return nil
 		}
 		c.waitLonger()
@@ -83,7 +88,7 @@ func (c *conn) serve() (rest net.Conn) {
 
 // waitLonger sets the deadline for the next request to begin.
 func (c *conn) waitLonger() {
-	idle := c.server.IdleTimeout
+	idle := c.route.IdleTimeout
 	if c.begun {
 		c.mu.Lock()
 		c.begun = false
@@ -108,13 +113,13 @@ func (c *conn) receive() found {
 		switch {
 		case is == whole || is == other:
 			return is
-		case is == nothing && c.server.draining.Load(): // after the deadline was set: see wake
+		case is == nothing && c.route.draining.Load(): // after the deadline was set: see wake
 			return nothing
 		case is == nothing:
 		case is == short:
-			since = c.begin(since, c.server.ReadTimeout)
+			since = c.begin(since, c.route.ReadTimeout)
 		case since.IsZero():
-			since = c.begin(since, c.server.ReadHeaderTimeout)
+			since = c.begin(since, c.route.ReadHeaderTimeout)
 		}
 		n, err := c.Read(c.buf[c.have:])
 		c.have += n
@@ -159,16 +164,45 @@ func (c *conn) wake() {
 // whether there may be another.
 func (c *conn) answer() (more bool) {
 	c.now = time.Now()
-	if most := c.server.WriteTimeout; c.writeUntil.Sub(c.now) < most {
+	c.response.now = c.now
+	if most := c.route.WriteTimeout; c.writeUntil.Sub(c.now) < most {
 		c.writeUntil = c.now.Add(most + most/spareTime)
 		_ = c.SetWriteDeadline(c.writeUntil)
 	}
 	ctx, cancel := context.WithCancel(c.ctx)
 	defer cancel()
-	c.server.Handler.ServeHTTP(&c.response, c.request.WithContext(ctx))
+	c.route.Handler.ServeHTTP(&c.response, c.request.WithContext(ctx))
+	if c.response.chunked { // the handler may have set another deadline
+		c.writeUntil = time.Time{}
+	}
 	more = c.response.finish()
 	c.have = copy(c.buf, c.buf[c.request.size:c.have])
 	c.request.size = 0
 	c.request.others = true
 	return more
 }
+
+// A begunConn is a connection from which something was read already.
+type begunConn struct {
+	net.Conn
+	read []byte // and not yet read again
+	err  error  // what came then, if it did
+}
+
+// Read implements net.Conn.
+func (c *begunConn) Read(p []byte) (int, error) {
+	if len(c.read) == 0 {
+		if c.err != nil {
+			return 0, c.err
+		}
+		return c.Conn.Read(p)
+	}
+	n := copy(p, c.read)
+	if c.read = c.read[n:]; len(c.read) == 0 {
+		c.read = nil // nor is its memory kept
+	}
+	return n, nil
+}
+
+// past is a deadline for what is to end at once.
+var past = time.Unix(1, 0)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"net/http"
 	"net/textproto"
+	"net/url"
 	"strconv"
 	"strings"
 
@@ -35,8 +36,13 @@ type request struct {
 	body   body
 }
 
-// maxFields is how many headers a plain request may have.
-const maxFields = 32
+const (
+	// bufferBytes is how long a plain request may be: as many bytes as net/http keeps for a
+	// connection, and nobody has to count them.
+	bufferBytes = 4 << 10
+	// maxFields is how many headers it may have.
+	maxFields = 32
+)
 
 // A body is that of a plain request.
 type body struct{ bytes.Reader }
@@ -44,10 +50,10 @@ type body struct{ bytes.Reader }
 // Close implements io.Closer.
 func (*body) Close() error { return nil }
 
-// init prepares r for the requests of a client.
-func (r *request) init(s *Server, client string) {
-	r.line = s.line
-	r.Method, r.URL, r.RequestURI = http.MethodPost, s.url, s.url.Path
+// init prepares r for the requests of a client to POST to path.
+func (r *request) init(path, client string) {
+	r.line = "POST " + path + " HTTP/1.1\r\n"
+	r.Method, r.URL, r.RequestURI = http.MethodPost, &url.URL{Path: path}, path
 	r.Proto, r.ProtoMajor, r.ProtoMinor = "HTTP/1.1", 1, 1
 	r.RemoteAddr, r.Body = client, &r.body
 	r.Header = http.Header{}

@@ -2,8 +2,10 @@ package plainhttp
 
 import (
 	"bytes"
+	"net"
 	"net/http"
 	"strconv"
+	"sync/atomic"
 	"time"
 )
 
@@ -13,9 +15,11 @@ const maxWhole = 2048
 
 // A response is an http.ResponseWriter whose memory is used again.
 type response struct {
-	conn   *conn
-	header http.Header
-	code   int // 0: none was written
+	to       net.Conn
+	now      time.Time    // of the request
+	draining *atomic.Bool // whether there is to be no other after it
+	header   http.Header
+	code     int // 0: none was written
 
 	out     bytes.Buffer // what is to be written to the connection
 	body    []byte       // what comes after
@@ -31,7 +35,7 @@ type response struct {
 func (w *response) Header() http.Header { return w.header }
 
 // SetWriteDeadline is for http.ResponseController. It holds for this response.
-func (w *response) SetWriteDeadline(t time.Time) error { return w.conn.SetWriteDeadline(t) }
+func (w *response) SetWriteDeadline(t time.Time) error { return w.to.SetWriteDeadline(t) }
 
 // WriteHeader implements http.ResponseWriter.
 func (w *response) WriteHeader(code int) {
@@ -80,9 +84,9 @@ func (w *response) chunk(p []byte) {
 
 // endHeader ends the header. encoding is its last field, or "" if its length is said.
 func (w *response) endHeader(encoding string) {
-	if second := w.conn.now.Unix(); second != w.second || w.date == nil {
+	if second := w.now.Unix(); second != w.second || w.date == nil {
 		w.second = second
-		w.date = w.conn.now.UTC().AppendFormat(w.date[:0], http.TimeFormat)
+		w.date = w.now.UTC().AppendFormat(w.date[:0], http.TimeFormat)
 	}
 	w.out.WriteString("Date: ")
 	w.out.Write(w.date)
@@ -92,7 +96,7 @@ func (w *response) endHeader(encoding string) {
 		w.out.Write(strconv.AppendInt(w.out.AvailableBuffer(), int64(len(w.body)), 10))
 		w.out.WriteString("\r\n")
 	}
-	if w.last = w.conn.server.draining.Load(); w.last {
+	if w.last = w.draining.Load(); w.last {
 		w.out.WriteString("Connection: close\r\n")
 	}
 	w.out.WriteString(encoding)
@@ -107,7 +111,6 @@ func (w *response) finish() (more bool) {
 	}
 	if w.chunked {
 		w.out.WriteString("0\r\n\r\n")
-		w.conn.writeUntil = time.Time{} // the handler may have set another
 	} else {
 		w.endHeader("")
 		w.out.Write(w.body)
@@ -127,6 +130,6 @@ func (w *response) flush() {
 // write writes to the connection.
 func (w *response) write(p []byte) {
 	if w.err == nil {
-		_, w.err = w.conn.Write(p)
+		_, w.err = w.to.Write(p)
 	}
 }

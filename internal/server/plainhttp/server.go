@@ -15,21 +15,14 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"net/url"
 	"sync"
-	"sync/atomic"
-	"time"
 )
 
 // A Server is an http.Server that answers plain requests for one path itself, unless it has
 // TLS. New makes it.
 type Server struct {
-	*http.Server
-	line string // the first of a plain request
-	url  *url.URL
-
-	draining atomic.Bool // whether each connection is to end after the request under way
-	serving  sync.WaitGroup
+	route
+	serving sync.WaitGroup
 
 	mu    sync.Mutex // protects the following
 	conns map[*conn]struct{}
@@ -39,7 +32,7 @@ type Server struct {
 // ErrorLog of h must be set; they are for these requests too. For these its Handler has to set
 // Content-Type, and must set neither Date nor Connection nor what says how long an answer is.
 func New(h *http.Server, path string) *Server {
-	return &Server{Server: h, line: "POST " + path + " HTTP/1.1\r\n", url: &url.URL{Path: path}, conns: map[*conn]struct{}{}}
+	return &Server{route: route{Server: h, path: path}, conns: map[*conn]struct{}{}}
 }
 
 // Serve serves until Shutdown or Close is called, or l fails.
@@ -68,7 +61,7 @@ func (s *Server) accept(ctx context.Context, r *rest) error {
 		if err != nil {
 			return fmt.Errorf("accept: %w", err)
 		}
-		c := newConn(ctx, s, raw)
+		c := newConn(ctx, &s.route, raw)
 		if !s.enter(c) {
 			_ = raw.Close()
 			continue
@@ -160,28 +153,3 @@ func (r *rest) give(c net.Conn) {
 		_ = c.Close()
 	}
 }
-
-// A begunConn is a connection from which something was read already.
-type begunConn struct {
-	net.Conn
-	read []byte // and not yet read again
-	err  error  // what came then, if it did
-}
-
-// Read implements net.Conn.
-func (c *begunConn) Read(p []byte) (int, error) {
-	if len(c.read) == 0 {
-		if c.err != nil {
-			return 0, c.err
-		}
-		return c.Conn.Read(p)
-	}
-	n := copy(p, c.read)
-	if c.read = c.read[n:]; len(c.read) == 0 {
-		c.read = nil // nor is its memory kept
-	}
-	return n, nil
-}
-
-// past is a deadline for what is to end at once.
-var past = time.Unix(1, 0)
