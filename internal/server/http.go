@@ -15,6 +15,7 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/server/console"
 	"github.com/ratelimitd/ratelimitd/internal/server/envoyapi"
 	"github.com/ratelimitd/ratelimitd/internal/server/httpapi"
+	"github.com/ratelimitd/ratelimitd/internal/server/plainhttp"
 )
 
 // httpServers has what the servers of the HTTP ports are made of.
@@ -31,7 +32,7 @@ type httpServers struct {
 }
 
 // api returns the server of the HTTP port: the fronts over HTTP, health and metrics.
-func (s *httpServers) api(api *httpapi.API) *http.Server {
+func (s *httpServers) api(api *httpapi.API) *plainhttp.Server {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
 		fmt.Fprint(w, `ratelimitd
@@ -54,7 +55,7 @@ func (s *httpServers) api(api *httpapi.API) *http.Server {
 	mux.HandleFunc("GET /rlconfig", s.pages.callers(permitted(s.core.Permit, auth.Inspect, s.limitsInForce())))
 	api.Handle(mux, s.pages.callers, func(next http.Handler) http.HandlerFunc { return s.pages.callers(s.trust.mayReset(next)) })
 	mux.HandleFunc(httpapi.PathAuthorize, api.Authorize)
-	return s.open("http", s.straight(api, mux))
+	return plainhttp.New(s.open("http", s.straight(api, mux)), httpapi.PathShouldAllow)
 }
 
 // straight has the path that is asked most answered without mux: to look it up there takes

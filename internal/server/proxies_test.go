@@ -141,7 +141,9 @@ func fetch(t *testing.T, method, url, body string, header http.Header) (httpAnsw
 	if header != nil {
 		r.Header = header
 	}
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	transport := &http.Transport{} // which does not ask to close the connection, as few clients do
+	defer transport.CloseIdleConnections()
+	client := &http.Client{Transport: transport}
 	reply, err := client.Do(r)
 	if err != nil {
 		t.Error(err)

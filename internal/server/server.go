@@ -29,6 +29,7 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/server/fault"
 	"github.com/ratelimitd/ratelimitd/internal/server/grpcapi"
 	"github.com/ratelimitd/ratelimitd/internal/server/httpapi"
+	"github.com/ratelimitd/ratelimitd/internal/server/plainhttp"
 	"github.com/ratelimitd/ratelimitd/internal/server/respapi"
 	"github.com/ratelimitd/ratelimitd/internal/store"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
@@ -53,7 +54,7 @@ type Server struct {
 
 	ports *ports
 	grpc  *grpc.Server
-	http  *http.Server
+	http  *plainhttp.Server
 	admin *http.Server
 	resp  *respapi.Server // nil without an address for it
 	// metrics serves nothing but metrics; nil without an address for that.
@@ -188,7 +189,7 @@ func (s *Server) RESPAddr() string { return addrOf(s.ports.resp) }
 func (s *Server) Serve(ctx context.Context) error {
 	failed := make(chan error, 5)
 	go func() { failed <- s.grpc.Serve(s.ports.grpc) }()
-	go func() { failed <- serveHTTP(s.http, s.ports.http) }()
+	go func() { failed <- s.http.Serve(s.ports.http) }()
 	s.streams.Go(func() { s.inFlight.Watch(s.draining) })
 	running := 2
 	if s.ports.admin != nil {
