@@ -19,6 +19,8 @@ const (
 	// when a request ends, so that a log has its requests in another order than they came.
 	// A time that is far off waits at the end of them and holds up nobody.
 	reorderRecords = 1 << 16
+	// chunksAhead of each file are parsed at a time, or wait to be put in order.
+	chunksAhead = 8
 	// maxOpenFiles are read at a time: those whose times overlap.
 	maxOpenFiles = 200
 	// jumpMicros is how far a clock must step back for it to be said.
@@ -84,6 +86,7 @@ func (o *orderer) fill(ctx context.Context, s *stream) error {
 			s.ended = true
 			break
 		}
+		<-c.done
 		sorted = o.take(s, &c.asks) && sorted
 		o.seen.NoZone += c.noZone
 		o.bad.add(c.problems)
@@ -218,7 +221,7 @@ func (o *orderer) begin(ctx context.Context) error {
 			return err
 		}
 	}
-	st := &stream{source: s, chunks: make(chan *chunk, 8), free: make(chan *chunk, 8)}
+	st := &stream{source: s, chunks: make(chan *chunk, chunksAhead), free: make(chan *chunk, chunksAhead)}
 	o.streams = append(o.streams, st)
 	go s.read(ctx, o.mapping, st.chunks, st.free)
 	return nil
@@ -231,7 +234,8 @@ func (o *orderer) wait() {
 		if s.source.name == stdinName {
 			continue
 		}
-		for range s.chunks { // until it is closed
+		for c := range s.chunks { // until it is closed
+			<-c.done
 		}
 	}
 	for _, s := range o.waiting {

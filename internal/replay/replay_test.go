@@ -451,9 +451,10 @@ func BenchmarkReplay(b *testing.B) {
 	}
 	b.Run("lines", func(b *testing.B) {
 		for b.Loop() {
-			in, err := accesslog.NewLines(bytes.NewReader(text.Bytes()))
+			in, err := accesslog.NewBlocks(bytes.NewReader(text.Bytes()))
+			var block accesslog.Block
 			for err == nil {
-				_, _, err = in.Next()
+				block, err = in.Next(block.Bytes)
 			}
 			if in.Number != records {
 				b.Fatal(in.Number, err)
