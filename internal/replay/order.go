@@ -12,9 +12,11 @@ import (
 )
 
 const (
-	// batchEvents, and the rest of the last record, are decided before the replicas wait for
-	// one another.
+	// batchEvents, and the rest of the last record, are in a batch.
 	batchEvents = 1 << 13
+	// maxLanes is how many lanes there may be: more than it takes to decide as fast as one
+	// goroutine can put records in order.
+	maxLanes = 8
 	// reorderRecords of each file are held back to be put in order. Programs write a line
 	// when a request ends, so that a log has its requests in another order than they came.
 	// A time that is far off waits at the end of them and holds up nobody.
@@ -66,8 +68,8 @@ type orderer struct {
 	bad   unreads
 }
 
-// fill makes sure that s has a record that may go on, unless it has ended.
-func (o *orderer) fill(ctx context.Context, s *stream) error {
+// advance makes sure that s has a record that may go on, unless it has ended.
+func (o *orderer) advance(ctx context.Context, s *stream) error {
 	if s.next < s.ready || s.ended && s.next == len(s.held) {
 		return nil
 	}
@@ -133,21 +135,36 @@ func (o *orderer) take(s *stream, asks *mapping.Asks) (sorted bool) {
 	return sorted
 }
 
-// batch puts the next events into b, and returns it. It is empty at the end.
-func (o *orderer) batch(ctx context.Context, b []event) ([]event, error) {
-	b = b[:0]
-	for len(b) < batchEvents {
+// A batch is events that are decided before the replicas and their lanes wait for one another.
+type batch struct {
+	events  []event
+	ofLane  [maxLanes][]int32 // which of events are of each lane
+	records uint64            // that the events are of
+}
+
+// fill puts the next events into b. It is empty at the end.
+func (o *orderer) fill(ctx context.Context, b *batch) error {
+	b.events, b.records = b.events[:0], 0
+	for i := range b.ofLane {
+		b.ofLane[i] = b.ofLane[i][:0]
+	}
+	for more := false; len(b.events) < batchEvents; {
 		s, until, err := o.earliest(ctx)
 		if err != nil || s == nil {
-			return b, err
+			return err
 		}
-		for s.next < s.ready && s.held[s.next].at <= until && (len(b) < batchEvents || b[len(b)-1].more) {
-			b = append(b, s.held[s.next])
+		for s.next < s.ready && s.held[s.next].at <= until && (len(b.events) < batchEvents || more) {
+			e := s.held[s.next]
 			s.next++
-			o.follow(&b[len(b)-1])
+			o.follow(&e)
+			if more = e.more; !more {
+				b.records++
+			}
+			b.ofLane[e.lane] = append(b.ofLane[e.lane], int32(len(b.events))) //nolint:gosec // it is an index
+			b.events = append(b.events, e)
 		}
 	}
-	return b, nil
+	return nil
 }
 
 // follow sets the clock to the time of e, or, as a clock never runs backwards, the time of e
@@ -178,7 +195,7 @@ func (o *orderer) earliest(ctx context.Context) (*stream, int64, error) {
 		until := int64(1<<63 - 1)
 		for i := 0; i < len(o.streams); i++ {
 			s := o.streams[i]
-			if err := o.fill(ctx, s); err != nil {
+			if err := o.advance(ctx, s); err != nil {
 				return nil, 0, err
 			}
 			if s.next == len(s.held) {
