@@ -13,10 +13,6 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
 )
 
-// maxTogether is how many events are fetched, and of one instant decided, together. What they
-// need then fits into the fastest cache.
-const maxTogether = 64
-
 // A lane decides for some of the subjects: those whose counters are in its part of the shards of
 // the store. So lanes decide at the same time, and yet each counter is asked in the order of the
 // log, and each shard evicts what it would if there were one lane. It is for one goroutine.
@@ -243,7 +239,7 @@ func (l *lane) counterOf(who *subject, ruling envoyapi.Ruling) *counter {
 
 // newCounter returns a counter of rows.
 func (l *lane) newCounter(who *subject, identifier string, rows []*row) *counter {
-	c := newCounter(identifier, rows)
+	c := newCounter(who, l.side, identifier, rows)
 	if !who.others {
 		l.counters = append(l.counters, c)
 	}

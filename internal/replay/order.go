@@ -14,6 +14,9 @@ import (
 const (
 	// batchEvents, and the rest of the last record, are in a batch.
 	batchEvents = 1 << 13
+	// maxTogether is for how many events memory is fetched together. What they need fits into
+	// the fastest cache.
+	maxTogether = 64
 	// maxLanes is how many lanes there may be: more than it takes to decide as fast as one
 	// goroutine can put records in order.
 	maxLanes = 8
@@ -115,6 +118,9 @@ func (o *orderer) advance(ctx context.Context, s *stream) error {
 func (o *orderer) take(s *stream, asks *mapping.Asks) (sorted bool) {
 	sorted = true
 	for i := range asks.All {
+		if i%maxTogether == 0 {
+			o.who.fetch(asks.All[i:min(i+maxTogether, len(asks.All))])
+		}
 		a := &asks.All[i]
 		if a.At < s.last {
 			o.seen.OutOfOrder++

@@ -26,6 +26,11 @@ type subject struct {
 	mapping.Name
 	number uint32 // of those that are remembered
 	others bool   // it is not remembered: there are too many
+
+	// own is the counter of the first side, if that is held to one limit and shares it with none. Like
+	// this, all that most decisions write to is in one place.
+	own counter
+	one [1]hold // of own
 }
 
 // text returns what people call s.
@@ -51,18 +56,13 @@ type counter struct {
 	limits     []hold
 }
 
-// newCounter returns a counter that is held to rows. What a decision writes to is mostly in one
-// place.
-func newCounter(identifier string, rows []*row) *counter {
-	var c *counter
-	if len(rows) == 1 {
-		with := new(struct {
-			counter
-			one [1]hold
-		})
-		c, with.limits = &with.counter, with.one[:]
-	} else {
+// newCounter returns a counter of rows, for a side of who.
+func newCounter(who *subject, side int, identifier string, rows []*row) *counter {
+	c := &who.own
+	if c.limits != nil || side != 0 || len(rows) != 1 {
 		c = &counter{limits: make([]hold, len(rows))}
+	} else {
+		c.limits = who.one[:]
 	}
 	c.identifier = identifier
 	for i := range rows {
@@ -79,6 +79,8 @@ type subjects struct {
 	slab  []subject         // those to come are made of these: many together take less memory and time
 	texts map[string]string // of names that many have, so that these are in one place
 	most  int
+
+	touched uint8 // what fetch has read, so that it is read
 	// Others counts records of subjects for which there was no room.
 	others uint64
 }
@@ -138,6 +140,14 @@ func (s *subjects) text(of string) string {
 	of = strings.Clone(of)
 	s.texts[of] = of
 	return of
+}
+
+// fetch touches the places of asks, so that the processor waits for the memory of all together.
+func (s *subjects) fetch(asks []mapping.Ask) {
+	mask := uint64(len(s.index) - 1)
+	for i := range asks {
+		s.touched += s.index[asks[i].Sum[0]&mask].lane
+	}
 }
 
 // seek returns the place of a sum, or where it is to be.

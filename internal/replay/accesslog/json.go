@@ -74,7 +74,7 @@ type jsonNode struct {
 // A jsonUse puts a value into a slot. The time has slot -1.
 type jsonUse struct {
 	slot, rank int // of several names of a field, that with the least rank counts
-	field      string
+	meaning    meaning
 }
 
 func (n *jsonNode) child(key string) *jsonNode {
@@ -119,7 +119,7 @@ func newJSONParser(o *Options) func([]byte, *Record) Problem {
 
 func (p *jsonParser) want(field string, slot int, o *Options) {
 	for rank, name := range places(field, o) {
-		use := jsonUse{slot, rank, field}
+		use := jsonUse{slot, rank, meaningOf(field)}
 		whole := p.root.child(name) // some logs have keys with dots in them
 		whole.uses = append(whole.uses, use)
 		if strings.Contains(name, ".") {
@@ -237,7 +237,7 @@ func (p *jsonParser) use(n *jsonNode, v []byte) {
 		}
 		tidied := v
 		if u.slot >= 0 {
-			tidied = tidy(u.field, v)
+			tidied = u.meaning.tidy(v)
 		}
 		if p.ranks[slot] <= u.rank || len(tidied) == 0 {
 			continue
