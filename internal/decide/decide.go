@@ -104,11 +104,11 @@ func (c *Core) SetPolicies(p *policy.Config) { c.policies.Store(p) }
 func (c *Core) Decide(ctx context.Context, b *Batch) {
 	b.prepare()
 	policies, caller := c.policies.Load(), c.permits.caller(ctx)
-	name, ns := "", policies.Namespace("") // of the request before: mostly all are of one
+	var ns *policy.Namespace // of the request before: mostly all are of one
 	for i := range b.Requests {
 		r, a := &b.Requests[i], &b.Answers[i]
-		if r.Namespace != name {
-			name, ns = r.Namespace, policies.Namespace(r.Namespace)
+		if i == 0 || r.Namespace != b.Requests[i-1].Namespace {
+			ns = policies.Namespace(r.Namespace)
 		}
 		// Whether the caller may ask comes first, so that it learns nothing else.
 		if err := c.permits.check(caller, operationOf(r), r.Namespace, r.Policy); err != nil {

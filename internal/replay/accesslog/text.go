@@ -157,24 +157,40 @@ func (p *textParser) read(line []byte, r *Record) (at []byte, ok bool) {
 	return p.readFrom(line, 0, 0, r)
 }
 
-// readFrom reads on with a step, whose column begins at i.
+// readFrom reads on with a step, whose column begins at i. All but few columns are cut off here: a
+// function for each kind would take more time to call than to do.
 func (p *textParser) readFrom(line []byte, i, first int, r *Record) (at []byte, ok bool) {
 	optional, afterDash := false, false
-	for n := range p.steps[first:] {
-		s := &p.steps[first+n]
-		if s.kind == rest {
+	steps := p.steps[first:]
+	for n := range steps {
+		s := &steps[n]
+		from, to, next := i, i, 0
+		switch {
+		case s.kind == rest:
 			optional = true
 			if p.isOther != nil && p.isOther(line[i:]) { // which has another column here
 				_, ok = p.other.readFrom(line, i, first+n, r)
 				return at, ok
 			}
 			continue
+		case i >= len(line):
+			return at, optional
+		case s.kind == word && line[i] != '"' && line[i] != '[':
+			if to++; to == len(line) || line[to] != ' ' { // otherwise it is a -, mostly
+				to = index(line, i, ' ')
+			}
+			next = to
+		case s.kind == bracket && line[i] == '[':
+			from++
+			to = index(line, from, ']')
+			next = to + 1
+		default:
+			from, to, next = cut(line, i, s.kind)
 		}
-		from, to, next := cut(line, i, s.kind)
-		if next < 0 {
+		if to == i || next > len(line) || next < len(line) && line[next] != ' ' {
 			return at, optional
 		}
-		i = next
+		i = min(next+1, len(line))
 		switch s.use {
 		case asTime:
 			at = line[from:to]
@@ -215,65 +231,44 @@ func (p *textParser) request(value []byte, r *Record) {
 
 var space = []byte{' '}
 
-// cut returns where the column is that begins at i, and where the next begins: below 0 if there is
-// no such column.
+// cut returns where a column is that begins at i, and where it ends with its quotation marks. If there
+// is no such column, it ends at i.
 func cut(line []byte, i int, kind columnKind) (from, to, next int) {
-	if i >= len(line) {
-		return 0, 0, -1
-	}
-	switch first := line[i]; kind {
-	case word, peer:
-		if to = i + 1; to >= len(line) || line[to] != ' ' { // mostly a -
-			to = index(line, i, ' ')
+	from = i
+	switch kind {
+	case word, bracket:
+		return i, i, i
+	case peer:
+		if to = index(line, i, ' '); to == len(line) || line[i] == '"' {
+			return i, i, i
 		}
-		if to == i || first == '"' || kind == word && first == '[' || kind == peer && to == len(line) {
-			return 0, 0, -1
-		}
-		from, next = i, to
+		return i, to, to
 	case user:
 		for to = i; ; to++ {
 			if to = index(line, to, ' '); to+1 >= len(line) {
-				return 0, 0, -1
+				return i, i, i
 			}
 			if line[to+1] == '[' {
-				break
+				return i, to, to
 			}
 		}
-		if to == i {
-			return 0, 0, -1
-		}
-		from, next = i, to
-	case bracket:
-		if to = index(line, i, ']'); to == len(line) || first != '[' {
-			return 0, 0, -1
-		}
-		from, next = i+1, to+1
+	}
+	if line[i] != '"' {
+		return i, i, i
+	}
+	from++
+	switch kind {
+	case raw:
+		to = endOfRaw(line[from:], nil)
+	case rawRequest:
+		to = endOfRaw(line[from:], isStatus)
 	default:
-		if first != '"' {
-			return 0, 0, -1
-		}
-		from = i + 1
-		switch kind {
-		case raw:
-			to = endOfRaw(line[from:], nil)
-		case rawRequest:
-			to = endOfRaw(line[from:], isStatus)
-		default:
-			to = endOfString(line[from:])
-		}
-		if to < 0 {
-			return 0, 0, -1
-		}
-		to += from
-		next = to + 1
+		to = endOfString(line[from:])
 	}
-	if next < len(line) {
-		if line[next] != ' ' {
-			return 0, 0, -1
-		}
-		next++
+	if to < 0 {
+		return i, i, i
 	}
-	return from, to, next
+	return from, from + to, from + to + 1
 }
 
 // endOfRaw returns where the quotation mark is that ends a string without escapes, or -1: the
