@@ -105,7 +105,9 @@ func (l *Blocks) Next(memory []byte) (Block, error) {
 			}
 			b = append(make([]byte, 0, min(2*cap(b), MaxLineBytes+1)), b...)
 		}
-		b = l.fill(b)
+		if b = l.fill(b); l.Number == 0 {
+			b = b[:copy(b, bytes.TrimPrefix(b, byteOrderMark))]
+		}
 		end = bytes.LastIndexByte(b, '\n')
 	}
 	if errors.Is(l.err, io.EOF) {
@@ -122,7 +124,11 @@ func (l *Blocks) Next(memory []byte) (Block, error) {
 	return block, nil
 }
 
-var newline = []byte{'\n'}
+var (
+	newline = []byte{'\n'}
+	// byteOrderMark is what some programs of Windows begin a file of UTF-8 with.
+	byteOrderMark = []byte("\ufeff")
+)
 
 // fill reads on until b is full, or nothing more can be read.
 func (l *Blocks) fill(b []byte) []byte {
@@ -131,6 +137,9 @@ func (l *Blocks) fill(b []byte) []byte {
 		from := len(b)
 		n, l.err = l.in.Read(b[from:cap(b)])
 		b = b[:from+n]
+		if l.Packing != "" && l.err != nil && !errors.Is(l.err, io.EOF) {
+			l.err = fmt.Errorf("%s: %w", l.Packing, l.err)
+		}
 		if l.skips {
 			end := bytes.IndexByte(b, '\n')
 			l.skips = end < 0
