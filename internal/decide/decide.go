@@ -104,13 +104,17 @@ func (c *Core) SetPolicies(p *policy.Config) { c.policies.Store(p) }
 func (c *Core) Decide(ctx context.Context, b *Batch) {
 	b.prepare(c.resolver.maxLogCount)
 	policies, caller := c.policies.Load(), c.permits.caller(ctx)
+	var ns *policy.Namespace // of the request before: mostly all are of one
 	for i := range b.Requests {
 		r, a := &b.Requests[i], &b.Answers[i]
+		if i == 0 || r.Namespace != b.Requests[i-1].Namespace {
+			ns = policies.Namespace(r.Namespace)
+		}
 		// Whether the caller may ask comes first, so that it learns nothing else.
 		if err := c.permits.check(caller, operationOf(r), r.Namespace, r.Policy); err != nil {
 			a.fate, a.Err = toForbid, err
 		} else {
-			c.resolver.resolve(policies.Namespace(r.Namespace), b, r, a)
+			c.resolver.resolve(ns, b, r, a)
 		}
 		if i < b.Together {
 			b.together = len(b.asked)

@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"maps"
 	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -128,21 +129,25 @@ func (s *settings) run(ctx context.Context, call command.Call) error {
 		}
 		fmt.Fprintf(call.Stderr, "%s: read as %s\n", f.Name, strings.Trim(fmt.Sprintf("%s, %s", accesslog.Format(f.Format), f.Packed), ", "))
 	}
-	if s.html != "" {
-		var page bytes.Buffer
-		if err := report.printHTML(&page); err != nil {
-			return err
-		}
-		if err := os.WriteFile(s.html, page.Bytes(), 0o600); err != nil {
-			return fmt.Errorf("--html: %w", err)
-		}
-	}
 	if s.json {
 		e := json.NewEncoder(call.Stdout)
 		e.SetIndent("", "  ")
-		return e.Encode(report)
+		if err := e.Encode(report); err != nil {
+			return err
+		}
+	} else {
+		report.print(call.Stdout)
 	}
-	report.print(call.Stdout)
+	if s.html == "" {
+		return nil
+	}
+	var page bytes.Buffer
+	if err := report.printHTML(&page); err != nil {
+		return err
+	}
+	if err := os.WriteFile(s.html, page.Bytes(), 0o600); err != nil {
+		return fmt.Errorf("--html: %w", err)
+	}
 	return nil
 }
 
@@ -259,6 +264,11 @@ func (s *settings) check(r *run) []error {
 	}
 	if s.identifiers < 1 {
 		problem("max-identifiers", " %d: must be above 0, such as %d", s.identifiers, defaultIdentifiers)
+	}
+	if folder := filepath.Dir(s.html); s.html != "" {
+		if info, err := os.Stat(folder); err != nil || !info.IsDir() {
+			problem("html", " %s: there is no folder %s", quote.Cut(s.html), quote.Cut(folder))
+		}
 	}
 	r.who = newSubjects(s.identifiers)
 	if _, err := time.LoadLocation(s.zone); err != nil {

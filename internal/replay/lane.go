@@ -3,6 +3,7 @@ package replay
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 
 	"github.com/ratelimitd/ratelimitd/internal/decide"
@@ -10,14 +11,6 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/store"
 	"github.com/ratelimitd/ratelimitd/internal/store/memory"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
-)
-
-const (
-	// maxTogether is how many events of one instant are decided in a batch.
-	maxTogether = 256
-	// maxLanes is how many lanes there may be: more than it takes to decide as fast as one
-	// goroutine can put records in order.
-	maxLanes = 8
 )
 
 // A lane decides for some of the subjects: those whose counters are in its part of the shards of
@@ -30,8 +23,8 @@ type lane struct {
 	core   *decide.Core
 	envoy  *envoyapi.API // which asks the core
 	batch  decide.Batch
-	mine   []int // which events of a batch are decided together
 
+	touched  byte                // what fetch has read, so that it is read
 	shared   map[string]*counter // of descriptors, by domain and identifier
 	question envoyapi.Question
 	ledger
@@ -48,67 +41,83 @@ func (c *clocked) Decide(_ context.Context, requests []store.Request, results []
 	c.DecideAt(c.now, requests, results)
 }
 
-// A stretch is events that are decided before the lanes wait for one another.
+// A stretch is a batch, and what a replica decides.
 type stretch struct {
-	events   []event          // in order
-	first    uint64           // how many were before them
-	outcomes []decide.Outcome // of each; for a record of several events, that of the record
+	*batch
+	first    uint64           // how many events were before it
+	outcomes []decide.Outcome // of each event; for a record of several, that of the record. nil: nobody wants them
 }
 
 // decide decides those of the events that are of l.
 func (l *lane) decide(ctx context.Context, s *stretch) {
-	for i := 0; i < len(s.events); {
-		if s.events[0].who.IsDescriptor { // as all are then
+	if s.events[0].who.IsDescriptor { // as all are then, and there is one lane
+		for i := 0; i < len(s.events); {
 			i += l.decideRecord(ctx, s, i)
-		} else {
-			i = l.decideInstant(ctx, s, i)
+		}
+		return
+	}
+	for some := range slices.Chunk(s.ofLane[l.number], maxTogether) {
+		l.fetch(s, some)
+		for len(some) > 0 {
+			n, at := 1, s.events[some[0]].at
+			for n < len(some) && s.events[some[n]].at == at {
+				n++
+			}
+			l.decideInstant(ctx, s, some[:n])
+			some = some[n:]
 		}
 	}
 }
 
-// decideInstant decides the next events that are of l and of one instant, from the event i on. It
-// returns where to go on.
-func (l *lane) decideInstant(ctx context.Context, s *stretch, i int) (next int) {
-	mine, at := l.mine[:0], int64(0)
-	for ; i < len(s.events) && len(mine) < maxTogether; i++ {
-		e := &s.events[i]
-		if e.lane != l.number {
-			continue
-		}
-		if len(mine) > 0 && e.at != at {
-			break
-		}
-		at, mine = e.at, append(mine, i)
+// fetch counts events as asked, and touches what deciding them needs. So the processor waits for the
+// memory of many at a time, and not for each: that took more time than all else.
+func (l *lane) fetch(s *stretch, mine []int32) {
+	for _, n := range mine {
+		l.ask(&s.events[n])
 	}
-	if l.mine = mine; len(mine) == 0 {
-		return i
+	for _, n := range mine {
+		who := s.events[n].who
+		l.touched += who.Identifier[0]
+		if c := who.sides[l.side].counter; c != nil {
+			l.touched += byte(c.asked) + byte(c.limits[0].peak)
+		}
 	}
-	l.store.now = strategy.Instant(at)
+}
+
+// decideInstant decides events of one instant.
+func (l *lane) decideInstant(ctx context.Context, s *stretch, mine []int32) {
 	b := &l.batch
 	b.Requests = decide.Resized(b.Requests, len(mine))
-	for j, n := range mine {
+	for i, n := range mine {
 		e := &s.events[n]
-		q := decide.Request{Namespace: e.who.Namespace, Identifier: e.who.Identifier, Cost: e.cost, Aside: true}
+		q := &b.Requests[i]
+		q.Namespace, q.Identifier, q.Policy, q.Limits, q.Cost, q.Aside = e.who.Namespace, e.who.Identifier, "", nil, e.cost, true
 		// What a subject was held to once, it is held to until the end.
 		if c := e.who.sides[l.side].counter; c != nil {
 			q.Limits = c.policy
 		} else {
 			q.Policy = e.who.Policy
 		}
-		b.Requests[j] = q
 	}
+	at := s.events[mine[0]].at
+	l.store.now = strategy.Instant(at)
 	l.core.Decide(ctx, b)
 	place := l.timeline.place(at)
-	for j, n := range mine {
+	for i, n := range mine {
 		l.born = s.first + uint64(n) //nolint:gosec // it is an index
-		s.outcomes[n] = l.count(&s.events[n], &b.Answers[j], place)
+		s.set(int(n), l.count(&s.events[n], &b.Answers[i], place))
 	}
-	return i
+}
+
+// set sets the outcome of event i.
+func (s *stretch) set(i int, o decide.Outcome) {
+	if s.outcomes != nil {
+		s.outcomes[i] = o
+	}
 }
 
 // count counts an answer, and returns its outcome.
 func (l *lane) count(e *event, a *decide.Answer, place int) decide.Outcome {
-	l.ask(e)
 	if a.Err != nil {
 		l.refuse(a.Err)
 		return decide.Undecided
@@ -161,7 +170,7 @@ func (l *lane) decideRecord(ctx context.Context, s *stretch, i int) int {
 	}
 	for j := range events {
 		l.ask(&events[j])
-		s.outcomes[i+j] = outcome
+		s.set(i+j, outcome)
 	}
 	return n
 }
@@ -230,7 +239,7 @@ func (l *lane) counterOf(who *subject, ruling envoyapi.Ruling) *counter {
 
 // newCounter returns a counter of rows.
 func (l *lane) newCounter(who *subject, identifier string, rows []*row) *counter {
-	c := newCounter(identifier, rows)
+	c := newCounter(who, l.side, identifier, rows)
 	if !who.others {
 		l.counters = append(l.counters, c)
 	}

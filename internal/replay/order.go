@@ -12,13 +12,20 @@ import (
 )
 
 const (
-	// batchEvents, and the rest of the last record, are decided before the replicas wait for
-	// one another.
+	// batchEvents, and the rest of the last record, are in a batch.
 	batchEvents = 1 << 13
+	// maxTogether is for how many events memory is fetched together. What they need fits into
+	// the fastest cache.
+	maxTogether = 64
+	// maxLanes is how many lanes there may be: more than it takes to decide as fast as one
+	// goroutine can put records in order.
+	maxLanes = 8
 	// reorderRecords of each file are held back to be put in order. Programs write a line
 	// when a request ends, so that a log has its requests in another order than they came.
 	// A time that is far off waits at the end of them and holds up nobody.
 	reorderRecords = 1 << 16
+	// chunksAhead of each file are parsed at a time, or wait to be put in order.
+	chunksAhead = 8
 	// maxOpenFiles are read at a time: those whose times overlap.
 	maxOpenFiles = 200
 	// jumpMicros is how far a clock must step back for it to be said.
@@ -64,8 +71,8 @@ type orderer struct {
 	bad   unreads
 }
 
-// fill makes sure that s has a record that may go on, unless it has ended.
-func (o *orderer) fill(ctx context.Context, s *stream) error {
+// advance makes sure that s has a record that may go on, unless it has ended.
+func (o *orderer) advance(ctx context.Context, s *stream) error {
 	if s.next < s.ready || s.ended && s.next == len(s.held) {
 		return nil
 	}
@@ -84,6 +91,7 @@ func (o *orderer) fill(ctx context.Context, s *stream) error {
 			s.ended = true
 			break
 		}
+		<-c.done
 		sorted = o.take(s, &c.asks) && sorted
 		o.seen.NoZone += c.noZone
 		o.bad.add(c.problems)
@@ -110,6 +118,9 @@ func (o *orderer) fill(ctx context.Context, s *stream) error {
 func (o *orderer) take(s *stream, asks *mapping.Asks) (sorted bool) {
 	sorted = true
 	for i := range asks.All {
+		if i%maxTogether == 0 {
+			o.who.fetch(asks.All[i:min(i+maxTogether, len(asks.All))])
+		}
 		a := &asks.All[i]
 		if a.At < s.last {
 			o.seen.OutOfOrder++
@@ -130,21 +141,36 @@ func (o *orderer) take(s *stream, asks *mapping.Asks) (sorted bool) {
 	return sorted
 }
 
-// batch puts the next events into b, and returns it. It is empty at the end.
-func (o *orderer) batch(ctx context.Context, b []event) ([]event, error) {
-	b = b[:0]
-	for len(b) < batchEvents {
+// A batch is events that are decided before the replicas and their lanes wait for one another.
+type batch struct {
+	events  []event
+	ofLane  [maxLanes][]int32 // which of events are of each lane
+	records uint64            // that the events are of
+}
+
+// fill puts the next events into b. It is empty at the end.
+func (o *orderer) fill(ctx context.Context, b *batch) error {
+	b.events, b.records = b.events[:0], 0
+	for i := range b.ofLane {
+		b.ofLane[i] = b.ofLane[i][:0]
+	}
+	for more := false; len(b.events) < batchEvents; {
 		s, until, err := o.earliest(ctx)
 		if err != nil || s == nil {
-			return b, err
+			return err
 		}
-		for s.next < s.ready && s.held[s.next].at <= until && (len(b) < batchEvents || b[len(b)-1].more) {
-			b = append(b, s.held[s.next])
+		for s.next < s.ready && s.held[s.next].at <= until && (len(b.events) < batchEvents || more) {
+			e := s.held[s.next]
 			s.next++
-			o.follow(&b[len(b)-1])
+			o.follow(&e)
+			if more = e.more; !more {
+				b.records++
+			}
+			b.ofLane[e.lane] = append(b.ofLane[e.lane], int32(len(b.events))) //nolint:gosec // it is an index
+			b.events = append(b.events, e)
 		}
 	}
-	return b, nil
+	return nil
 }
 
 // follow sets the clock to the time of e, or, as a clock never runs backwards, the time of e
@@ -175,7 +201,7 @@ func (o *orderer) earliest(ctx context.Context) (*stream, int64, error) {
 		until := int64(1<<63 - 1)
 		for i := 0; i < len(o.streams); i++ {
 			s := o.streams[i]
-			if err := o.fill(ctx, s); err != nil {
+			if err := o.advance(ctx, s); err != nil {
 				return nil, 0, err
 			}
 			if s.next == len(s.held) {
@@ -218,7 +244,7 @@ func (o *orderer) begin(ctx context.Context) error {
 			return err
 		}
 	}
-	st := &stream{source: s, chunks: make(chan *chunk, 8), free: make(chan *chunk, 8)}
+	st := &stream{source: s, chunks: make(chan *chunk, chunksAhead), free: make(chan *chunk, chunksAhead)}
 	o.streams = append(o.streams, st)
 	go s.read(ctx, o.mapping, st.chunks, st.free)
 	return nil
@@ -231,7 +257,8 @@ func (o *orderer) wait() {
 		if s.source.name == stdinName {
 			continue
 		}
-		for range s.chunks { // until it is closed
+		for c := range s.chunks { // until it is closed
+			<-c.done
 		}
 	}
 	for _, s := range o.waiting {

@@ -110,28 +110,28 @@ func (r *run) split() {
 	}
 }
 
-// A batchOf events travels from the goroutine that reads to the one that decides.
-type batchOf struct {
-	events []event
-	err    error
+// A delivery travels from the goroutine that puts events in order to those that decide.
+type delivery struct {
+	*batch
+	err error
 }
 
 // decideAll has the replicas decide all events, while the next are read.
 func (r *run) decideAll(ctx context.Context, o *orderer, kept *trace) error {
 	ctx, cancel := context.WithCancel(ctx)
-	batches, free := make(chan batchOf, 4), make(chan []event, 8)
+	batches, free := make(chan delivery, 4), make(chan *batch, 8)
 	go func() {
 		defer close(batches)
 		for {
-			var b []event
+			var b *batch
 			select {
 			case b = <-free:
 			default:
-				b = make([]event, 0, batchEvents)
+				b = new(batch)
 			}
-			b, err := o.batch(ctx, b)
-			batches <- batchOf{b, err}
-			if err != nil || len(b) == 0 {
+			err := o.fill(ctx, b)
+			batches <- delivery{b, err}
+			if err != nil || len(b.events) == 0 {
 				return
 			}
 		}
@@ -143,12 +143,11 @@ func (r *run) decideAll(ctx context.Context, o *orderer, kept *trace) error {
 		o.wait()
 	}()
 	stretches := make([]stretch, len(r.replicas))
-	n := uint64(0)
 	for b := range batches {
 		if b.err != nil {
 			return b.err
 		}
-		if err := r.decideBatch(ctx, b.events, stretches); err != nil {
+		if err := r.decideBatch(ctx, b.batch, stretches); err != nil {
 			return err
 		}
 		if r.goal != nil {
@@ -156,30 +155,28 @@ func (r *run) decideAll(ctx context.Context, o *orderer, kept *trace) error {
 				return err
 			}
 		}
-		for i := range b.events {
-			if !b.events[i].more {
-				n++
-			}
-		}
-		r.done.Store(n)
+		r.done.Add(b.records)
 		select {
-		case free <- b.events:
+		case free <- b.batch:
 		default:
 		}
 	}
 	return nil
 }
 
-// decideBatch has all replicas decide events, and compares what they say.
-func (r *run) decideBatch(ctx context.Context, events []event, stretches []stretch) error {
-	if len(events) == 0 {
+// decideBatch has all replicas decide a batch, and compares what they say.
+func (r *run) decideBatch(ctx context.Context, b *batch, stretches []stretch) error {
+	if len(b.events) == 0 {
 		return ctx.Err()
 	}
 	var others sync.WaitGroup
 	for i, p := range r.replicas {
 		s := &stretches[i]
-		if s.events, s.outcomes = events, decide.Resized(s.outcomes, len(events)); s.first == 0 {
-			p.begin(events[0].at)
+		if s.batch = b; s.first == 0 {
+			p.begin(b.events[0].at)
+		}
+		if len(r.replicas) > 1 || r.watch != nil {
+			s.outcomes = decide.Resized(s.outcomes, len(b.events))
 		}
 		for j, l := range p.lanes {
 			if i+j > 0 {
@@ -190,28 +187,36 @@ func (r *run) decideBatch(ctx context.Context, events []event, stretches []stret
 	r.replicas[0].lanes[0].decide(ctx, &stretches[0])
 	others.Wait()
 	for i, p := range r.replicas {
-		p.store.Settle(strategy.Instant(events[len(events)-1].at))
-		stretches[i].first += uint64(len(events))
+		p.store.Settle(strategy.Instant(b.events[len(b.events)-1].at))
+		stretches[i].first += uint64(len(b.events))
 	}
-	for i := range events {
-		if len(r.replicas) == 2 && !events[i].more {
-			now, before := stretches[0].outcomes[i] == decide.Denied, stretches[1].outcomes[i] == decide.Denied
-			if before && !now {
-				r.changed[0]++
-			}
-			if now && !before {
-				r.changed[1]++
-			}
-		}
+	if len(r.replicas) == 2 {
+		r.compare(b.events, stretches)
 	}
 	if r.watch != nil {
-		for i := range events {
+		for i := range b.events {
 			of := make([]decide.Outcome, len(stretches))
 			for j := range of {
 				of[j] = stretches[j].outcomes[i]
 			}
-			r.watch(events[i], of)
+			r.watch(b.events[i], of)
 		}
 	}
 	return ctx.Err()
+}
+
+// compare counts the records that one of two replicas denies and the other does not.
+func (r *run) compare(events []event, stretches []stretch) {
+	for i := range events {
+		if events[i].more {
+			continue
+		}
+		now, before := stretches[0].outcomes[i] == decide.Denied, stretches[1].outcomes[i] == decide.Denied
+		if before && !now {
+			r.changed[0]++
+		}
+		if now && !before {
+			r.changed[1]++
+		}
+	}
 }

@@ -361,6 +361,28 @@ func TestUnread(t *testing.T) {
 	}
 }
 
+// TestWindows reads a log of Windows, with a byte order mark and other ends of lines.
+func TestWindows(t *testing.T) {
+	log := "\ufeff" + strings.ReplaceAll(strings.Repeat(combined(start, "192.0.2.1"), 3), "\n", "\r\n")
+	if r := replayed(t, "--config", write(t, "new.yaml", policies), write(t, "access.log", log)); r.Records != 3 || r.Identifiers != 1 || r.Unread != 0 {
+		t.Errorf("%+v", r)
+	}
+}
+
+// packed returns text as gzip packs it.
+func packed(t *testing.T, text string) []byte {
+	t.Helper()
+	var out bytes.Buffer
+	w := gzip.NewWriter(&out)
+	if _, err := io.WriteString(w, text); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return out.Bytes()
+}
+
 // TestBounded remembers no more identifiers than it may.
 func TestBounded(t *testing.T) {
 	var log strings.Builder
@@ -410,6 +432,9 @@ func TestWrong(t *testing.T) {
 		{[]string{"--config", config, write(t, "b.log", "hello\n")}, `its format is not known: the first line is "hello"`},
 		{[]string{"--config", config, write(t, "c.log", "")}, "it has no lines"},
 		{[]string{"--config", config, "--time-zone", "Mars", log}, `--time-zone "Mars": write a zone such as`},
+		{[]string{"--config", config, "--html", "none/report.html", log}, `--html "none/report.html": there is no folder "none"`},
+		{[]string{"--config", config, write(t, "cut.gz", string(packed(t, abused())[:5000]))}, "cut.gz: line "},
+		{[]string{"--config", config, write(t, "cut.gz", string(packed(t, abused())[:5000]))}, "gzip: unexpected EOF"},
 		{[]string{"--config", config, "-", "-"}, "standard input can be read once"},
 		{[]string{"--config", config, "missing.log"}, "no such file"},
 	} {
@@ -451,9 +476,10 @@ func BenchmarkReplay(b *testing.B) {
 	}
 	b.Run("lines", func(b *testing.B) {
 		for b.Loop() {
-			in, err := accesslog.NewLines(bytes.NewReader(text.Bytes()))
+			in, err := accesslog.NewBlocks(bytes.NewReader(text.Bytes()))
+			var block accesslog.Block
 			for err == nil {
-				_, _, err = in.Next()
+				block, err = in.Next(block.Bytes)
 			}
 			if in.Number != records {
 				b.Fatal(in.Number, err)

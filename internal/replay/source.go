@@ -6,32 +6,20 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"sync/atomic"
 
-	"github.com/ratelimitd/ratelimitd/internal/quote"
 	"github.com/ratelimitd/ratelimitd/internal/replay/accesslog"
 	"github.com/ratelimitd/ratelimitd/internal/replay/mapping"
 )
 
 const (
-	// headLines are looked at to find the format of a file.
-	headLines = 50
-	// chunkRecords are read before they are handed on.
-	chunkRecords = 1024
+	// headLines are looked at to find the format of a file, which must be in its first
+	// headBlocks.
+	headLines, headBlocks = 50, 4
 	// stdinName stands for standard input among the names of files.
 	stdinName = "-"
-	// maxShownBytes is how much of a line is shown that cannot be read.
-	maxShownBytes = 200
 )
-
-// A chunk is what some records of a file ask, in the order of its lines, and what was wrong
-// with others.
-type chunk struct {
-	asks     mapping.Asks
-	problems []unread
-	noZone   uint64
-	err      error // why the file could not be read on
-}
 
 // A source is one file.
 type source struct {
@@ -42,9 +30,9 @@ type source struct {
 	first   int64  // the time of its first record
 	empty   bool   // it has no lines
 
-	file  io.ReadCloser
-	lines *accesslog.Lines
-	head  []string // lines that were read already, if the file cannot be read again
+	file   io.ReadCloser
+	blocks *accesslog.Blocks
+	head   []accesslog.Block // that were read already, if the file cannot be read again
 }
 
 // open opens a file, finds its format, and the time of its first record.
@@ -53,45 +41,78 @@ func open(name string, stdin io.Reader, m *mapping.Mapping, format accesslog.For
 	if err := s.start(stdin, nil); err != nil {
 		return nil, err
 	}
-	head, err := s.lines.Head(headLines)
-	if err != nil {
+	if err := s.look(m); err != nil {
 		s.close()
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
-	s.head = head
-	if len(head) == 0 {
-		s.close()
-		s.empty = true
-		return s, nil
+	if s.empty || isRegular(s.file) {
+		s.close() // until its turn comes: there may be many
+		s.file, s.head = nil, nil
+	}
+	return s, nil
+}
+
+// isRegular reports whether in is a file that can be read again.
+func isRegular(in io.Reader) bool {
+	f, ok := in.(*os.File)
+	if !ok {
+		return false
+	}
+	info, err := f.Stat()
+	return err == nil && info.Mode().IsRegular()
+}
+
+// look looks at the beginning of s.
+func (s *source) look(m *mapping.Mapping) error {
+	lines, err := s.firstLines()
+	if s.empty = len(lines) == 0; err != nil || s.empty {
+		return err
 	}
 	if s.format == "" {
-		if s.format, err = accesslog.Detect(head, m.Reader.Names); err != nil {
-			s.close()
-			return nil, fmt.Errorf("%s: %w", name, err)
+		if s.format, err = accesslog.Detect(lines, m.Reader.Names); err != nil {
+			return err
 		}
 	}
 	if s.format == accesslog.CSV {
-		s.header = head[0]
+		s.header = lines[0]
 	}
 	p, err := s.parser(m)
 	if err != nil {
-		s.close()
-		return nil, fmt.Errorf("%s: %w", name, err)
+		return err
 	}
 	var r accesslog.Record
-	for _, line := range head {
+	for _, line := range lines {
 		if p.Parse([]byte(line), &r) == accesslog.None {
 			s.first = r.At
 			break
 		}
 	}
-	if f, ok := s.file.(*os.File); ok {
-		if info, err := f.Stat(); err == nil && info.Mode().IsRegular() {
-			s.close() // until its turn comes: there may be many
-			s.file, s.head = nil, nil
+	return nil
+}
+
+// firstLines returns the first lines of s, none of which is empty.
+func (s *source) firstLines() (lines []string, err error) {
+	for len(lines) == 0 && len(s.head) < headBlocks {
+		block, err := s.blocks.Next(nil)
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return nil, err
+		}
+		if s.head = append(s.head, block); block.TooLong {
+			continue
+		}
+		for _, line := range block.Lines() {
+			if text := strings.TrimSuffix(string(line), "\r"); text != "" {
+				lines = append(lines, text)
+			}
+			if len(lines) == headLines {
+				break
+			}
 		}
 	}
-	return s, nil
+	return lines, nil
 }
 
 // start opens the file of s, whose bytes it counts in read.
@@ -106,11 +127,11 @@ func (s *source) start(stdin io.Reader, read *atomic.Int64) error {
 	}
 	s.file = in
 	var err error
-	if s.lines, err = accesslog.NewLines(byteCounter{in, read}); err != nil {
+	if s.blocks, err = accesslog.NewBlocks(byteCounter{in, read}); err != nil {
 		_ = in.Close()
 		return fmt.Errorf("%s: %w", s.name, err)
 	}
-	s.packing = s.lines.Packing
+	s.packing = s.blocks.Packing
 	return nil
 }
 
@@ -132,7 +153,7 @@ func (s *source) close() {
 	if s.file == nil {
 		return
 	}
-	s.lines.Close()
+	s.blocks.Close()
 	_ = s.file.Close()
 }
 
@@ -142,92 +163,28 @@ func (s *source) parser(m *mapping.Mapping) (*accesslog.Parser, error) {
 	return accesslog.NewParser(o)
 }
 
-// read reads all records of s and sends them to out, which it closes at the end.
+// read reads all of s and sends it to out, which it closes at the end. Each chunk is parsed by a
+// goroutine of its own, while the next is read.
 func (s *source) read(ctx context.Context, m *mapping.Mapping, out chan<- *chunk, free <-chan *chunk) {
 	defer close(out)
 	defer s.close()
 	// What waits for a pipe is woken. (A file may be closed twice.)
 	defer context.AfterFunc(ctx, func() { _ = s.file.Close() })()
-	p, err := s.parser(m)
-	r := &reading{source: s, mapping: m, parser: p, chunk: new(chunk)}
-	send := func() bool {
+	for ended := false; !ended; {
+		var c *chunk
 		select {
-		case out <- r.chunk:
-		case <-ctx.Done():
-			return false
-		}
-		select {
-		case c := <-free:
-			c.asks.Reset()
-			*c = chunk{asks: c.asks}
-			r.chunk = c
+		case c = <-free:
 		default:
-			r.chunk = new(chunk)
+			c = newChunk(s, m)
 		}
-		return true
-	}
-	for i, line := range s.head {
-		r.line([]byte(line), int64(i+1))
-	}
-	for err == nil {
-		var line []byte
-		var tooLong bool
-		if line, tooLong, err = s.lines.Next(); err != nil {
-			break
+		if ended = !c.read(s); c.err == nil && ended {
+			return
 		}
-		if tooLong {
-			r.unread(string(accesslog.TooLong), line, s.lines.Number)
-			continue
-		}
-		r.line(line, s.lines.Number)
-		if len(r.chunk.asks.All) >= chunkRecords || r.chunk.asks.Bytes() > 1<<20 {
-			if !send() {
-				return
-			}
-		}
-	}
-	if !errors.Is(err, io.EOF) {
-		r.chunk.err = fmt.Errorf("%s: line %d: %w", s.name, s.lines.Number+1, err)
-	}
-	send()
-}
-
-// A reading turns the lines of a source into chunks.
-type reading struct {
-	source  *source
-	mapping *mapping.Mapping
-	parser  *accesslog.Parser
-	record  accesslog.Record
-	chunk   *chunk
-}
-
-// line adds the record of a line to the chunk.
-func (r *reading) line(line []byte, number int64) {
-	switch problem := r.parser.Parse(line, &r.record); problem {
-	case accesslog.None:
-	case accesslog.Nothing:
-		return
-	default:
-		r.unread(string(problem), line, number)
-		return
-	}
-	if kind := r.mapping.Append(&r.chunk.asks, &r.record); kind != "" {
-		r.unread(kind, line, number)
-		return
-	}
-	if r.record.NoZone {
-		r.chunk.noZone++
-	}
-}
-
-// unread counts a line that gives no record.
-func (r *reading) unread(kind string, line []byte, number int64) {
-	for i := range r.chunk.problems {
-		if p := &r.chunk.problems[i]; p.kind == kind {
-			p.count++
+		select {
+		case out <- c:
+			go c.parse()
+		case <-ctx.Done():
 			return
 		}
 	}
-	text := quote.Error(errors.New(string(line[:min(len(line), maxShownBytes)]))).Error()
-	r.chunk.problems = append(r.chunk.problems, unread{kind: kind, count: 1, example: fmt.Sprintf("%s:%d: %s", r.source.name, number, text)})
 }

@@ -1,6 +1,9 @@
 package replay
 
 import (
+	"cmp"
+	"strings"
+
 	"github.com/ratelimitd/ratelimitd/internal/policy/envoy"
 	"github.com/ratelimitd/ratelimitd/internal/replay/mapping"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
@@ -18,11 +21,16 @@ type event struct {
 // A subject is an identifier within a namespace, held to a policy; or a descriptor. It has
 // what became of it.
 type subject struct {
-	others bool   // it is not remembered: there are too many
-	number uint32 // of the first maxSubjects; the others have none
-	asked  uint64
-	sides  [2]side // each is written by the lane of its configuration alone
+	asked uint64
+	sides [2]side // each is written by the lane of its configuration alone
 	mapping.Name
+	number uint32 // of those that are remembered
+	others bool   // it is not remembered: there are too many
+
+	// own is the counter of the first side, if that is held to one limit and shares it with none. Like
+	// this, all that most decisions write to is in one place.
+	own counter
+	one [1]hold // of own
 }
 
 // text returns what people call s.
@@ -48,18 +56,13 @@ type counter struct {
 	limits     []hold
 }
 
-// newCounter returns a counter that is held to rows. What a decision writes to is mostly in one
-// place.
-func newCounter(identifier string, rows []*row) *counter {
-	var c *counter
-	if len(rows) == 1 {
-		with := new(struct {
-			counter
-			one [1]hold
-		})
-		c, with.limits = &with.counter, with.one[:]
-	} else {
+// newCounter returns a counter of rows, for a side of who.
+func newCounter(who *subject, side int, identifier string, rows []*row) *counter {
+	c := &who.own
+	if c.limits != nil || side != 0 || len(rows) != 1 {
 		c = &counter{limits: make([]hold, len(rows))}
+	} else {
+		c.limits = who.one[:]
 	}
 	c.identifier = identifier
 	for i := range rows {
@@ -73,7 +76,11 @@ type subjects struct {
 	index []place // has a power of two of places. A search goes on to the next place
 	lane  func(*mapping.Name) uint8
 	all   []*subject
+	slab  []subject         // those to come are made of these: many together take less memory and time
+	texts map[string]string // of names that many have, so that these are in one place
 	most  int
+
+	touched uint8 // what fetch has read, so that it is read
 	// Others counts records of subjects for which there was no room.
 	others uint64
 }
@@ -87,11 +94,14 @@ type place struct {
 	lane uint8
 }
 
-// minPlaces is how many places an index has at first.
-const minPlaces = 1 << 10
+const (
+	minPlaces    = 1 << 10 // of an index at first
+	slabSubjects = 256
+	maxTexts     = 1000
+)
 
 func newSubjects(most int) *subjects {
-	return &subjects{index: make([]place, minPlaces), most: most, lane: func(*mapping.Name) uint8 { return 0 }}
+	return &subjects{index: make([]place, minPlaces), texts: map[string]string{}, most: most, lane: func(*mapping.Name) uint8 { return 0 }}
 }
 
 // find returns the subject of an ask, and its lane.
@@ -101,19 +111,43 @@ func (s *subjects) find(asks *mapping.Asks, i int) (who *subject, lane uint8) {
 	if p.who != nil {
 		return p.who, p.lane
 	}
-	who = &subject{Name: mapping.NameOf(string(asks.Key(i)))}
-	lane = s.lane(&who.Name)
+	name := mapping.NameOf(string(asks.Key(i)))
+	lane = s.lane(&name)
 	if len(s.all) >= s.most {
 		s.others++
-		who.others = true
-		return who, lane
+		return &subject{Name: name, others: true}, lane
 	}
+	if len(s.slab) == 0 {
+		s.slab = make([]subject, slabSubjects)
+	}
+	who, s.slab = &s.slab[0], s.slab[1:]
+	name.Namespace, name.Policy = s.text(name.Namespace), s.text(name.Policy)
+	who.Name = name
 	who.number = uint32(len(s.all)) //nolint:gosec // of as many as there is memory for
 	*p = place{*sum, who, lane}
 	if s.all = append(s.all, who); len(s.all) > len(s.index)/2 {
 		s.grow()
 	}
 	return who, lane
+}
+
+// text returns a text in the memory of one that is equal, if there are not too many.
+func (s *subjects) text(of string) string {
+	known, ok := s.texts[of]
+	if ok || len(s.texts) >= maxTexts {
+		return cmp.Or(known, of)
+	}
+	of = strings.Clone(of)
+	s.texts[of] = of
+	return of
+}
+
+// fetch touches the places of asks, so that the processor waits for the memory of all together.
+func (s *subjects) fetch(asks []mapping.Ask) {
+	mask := uint64(len(s.index) - 1)
+	for i := range asks {
+		s.touched += s.index[asks[i].Sum[0]&mask].lane
+	}
 }
 
 // seek returns the place of a sum, or where it is to be.

@@ -175,7 +175,7 @@ func TestZones(t *testing.T) {
 // TestLines reads lines of all lengths, packed or not.
 func TestLines(t *testing.T) {
 	long := strings.Repeat("x", accesslog.MaxLineBytes)
-	text := "a\n\n" + long + "\n" + long + "y\nb"
+	text := "a\n\n" + long + "\n" + long + "y\nb\n" + long[1:] + "\nc"
 	var zipped, packed bytes.Buffer
 	w := gzip.NewWriter(&zipped)
 	z, err := zstd.NewWriter(&packed)
@@ -191,27 +191,35 @@ func TestLines(t *testing.T) {
 		}
 	}
 	for packing, b := range map[string][]byte{"": []byte(text), "gzip": zipped.Bytes(), "zstd": packed.Bytes()} {
-		l, err := accesslog.NewLines(bytes.NewReader(b))
+		l, err := accesslog.NewBlocks(bytes.NewReader(b))
 		if err != nil {
 			t.Fatal(err)
 		}
 		var lengths []int
+		var block accesslog.Block
 		for {
-			line, tooLong, err := l.Next()
-			if errors.Is(err, io.EOF) {
+			if block, err = l.Next(block.Bytes); errors.Is(err, io.EOF) {
 				break
 			}
 			if err != nil {
 				t.Fatal(err)
 			}
-			n := len(line)
-			if tooLong {
-				n = -1
+			if int(block.First) != len(lengths)+1 {
+				t.Errorf("%q: line %d has the number %d", packing, len(lengths)+1, block.First)
 			}
-			lengths = append(lengths, n)
+			for number, line := range block.Lines() {
+				if int(number) != len(lengths)+1 {
+					t.Errorf("%q: line %d has the number %d", packing, len(lengths)+1, number)
+				}
+				n := len(line)
+				if block.TooLong {
+					n = -1
+				}
+				lengths = append(lengths, n)
+			}
 		}
 		l.Close()
-		if !slices.Equal(lengths, []int{1, 0, accesslog.MaxLineBytes, -1, 1}) || l.Packing != packing {
+		if !slices.Equal(lengths, []int{1, 0, accesslog.MaxLineBytes, -1, 1, accesslog.MaxLineBytes - 1, 1}) || l.Packing != packing || int(l.Number) != len(lengths) {
 			t.Errorf("%q: %v, %q", packing, lengths, l.Packing)
 		}
 	}

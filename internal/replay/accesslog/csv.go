@@ -22,8 +22,8 @@ type csvParser struct {
 
 // A csvUse puts a value into a slot; -1 is the time.
 type csvUse struct {
-	slot  int
-	field string
+	slot    int
+	meaning meaning
 }
 
 func newCSVParser(o *Options) (func([]byte, *Record) Problem, error) {
@@ -53,7 +53,7 @@ func newCSVParser(o *Options) (func([]byte, *Record) Problem, error) {
 			return nil, fmt.Errorf("field %s: no column is called so; the columns are %s. Name one, as in --field=%s=COLUMN",
 				quote.Cut(field), strings.Join(names[:min(len(names), 20)], ", "), field)
 		}
-		p.columns[place] = append(p.columns[place], csvUse{slot - 1, field})
+		p.columns[place] = append(p.columns[place], csvUse{slot - 1, meaningOf(field)})
 	}
 	return p.parse, nil
 }
@@ -86,7 +86,7 @@ func (p *csvParser) parse(line []byte, r *Record) Problem {
 			if u.slot < 0 {
 				at = value
 			} else {
-				r.Values[u.slot] = tidy(u.field, value)
+				r.Values[u.slot] = u.meaning.tidy(value)
 			}
 		}
 	}

@@ -6,33 +6,62 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 )
 
 const (
-	// bufferBytes is how much of a file is read at a time.
-	bufferBytes = 256 << 10
+	// blockBytes is how long a block is, but for its last line, and for one that is longer.
+	blockBytes = 128 << 10
 	// maxZstdWindow bounds the memory that a zstd file can ask for. It is what the program
 	// zstd itself takes without being told to.
 	maxZstdWindow = 128 << 20
 )
 
-// A Lines reads a file line by line, whether it is compressed or not. NewLines makes it. It
-// is for one goroutine.
-type Lines struct {
-	in      *bufio.Reader
+// A Block is some whole lines of a file, so that several goroutines can parse a file together.
+type Block struct {
+	Bytes   []byte
+	First   int64 // the number of its first line
+	TooLong bool  // it is the beginning of a line that is too long
+}
+
+// Lines returns the lines of b without their ends, and their numbers.
+func (b *Block) Lines() iter.Seq2[int64, []byte] {
+	return func(yield func(int64, []byte) bool) {
+		number, rest := b.First, b.Bytes
+		for len(rest) > 0 {
+			line := rest
+			if end := bytes.IndexByte(rest, '\n'); end >= 0 {
+				line, rest = rest[:end], rest[end+1:]
+			} else {
+				rest = nil
+			}
+			if !yield(number, line) {
+				return
+			}
+			number++
+		}
+	}
+}
+
+// Blocks are those of a file, whether it is compressed or not. NewBlocks makes them. They are
+// for one goroutine.
+type Blocks struct {
+	in      io.Reader
 	zstd    *zstd.Decoder // nil: it is not of zstd
-	long    []byte        // a line that is longer than the buffer of in
+	rest    []byte        // the beginning of a line, which was read with the last block
+	skips   bool          // what follows is of a line that is too long
+	err     error         // why nothing more can be read
 	Number  int64         // of the last line
 	Packing string        // "gzip", "zstd" or ""
 }
 
-// NewLines returns the lines of r. Close it.
-func NewLines(r io.Reader) (*Lines, error) {
-	in := bufio.NewReaderSize(r, bufferBytes)
-	l := &Lines{in: in}
+// NewBlocks returns the blocks of r. Close them.
+func NewBlocks(r io.Reader) (*Blocks, error) {
+	in := bufio.NewReaderSize(r, blockBytes/4)
+	l := &Blocks{in: in}
 	magic, _ := in.Peek(4)
 	switch {
 	case bytes.HasPrefix(magic, []byte{0x1f, 0x8b}):
@@ -40,72 +69,85 @@ func NewLines(r io.Reader) (*Lines, error) {
 		if err != nil {
 			return nil, fmt.Errorf("gzip: %w", err)
 		}
-		l.Packing, l.in = "gzip", bufio.NewReaderSize(unpacked, bufferBytes)
+		l.Packing, l.in = "gzip", unpacked
 	case bytes.Equal(magic, []byte{0x28, 0xb5, 0x2f, 0xfd}):
 		unpacked, err := zstd.NewReader(in, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxZstdWindow))
 		if err != nil {
 			return nil, fmt.Errorf("zstd: %w", err)
 		}
-		l.Packing, l.zstd, l.in = "zstd", unpacked, bufio.NewReaderSize(unpacked, bufferBytes)
+		l.Packing, l.zstd, l.in = "zstd", unpacked, unpacked
 	}
 	return l, nil
 }
 
-// Close releases what l holds. It does not close the reader of NewLines.
-func (l *Lines) Close() {
+// Close releases what l holds. It does not close the reader of NewBlocks.
+func (l *Blocks) Close() {
 	if l.zstd != nil {
 		l.zstd.Close()
 	}
 }
 
-// Next returns the next line without its end, which is good until the next call. If it is too
-// long, tooLong is true, and the line is its beginning. The error is io.EOF behind the last.
-func (l *Lines) Next() (line []byte, tooLong bool, err error) {
-	line, err = l.in.ReadSlice('\n')
-	if errors.Is(err, bufio.ErrBufferFull) {
-		line, tooLong, err = l.nextLong(line)
+// Next returns the next block, for which it uses memory if that is long enough. The error is
+// io.EOF behind the last. All lines before an error are in a block.
+func (l *Blocks) Next(memory []byte) (Block, error) {
+	if cap(memory) < blockBytes {
+		memory = make([]byte, 0, blockBytes)
 	}
-	if err != nil && (!errors.Is(err, io.EOF) || len(line) == 0) {
-		return nil, false, err
-	}
-	l.Number++
-	return bytes.TrimSuffix(line, []byte{'\n'}), tooLong, nil
-}
-
-// nextLong reads on in a line that begins with start.
-func (l *Lines) nextLong(start []byte) (line []byte, tooLong bool, err error) {
-	l.long = append(l.long[:0], start...)
-	for {
-		part, err := l.in.ReadSlice('\n')
-		if tooLong = tooLong || len(l.long)+len(part) > MaxLineBytes+1; !tooLong {
-			l.long = append(l.long, part...)
-		}
-		if !errors.Is(err, bufio.ErrBufferFull) {
-			if tooLong {
-				return l.long[:min(len(l.long), MaxLineBytes)], true, err
+	b := append(memory[:0], l.rest...)
+	l.rest = l.rest[:0]
+	end := -1 // of the last line
+	for end < 0 && l.err == nil {
+		if len(b) == cap(b) {
+			if len(b) > MaxLineBytes {
+				l.skips = true
+				l.Number++
+				return Block{b[:MaxLineBytes], l.Number, true}, nil
 			}
-			return l.long, false, err
+			b = append(make([]byte, 0, min(2*cap(b), MaxLineBytes+1)), b...)
 		}
+		if b = l.fill(b); l.Number == 0 {
+			b = b[:copy(b, bytes.TrimPrefix(b, byteOrderMark))]
+		}
+		end = bytes.LastIndexByte(b, '\n')
 	}
+	if errors.Is(l.err, io.EOF) {
+		end = len(b) - 1
+	}
+	block := Block{Bytes: b[:end+1], First: l.Number + 1}
+	if end < 0 {
+		return block, l.err
+	}
+	l.rest = append(l.rest, b[end+1:]...)
+	if l.Number += int64(bytes.Count(block.Bytes, newline)); b[end] != '\n' {
+		l.Number++
+	}
+	return block, nil
 }
 
-// Head returns the first lines of a log: at most max, none of them empty or too long.
-func (l *Lines) Head(most int) ([]string, error) {
-	var head []string
-	for range 10 * most {
-		line, tooLong, err := l.Next()
-		if errors.Is(err, io.EOF) {
-			break
+var (
+	newline = []byte{'\n'}
+	// byteOrderMark is what some programs of Windows begin a file of UTF-8 with.
+	byteOrderMark = []byte("\ufeff")
+)
+
+// fill reads on until b is full, or nothing more can be read.
+func (l *Blocks) fill(b []byte) []byte {
+	for len(b) < cap(b) && l.err == nil {
+		var n int
+		from := len(b)
+		n, l.err = l.in.Read(b[from:cap(b)])
+		b = b[:from+n]
+		if l.Packing != "" && l.err != nil && !errors.Is(l.err, io.EOF) {
+			l.err = fmt.Errorf("%s: %w", l.Packing, l.err)
 		}
-		if err != nil {
-			return head, err
-		}
-		if line = bytes.TrimSuffix(line, []byte{'\r'}); len(line) > 0 && !tooLong {
-			head = append(head, string(line))
-		}
-		if len(head) == most {
-			break
+		if l.skips {
+			end := bytes.IndexByte(b, '\n')
+			l.skips = end < 0
+			b = b[:copy(b, b[end+1:])]
+			if l.skips {
+				b = b[:0]
+			}
 		}
 	}
-	return head, nil
+	return b
 }

@@ -66,31 +66,40 @@ func places(field string, o *Options) []string {
 
 // A jsonNode is where a key leads to that somebody wants.
 type jsonNode struct {
-	keys []string
-	next []*jsonNode
-	uses []jsonUse // of the value itself
+	children *[64][]jsonChild // by how long their keys are, but for multiples of 64; nil: none
+	uses     []jsonUse        // of the value itself
+}
+
+type jsonChild struct {
+	key string
+	*jsonNode
 }
 
 // A jsonUse puts a value into a slot. The time has slot -1.
 type jsonUse struct {
 	slot, rank int // of several names of a field, that with the least rank counts
-	field      string
+	meaning    meaning
 }
 
+// child returns the node that a key leads to, which it makes if there is none.
 func (n *jsonNode) child(key string) *jsonNode {
-	for i, k := range n.keys {
-		if k == key {
-			return n.next[i]
-		}
+	if n.children == nil {
+		n.children = new([64][]jsonChild)
 	}
-	n.keys, n.next = append(n.keys, key), append(n.next, new(jsonNode))
-	return n.next[len(n.next)-1]
+	if known := n.find([]byte(key)); known != nil {
+		return known
+	}
+	some := &n.children[uint(len(key))%64]
+	*some = append(*some, jsonChild{key, new(jsonNode)})
+	return (*some)[len(*some)-1].jsonNode
 }
 
+// find returns the node that a key leads to, or nil.
 func (n *jsonNode) find(key []byte) *jsonNode {
-	for i, k := range n.keys {
-		if k == string(key) {
-			return n.next[i]
+	some := n.children[uint(len(key))%64]
+	for i := range some {
+		if some[i].key == string(key) {
+			return some[i].jsonNode
 		}
 	}
 	return nil
@@ -119,7 +128,7 @@ func newJSONParser(o *Options) func([]byte, *Record) Problem {
 
 func (p *jsonParser) want(field string, slot int, o *Options) {
 	for rank, name := range places(field, o) {
-		use := jsonUse{slot, rank, field}
+		use := jsonUse{slot, rank, meaningOf(field)}
 		whole := p.root.child(name) // some logs have keys with dots in them
 		whole.uses = append(whole.uses, use)
 		if strings.Contains(name, ".") {
@@ -158,12 +167,12 @@ func (p *jsonParser) object(i int, n *jsonNode, depth int) int {
 		return i + 1
 	}
 	for i < len(b) && b[i] == '"' {
-		end := endOfString(b[i+1:])
+		end := endOfText(b, i+1)
 		if end < 0 {
 			return -1
 		}
-		key := b[i+1 : i+1+end]
-		i = skipSpace(b, i+end+2)
+		key := b[i+1 : end]
+		i = skipSpace(b, end+1)
 		if i >= len(b) || b[i] != ':' {
 			return -1
 		}
@@ -193,16 +202,16 @@ func (p *jsonParser) value(i int, n *jsonNode, depth int) int {
 	}
 	switch b[i] {
 	case '"':
-		end := endOfString(b[i+1:])
+		end := endOfText(b, i+1)
 		if end < 0 {
 			return -1
 		}
 		if n != nil {
-			p.use(n, p.unescape(b[i+1:i+1+end]))
+			p.use(n, p.unescape(b[i+1:end]))
 		}
-		return i + end + 2
+		return end + 1
 	case '{':
-		if n != nil && len(n.keys) > 0 {
+		if n != nil && n.children != nil {
 			return p.object(i+1, n, depth+1)
 		}
 		return skipNested(b, i)
@@ -237,7 +246,7 @@ func (p *jsonParser) use(n *jsonNode, v []byte) {
 		}
 		tidied := v
 		if u.slot >= 0 {
-			tidied = tidy(u.field, v)
+			tidied = u.meaning.tidy(v)
 		}
 		if p.ranks[slot] <= u.rank || len(tidied) == 0 {
 			continue
@@ -254,14 +263,12 @@ func (p *jsonParser) use(n *jsonNode, v []byte) {
 // skipNested returns where an object or array ends that nobody wants, or -1.
 func skipNested(b []byte, i int) int {
 	depth := 0
-	for i < len(b) {
+	for ; i < len(b); i++ {
 		switch b[i] {
 		case '"':
-			end := endOfString(b[i+1:])
-			if end < 0 {
+			if i = endOfText(b, i+1); i < 0 {
 				return -1
 			}
-			i += end + 1
 		case '{', '[':
 			depth++
 		case '}', ']':
@@ -269,9 +276,23 @@ func skipNested(b []byte, i int) int {
 				return i + 1
 			}
 		}
-		i++
 	}
 	return -1
+}
+
+// endOfText returns where the quotation mark is that ends a string which begins at i, or -1.
+func endOfText(b []byte, i int) int {
+	end := index(b, i, '"')
+	if end == len(b) {
+		return -1
+	}
+	if b[end-1] != '\\' { // as mostly. What is before the string is a quotation mark
+		return end
+	}
+	if end = endOfString(b[i:]); end < 0 {
+		return -1
+	}
+	return i + end
 }
 
 func skipSpace(b []byte, i int) int {

@@ -106,17 +106,3 @@ const (
 func unknownField(f Format, field string, known []string) error {
 	return fmt.Errorf("field %s: the %s has none of this name; use one of %s", quote.Cut(field), f, strings.Join(slices.Compact(slices.Sorted(slices.Values(known))), ", "))
 }
-
-// tidy makes of a value what its field says it is.
-func tidy(field string, v []byte) []byte {
-	if len(v) == 1 && v[0] == '-' {
-		return nil // which is how logs say that there is none
-	}
-	switch field {
-	case ClientAddress:
-		return address(v)
-	case Path:
-		return path(v)
-	}
-	return v
-}

@@ -78,10 +78,10 @@ type textParser struct {
 
 // A step is what a parser does with a column.
 type step struct {
-	kind  columnKind
-	use   use
-	slot  int
-	field string
+	kind    columnKind
+	use     use
+	slot    int
+	meaning meaning
 }
 
 type use uint8
@@ -121,7 +121,7 @@ func newColumns(o *Options, columns []column, times *timeReader) *textParser {
 	}
 	needed := 0
 	for i, c := range columns {
-		s := step{kind: c.kind, slot: slices.Index(o.Fields, c.field), field: c.field}
+		s := step{kind: c.kind, slot: slices.Index(o.Fields, c.field), meaning: meaningOf(c.field)}
 		switch {
 		case c.field == timeField:
 			s.use = asTime
@@ -154,38 +154,57 @@ func (p *textParser) parse(line []byte, r *Record) Problem {
 // read sets the values of r, and returns the time of the line. It is not ok if the line is not
 // of the columns.
 func (p *textParser) read(line []byte, r *Record) (at []byte, ok bool) {
-	optional := false
-	var before []byte // the column before
-	for i := 0; i < len(p.steps); i++ {
-		s := &p.steps[i]
-		if s.kind == rest {
+	return p.readFrom(line, 0, 0, r)
+}
+
+// readFrom reads on with a step, whose column begins at i. All but few columns are cut off here: a
+// function for each kind would take more time to call than to do.
+func (p *textParser) readFrom(line []byte, i, first int, r *Record) (at []byte, ok bool) {
+	optional, afterDash := false, false
+	steps := p.steps[first:]
+	for n := range steps {
+		s := &steps[n]
+		from, to, next := i, i, 0
+		switch {
+		case s.kind == rest:
 			optional = true
-			if p.isOther != nil && p.isOther(line) {
-				p, optional = p.other, false
-				i-- // which has another column here
+			if p.isOther != nil && p.isOther(line[i:]) { // which has another column here
+				_, ok = p.other.readFrom(line, i, first+n, r)
+				return at, ok
 			}
 			continue
+		case i >= len(line):
+			return at, optional
+		case s.kind == word && line[i] != '"' && line[i] != '[':
+			if to++; to == len(line) || line[to] != ' ' { // otherwise it is a -, mostly
+				to = index(line, i, ' ')
+			}
+			next = to
+		case s.kind == bracket && line[i] == '[':
+			from++
+			to = index(line, from, ']')
+			next = to + 1
+		default:
+			from, to, next = cut(line, i, s.kind)
 		}
-		value, after, ok := cut(line, s.kind)
-		if !ok {
+		if to == i || next > len(line) || next < len(line) && line[next] != ' ' {
 			return at, optional
 		}
-		// A client has no - behind it where it is one that stands behind its virtual host.
-		if s.kind == user && p.other != nil && bytes.IndexByte(value, ' ') >= 0 && string(before) != "-" {
-			return at, false
-		}
-		line, before = after, value
+		i = min(next+1, len(line))
 		switch s.use {
 		case asTime:
-			at = value
+			at = line[from:to]
 		case asRequest:
-			p.request(value, r)
+			p.request(line[from:to], r)
 		case asValue:
-			if value = tidy(s.field, value); value != nil {
-				r.Values[s.slot] = value
-			}
+			r.Values[s.slot] = s.meaning.tidy(line[from:to])
 		default:
 		}
+		// A client has no - behind it where it is one that stands behind its virtual host.
+		if s.kind == user && !afterDash && p.other != nil && bytes.IndexByte(line[from:to], ' ') >= 0 {
+			return at, false
+		}
+		afterDash = to == from+1 && line[from] == '-'
 	}
 	return at, true
 }
@@ -212,69 +231,44 @@ func (p *textParser) request(value []byte, r *Record) {
 
 var space = []byte{' '}
 
-// cut cuts the first column off a line.
-func cut(line []byte, kind columnKind) (value, after []byte, ok bool) {
-	end := 0
+// cut returns where a column is that begins at i, and where it ends with its quotation marks. If there
+// is no such column, it ends at i.
+func cut(line []byte, i int, kind columnKind) (from, to, next int) {
+	from = i
 	switch kind {
-	case word:
-		if len(line) > 1 && line[1] == ' ' { // mostly a -
-			end = 1
-		} else if end = bytes.IndexByte(line, ' '); end < 0 {
-			end = len(line)
-		}
-		if end == 0 || line[0] == '"' || line[0] == '[' {
-			return nil, line, false
-		}
-		value, line = line[:end], line[end:]
+	case word, bracket:
+		return i, i, i
 	case peer:
-		if end = bytes.IndexByte(line, ' '); end <= 0 || line[0] == '"' {
-			return nil, line, false
+		if to = index(line, i, ' '); to == len(line) || line[i] == '"' {
+			return i, i, i
 		}
-		value, line = line[:end], line[end:]
+		return i, to, to
 	case user:
-		for {
-			next := bytes.IndexByte(line[end:], ' ')
-			if next < 0 {
-				return nil, line, false
+		for to = i; ; to++ {
+			if to = index(line, to, ' '); to+1 >= len(line) {
+				return i, i, i
 			}
-			if end += next; end+1 < len(line) && line[end+1] == '[' {
-				break
+			if line[to+1] == '[' {
+				return i, to, to
 			}
-			end++
 		}
-		if end == 0 {
-			return nil, line, false
-		}
-		value, line = line[:end], line[end:]
-	case bracket:
-		if end = bytes.IndexByte(line, ']'); end < 0 || line[0] != '[' {
-			return nil, line, false
-		}
-		value, line = line[1:end], line[end+1:]
+	}
+	if line[i] != '"' {
+		return i, i, i
+	}
+	from++
+	switch kind {
+	case raw:
+		to = endOfRaw(line[from:], nil)
+	case rawRequest:
+		to = endOfRaw(line[from:], isStatus)
 	default:
-		if len(line) == 0 || line[0] != '"' {
-			return nil, line, false
-		}
-		switch kind {
-		case raw:
-			end = endOfRaw(line[1:], nil)
-		case rawRequest:
-			end = endOfRaw(line[1:], isStatus)
-		default:
-			end = endOfString(line[1:])
-		}
-		if end < 0 {
-			return nil, line, false
-		}
-		value, line = line[1:1+end], line[end+2:]
+		to = endOfString(line[from:])
 	}
-	if len(line) > 0 {
-		if line[0] != ' ' {
-			return nil, line, false
-		}
-		line = line[1:]
+	if to < 0 {
+		return i, i, i
 	}
-	return value, line, true
+	return from, from + to, from + to + 1
 }
 
 // endOfRaw returns where the quotation mark is that ends a string without escapes, or -1: the

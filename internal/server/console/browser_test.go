@@ -354,7 +354,7 @@ func abused(t *testing.T) string {
 }
 
 // TestTryPolicy writes a configuration that is wrong, corrects it, and tries it with
-// identifiers and with a log.
+// identifiers, with a log, with one that is too large, and with one that is nearly.
 func TestTryPolicy(t *testing.T) {
 	d := start(t, nil)
 	b := browsertest.Open(t, "http://"+d.AdminAddr()+"/#try")
@@ -382,6 +382,24 @@ func TestTryPolicy(t *testing.T) {
 	b.Await("#replay-result", "2026-09-21 14:20:30 UTC")
 	b.Await("#replay-result", "access.log:101: this is no request")
 	b.Shot("replay")
+
+	large, tooLarge := filepath.Join(t.TempDir(), "large.log"), filepath.Join(t.TempDir(), "too-large.log")
+	line := "203.0.113.7 - - [21/Sep/2026:14:20:00 +0000] \"GET / HTTP/1.1\" 200 5 \"-\" \"" + strings.Repeat("x", 1_000_000) + "\"\n"
+	if err := os.WriteFile(large, []byte(strings.Repeat(line, 62)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(tooLarge, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(tooLarge, 100<<20); err != nil {
+		t.Fatal(err)
+	}
+	b.Do(chromedp.SetUploadFiles(chromedp.CSS("#replay-form [name=log]"), []string{tooLarge}))
+	b.Click("#replay-form button[type=submit]")
+	b.Await("#replay-result", "The log has more than 64 MiB. Replay it with the command ratelimitd replay.")
+	b.Do(chromedp.SetUploadFiles(chromedp.CSS("#replay-form [name=log]"), []string{large}))
+	b.Click("#replay-form button[type=submit]")
+	b.Await("#replay-result", "2 of 62 requests would have been denied")
 
 	b.Click("#load-policies")
 	b.AwaitTrue(`document.querySelector("#yaml").value.includes("partner-*")`)
