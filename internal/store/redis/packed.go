@@ -14,9 +14,12 @@ import (
 // appendRun appends r, which has so many keys, as the script reads it. at is asked for an
 // instant in the window of each key whose limit follows the calendar.
 func appendRun(b []byte, r *store.Request, keys int, at func(key int) strategy.Instant) []byte {
-	consume, isQuickRun := consumes(r), quick(r)
+	if takesNumbers(r) {
+		return appendNumbers(b, r, keys)
+	}
+	consume := consumes(r)
 	together := byte(0)
-	if keys <= math.MaxUint8 && !logs(r) {
+	if keys < ofNumbers && !logs(r) {
 		together = byte(keys)
 	}
 	b = append(b, together)
@@ -27,9 +30,6 @@ func appendRun(b []byte, r *store.Request, keys int, at func(key int) strategy.I
 			ends = 1
 		}
 		b = appendLimit(append(b, ends), r, l, consume)
-		if isQuickRun {
-			b[len(b)-sizeOfTake+1] = isQuick
-		}
 		if l.OnCalendar() {
 			start, end := l.Window(at(key))
 			b = appendDouble(appendDouble(b, float64(start)), float64(end))
@@ -39,18 +39,29 @@ func appendRun(b []byte, r *store.Request, keys int, at func(key int) strategy.I
 	return b
 }
 
-// quick reports whether the script can decide r in less time, because it takes from numeric
-// counters alone.
-func quick(r *store.Request) bool {
-	if len(r.With) > 0 || r.Mode != strategy.Take || !r.Changes() {
+// takesNumbers reports whether the script can decide r in less time, because it takes from
+// numeric counters alone.
+func takesNumbers(r *store.Request) bool {
+	if len(r.With) > 0 || r.Mode != strategy.Take || !r.Changes() || r.Cost >= numberUnit {
 		return false
 	}
 	for i := range r.Limits {
-		if l := &r.Limits[i]; l.Shadow || !l.Rate.IsUnlimited() && !numeric(l) {
+		if l := &r.Limits[i]; !l.Rate.IsUnlimited() && (l.Shadow || !numeric(l) || r.Cost > uint64(l.Capacity)) {
 			return false
 		}
 	}
 	return true
+}
+
+// appendNumbers appends r, which takes from so many numeric counters.
+func appendNumbers(b []byte, r *store.Request, keys int) []byte {
+	b = appendDouble(append(b, ofNumbers, byte(keys)), float64(r.Cost))
+	for i := range r.Limits {
+		if l := &r.Limits[i]; !l.Rate.IsUnlimited() {
+			b = appendDouble(appendDouble(b, float64(l.Rate.Period/time.Microsecond)), float64(l.Capacity))
+		}
+	}
+	return b
 }
 
 // logs reports whether r or its With has a sliding window log.
@@ -58,9 +69,6 @@ func logs(r *store.Request) (found bool) {
 	eachLimit(r, func(_ *store.Request, l *strategy.Limit) { found = found || l.Strategy == strategy.SlidingWindowLog })
 	return found
 }
-
-// sizeOfTake is how many bytes appendRun appends for a limit of a Take without a calendar.
-const sizeOfTake = 4 + 4*8
 
 // appendLimit appends l, a limit of r, as the script reads it, but for its window.
 func appendLimit(b []byte, r *store.Request, l *strategy.Limit, consume byte) []byte {
@@ -212,8 +220,10 @@ func double(packed string) float64 {
 const (
 	onCalendar = 7 // one that follows the calendar
 	isNumeric  = 8 // see numeric
-	isQuick    = 9 // a numeric one in a run that is quick
 )
+
+// ofNumbers is what a run begins with that takes from numeric counters alone.
+const ofNumbers = 255
 
 // The sizes of what decide.lua packs.
 const (
