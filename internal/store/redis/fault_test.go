@@ -119,7 +119,17 @@ func TestFaults(t *testing.T) {
 					r := store.Request{Namespace: "test", Identifier: fault.name, Limits: limits(t, strategy.Spec{Rate: "1000/366d"}), Cost: 1}
 					look := r
 					look.Cost = 0
-					redistest.Eventually(t, "all is well before", func() error { return decide(t.Context(), s, look).Err })
+					redistest.Eventually(t, "all is well before", func() error {
+						if err := decide(t.Context(), s, look).Err; err != nil {
+							return err
+						}
+						s.owner.mu.Lock()
+						defer s.owner.mu.Unlock()
+						if s.owner.looks { // on the connection that the decision needs
+							return errors.New("it looks who owns the keys")
+						}
+						return nil
+					})
 					f.do(t, fault.harm, fault.stream, fault.attributes)
 					start := time.Now()
 					res := decide(t.Context(), s, r)
