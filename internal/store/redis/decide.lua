@@ -4,7 +4,7 @@
 -- inside Redis. Go computes the rest of the answer from the states it returns.
 --
 -- KEYS      the counters of the limits; in a cluster, all in one slot
--- ARGV[1]   packed, little-endian. For each run: how many limits it has, at most 254; 0 if one of
+-- ARGV[1]   packed, little-endian. For each run: how many limits it has, at most 253; 0 if one of
 --           them is a sliding window log. Then its limits. For each limit: 1 if it is
 --           the last of its run; the number of the strategy; 1 if in shadow mode; 1 to
 --           consume or 0 to look, the same for the whole run, plus twice the mode (0
@@ -14,9 +14,12 @@
 --           The number of the strategy is 8 for a fixed window that is kept as a number.
 --           If it is 7, a fixed window that follows the calendar: its first instant, and
 --           that of the next one.
---           A run that takes from such numbers alone, and has no limit in shadow mode, is
---           shorter: 255; how many limits it has; the cost, less than a million; and for each
---           limit its period and capacity, which is at least the cost
+--           Two kinds of runs are shorter. They take, have no limit in shadow mode, and a cost
+--           that no capacity is less than. If they take from numbers alone: 255; how many limits
+--           there are; the cost, less than a million; and for each limit its period and capacity.
+--           If they take from window counters and buckets that are no numbers, and follow no
+--           calendar: 254; the same; and after each capacity the count and the number of the
+--           strategy
 -- ARGV[2]   if given, the first key is no counter: it only says which server to ask
 -- variables now, in microseconds since the Unix epoch; slack, in milliseconds: how
 --           long keys are kept after they are unused. The lines that set them are
@@ -61,7 +64,8 @@ local reply = pack('<d', now)
 -- each limit. What is out of the ordinary it leaves, as it was, to what comes below. Where a million
 -- units may be used, the value may have another form, for which INCRBY would count an error each
 -- time: there it looks first.
-local type = type
+local type, ceil = type, math.ceil
+local unused = '\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0'
 while i < #keys do
   local mark, limits, cost, period, capacity, at = unpack('<BBddd', runs, position)
   if mark ~= 255 then break end
@@ -104,7 +108,7 @@ while i < #keys do
     if added < limits then break end
   elseif fresh then
     for j, from in pairs(fresh) do
-      local ttl = math.ceil((from + (numbers and numbers[2 * j - 1] or period) - now) / 1000) + slack
+      local ttl = ceil((from + (numbers and numbers[2 * j - 1] or period) - now) / 1000) + slack
       call('SET', keys[i + j], from == 0 and step or format('%d%06d', from / 1000000, cost), 'PX', format(ttl < 2147483648 and '%d' or '%.0f', ttl)) -- see write
     end
   end
@@ -114,6 +118,106 @@ while i < #keys do
   else
     reply = reply .. verdict .. pack('>dd', start, used)
   end
+  i, position = i + limits, at
+end
+
+-- Runs of window counters and buckets, likewise.
+while i < #keys do
+  local mark, limits, cost, period, capacity, at = unpack('<BBddd', runs, position)
+  if mark ~= 254 then break end
+  local found, states, values, lifetimes -- of several limits
+  local state, value, lifetime -- of one
+  if limits == 1 then
+    state = try('GET', keys[i + 1])
+  else
+    found, states, values, lifetimes = try('MGET', spread(keys, i + 1, i + limits)), {}, {}, {}
+    if found.err then break end -- the user may not use MGET
+  end
+  local all, done, absent = true, 0, nil
+  for j = 1, limits do
+    if j > 1 then period, capacity, at = unpack('<dd', runs, at) end
+    local count, strategy
+    count, strategy, at = unpack('<dB', runs, at)
+    if found then state = found[j] end
+    local last, used, part, lives = 0, 0, 0, 0
+    if not state then
+      state = unused
+      if found then
+        absent = absent or {}
+        absent[#absent + 1] = keys[i + j]
+      end
+    elseif #state ~= 28 then
+      break
+    else
+      last, used, part, lives = unpack('>dddI4', state)
+      if not (last >= 0 and last <= now and last % 1 == 0 and used >= 0 and used < 17592186044416 and used % 1 == 0 and
+          part >= 0 and part < 35184372088832 and part % 1 == 0) then
+        break
+      end
+    end
+    local level, upto
+    if strategy == 1 then -- fixed_window
+      local start = now - now % period
+      if last < start then used = 0 end
+      used, part, upto = used + cost, 0, start + period
+      level = used
+    elseif strategy == 2 then -- sliding_window_counter
+      local elapsed = now % period
+      local begin = now - elapsed
+      if last < begin then
+        if last >= begin - period then part = used else part = 0 end
+        used = 0
+      end
+      local x = (period - elapsed) * part
+      if x >= 9007199254740992 then break end
+      local fraction = x % period
+      local weight = (x - fraction) / period
+      if fraction > 0 then weight = weight + 1 end
+      used, upto = used + cost, begin + 2 * period
+      level = used + weight
+    else -- the buckets
+      if used > 0 then
+        if part >= period then part = period - 1 end
+        local x = (now - last) * count + part
+        if x >= 9007199254740992 then break end
+        part = x % period
+        used = used - (x - part) / period
+        if used <= 0 then used, part = 0, 0 end
+      end
+      used = used + cost
+      level, upto = used, now + used * period / count
+    end
+    if level > capacity then
+      all = false
+    elseif all then
+      value, lifetime = pack('>ddd', now, used, part), nil
+      if lives * 1000000 < upto then
+        if strategy > 3 then upto = 2 * upto - now end
+        local most = now + 31622400000000
+        lifetime = ceil((upto < most and upto or most) / 1000000) -- see seconds
+      end
+      if found then
+        values[j] = value
+        if lifetime then lifetimes[j] = lifetime end
+      end
+    end
+    if found then states[j] = state end
+    done = j
+  end
+  if done < limits or absent and try('EXISTS', spread(absent)) ~= 0 then break end
+  if all then
+    for j = 1, limits do
+      if found then value, lifetime = values[j], lifetimes[j] end
+      if not lifetime then
+        call('SETRANGE', keys[i + j], '0', value)
+      else
+        local ttl = lifetime * 1000 - math.floor(now / 1000) + slack
+        call('SET', keys[i + j], value .. pack('>I4', lifetime < 4294967296 and lifetime or 0), 'PX', format(ttl < 2147483648 and '%d' or '%.0f', ttl))
+      end
+    end
+  end
+  if found then state = table.concat(states) end
+  reply = reply .. (all and '\2' or '\0') .. state
   i, position = i + limits, at
 end
 if i == #keys then return reply end
@@ -394,7 +498,6 @@ local function write(key, value, lives, step)
 end
 
 local unused_number = '0000000000000000'
-local unused = '\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0'
 local parts = 1
 reply = {reply}
 local functions -- what rare returns, once something needs it
@@ -408,8 +511,9 @@ while i < #keys do
 
   local limits = string.byte(runs, position)
   position = position + 1
-  local same_cost -- if it takes from numbers alone
-  if limits == 255 then
+  local mark, same_cost -- of one of the two kinds of shorter runs
+  if limits > 253 then
+    mark = limits
     limits, same_cost, position = unpack('<Bd', runs, position)
   end
   local found -- the values, if they are read together; false for one that is absent, or no string
@@ -436,6 +540,7 @@ while i < #keys do
     if same_cost then
       ends, strategy, shadow, mode, cost = i == first_key + limits - 1 and 1 or 0, 8, 0, 1, same_cost
       period, capacity, position = unpack('<dd', runs, position)
+      if mark == 254 then count, strategy, position = unpack('<dB', runs, position) end
     else
       ends, strategy, shadow, mode, cost, count, period, capacity, position = unpack('<BBBBdddd', runs, position)
     end

@@ -123,12 +123,7 @@ func TestFaults(t *testing.T) {
 						if err := decide(t.Context(), s, look).Err; err != nil {
 							return err
 						}
-						s.owner.mu.Lock()
-						defer s.owner.mu.Unlock()
-						if s.owner.looks { // on the connection that the decision needs
-							return errors.New("it looks who owns the keys")
-						}
-						return nil
+						return looksEnded(s) // it takes the connection that the decision needs
 					})
 					f.do(t, fault.harm, fault.stream, fault.attributes)
 					start := time.Now()

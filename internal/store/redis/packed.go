@@ -14,12 +14,12 @@ import (
 // appendRun appends r, which has so many keys, as the script reads it. at is asked for an
 // instant in the window of each key whose limit follows the calendar.
 func appendRun(b []byte, r *store.Request, keys int, at func(key int) strategy.Instant) []byte {
-	if takesNumbers(r) {
-		return appendNumbers(b, r, keys)
+	if mark := shortForm(r); mark != 0 {
+		return appendShort(b, mark, r, keys)
 	}
 	consume := consumes(r)
 	together := byte(0)
-	if keys < ofNumbers && !logs(r) {
+	if keys < ofStates && !logs(r) {
 		together = byte(keys)
 	}
 	b = append(b, together)
@@ -39,26 +39,41 @@ func appendRun(b []byte, r *store.Request, keys int, at func(key int) strategy.I
 	return b
 }
 
-// takesNumbers reports whether the script can decide r in less time, because it takes from
-// numeric counters alone.
-func takesNumbers(r *store.Request) bool {
-	if len(r.With) > 0 || r.Mode != strategy.Take || !r.Changes() || r.Cost >= numberUnit {
-		return false
+// shortForm returns what the short form of r begins with, which the script decides in less
+// time, or 0 if r has none.
+func shortForm(r *store.Request) (mark byte) {
+	if len(r.With) > 0 || r.Mode != strategy.Take || !r.Changes() {
+		return 0
 	}
 	for i := range r.Limits {
-		if l := &r.Limits[i]; !l.Rate.IsUnlimited() && (l.Shadow || !numeric(l) || r.Cost > uint64(l.Capacity)) {
-			return false
+		l := &r.Limits[i]
+		if l.Rate.IsUnlimited() {
+			continue
 		}
+		of := byte(ofStates)
+		if numeric(l) {
+			of = ofNumbers
+		}
+		if l.Shadow || l.OnCalendar() || l.Strategy == strategy.SlidingWindowLog || r.Cost > uint64(max(0, l.Capacity)) ||
+			of == ofNumbers && r.Cost >= numberUnit || mark != 0 && mark != of {
+			return 0
+		}
+		mark = of
 	}
-	return true
+	return mark
 }
 
-// appendNumbers appends r, which takes from so many numeric counters.
-func appendNumbers(b []byte, r *store.Request, keys int) []byte {
-	b = appendDouble(append(b, ofNumbers, byte(keys)), float64(r.Cost))
+// appendShort appends the short form of r, which has so many keys.
+func appendShort(b []byte, mark byte, r *store.Request, keys int) []byte {
+	b = appendDouble(append(b, mark, byte(keys)), float64(r.Cost))
 	for i := range r.Limits {
-		if l := &r.Limits[i]; !l.Rate.IsUnlimited() {
-			b = appendDouble(appendDouble(b, float64(l.Rate.Period/time.Microsecond)), float64(l.Capacity))
+		l := &r.Limits[i]
+		if l.Rate.IsUnlimited() {
+			continue
+		}
+		b = appendDouble(appendDouble(b, float64(l.Rate.Period/time.Microsecond)), float64(l.Capacity))
+		if mark == ofStates {
+			b = append(appendDouble(b, float64(l.Rate.Count)), byte(l.Strategy))
 		}
 	}
 	return b
@@ -222,8 +237,11 @@ const (
 	isNumeric  = 8 // see numeric
 )
 
-// ofNumbers is what a run begins with that takes from numeric counters alone.
-const ofNumbers = 255
+// What the short form of a run begins with.
+const (
+	ofStates  = 254 // it takes from window counters and buckets
+	ofNumbers = 255 // it takes from numeric counters
+)
 
 // The sizes of what decide.lua packs.
 const (
