@@ -32,6 +32,8 @@ const (
 // Questions also share commands, if one server is known to own all keys. Otherwise all
 // keys of a command are of one identifier.
 //
+// A caller with one question, while nothing else is under way, sends it itself: see lone.
+//
 // It sends a command only once. If the connection fails, nobody knows whether the
 // command ran, and the caller gets an error.
 type pipeliner struct {
