@@ -46,6 +46,7 @@ type dialer struct {
 	secret *secret // by which open connections say anew who they are; nil: they need not
 
 	last atomic.Pointer[error] // why the last attempt failed; nil: it did not
+	lone atomic.Pointer[lone]  // the caller that sends its own question now; nil: none does
 }
 
 // failure returns why the last attempt to connect failed, or nil. Callers often do not wait
@@ -80,7 +81,7 @@ func (d *dialer) connect(ctx context.Context, network, addr string) (net.Conn, e
 	}
 	ctx, cancel := context.WithTimeout(ctx, d.timeout)
 	defer cancel()
-	c := &conn{timeout: d.timeout, secret: d.secret}
+	c := &conn{timeout: d.timeout, secret: d.secret, lone: &d.lone}
 	if d.secret != nil { // the client asks for the credentials after this
 		c.version = d.secret.state.Load().version
 	}
@@ -123,6 +124,16 @@ type conn struct {
 	secret  *secret
 	version int       // of the secret that the server has accepted
 	notYet  time.Time // until when the server is not told of another: it has refused it
+
+	lone *atomic.Pointer[lone] // the dialer's
+}
+
+// SetReadDeadline implements net.Conn.
+func (c *conn) SetReadDeadline(t time.Time) error {
+	if l := c.lone.Load(); l != nil && t.Equal(l.deadline) {
+		return l.reads(c)
+	}
+	return c.Conn.SetReadDeadline(t)
 }
 
 // Read implements net.Conn. What breaks a bound is not returned.

@@ -4,18 +4,22 @@
 -- inside Redis. Go computes the rest of the answer from the states it returns.
 --
 -- KEYS      the counters of the limits; in a cluster, all in one slot
--- ARGV[1]   packed, little-endian. For each run: how many limits it has; 0 if one of them
---           is a sliding window log. Then its limits. For each limit: 1 if it is
+-- ARGV[1]   packed, little-endian. For each run: how many limits it has, at most 253; 0 if one of
+--           them is a sliding window log. Then its limits. For each limit: 1 if it is
 --           the last of its run; the number of the strategy; 1 if in shadow mode; 1 to
 --           consume or 0 to look, the same for the whole run, plus twice the mode (0
 --           take, 1 charge, 2 refund, 3 overdraw); cost (at most 1e9 + 1, or 1e13 if it
 --           is not a take); count; period in microseconds; capacity. If it is not a
 --           take: the most units that a charge may fill it with; and consumed_at, or 0.
---           The number of the strategy is 8 for a fixed window that is kept as a number;
---           and 9 if all limits of the run are such, and take the same, and none is in
---           shadow mode
+--           The number of the strategy is 8 for a fixed window that is kept as a number.
 --           If it is 7, a fixed window that follows the calendar: its first instant, and
---           that of the next one
+--           that of the next one.
+--           Two kinds of runs are shorter. They take, have no limit in shadow mode, and a cost
+--           that no capacity is less than. If they take from numbers alone: 255; how many limits
+--           there are; the cost, less than a million; and for each limit its period and capacity.
+--           If they take from window counters and buckets that are no numbers, and follow no
+--           calendar: 254; the same; and after each capacity the count and the number of the
+--           strategy
 -- ARGV[2]   if given, the first key is no counter: it only says which server to ask
 -- variables now, in microseconds since the Unix epoch; slack, in milliseconds: how
 --           long keys are kept after they are unused. The lines that set them are
@@ -45,9 +49,178 @@
 -- Microseconds since the epoch do so until the year 2255.
 --
 -- This script is written to use little of Redis' processor time. It packs numbers,
--- because printing them takes three times as long. It makes few functions and
+-- because printing them takes three times as long; and gives commands texts, because
+-- Redis takes long to print a number. It makes few functions and
 -- tables, because each call makes them again. It decides several runs, because a
 -- call takes as long as deciding one run.
+
+local keys, runs = KEYS, ARGV[1]
+local i, position = ARGV[2] and 1 or 0, 1 -- how many keys are decided; where the next run begins
+local call, try, pack, unpack, format, spread = redis.call, redis.pcall, struct.pack, struct.unpack, string.format, unpack
+local reply = pack('<d', now)
+
+-- Runs of numbers come before all that others need. It adds to each number first, which tells what
+-- the number was, and takes that back if it must not: so a run that is allowed takes one command for
+-- each limit. What is out of the ordinary it leaves, as it was, to what comes below. Where a million
+-- units may be used, the value may have another form, for which INCRBY would count an error each
+-- time: there it looks first.
+local type, ceil = type, math.ceil
+local unused = '\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0'
+while i < #keys do
+  local mark, limits, cost, period, capacity, at = unpack('<BBddd', runs, position)
+  if mark ~= 255 then break end
+  local step = cost == 1 and '1' or format('%d', cost)
+  local all, added, fresh = true, 0, nil -- fresh: of each that has no key, the start of its window
+  local used, start, states, numbers
+  if limits > 1 then
+    numbers, states = {unpack('<' .. string.rep('dd', limits), runs, position + 10)}, {}
+    at = position + 10 + 16 * limits
+  end
+  for j = 1, limits do
+    local key, after = keys[i + j], cost
+    if numbers then period, capacity = numbers[2 * j - 1], numbers[2 * j] end
+    if capacity < 1000000 then
+      after = try('INCRBY', key, step)
+    else
+      local value = try('GET', key)
+      if value then after = #value ~= 28 and try('INCRBY', key, step) end
+    end
+    if type(after) ~= 'number' then break end
+    start = now - now % period
+    used = after - start - cost -- before
+    if after == cost then
+      fresh = fresh or {}
+      fresh[j] = start
+      start, used = 0, 0
+    elseif used < 0 or used >= 1000000 - cost then -- it is of another window, or no counter
+      call('INCRBY', key, '-' .. step)
+      break
+    elseif used + cost > capacity then
+      all = false
+    end
+    if states then states[2 * j - 1], states[2 * j] = start, used end
+    added = j
+  end
+  if added < limits or not all then
+    for j = 1, added do
+      if fresh and fresh[j] then call('DEL', keys[i + j]) else call('INCRBY', keys[i + j], '-' .. step) end
+    end
+    if added < limits then break end
+  elseif fresh then
+    for j, from in pairs(fresh) do
+      local ttl = ceil((from + (numbers and numbers[2 * j - 1] or period) - now) / 1000) + slack
+      call('SET', keys[i + j], from == 0 and step or format('%d%06d', from / 1000000, cost), 'PX', format(ttl < 2147483648 and '%d' or '%.0f', ttl)) -- see write
+    end
+  end
+  local verdict = all and '\2' or '\0'
+  if states then
+    reply = reply .. verdict .. pack('>' .. string.rep('dd', limits), spread(states))
+  else
+    reply = reply .. verdict .. pack('>dd', start, used)
+  end
+  i, position = i + limits, at
+end
+
+-- Runs of window counters and buckets, likewise.
+while i < #keys do
+  local mark, limits, cost, period, capacity, at = unpack('<BBddd', runs, position)
+  if mark ~= 254 then break end
+  local found, states, values, lifetimes -- of several limits
+  local state, value, lifetime -- of one
+  if limits == 1 then
+    state = try('GET', keys[i + 1])
+  else
+    found, states, values, lifetimes = try('MGET', spread(keys, i + 1, i + limits)), {}, {}, {}
+    if found.err then break end -- the user may not use MGET
+  end
+  local all, done, absent = true, 0, nil
+  for j = 1, limits do
+    if j > 1 then period, capacity, at = unpack('<dd', runs, at) end
+    local count, strategy
+    count, strategy, at = unpack('<dB', runs, at)
+    if found then state = found[j] end
+    local last, used, part, lives = 0, 0, 0, 0
+    if not state then
+      state = unused
+      if found then
+        absent = absent or {}
+        absent[#absent + 1] = keys[i + j]
+      end
+    elseif #state ~= 28 then
+      break
+    else
+      last, used, part, lives = unpack('>dddI4', state)
+      if not (last >= 0 and last <= now and last % 1 == 0 and used >= 0 and used < 17592186044416 and used % 1 == 0 and
+          part >= 0 and part < 35184372088832 and part % 1 == 0) then
+        break
+      end
+    end
+    local level, upto
+    if strategy == 1 then -- fixed_window
+      local start = now - now % period
+      if last < start then used = 0 end
+      used, part, upto = used + cost, 0, start + period
+      level = used
+    elseif strategy == 2 then -- sliding_window_counter
+      local elapsed = now % period
+      local begin = now - elapsed
+      if last < begin then
+        if last >= begin - period then part = used else part = 0 end
+        used = 0
+      end
+      local x = (period - elapsed) * part
+      if x >= 9007199254740992 then break end
+      local fraction = x % period
+      local weight = (x - fraction) / period
+      if fraction > 0 then weight = weight + 1 end
+      used, upto = used + cost, begin + 2 * period
+      level = used + weight
+    else -- the buckets
+      if used > 0 then
+        if part >= period then part = period - 1 end
+        local x = (now - last) * count + part
+        if x >= 9007199254740992 then break end
+        part = x % period
+        used = used - (x - part) / period
+        if used <= 0 then used, part = 0, 0 end
+      end
+      used = used + cost
+      level, upto = used, now + used * period / count
+    end
+    if level > capacity then
+      all = false
+    elseif all then
+      value, lifetime = pack('>ddd', now, used, part), nil
+      if lives * 1000000 < upto then
+        if strategy > 3 then upto = 2 * upto - now end
+        local most = now + 31622400000000
+        lifetime = ceil((upto < most and upto or most) / 1000000) -- see seconds
+      end
+      if found then
+        values[j] = value
+        if lifetime then lifetimes[j] = lifetime end
+      end
+    end
+    if found then states[j] = state end
+    done = j
+  end
+  if done < limits or absent and try('EXISTS', spread(absent)) ~= 0 then break end
+  if all then
+    for j = 1, limits do
+      if found then value, lifetime = values[j], lifetimes[j] end
+      if not lifetime then
+        call('SETRANGE', keys[i + j], '0', value)
+      else
+        local ttl = lifetime * 1000 - math.floor(now / 1000) + slack
+        call('SET', keys[i + j], value .. pack('>I4', lifetime < 4294967296 and lifetime or 0), 'PX', format(ttl < 2147483648 and '%d' or '%.0f', ttl))
+      end
+    end
+  end
+  if found then state = table.concat(states) end
+  reply = reply .. (all and '\2' or '\0') .. state
+  i, position = i + limits, at
+end
+if i == #keys then return reply end
 
 -- expiry returns the TTL of a key, in milliseconds, that matters for micros. A
 -- bucket may take thousands of years until it is unused. Nobody waits for that, and
@@ -297,8 +470,6 @@ local function rare()
   return {muldiv = muldiv, trouble_with = trouble_with, view = view, add = add, charge = charge, refund = refund, change = change}
 end
 
-local keys, call, try, pack, unpack, spread, format = KEYS, redis.call, redis.pcall, struct.pack, struct.unpack, unpack, string.format
-
 -- seconds returns up to when a key is to live that matters up to an instant, in whole
 -- seconds since the Unix epoch: see expiry.
 local function seconds(matters)
@@ -317,29 +488,34 @@ local function write(key, value, lives, step)
     return
   end
   if type(value) == 'number' then
-    value = format('%.0f', value)
+    local used = value % 1000000
+    value = value == used and format('%d', used) or format('%d%06d', (value - used) / 1000000, used)
   else
     value = value .. pack('>I4', lives < 4294967296 and lives or 0)
   end
-  call('SET', key, value, 'PX', lives * 1000 - math.floor(now / 1000) + slack)
+  local ttl = lives * 1000 - math.floor(now / 1000) + slack
+  call('SET', key, value, 'PX', format(ttl < 2147483648 and '%d' or '%.0f', ttl)) -- '%d' is quick, but for 32 bits alone on some machines
 end
 
-local unused = '\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0'
 local unused_number = '0000000000000000'
-local runs, position = ARGV[1], 1
-local reply, parts = {pack('<d', now)}, 1
+local parts = 1
+reply = {reply}
 local functions -- what rare returns, once something needs it
 local values, lifetimes, steps, acts, shadows -- for each limit, what write and acts are to do; made when a run needs them
 
-local i = ARGV[2] and 1 or 0
 while i < #keys do
   local first_key = i + 1
   local all, consume, consumed, trouble = true, true, '\0', nil
   parts = parts + 1 -- for consumed
   local verdict, ends = parts, 0
 
-  local limits, _, kind = string.byte(runs, position, position + 2)
+  local limits = string.byte(runs, position)
   position = position + 1
+  local mark, same_cost -- of one of the two kinds of shorter runs
+  if limits > 253 then
+    mark = limits
+    limits, same_cost, position = unpack('<Bd', runs, position)
+  end
   local found -- the values, if they are read together; false for one that is absent, or no string
   local all_absent -- whether each key without a value is absent: it may hold what is no string
   if limits == 1 then
@@ -357,44 +533,17 @@ while i < #keys do
     end
   end
 
-  -- A run of numbers, of which each is that of its window, takes less time here.
-  local decided = false
-  if kind == 9 and found then
-    local at, cost, count, period, capacity = position + 4
-    for j = 1, limits do
-      local value = found[j]
-      cost, count, period, capacity, at = unpack('<dddd', runs, at)
-      at = at + 4
-      local used = (tonumber(value) or -1) - now + now % period
-      decided = used >= 0 and used < 1000000 - cost and used % 1 == 0 and #value == 16
-      if not decided then break end
-      if used + cost > capacity then all = false end
-      reply[parts + j] = value
-    end
-    if decided then
-      parts, i = parts + limits, i + limits
-      if all then
-        consumed = '\2'
-        local step = cost == 1 and '1' or format('%.0f', cost)
-        for j = 1, limits do
-          local key = keys[first_key + j - 1]
-          if type(try('INCRBY', key, step)) == 'table' then -- see write
-            local _, _, length = unpack('<ddd', runs, position + 36 * j - 32)
-            write(key, tonumber(found[j]) + cost, seconds(now - now % length + length))
-          end
-        end
-      end
-      position = at - 4
-    else
-      all = true
-    end
-  end
-
-  if not decided then repeat
+  repeat
     i = i + 1
     local key = keys[i]
     local strategy, shadow, mode, cost, count, period, capacity, ceiling, consumed_at
-    ends, strategy, shadow, mode, cost, count, period, capacity, position = unpack('<BBBBdddd', runs, position)
+    if same_cost then
+      ends, strategy, shadow, mode, cost = i == first_key + limits - 1 and 1 or 0, 8, 0, 1, same_cost
+      period, capacity, position = unpack('<dd', runs, position)
+      if mark == 254 then count, strategy, position = unpack('<dB', runs, position) end
+    else
+      ends, strategy, shadow, mode, cost, count, period, capacity, position = unpack('<BBBBdddd', runs, position)
+    end
     consume = consume and mode % 2 == 1
     if mode > 1 then
       mode = math.floor(mode / 2)
@@ -405,7 +554,6 @@ while i < #keys do
     local from, to -- the window of the calendar
     local numeric = strategy > 7
     if numeric then
-      if strategy == 9 then shadow = 0 end
       strategy = 1
     elseif strategy == 7 then
       strategy = 1
@@ -560,7 +708,7 @@ while i < #keys do
           local next_value, step, lifetime
           if numeric and next_used < 1000000 then
             next_value = upto - period + next_used
-            if lives == upto and mode == 0 then step = cost == 1 and '1' or format('%.0f', cost) end
+            if lives == upto and mode == 0 then step = cost == 1 and '1' or format('%d', cost) end
           else
             next_value = pack('>ddd', at, next_used, next_part)
           end
@@ -573,7 +721,9 @@ while i < #keys do
             write(key, next_value, lifetime, step)
           else
             if not values then values, lifetimes, steps = {}, {}, {} end
-            values[i], lifetimes[i], steps[i] = next_value, lifetime, step
+            values[i] = next_value
+            if lifetime then lifetimes[i] = lifetime end
+            if step then steps[i] = step end
           end
         end
       end
@@ -581,11 +731,11 @@ while i < #keys do
     if not allowed then
       all, consume = false, consume and shadow == 1
     end
-  until ends == 1 end
+  until ends == 1
 
   if trouble then
     consumed = string.char(trouble)
-  elseif consume and not decided then
+  elseif consume then
     consumed = all and '\2' or '\1'
     for j = first_key, i do
       if not all and shadows[j] then -- a limit in shadow mode denied: no limit in shadow mode consumes

@@ -13,7 +13,8 @@ import (
 var errAgain = errors.New("the server is not what it was; ask it again")
 
 var (
-	errClosed = errors.New("the store is closed")
+	errClosed  = errors.New("the store is closed")
+	errNothing = errors.New("nobody waits for an answer")
 	// errApart is the error of a command that the server did not run, because it does
 	// not have all of its keys.
 	errApart = errors.New("the keys are on several servers")

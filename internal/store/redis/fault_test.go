@@ -119,7 +119,12 @@ func TestFaults(t *testing.T) {
 					r := store.Request{Namespace: "test", Identifier: fault.name, Limits: limits(t, strategy.Spec{Rate: "1000/366d"}), Cost: 1}
 					look := r
 					look.Cost = 0
-					redistest.Eventually(t, "all is well before", func() error { return decide(t.Context(), s, look).Err })
+					redistest.Eventually(t, "all is well before", func() error {
+						if err := decide(t.Context(), s, look).Err; err != nil {
+							return err
+						}
+						return looksEnded(s) // it takes the connection that the decision needs
+					})
 					f.do(t, fault.harm, fault.stream, fault.attributes)
 					start := time.Now()
 					res := decide(t.Context(), s, r)

@@ -14,9 +14,12 @@ import (
 // appendRun appends r, which has so many keys, as the script reads it. at is asked for an
 // instant in the window of each key whose limit follows the calendar.
 func appendRun(b []byte, r *store.Request, keys int, at func(key int) strategy.Instant) []byte {
-	consume, isQuickRun := consumes(r), quick(r)
+	if mark := shortForm(r); mark != 0 {
+		return appendShort(b, mark, r, keys)
+	}
+	consume := consumes(r)
 	together := byte(0)
-	if keys <= math.MaxUint8 && !logs(r) {
+	if keys < ofStates && !logs(r) {
 		together = byte(keys)
 	}
 	b = append(b, together)
@@ -27,9 +30,6 @@ func appendRun(b []byte, r *store.Request, keys int, at func(key int) strategy.I
 			ends = 1
 		}
 		b = appendLimit(append(b, ends), r, l, consume)
-		if isQuickRun {
-			b[len(b)-sizeOfTake+1] = isQuick
-		}
 		if l.OnCalendar() {
 			start, end := l.Window(at(key))
 			b = appendDouble(appendDouble(b, float64(start)), float64(end))
@@ -39,18 +39,44 @@ func appendRun(b []byte, r *store.Request, keys int, at func(key int) strategy.I
 	return b
 }
 
-// quick reports whether the script can decide r in less time, because it takes from numeric
-// counters alone.
-func quick(r *store.Request) bool {
+// shortForm returns what the short form of r begins with, which the script decides in less
+// time, or 0 if r has none.
+func shortForm(r *store.Request) (mark byte) {
 	if len(r.With) > 0 || r.Mode != strategy.Take || !r.Changes() {
-		return false
+		return 0
 	}
 	for i := range r.Limits {
-		if l := &r.Limits[i]; l.Shadow || !l.Rate.IsUnlimited() && !numeric(l) {
-			return false
+		l := &r.Limits[i]
+		if l.Rate.IsUnlimited() {
+			continue
+		}
+		of := byte(ofStates)
+		if numeric(l) {
+			of = ofNumbers
+		}
+		if l.Shadow || l.OnCalendar() || l.Strategy == strategy.SlidingWindowLog || r.Cost > uint64(max(0, l.Capacity)) ||
+			of == ofNumbers && r.Cost >= numberUnit || mark != 0 && mark != of {
+			return 0
+		}
+		mark = of
+	}
+	return mark
+}
+
+// appendShort appends the short form of r, which has so many keys.
+func appendShort(b []byte, mark byte, r *store.Request, keys int) []byte {
+	b = appendDouble(append(b, mark, byte(keys)), float64(r.Cost))
+	for i := range r.Limits {
+		l := &r.Limits[i]
+		if l.Rate.IsUnlimited() {
+			continue
+		}
+		b = appendDouble(appendDouble(b, float64(l.Rate.Period/time.Microsecond)), float64(l.Capacity))
+		if mark == ofStates {
+			b = append(appendDouble(b, float64(l.Rate.Count)), byte(l.Strategy))
 		}
 	}
-	return true
+	return b
 }
 
 // logs reports whether r or its With has a sliding window log.
@@ -58,9 +84,6 @@ func logs(r *store.Request) (found bool) {
 	eachLimit(r, func(_ *store.Request, l *strategy.Limit) { found = found || l.Strategy == strategy.SlidingWindowLog })
 	return found
 }
-
-// sizeOfTake is how many bytes appendRun appends for a limit of a Take without a calendar.
-const sizeOfTake = 4 + 4*8
 
 // appendLimit appends l, a limit of r, as the script reads it, but for its window.
 func appendLimit(b []byte, r *store.Request, l *strategy.Limit, consume byte) []byte {
@@ -212,7 +235,12 @@ func double(packed string) float64 {
 const (
 	onCalendar = 7 // one that follows the calendar
 	isNumeric  = 8 // see numeric
-	isQuick    = 9 // a numeric one in a run that is quick
+)
+
+// What the short form of a run begins with.
+const (
+	ofStates  = 254 // it takes from window counters and buckets
+	ofNumbers = 255 // it takes from numeric counters
 )
 
 // The sizes of what decide.lua packs.

@@ -32,6 +32,8 @@ const (
 // Questions also share commands, if one server is known to own all keys. Otherwise all
 // keys of a command are of one identifier.
 //
+// A caller with one question, while nothing else is under way, sends it itself: see lone.
+//
 // It sends a command only once. If the connection fails, nobody knows whether the
 // command ran, and the caller gets an error.
 type pipeliner struct {
@@ -43,7 +45,8 @@ type pipeliner struct {
 	panics  *crash.Log  // may be nil
 	mapped  atomic.Bool // whether the nodes of the cluster are known
 
-	whole atomic.Bool // whether to send the whole script always: the server refuses EVALSHA
+	lone  *atomic.Pointer[lone] // the dialer's
+	whole atomic.Bool           // whether to send the whole script always: the server refuses EVALSHA
 
 	pipelines, questions atomic.Uint64 // how many were sent; for the metrics
 
@@ -58,10 +61,11 @@ type pipeliner struct {
 type lane struct {
 	waiting []*shipment
 	senders int
+	alone   time.Time // from when on a caller may send its own question; zero: no pipeline has been sent
 }
 
-func newPipeliner(client redis.UniversalClient, script script, owner *ownership, timeout time.Duration) *pipeliner {
-	p := &pipeliner{client: client, script: script, owner: owner, timeout: timeout, lanes: map[string]*lane{}}
+func newPipeliner(client redis.UniversalClient, lone *atomic.Pointer[lone], script script, owner *ownership, timeout time.Duration) *pipeliner {
+	p := &pipeliner{client: client, lone: lone, script: script, owner: owner, timeout: timeout, lanes: map[string]*lane{}}
 	p.cluster, _ = client.(*redis.ClusterClient)
 	return p
 }
@@ -108,26 +112,38 @@ func (p *pipeliner) run(name string, l *lane) {
 		if load = p.next(name, l, load[:0]); len(load) == 0 {
 			return
 		}
-		p.execSafely(load)
+		if p.execSafely(load, false) == nil {
+			p.worked(l)
+		}
 		p.requeue(l, load)
 		clear(load)
 	}
 }
 
+// worked notes that a pipeline has been answered, so that there is a connection.
+func (p *pipeliner) worked(l *lane) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if l.alone.IsZero() {
+		l.alone = time.Now()
+	}
+}
+
 // execSafely is exec. If that panics, what it did not finish fails. Nobody knows
 // whether it ran.
-func (p *pipeliner) execSafely(load []*shipment) {
-	defer p.panics.Recover("a pipeline to Redis", func(err error) {
+func (p *pipeliner) execSafely(load []*shipment, alone bool) (err error) {
+	defer p.panics.Recover("a pipeline to Redis", func(panicked error) {
+		err = panicked
 		for _, s := range load {
 			select {
 			case <-s.done:
 			default:
 				s.sent = 0
-				s.fail(fmt.Errorf("%w: %w", store.ErrCounters, err)) // it says nothing of the server
+				s.fail(fmt.Errorf("%w: %w", store.ErrCounters, panicked)) // it says nothing of the server
 			}
 		}
 	})
-	p.exec(load)
+	return p.exec(load, alone)
 }
 
 // requeue puts the shipments that have questions left at the end of the queue. The
@@ -174,8 +190,9 @@ func (p *pipeliner) next(name string, l *lane, load []*shipment) []*shipment {
 // more. The pipeline may take as long as connecting and the store's timeout
 // together, or longer if a caller's deadline is later. It goes on when its callers
 // leave: ending it would close the connection, and a connection that takes longer
-// to set up than a caller waits would never be made.
-func (p *pipeliner) exec(load []*shipment) {
+// to set up than a caller waits would never be made. But with alone, the caller is here
+// itself, and leaves at its own deadline. exec returns why there were no replies.
+func (p *pipeliner) exec(load []*shipment, alone bool) error {
 	now := time.Now()
 	deadline := now.Add(p.timeout)
 	var asked []question
@@ -191,11 +208,17 @@ func (p *pipeliner) exec(load []*shipment) {
 		}
 	}
 	if len(asked) == 0 {
-		return
+		return errNothing
 	}
-	ctx, cancel := context.WithDeadline(context.Background(), deadline)
+	ctx, cancel := context.Context(until{context.Background(), load[0].deadline}), func() {}
+	if !alone {
+		ctx, cancel = context.WithDeadline(context.Background(), deadline)
+	}
 	defer cancel()
 	replies, err := p.ask(ctx, asked)
+	if isReply(err) {
+		err = nil
+	}
 	for _, s := range load {
 		_, room := s.turn()
 		if len(room) == 0 {
@@ -206,10 +229,11 @@ func (p *pipeliner) exec(load []*shipment) {
 		switch {
 		case s.sent == len(s.questions):
 			s.finish()
-		case err != nil && !isReply(err): // the rest would meet the same error
+		case err != nil: // the rest would meet the same error
 			s.fail(err)
 		}
 	}
+	return err
 }
 
 // ask sends questions in one pipeline. It returns their replies, and the first error.

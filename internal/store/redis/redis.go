@@ -71,7 +71,7 @@ func New(o Options) (*Store, error) {
 	s.evicts.log = o.Logger
 	s.owner = newOwnership(o.SharedScripts, o.Logger, s.sample)
 	s.greet()
-	s.pipes = newPipeliner(client, newScript(serverClock), s.owner, o.Timeout+o.DialTimeout)
+	s.pipes = newPipeliner(client, &dialer.lone, newScript(serverClock), s.owner, o.Timeout+o.DialTimeout)
 	s.pipes.panics = o.Panics
 	return s, nil
 }
@@ -194,7 +194,9 @@ func (s *Store) ask(ctx context.Context, deadline time.Time, exchanges []exchang
 		c.pending, c.shipment, c.index = false, d.shipment, d.shipment.add(c.question)
 	}
 	for _, d := range to {
-		s.pipes.send(d.lane, d.shipment)
+		if len(to) > 1 || !s.pipes.sendOwn(d.lane, d.shipment) {
+			s.pipes.send(d.lane, d.shipment)
+		}
 	}
 	for i := range exchanges {
 		if c := &exchanges[i]; c.shipment != nil {

@@ -60,6 +60,16 @@ func settle(tb testing.TB, s *Store) {
 	})
 }
 
+// looksEnded reports an error while s looks who owns the keys.
+func looksEnded(s *Store) error {
+	s.owner.mu.Lock()
+	defer s.owner.mu.Unlock()
+	if s.owner.looks {
+		return errors.New("it looks who owns the keys")
+	}
+	return nil
+}
+
 // openWith returns a store with options. If they have no timeout, it is patient.
 func openWith(tb testing.TB, o Options) *Store {
 	tb.Helper()
@@ -450,10 +460,14 @@ func TestForeignValues(t *testing.T) {
 func TestForeignValuesAmongOthers(t *testing.T) {
 	server := redistest.Start(t)
 	s, client := open(t, server), server.Client(t)
-	for _, spec := range []strategy.Spec{{Rate: "5/h"}, {Rate: "5/h", Strategy: strategy.SlidingWindowLog}} {
+	for _, spec := range []strategy.Spec{{Rate: "5/h"}, {Rate: "5/h", Strategy: strategy.SlidingWindowLog}, {Rate: "5/h", Name: "named"}, {Rate: "5/h", Burst: 5, Strategy: strategy.TokenBucket}} {
+		second := strategy.Spec{Rate: "7/min"}
+		if spec.Name != "" || spec.Strategy == strategy.TokenBucket { // so that the run is of states alone
+			second.Name = "second"
+		}
 		requests, results := make([]store.Request, 9), make([]store.Result, 9)
 		for i := range requests {
-			requests[i] = store.Request{Namespace: "test", Identifier: fmt.Sprint(i), Limits: limits(t, spec, strategy.Spec{Rate: "7/min"}), Cost: 1}
+			requests[i] = store.Request{Namespace: "test", Identifier: fmt.Sprint(i), Limits: limits(t, spec, second), Cost: 1}
 		}
 		const of = 4
 		client.LPush(t.Context(), counterKey("test", fmt.Sprint(of), &requests[of].Limits[0]), "not a state")

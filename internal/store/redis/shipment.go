@@ -18,6 +18,7 @@ type shipment struct {
 	sent      int     // how many of questions have had their turn
 	turnEnd   int     // the current turn is questions[sent:turnEnd]
 	done      chan struct{}
+	cut       error // why the caller has left, if it sent s itself
 
 	oneQuestion [1]question // room for questions: most shipments have one
 	oneReply    [1]reply    // room for its reply
@@ -59,7 +60,7 @@ var timers = sync.Pool{New: func() any { return time.NewTimer(0) }}
 func (s *shipment) wait() error {
 	select {
 	case <-s.done:
-		return nil
+		return s.cut
 	default:
 	}
 	timer := timers.Get().(*time.Timer)

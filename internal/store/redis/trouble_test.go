@@ -2,6 +2,7 @@ package redis
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -144,6 +145,16 @@ func (tr *trouble) test(t *testing.T) {
 	}
 	if evicts := s.evicts.found.Load(); evicts != strings.Contains(tr.finds, "maxmemory") {
 		t.Errorf("evicts: %t", evicts)
+	}
+	if strings.Contains(tr.finds, "a look") { // which goes on beside the decisions
+		redistest.Eventually(t, "it has looked for keys", func() error {
+			s.owner.mu.Lock()
+			defer s.owner.mu.Unlock()
+			if !strings.Contains(s.owner.said, tr.finds) {
+				return errors.New(s.owner.said)
+			}
+			return nil
+		})
 	}
 	_ = s.Close()
 	if !strings.Contains(log.String(), tr.finds) || strings.Contains(log.String(), "refuses scripts") {
