@@ -92,11 +92,11 @@ type daemon struct {
 	config   string // its file
 	operator string // a token for the admin port
 	process  *os.Process
-	exited  chan struct{} // closed when the process has ended
-	status  error         // of its end; set when exited is closed
-	peak    atomic.Int64  // its largest resident memory so far, in bytes
-	killed  atomic.Bool   // because it took more memory than it has
-	logged  atomic.Int64  // bytes of its log since it serves
+	exited   chan struct{} // closed when the process has ended
+	status   error         // of its end; set when exited is closed
+	peak     atomic.Int64  // its largest resident memory so far, in bytes
+	killed   atomic.Bool   // because it took more memory than it has
+	logged   atomic.Int64  // bytes of its log since it serves
 }
 
 // innocentLimit is how often the innocent caller may do what it asks for.

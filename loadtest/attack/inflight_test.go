@@ -11,6 +11,10 @@ import (
 	"time"
 
 	"golang.org/x/net/http2"
+	"google.golang.org/grpc/codes"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	reflectionpb "google.golang.org/grpc/reflection/grpc_reflection_v1"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	ratelimitv1 "github.com/ratelimitd/ratelimitd/proto/ratelimit/v1"
@@ -25,6 +29,8 @@ func inFlightAttacks() []attack {
 		{name: "large messages nearly delivered", do: nearlyDelivered(nearly{connections: size(4, 20), calls: size(12, 60), bytes: mostBytes - 100})},
 		{name: "calls on many connections", do: callsOnManyConnections},
 		{name: "replies that nobody may send", do: repliesWithoutWindow},
+		{name: "health watched", do: watches},
+		{name: "reservations", do: reservations},
 	}
 }
 
@@ -137,5 +143,37 @@ func repliesWithoutWindow(ctx context.Context, t *testing.T, d *daemon) {
 			}
 		}
 		pause(ctx, time.Duration(size(1, 8))*time.Second)
+	})
+}
+
+// watches watches the health of the daemon on as many streams as it can, and has reflection
+// wait for questions.
+func watches(ctx context.Context, t *testing.T, d *daemon) {
+	watching, stop := context.WithCancel(ctx)
+	defer stop()
+	together(ctx, 8, size(8, 60), func(int) {
+		conn := d.dial(t)
+		health, reflection := healthpb.NewHealthClient(conn), reflectionpb.NewServerReflectionClient(conn)
+		for i := range size(100, 500) {
+			if i%2 == 0 {
+				_, _ = health.Watch(watching, &healthpb.HealthCheckRequest{Service: fmt.Sprint(i)})
+			} else {
+				_, _ = reflection.ServerReflectionInfo(watching)
+			}
+		}
+	})
+	pause(ctx, time.Duration(size(1, 10))*time.Second)
+}
+
+// reservations reserves, and never says what was used.
+func reservations(ctx context.Context, t *testing.T, d *daemon) {
+	client := ratelimitv1.NewRateLimitServiceClient(d.dial(t))
+	together(ctx, size(8, 64), size(2000, 100_000), func(i int) {
+		_, err := client.Reserve(ctx, &ratelimitv1.ReserveRequest{Request: &ratelimitv1.ShouldAllowRequest{
+			Namespace: "greedy", Identifier: fmt.Sprint(i / 4), Limits: []*ratelimitv1.Limit{{Rate: "10/366d"}},
+		}})
+		if err != nil && status.Code(err) != codes.ResourceExhausted {
+			t.Errorf("reservation %d gets %v", i, err)
+		}
 	})
 }

@@ -23,6 +23,11 @@ func redisAttacks() []attack {
 			strings.Repeat("\r\n", 1<<20), strings.Repeat("*0\r\n", 1<<18), strings.Repeat("HELLO 3\r\nRL.ALLOW n i 1/s"+strings.Repeat(" LIMIT 2/s", 30)+"\r\n", 2000),
 			strings.Repeat("RL.ALLOW n i 5/x"+strings.Repeat(" FOO", 100)+"\r\n", 2000), strings.Repeat("THROTTLE a 1000000000 1000000000 1\r\n", 20_000),
 		)},
+		{name: "Redis: conversations", do: redisSends(
+			strings.Repeat("HELLO 3 SETNAME a\r\nHELLO 2\r\n", 30_000), strings.Repeat("PING "+strings.Repeat("x", 10_000)+"\r\n", 100), strings.Repeat("RESET\r\nSELECT 0\r\n", 40_000),
+			strings.Repeat("*1\r\n$5\r\nMULTI\r\n*2\r\n$9\r\nSUBSCRIBE\r\n$1\r\na\r\n", 10_000), strings.Repeat("COMMAND INFO"+strings.Repeat(" RL.ALLOW", 300)+"\r\n", 300),
+			strings.Repeat("RL.RESERVE n i 1000000/h COST 1\r\n", 20_000), strings.Repeat("RL.CANCEL AQAA\r\n", 20_000),
+		)},
 		{name: "Redis: replies not read", do: redisUnread},
 		{name: "Redis: slow commands", do: func(ctx context.Context, t *testing.T, d *daemon) {
 			beginnings := []string{"*320\r\n", "*1\r\n$16000\r\n", "PING ", "*4\r\n$8\r\nRL.ALLOW\r\n" + strings.Repeat("$1\r\na\r\n", 2)}
