@@ -58,11 +58,12 @@ type counter struct {
 
 // newCounter returns a counter of rows, for a side of who.
 func newCounter(who *subject, side int, identifier string, rows []*row) *counter {
-	c := &who.own
-	if c.limits != nil || side != 0 || len(rows) != 1 {
-		c = &counter{limits: make([]hold, len(rows))}
-	} else {
+	var c *counter
+	if side == 0 && len(rows) == 1 { // the lane of the other side must not even look at own
+		c = &who.own
 		c.limits = who.one[:]
+	} else {
+		c = &counter{limits: make([]hold, len(rows))}
 	}
 	c.identifier = identifier
 	for i := range rows {

@@ -232,7 +232,7 @@ func (p *textParser) request(value []byte, r *Record) {
 var space = []byte{' '}
 
 // cut returns where a column is that begins at i, and where it ends with its quotation marks. If there
-// is no such column, it ends at i.
+// is no such column, all is i. A word and a bracket are cut by readFrom, where there is one.
 func cut(line []byte, i int, kind columnKind) (from, to, next int) {
 	from = i
 	switch kind {
@@ -252,6 +252,7 @@ func cut(line []byte, i int, kind columnKind) (from, to, next int) {
 				return i, to, to
 			}
 		}
+	default: // in quotation marks
 	}
 	if line[i] != '"' {
 		return i, i, i
