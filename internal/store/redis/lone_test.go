@@ -40,14 +40,14 @@ func TestLoneCallerLeaves(t *testing.T) {
 			redistest.Eventually(t, "the lane is idle", idle)
 			server.Pause(t)
 			ctx, cancel := context.WithCancel(t.Context())
-			if why == context.DeadlineExceeded { // so late that the caller is seen to read before
+			if errors.Is(why, context.DeadlineExceeded) { // so late that the caller is seen to read before
 				ctx, cancel = context.WithTimeout(t.Context(), 2*time.Second)
 			}
 			defer cancel()
 			result := make(chan error)
 			go func() { result <- decide(ctx, s, r).Err }()
 			redistest.Eventually(t, "a caller reads", reads)
-			if why == context.Canceled {
+			if errors.Is(why, context.Canceled) {
 				cancel()
 			}
 			if err := <-result; !errors.Is(err, why) {
