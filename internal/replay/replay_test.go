@@ -444,35 +444,44 @@ func TestWrong(t *testing.T) {
 	}
 }
 
-// BenchmarkReplay replays a log of a million records with some numbers of lanes. Beside it, it
-// reads the lines and no more.
+// BenchmarkReplay replays logs of a million records of up to 50,000 clients with some numbers of
+// lanes: all clients ask as often, or by Zipf's law, as clients mostly do. Beside it, it reads the
+// lines and no more.
 func BenchmarkReplay(b *testing.B) {
 	dir := b.TempDir()
 	config, log := filepath.Join(dir, "new.yaml"), filepath.Join(dir, "access.log")
-	random := rand.New(rand.NewPCG(1, 2))
-	var text bytes.Buffer
-	const records = 1_000_000
-	for i := range records {
-		text.WriteString(combined(start.Add(time.Duration(i)*time.Second/500), fmt.Sprintf("10.%d.%d.%d", random.IntN(2), random.IntN(100), random.IntN(250))))
-	}
-	if err := os.WriteFile(log, text.Bytes(), 0o600); err != nil {
-		b.Fatal(err)
-	}
 	if err := os.WriteFile(config, []byte("namespaces: {web: {policies: {default: {limits: [{rate: 100/min}]}}}}"), 0o600); err != nil {
 		b.Fatal(err)
 	}
-	for _, lanes := range []int{1, 2, 4} {
-		b.Run(fmt.Sprintf("lanes=%d", lanes), func(b *testing.B) {
-			for b.Loop() {
-				r := prepared(b, "--config", config, log)
-				r.lanes = lanes
-				if err := r.do(b.Context()); err != nil {
-					b.Fatal(err)
+	const records, clients = 1_000_000, 50_000
+	random := rand.New(rand.NewPCG(1, 2))
+	zipf := rand.NewZipf(random, 1.01, 1, clients-1)
+	var text bytes.Buffer
+	for _, of := range []struct {
+		name   string
+		client func() uint64
+	}{{"uniform", func() uint64 { return random.Uint64N(clients) }}, {"zipf", zipf.Uint64}} {
+		text.Reset()
+		for i := range records {
+			c := of.client() * 7919 % clients // whose numbers are not in the order of how often they ask
+			text.WriteString(combined(start.Add(time.Duration(i)*time.Second/500), fmt.Sprintf("10.%d.%d.%d", c>>16, c>>8&255, c&255)))
+		}
+		if err := os.WriteFile(log, text.Bytes(), 0o600); err != nil {
+			b.Fatal(err)
+		}
+		for _, lanes := range []int{1, 2, 4} {
+			b.Run(fmt.Sprintf("%s/lanes=%d", of.name, lanes), func(b *testing.B) {
+				for b.Loop() {
+					r := prepared(b, "--config", config, log)
+					r.lanes = lanes
+					if err := r.do(b.Context()); err != nil {
+						b.Fatal(err)
+					}
+					r.close()
 				}
-				r.close()
-			}
-			b.ReportMetric(float64(records*b.N)/b.Elapsed().Seconds(), "records/s")
-		})
+				b.ReportMetric(float64(records*b.N)/b.Elapsed().Seconds(), "records/s")
+			})
+		}
 	}
 	b.Run("lines", func(b *testing.B) {
 		for b.Loop() {
