@@ -111,7 +111,8 @@ class Batches:
 
     def end(self, error: RateLimitError, now: float, undecided: bool) -> None:
         """Answers the calls of a stream that has ended, or could not be opened. Those that the daemon has certainly not
-        decided are queued again. Those that it may have decided are not, lest they are charged twice."""
+        decided are queued again, and the next time go alone: gRPC for asyncio loses what the daemon says when it ends a stream
+        on which a message is being written. Those that it may have decided are not, lest they are charged twice."""
         self.is_open = False
         flight, self.flight = self.flight, []
         alone = error.code is grpc.StatusCode.UNIMPLEMENTED
@@ -122,7 +123,9 @@ class Batches:
             flight += self.queue
             self.queue.clear()
         for call in flight:
-            if undecided and not call.again and call.place == "flight":
+            if undecided and call.again:
+                call.end(None, Alone())
+            elif undecided and call.place == "flight":
                 call.again = True
                 self.add(call)
             else:

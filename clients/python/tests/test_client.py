@@ -15,7 +15,8 @@ from typing import Any, Callable
 import grpc
 import pytest
 
-from ratelimitd import AsyncClient, Client, Event, Reason, Result, _api
+from ratelimitd import AsyncClient, Client, Event, RateLimitError, Reason, Result, _api
+from ratelimitd._batch import Alone, Batches, Call
 from ratelimitd.testing import Daemon
 
 CALLERS = 64
@@ -220,6 +221,20 @@ def check_daemons(one: Daemon, allow: Any, unary: bool) -> None:
         except Exception as e:
             allow_or_error.append(e)
     assert len(allow_or_error) <= 1, allow_or_error  # the first may have been on its way
+
+
+def test_calls_that_two_streams_did_not_decide_go_alone() -> None:
+    batches, finished = Batches(), []
+    call = Call(_api.ShouldAllowRequest(identifier="alice"), 10.0, lambda: finished.append(True))
+    ended = RateLimitError(grpc.StatusCode.UNAVAILABLE, "the daemon has ended the stream")
+    batches.add(call)
+    for streams in (1, 2):
+        assert not finished
+        batches.is_open = True
+        assert batches.take(0.0) == [call.request], streams
+        batches.end(ended, 0.0, True)
+    assert finished == [True]
+    assert isinstance(call.error, Alone)
 
 
 def test_without_streams_calls_go_alone() -> None:
