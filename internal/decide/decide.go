@@ -19,6 +19,7 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/policy"
 	"github.com/ratelimitd/ratelimitd/internal/store"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
+	"github.com/ratelimitd/ratelimitd/internal/turns"
 )
 
 // Options say how to make a Core. Store, Book and Logger are required.
@@ -106,6 +107,7 @@ func (c *Core) Decide(ctx context.Context, b *Batch) {
 	policies, caller := c.policies.Load(), c.permits.caller(ctx)
 	var ns *policy.Namespace // of the request before: mostly all are of one
 	for i := range b.Requests {
+		turns.Yield(i)
 		r, a := &b.Requests[i], &b.Answers[i]
 		if i == 0 || r.Namespace != b.Requests[i-1].Namespace {
 			ns = policies.Namespace(r.Namespace)
@@ -123,6 +125,7 @@ func (c *Core) Decide(ctx context.Context, b *Batch) {
 	c.askStore(ctx, b)
 	asked := 0
 	for i := range b.Requests {
+		turns.Yield(i)
 		r, a, e := &b.Requests[i], &b.Answers[i], exchange{}
 		if a.fate == toAsk {
 			e = exchange{&b.asked[asked], &b.results[asked]}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/ratelimitd/ratelimitd/internal/server/apiv1"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
+	"github.com/ratelimitd/ratelimitd/internal/turns"
 	ratelimitv1 "github.com/ratelimitd/ratelimitd/proto/ratelimit/v1"
 )
 
@@ -33,6 +34,7 @@ func (s *scanner) batch(to *ratelimitv1.ShouldAllowBatchRequest) bool {
 	return s.object(func(name string) bool {
 		return name == "requests" && seen.first(0) && s.list(func() bool {
 			to.Requests = longer(to.Requests)
+			turns.Yield(len(to.Requests))
 			return len(to.Requests) <= apiv1.MaxBatch && s.request(to.Requests[len(to.Requests)-1])
 		})
 	})

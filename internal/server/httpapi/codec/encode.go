@@ -8,6 +8,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/ratelimitd/ratelimitd/internal/turns"
 	ratelimitv1 "github.com/ratelimitd/ratelimitd/proto/ratelimit/v1"
 )
 
@@ -29,6 +30,7 @@ func AppendBatch(b []byte, m *ratelimitv1.ShouldAllowBatchResponse) (_ []byte, u
 		if response == nil {
 			return p.out, false
 		}
+		turns.Yield(i)
 		p.comma(i)
 		p.string(`{"response":`)
 		p.response(response)
