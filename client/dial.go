@@ -33,7 +33,7 @@ var alive = keepalive.ClientParameters{Time: 15 * time.Second, Timeout: 2 * time
 
 // windowBytes is how much a connection receives before it says that there is room for more.
 // A window that gRPC may change has it send a ping beside nearly each call of a caller that is
-// alone, to measure the bandwidth, which costs the daemon as much as a fourth of the call.
+// alone, to measure the bandwidth. At 3,000 calls a second that cost the daemon a fifth more.
 const windowBytes = 1 << 20
 
 // scheme is that of several addresses.
