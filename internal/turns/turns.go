@@ -55,10 +55,11 @@ type Turn struct {
 	held bool
 }
 
-// Yield lets others run after each 64 parts of what takes long, i being the number of the part
-// at hand. Nobody else would run on this processor until all is done, or for 10 ms.
+// Yield lets others run after each 256 parts of what takes long, i being the number of the part
+// at hand. Nobody else would run on this processor until all is done, or for 10 ms. Batches that
+// need no turn are smaller: for one of 100 it costs a tenth to a fifth of its time to be interrupted.
 func Yield(i int) {
-	if i%64 == 63 {
+	if i%256 == 255 {
 		runtime.Gosched()
 	}
 }
