@@ -201,10 +201,9 @@ type validity struct {
 // with. Callers mostly bring the same limits again, and to read them took a seventh of the
 // instructions of a decision that comes by itself.
 type knowledge struct {
+	validity          // but for the namespace
 	maxLogCount int64 // that the limits were checked with
-	specs       []strategy.Spec
-	limits      []strategy.Limit
-	others      int // how many requests had others since
+	others      int   // how many requests had others since
 }
 
 // patience is how many requests with other limits it takes for knowledge to be of these.
@@ -216,7 +215,7 @@ func (k *knowledge) consider(specs []strategy.Spec, limits []strategy.Limit, max
 	if k.others++; k.others < patience && k.specs != nil {
 		return
 	}
-	*k = knowledge{maxLogCount: maxLogCount, specs: slices.Clone(specs), limits: slices.Clone(limits)}
+	*k = knowledge{validity{specs: slices.Clone(specs), limits: slices.Clone(limits)}, maxLogCount, 0}
 	for i := range k.specs {
 		spec := &k.specs[i]
 		spec.Name, spec.Rate = strings.Clone(spec.Name), strings.Clone(spec.Rate)
@@ -227,8 +226,8 @@ func (k *knowledge) consider(specs []strategy.Spec, limits []strategy.Limit, max
 // prepare makes b ready for its requests to be decided.
 func (b *Batch) prepare(maxLogCount int64) {
 	b.asked, b.together, b.limits, b.last = b.asked[:0], 0, b.limits[:0], validity{}
-	if k := &b.known; k.maxLogCount == maxLogCount {
-		b.last.specs, b.last.limits = k.specs, k.limits
+	if b.known.maxLogCount == maxLogCount {
+		b.last = b.known.validity
 	}
 	clear(b.Answers) // those that are left, if b was not cleared
 	b.Answers = Resized(b.Answers, len(b.Requests))

@@ -34,7 +34,6 @@ import (
 // both. The processor time is that of both sides.
 func BenchmarkCall(b *testing.B) {
 	token := auth.NewToken()
-	known := fmt.Sprintf("clients: [{name: a, tokens: [%s], namespaces: [checkout]}]", auth.HashLine(token))
 	for _, port := range []struct {
 		name string
 		dial func(b *testing.B, d *Server, token string, known bool) (ask func() error)
@@ -44,10 +43,16 @@ func BenchmarkCall(b *testing.B) {
 			benchmarkCall(b, func() func() error { return port.dial(b, d, token, false) })
 		})
 		b.Run(port.name+"/token", func(b *testing.B) {
-			d := serveBench(b, clients(b, known))
+			d := serveBench(b, clientsWith(b, token))
 			benchmarkCall(b, func() func() error { return port.dial(b, d, token, true) })
 		})
 	}
+}
+
+// clientsWith returns clients of which one has a token, for the namespace checkout.
+func clientsWith(b *testing.B, token string) *auth.Directory {
+	b.Helper()
+	return clients(b, fmt.Sprintf("clients: [{name: a, tokens: [%s], namespaces: [checkout]}]", auth.HashLine(token)))
 }
 
 // benchmarkCall has 16 callers for each processor ask, who have all connected before.

@@ -141,6 +141,20 @@ func newServer(h http.Handler, to io.Writer) *http.Server {
 	}
 }
 
+// begin has s serve a port until it is stopped, which ended waits for.
+func begin(t *testing.T, s serverUnderTest) (p *port, ended func()) {
+	t.Helper()
+	p = newPort()
+	served := make(chan error, 1)
+	go func() { served <- s.Serve(p) }()
+	return p, func() {
+		t.Helper()
+		if err := <-served; !errors.Is(err, http.ErrServerClosed) {
+			t.Error(err)
+		}
+	}
+}
+
 // pause is how long a client waits between two parts of a conversation. No timeout is a
 // multiple of it.
 const pause = 1100 * time.Millisecond
@@ -159,11 +173,10 @@ func (c *conversation) with(t *testing.T, of func(*http.Server) serverUnderTest)
 	synctest.Test(t, func(t *testing.T) {
 		var text strings.Builder
 		e := &echo{}
-		s, p := of(newServer(e, &text)), newPort()
-		served := make(chan error, 1)
-		go func() { served <- s.Serve(p) }()
+		s := of(newServer(e, &text))
+		p, ended := begin(t, s)
 		client := p.dial()
-		begin := time.Now()
+		start := time.Now()
 		var writing sync.WaitGroup
 		writing.Go(func() {
 			for i, part := range c.parts {
@@ -177,15 +190,13 @@ func (c *conversation) with(t *testing.T, of func(*http.Server) serverUnderTest)
 			}
 		})
 		all, _ := io.ReadAll(client)
-		took = time.Since(begin)
+		took = time.Since(start)
 		_ = client.Close()
 		writing.Wait()
 		if err := s.Shutdown(t.Context()); err != nil {
 			t.Error(err)
 		}
-		if err := <-served; !errors.Is(err, http.ErrServerClosed) {
-			t.Error(err)
-		}
+		ended()
 		reply, logged, here = string(all), text.String(), int(e.here.Load())
 	})
 	return reply, took, logged, here
@@ -347,9 +358,8 @@ func (c oneByOneConn) Read(p []byte) (int, error) { return c.Conn.Read(p[:min(le
 func TestShutdown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := &echo{wait: make(chan struct{})}
-		s, p := New(newServer(e, io.Discard), path), newPort()
-		served := make(chan error, 1)
-		go func() { served <- s.Serve(p) }()
+		s := New(newServer(e, io.Discard), path)
+		p, ended := begin(t, s)
 		fresh, idle, waiting, part, foreign := p.dial(), p.dial(), p.dial(), p.dial(), p.dial()
 		answered := make([]byte, 4096)
 		for c, text := range map[*pipe]string{
@@ -364,11 +374,11 @@ func TestShutdown(t *testing.T) {
 		}
 		synctest.Wait()
 		stopped := make(chan error, 1)
-		begin := time.Now()
+		start := time.Now()
 		go func() { stopped <- s.Shutdown(t.Context()) }()
 		for name, c := range map[string]*pipe{"new": fresh, "idle": idle, "idle at net/http": foreign} {
-			if all, err := io.ReadAll(c); len(all) > 0 || err != nil || time.Since(begin) > time.Second {
-				t.Errorf("a connection that is %s ends with %q, %v after %v", name, all, err, time.Since(begin))
+			if all, err := io.ReadAll(c); len(all) > 0 || err != nil || time.Since(start) > time.Second {
+				t.Errorf("a connection that is %s ends with %q, %v after %v", name, all, err, time.Since(start))
 			}
 		}
 		_, _ = io.WriteString(part, "yz")
@@ -382,9 +392,7 @@ func TestShutdown(t *testing.T) {
 		if err := <-stopped; err != nil {
 			t.Error(err)
 		}
-		if err := <-served; !errors.Is(err, http.ErrServerClosed) {
-			t.Error(err)
-		}
+		ended()
 	})
 }
 
@@ -392,9 +400,8 @@ func TestShutdown(t *testing.T) {
 func TestClose(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := &echo{wait: make(chan struct{})}
-		s, p := New(newServer(e, io.Discard), path), newPort()
-		served := make(chan error, 1)
-		go func() { served <- s.Serve(p) }()
+		s := New(newServer(e, io.Discard), path)
+		p, ended := begin(t, s)
 		c := p.dial()
 		_, _ = io.WriteString(c, plain("wait"))
 		synctest.Wait()
@@ -410,9 +417,7 @@ func TestClose(t *testing.T) {
 			t.Errorf("%q after Close", all)
 		}
 		close(e.wait)
-		if err := <-served; !errors.Is(err, http.ErrServerClosed) {
-			t.Error(err)
-		}
+		ended()
 		s.serving.Wait()
 	})
 }
@@ -422,9 +427,8 @@ func TestClose(t *testing.T) {
 func TestNotRead(t *testing.T) {
 	for _, body := range []string{"x", "long 300000"} {
 		synctest.Test(t, func(t *testing.T) {
-			s, p := New(newServer(new(echo), io.Discard), path), newPort()
-			served := make(chan error, 1)
-			go func() { served <- s.Serve(p) }()
+			s := New(newServer(new(echo), io.Discard), path)
+			p, ended := begin(t, s)
 			c := p.dial()
 			for range 3 {
 				_, _ = io.WriteString(c, plain("x"))
@@ -432,15 +436,13 @@ func TestNotRead(t *testing.T) {
 				_, _ = c.Read(make([]byte, 4096))
 			}
 			_, _ = io.WriteString(c, plain(body))
-			begin := time.Now()
+			start := time.Now()
 			s.serving.Wait()
-			if took := time.Since(begin); took < s.WriteTimeout || took > s.WriteTimeout*5/4 {
+			if took := time.Since(start); took < s.WriteTimeout || took > s.WriteTimeout*5/4 {
 				t.Errorf("%s: the connection ends after %v", body, took)
 			}
 			_ = s.Close()
-			if err := <-served; !errors.Is(err, http.ErrServerClosed) {
-				t.Error(err)
-			}
+			ended()
 		})
 	}
 }

@@ -71,13 +71,13 @@ func (p *pipeliner) sendOwn(name string, s *shipment) bool {
 	if l == nil {
 		return false
 	}
-	lone := &lone{deadline: s.deadline}
-	p.lone.Store(lone)
-	stop := context.AfterFunc(s.ctx, lone.leave)
+	caller := &lone{deadline: s.deadline}
+	p.lone.Store(caller)
+	stop := context.AfterFunc(s.ctx, caller.leave)
 	s.turnEnd = 1
 	err := p.execSafely([]*shipment{s}, true)
 	stop()
-	lone.done()
+	caller.done()
 	p.lone.Store(nil)
 	if err != nil {
 		s.cut = s.left(time.Now())
@@ -92,7 +92,7 @@ func (p *pipeliner) enterAlone(name string) *lane {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	l := p.lanes[name]
-	if p.closed || l == nil || l.senders > 0 || len(l.waiting) > 0 || l.alone.IsZero() || time.Now().Before(l.alone) {
+	if p.closed || l == nil || l.senders > 0 || len(l.waiting) > 0 || !l.connected.Load() || time.Now().Before(l.alone) {
 		return nil
 	}
 	l.senders++

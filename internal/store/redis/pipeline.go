@@ -61,7 +61,9 @@ type pipeliner struct {
 type lane struct {
 	waiting []*shipment
 	senders int
-	alone   time.Time // from when on a caller may send its own question; zero: no pipeline has been sent
+	alone   time.Time // from when on a caller may send its own question
+
+	connected atomic.Bool // whether a pipeline has been answered: there is a connection
 }
 
 func newPipeliner(client redis.UniversalClient, lone *atomic.Pointer[lone], script script, owner *ownership, timeout time.Duration) *pipeliner {
@@ -113,19 +115,10 @@ func (p *pipeliner) run(name string, l *lane) {
 			return
 		}
 		if p.execSafely(load, false) == nil {
-			p.worked(l)
+			l.connected.Store(true)
 		}
 		p.requeue(l, load)
 		clear(load)
-	}
-}
-
-// worked notes that a pipeline has been answered, so that there is a connection.
-func (p *pipeliner) worked(l *lane) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if l.alone.IsZero() {
-		l.alone = time.Now()
 	}
 }
 
