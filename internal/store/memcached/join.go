@@ -3,11 +3,19 @@ package memcached
 import (
 	"slices"
 	"sync"
+	"time"
 )
 
-// maxSenders is how many exchanges of a kind a server has at a time. What comes meanwhile
-// waits and joins others: most of what it costs is the exchange.
-const maxSenders = 4
+const (
+	// maxSenders is how many exchanges of a kind a server has at a time. What comes meanwhile
+	// waits and joins others: most of what it costs is the exchange.
+	maxSenders = 4
+	// joinTime is how long after one exchange the next begins at the earliest, unless none is
+	// under way. So exchanges with a server that is near follow one another, and have more
+	// each, and one with a server that is far, or that is slow to answer, holds up others for
+	// so long only.
+	joinTime = time.Millisecond
+)
 
 // A sendable is what a queue has.
 type sendable[T any] interface {
@@ -22,7 +30,9 @@ type queue[T sendable[T]] struct {
 
 	mu      sync.Mutex // protects the following
 	waiting []T
-	senders int // goroutines that send
+	senders int         // goroutines that send
+	latest  time.Time   // when the latest exchange began
+	late    *time.Timer // calls what next was given joinTime after that; nil before the first
 }
 
 // add adds x. If it returns true, the caller has to start a sender.
@@ -30,7 +40,13 @@ func (q *queue[T]) add(x T) (start bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.waiting = append(q.waiting, x)
-	if q.senders == maxSenders {
+	return q.wants()
+}
+
+// wants adds a sender, and returns true, if there should be one more. It is called with q.mu
+// held.
+func (q *queue[T]) wants() bool {
+	if len(q.waiting) == 0 || q.senders == maxSenders || q.senders > 0 && time.Since(q.latest) < joinTime {
 		return false
 	}
 	q.senders++
@@ -38,13 +54,23 @@ func (q *queue[T]) add(x T) (start bool) {
 }
 
 // next returns what to send together: of all sizes at most q.most, or one that is larger. If
-// nothing waits, the sender has to end.
-func (q *queue[T]) next() (joined []T) {
+// nothing waits, or what does waits for another, the sender has to end. If there is still one
+// joinTime later, late is called.
+func (q *queue[T]) next(late func()) (joined []T) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if len(q.waiting) == 0 {
-		q.senders--
+	q.senders--
+	if !q.wants() {
+		if q.senders == 0 && q.late != nil {
+			q.late.Stop()
+		}
 		return nil
+	}
+	q.latest = time.Now()
+	if q.late == nil {
+		q.late = time.AfterFunc(joinTime, late)
+	} else {
+		q.late.Reset(joinTime)
 	}
 	n, size := 1, q.waiting[0].size()
 	for n < len(q.waiting) && size+q.waiting[n].size() <= q.most {
@@ -53,6 +79,13 @@ func (q *queue[T]) next() (joined []T) {
 	}
 	joined, q.waiting = q.waiting[:n:n], q.waiting[n:]
 	return joined
+}
+
+// isLate reports whether the caller has to start a sender, for what has waited for joinTime.
+func (q *queue[T]) isLate() (start bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.wants()
 }
 
 // leave forgets x, if it still waits.

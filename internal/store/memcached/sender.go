@@ -23,20 +23,27 @@ func (x *exchanges) startWrite(on *server, it *memcache.Item, add bool) *write {
 
 // start has one be sent to a server, along with what else waits in q.
 func start[T sendable[T]](x *exchanges, on *server, q *queue[T], one T) {
-	if !q.add(one) {
-		return
+	if q.add(one) {
+		x.running.Go(func() { run(x, on, q) })
 	}
-	x.running.Go(func() {
-		for {
-			on.slots <- struct{}{} // each exchange has an end, so that there is one soon
-			joined := q.next()
-			if joined == nil {
-				<-on.slots
-				return
-			}
-			one.send(x, on, joined)
+}
+
+// run is a sender of q: it sends what waits there to a server, until nothing does.
+func run[T sendable[T]](x *exchanges, on *server, q *queue[T]) {
+	late := func() {
+		if q.isLate() {
+			x.running.Go(func() { run(x, on, q) })
 		}
-	})
+	}
+	for {
+		on.slots <- struct{}{} // each exchange has an end, so that there is one soon
+		joined := q.next(late)
+		if joined == nil {
+			<-on.slots
+			return
+		}
+		joined[0].send(x, on, joined)
+	}
 }
 
 // send makes joined reads, for which there is a slot.
