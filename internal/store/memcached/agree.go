@@ -4,9 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 
-	"github.com/bradfitz/gomemcache/memcache"
+	"github.com/ratelimitd/ratelimitd/internal/store"
 )
 
 // Agree keeps the value in the item <prefix>rl:<name>, which is no identifier's: those have two
@@ -15,21 +14,16 @@ func (s *Store) Agree(ctx context.Context, name string, value []byte) ([]byte, e
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
 	key := s.prefix + "rl:" + name
-	server := pick(s.servers, key)
-	agreed := make(chan []byte, 1) // an exchange that nobody waits for any more may still set it
-	err := s.send(ctx, server, func() error {
-		err := server.client.Add(&memcache.Item{Key: key, Value: slices.Clone(value)})
-		if err != nil && !errors.Is(err, memcache.ErrNotStored) {
-			return err
+	on := pick(s.servers, key)
+	err := on.send(newWrite(write{key: key, value: value, add: true})).await(ctx, on)
+	if err == nil || errors.Is(err, errConflict) {
+		read := on.send(newRead([]string{key}))
+		if err = read.await(ctx, on); err == nil && read.found[0].there {
+			return read.found[0].value, nil
 		}
-		item, err := server.client.Get(key)
-		if err == nil {
-			agreed <- item.Value
-		}
-		return err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("memcached %s: %s: %w", server.addr, key, err)
 	}
-	return <-agreed, nil
+	if err == nil {
+		err = fmt.Errorf("%w: the server has forgotten it", store.ErrCounters)
+	}
+	return nil, fmt.Errorf("%s: %w", key, on.named(err))
 }

@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"sync"
 
-	"github.com/bradfitz/gomemcache/memcache"
-
 	"github.com/ratelimitd/ratelimitd/internal/quote"
 	"github.com/ratelimitd/ratelimitd/internal/store"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
@@ -22,10 +20,10 @@ type edit struct {
 	// write. After a conflict it is called again, with the item read again.
 	change func(it *item, now strategy.Instant) (changed bool)
 
-	found   *memcache.Item // what was read; nil if there is no item
-	corrupt bool           // whether that could not be read: the item is then removed
-	next    *memcache.Item // what to write
-	err     error          // why the edit failed
+	found   found // what was read
+	corrupt bool  // whether that could not be read: the item is then removed
+	next    write // what to write
+	err     error // why the edit failed
 
 	// These are for an edit that waits for its turn: see turns.
 	carried chan struct{} // closed when another goroutine has made the edit

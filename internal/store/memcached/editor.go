@@ -9,8 +9,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/bradfitz/gomemcache/memcache"
-
 	"github.com/ratelimitd/ratelimitd/internal/quote"
 	"github.com/ratelimitd/ratelimitd/internal/sleep"
 	"github.com/ratelimitd/ratelimitd/internal/store"
@@ -27,7 +25,7 @@ const (
 
 // An editor makes edits.
 type editor struct {
-	exchanges
+	goroutines
 	turns       turns
 	timeout     time.Duration // of a round
 	maxAttempts int
@@ -100,33 +98,36 @@ func pause(ctx context.Context, attempt int) error {
 	return nil
 }
 
-// read reads the items of edits. What several callers read at the same time goes to a
-// server together.
+// read reads the items of edits, those of a server together.
 func (d *editor) read(ctx context.Context, edits []*edit) {
 	type reading struct {
 		on    *server
 		edits []*edit
-		keys  []string
-		read  *read
+		ask   *ask
 	}
-	readings := make([]*reading, 0, 1)
+	readings := make([]reading, 0, 1)
 	for _, e := range edits {
-		n := slices.IndexFunc(readings, func(r *reading) bool { return r.on == e.server })
+		n := slices.IndexFunc(readings, func(r reading) bool { return r.on == e.server })
 		if n < 0 {
 			n = len(readings)
-			readings = append(readings, &reading{on: e.server})
+			readings = append(readings, reading{on: e.server})
 		}
-		r := readings[n]
-		r.edits, r.keys = append(r.edits, e), append(r.keys, e.key)
+		readings[n].edits = append(readings[n].edits, e)
+	}
+	for i := range readings {
+		r := &readings[i]
+		keys := make([]string, len(r.edits))
+		for i, e := range r.edits {
+			keys[i] = e.key
+		}
+		r.ask = r.on.send(newRead(keys))
 	}
 	for _, r := range readings {
-		r.read = d.startRead(r.on, r.keys)
-	}
-	for _, r := range readings {
-		items, err := r.read.await(ctx, &r.on.reads)
-		err = r.on.named(err)
-		for _, e := range r.edits {
-			e.found, e.err = items[e.key], err
+		err := r.on.named(r.ask.await(ctx, r.on))
+		for i, e := range r.edits {
+			if e.err = err; err == nil {
+				e.found = r.ask.found[i]
+			}
 		}
 	}
 }
@@ -139,11 +140,7 @@ func (d *editor) apply(edits []*edit) (changed []*edit) {
 		if e.err != nil {
 			continue
 		}
-		var value []byte
-		if e.found != nil {
-			value = e.found.Value
-		}
-		it := parseItem(value, now)
+		it := parseItem(e.found.value, now)
 		it.max = e.server.maxItem()
 		changes := !it.corrupt && e.change(it, now)
 		if e.corrupt = it.corrupt; e.corrupt {
@@ -152,7 +149,7 @@ func (d *editor) apply(edits []*edit) (changed []*edit) {
 		d.evicted.Add(it.evicted)
 		d.full.Add(it.refused)
 		if changes {
-			e.next = &memcache.Item{Key: e.key, Value: it.encode(), Expiration: it.expiration(now)}
+			e.next = write{key: e.key, value: it.encode(), expiration: it.expiration(now), add: !e.found.there, cas: e.found.cas}
 			changed = append(changed, e)
 		}
 	}
@@ -161,15 +158,12 @@ func (d *editor) apply(edits []*edit) (changed []*edit) {
 
 // write writes the items of edits, and returns the edits that met a conflict.
 func (d *editor) write(ctx context.Context, edits []*edit) (conflicting []*edit) {
-	writes := make([]*write, len(edits))
+	asks := make([]*ask, len(edits))
 	for i, e := range edits {
-		if e.found != nil {
-			e.next.CasID = e.found.CasID
-		}
-		writes[i] = d.startWrite(e.server, e.next, e.found == nil)
+		asks[i] = e.server.send(newWrite(e.next))
 	}
 	for i, e := range edits {
-		e.err = e.server.named(writes[i].await(ctx, &e.server.writes))
+		e.err = e.server.writeError(asks[i].await(ctx, e.server), &e.next)
 		if errors.Is(e.err, errConflict) || errors.Is(e.err, errTooLarge) {
 			conflicting = append(conflicting, e)
 		}

@@ -2,16 +2,12 @@ package memcached
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"runtime"
 	"strings"
 	"testing"
-	"testing/iotest"
 	"time"
-
-	"github.com/bradfitz/gomemcache/memcache"
 
 	"github.com/ratelimitd/ratelimitd/internal/quote"
 	"github.com/ratelimitd/ratelimitd/internal/store"
@@ -128,7 +124,7 @@ func TestSmallServer(t *testing.T) {
 	server := memcachedtest.Start(t)
 	s := open(t, Options{MaxAttempts: 30}, server)
 	full := s.servers[0]
-	full.client.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+	full.dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
 		c, err := new(net.Dialer).DialContext(ctx, network, addr)
 		return &smallServer{Conn: c}, err
 	}
@@ -192,36 +188,12 @@ func TestHostileServer(t *testing.T) {
 	}
 }
 
-// TestReplyScanner reads valid replies in pieces, and finds each end.
-func TestReplyScanner(t *testing.T) {
-	for _, reply := range []string{
-		"END\r\n", "STORED\r\n", "VALUE k 0 3 1\r\nabc\r\nEND\r\n", "VALUE k 0 0\r\n\r\nVALUE l 1 6 9\r\nEND\r\n\n\r\nEND\r\n", "VERSION 1.6\r\n",
-	} {
-		var s replyScanner
-		r := iotest.OneByteReader(strings.NewReader(strings.Repeat(reply, 3)))
-		one := make([]byte, 1)
-		for {
-			if _, err := r.Read(one); err != nil {
-				break
-			}
-			if err := s.scan(one); err != nil {
-				t.Errorf("%q: %v", reply, err)
-			}
-		}
-		if s.skip != 0 || s.total != 0 || len(s.line) != 0 {
-			t.Errorf("%q has not ended: %+v", reply, s)
-		}
-	}
-	if err := new(replyScanner).scan([]byte("VALUE k 0 4194305 1\r\n")); !errors.Is(err, errReply) {
-		t.Errorf("%v", err)
-	}
-}
-
 // TestLargestItem writes an item of the greatest size to a real server.
 func TestLargestItem(t *testing.T) {
 	s := open(t, Options{}, memcachedtest.Start(t))
 	key := strings.Repeat("k", 250)
-	if err := s.servers[0].client.Set(&memcache.Item{Key: key, Value: make([]byte, maxItemBytes)}); err != nil {
+	on := s.servers[0]
+	if err := on.send(newWrite(write{key: key, value: make([]byte, maxItemBytes), add: true})).await(t.Context(), on); err != nil {
 		t.Error(err)
 	}
 }

@@ -54,11 +54,11 @@ func New(o Options) (*Store, error) {
 	o = o.withDefaults()
 	ctx, closing := context.WithCancel(context.Background())
 	s := &Store{prefix: o.KeyPrefix, log: o.Logger, closing: closing, editor: editor{
-		exchanges: exchanges{panics: o.Panics}, turns: turns{waiting: map[string][]*edit{}},
+		goroutines: goroutines{panics: o.Panics}, turns: turns{waiting: map[string][]*edit{}},
 		timeout: o.Timeout, maxAttempts: o.MaxAttempts, now: o.Now,
 	}}
 	for _, addr := range o.Addrs {
-		s.servers = append(s.servers, newServer(ctx, addr, o))
+		s.servers = append(s.servers, newServer(ctx, addr, o, &s.goroutines))
 	}
 	return s, nil
 }

@@ -13,7 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/bradfitz/gomemcache/memcache"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"go.uber.org/goleak"
 
@@ -94,6 +93,16 @@ func left(t *testing.T, s *Store, r store.Request) uint64 {
 		t.Fatal(res.Err)
 	}
 	return res.Statuses[0].Remaining
+}
+
+// read returns the value of the item with key at the first server, or nil if there is none.
+func read(tb testing.TB, s *Store, key string) []byte {
+	tb.Helper()
+	a := s.servers[0].send(newRead([]string{key}))
+	if err := a.await(tb.Context(), s.servers[0]); err != nil {
+		tb.Fatal(err)
+	}
+	return a.found[0].value
 }
 
 // oneOfEach is a limit of each strategy.
@@ -215,11 +224,7 @@ func TestExpiredCountersAreDropped(t *testing.T) {
 	var now atomic.Int64
 	s := open(t, Options{Now: func() strategy.Instant { return strategy.Instant(now.Load()) }}, memcachedtest.Start(t))
 	names := func() (names []string) {
-		found, err := s.servers[0].client.Get("rl:test:alice")
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, c := range parseItem(found.Value, 0).counters {
+		for _, c := range parseItem(read(t, s, "rl:test:alice"), 0).counters {
 			names = append(names, string(c.name[2:]))
 		}
 		return names
@@ -243,18 +248,15 @@ func TestExpiredCountersAreDropped(t *testing.T) {
 }
 
 func TestForeignValues(t *testing.T) {
-	s := open(t, Options{}, memcachedtest.Start(t))
+	server := memcachedtest.Start(t)
+	s := open(t, Options{}, server)
 	r := request(t, strategy.Spec{Rate: "5/h"})
 	for _, value := range []string{"", "not an item", "\x01not an item", "\x02", "\x01\x00\x00\x00"} {
-		if err := s.servers[0].client.Set(&memcache.Item{Key: "rl:test:alice", Value: []byte(value)}); err != nil {
-			t.Fatal(err)
-		}
+		server.Set(t, "rl:test:alice", []byte(value))
 		if err := s.Reset(t.Context(), &r); err != nil {
 			t.Errorf("Reset over %q: %v", value, err)
 		}
-		if err := s.servers[0].client.Set(&memcache.Item{Key: "rl:test:alice", Value: []byte(value)}); err != nil {
-			t.Fatal(err)
-		}
+		server.Set(t, "rl:test:alice", []byte(value))
 		empty := value == "" || value == "\x02"
 		if res := decide(t.Context(), s, r); errors.Is(res.Err, errCorrupt) == empty || empty && res.Statuses[0].Remaining != 4 {
 			t.Errorf("over %q: %+v", value, res)
@@ -274,7 +276,8 @@ func TestForeignValues(t *testing.T) {
 // the server allows.
 func TestLargeLogs(t *testing.T) {
 	var now strategy.Instant = 1_800_000_000_000_000
-	s := open(t, Options{Now: func() strategy.Instant { return now }}, memcachedtest.Start(t))
+	server := memcachedtest.Start(t)
+	s := open(t, Options{Now: func() strategy.Instant { return now }}, server)
 	s.slack = forever
 	full := func(n int) *item {
 		it := new(item)
@@ -294,9 +297,7 @@ func TestLargeLogs(t *testing.T) {
 		value := full(logs).encode()
 		t.Logf("%d full logs take %d bytes", logs, len(value))
 		if logs <= strategy.MaxLimits {
-			if err := s.servers[0].client.Set(&memcache.Item{Key: "rl:test:" + r.Identifier, Value: value}); err != nil {
-				t.Fatal(err)
-			}
+			server.Set(t, "rl:test:"+r.Identifier, value)
 			if res := decide(t.Context(), s, r); res.Err != nil || !res.Allowed || res.Statuses[0].Remaining != 0 {
 				t.Errorf("%d logs with room for one more: %+v", logs, res)
 			}
@@ -640,8 +641,8 @@ func TestCallerGoesAway(t *testing.T) {
 	s := open(t, Options{Addrs: []string{listen(t).Addr().String()}, Timeout: time.Hour, MaxConns: 2})
 	r := request(t, strategy.Spec{Rate: "5/h"})
 	var dials atomic.Int32
-	dial := s.servers[0].client.DialContext
-	s.servers[0].client.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+	dial := s.servers[0].dial
+	s.servers[0].dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
 		dials.Add(1)
 		return dial(ctx, network, addr)
 	}
@@ -730,8 +731,8 @@ func tap(s *Store) *wires {
 	w := new(wires)
 	w.reset()
 	for _, server := range s.servers {
-		dial := server.client.DialContext
-		server.client.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		dial := server.dial
+		server.dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
 			c, err := dial(ctx, network, addr)
 			return &wire{Conn: c, of: w}, err
 		}
@@ -784,20 +785,16 @@ func TestProcessesShareCounters(t *testing.T) {
 	storetest.RaceProcesses(t, memcachedtest.Start(t).Addr)
 }
 
-// BenchmarkDecide measures a decision, and a plain read of a key: every store needs at least
+// BenchmarkDecide measures a decision, and the read of an item: every store needs at least
 // that round trip, and a decision makes two.
 func BenchmarkDecide(b *testing.B) {
-	s := open(b, Options{}, memcachedtest.Start(b))
-	b.Run("get", func(b *testing.B) {
-		client := s.servers[0].client
-		if err := client.Set(&memcache.Item{Key: "key", Value: []byte("value")}); err != nil {
-			b.Fatal(err)
-		}
+	server := memcachedtest.Start(b)
+	s := open(b, Options{}, server)
+	b.Run("read", func(b *testing.B) {
+		server.Set(b, "key", []byte("value"))
 		b.ReportAllocs()
 		for b.Loop() {
-			if _, err := client.Get("key"); err != nil {
-				b.Fatal(err)
-			}
+			read(b, s, "key")
 		}
 	})
 	for _, spec := range oneOfEach {

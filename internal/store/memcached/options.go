@@ -19,8 +19,9 @@ const (
 	// DefaultTimeout is many times as long as a round trip within a data centre,
 	// and short enough for a caller to wait.
 	DefaultTimeout = 50 * time.Millisecond
-	// DefaultMaxConns is far more than are busy while a server keeps up.
-	DefaultMaxConns = 64
+	// DefaultMaxConns is more than are busy while a server answers within a few
+	// milliseconds: see joinTime.
+	DefaultMaxConns = 8
 	// DefaultMaxAttempts is more attempts than there is time for within
 	// DefaultTimeout.
 	DefaultMaxAttempts = 16
@@ -36,8 +37,9 @@ type Options struct {
 	KeyPrefix string
 	// Timeout bounds each decision. 0 means DefaultTimeout.
 	Timeout time.Duration
-	// MaxConns bounds the connections to each server, which stay open. A caller that
-	// finds all of them busy waits. 0 means DefaultMaxConns.
+	// MaxConns bounds the connections to each server, which stay open, and so the
+	// exchanges at a time. A caller that finds all of them busy waits, and goes together
+	// with all others that do. 0 means DefaultMaxConns.
 	MaxConns int
 	// MaxAttempts is how often a write that meets conflicts is tried, if the timeout
 	// allows it. 0 means DefaultMaxAttempts.

@@ -22,16 +22,16 @@ func TestPanicInExchange(t *testing.T) {
 	var count atomic.Uint64
 	panics.CountIn(&count)
 	s := open(t, Options{Panics: panics, MaxConns: 2}, memcachedtest.Start(t))
-	client := s.servers[0].client
-	dial := client.DialContext
-	client.DialContext = func(context.Context, string, string) (net.Conn, error) { panic("planted") }
+	on := s.servers[0]
+	dial := on.dial
+	on.dial = func(context.Context, string, string) (net.Conn, error) { panic("planted") }
 	r := request(t, strategy.Spec{Rate: "10/h"})
 	for range 5 {
 		if res := decide(t.Context(), s, r); !errors.Is(res.Err, crash.Err) || !errors.Is(res.Err, store.ErrCounters) {
 			t.Errorf("%+v", res)
 		}
 	}
-	client.DialContext = dial
+	on.dial = dial
 	if res := decide(t.Context(), s, r); res.Err != nil || res.Statuses[0].Remaining != 9 {
 		t.Errorf("afterwards: %+v", res)
 	}

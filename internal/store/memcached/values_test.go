@@ -9,8 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/bradfitz/gomemcache/memcache"
-
 	"github.com/ratelimitd/ratelimitd/internal/store"
 	"github.com/ratelimitd/ratelimitd/internal/store/memcached/memcachedtest"
 	"github.com/ratelimitd/ratelimitd/internal/strategy"
@@ -21,7 +19,8 @@ import (
 // gone after that.
 func TestCraftedItems(t *testing.T) {
 	var log strings.Builder
-	s := open(t, Options{Logger: slog.New(slog.NewTextHandler(&log, nil))}, memcachedtest.Start(t))
+	server := memcachedtest.Start(t)
+	s := open(t, Options{Logger: slog.New(slog.NewTextHandler(&log, nil))}, server)
 	seed := uint64(time.Now().UnixNano())
 	random := rand.New(rand.NewPCG(seed, 0)) //nolint:gosec // not for secrets
 	requests, results := make([]store.Request, 3), make([]store.Result, 3)
@@ -31,37 +30,34 @@ func TestCraftedItems(t *testing.T) {
 	}
 	const victim = 1
 	key := s.edit(&requests[victim]).key
-	client := s.servers[0].client
 	failed := 0
 	for round := range 300 {
-		item, err := client.Get(key)
-		if err != nil || random.IntN(2) == 0 {
-			item = &memcache.Item{Key: key, Value: make([]byte, random.IntN(60))}
-			for i := range item.Value {
-				item.Value[i] = byte(random.Uint32())
+		value := read(t, s, key)
+		if value == nil || random.IntN(2) == 0 {
+			value = make([]byte, random.IntN(60))
+			for i := range value {
+				value[i] = byte(random.Uint32())
 			}
 		}
 		for range random.IntN(4) {
-			if len(item.Value) > 0 {
-				item.Value[random.IntN(len(item.Value))] = byte(random.Uint32())
+			if len(value) > 0 {
+				value[random.IntN(len(value))] = byte(random.Uint32())
 			}
 		}
-		if err := client.Set(&memcache.Item{Key: key, Value: item.Value}); err != nil {
-			t.Fatal(err)
-		}
+		server.Set(t, key, value)
 		s.Decide(t.Context(), requests, results)
 		for i, res := range results {
 			if i != victim && (res.Err != nil || res.Statuses[0].Remaining != uint64(1000-round-1)) {
-				t.Fatalf("seed %d, round %d: beside %q: %+v", seed, round, item.Value, res)
+				t.Fatalf("seed %d, round %d: beside %q: %+v", seed, round, value, res)
 			}
 		}
 		if err := results[victim].Err; err != nil {
 			failed++
 			if !errors.Is(err, errCorrupt) || !errors.Is(err, store.ErrCounters) {
-				t.Fatalf("seed %d, round %d: over %q: %v", seed, round, item.Value, err)
+				t.Fatalf("seed %d, round %d: over %q: %v", seed, round, value, err)
 			}
 			if n := left(t, s, requests[victim]); n != 1000 {
-				t.Errorf("seed %d, round %d: after %q: %d left", seed, round, item.Value, n)
+				t.Errorf("seed %d, round %d: after %q: %d left", seed, round, value, n)
 			}
 		}
 	}

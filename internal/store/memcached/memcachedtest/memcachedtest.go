@@ -88,6 +88,14 @@ func (s *Server) Ask(tb testing.TB, command string) []string {
 	return lines
 }
 
+// Set writes an item.
+func (s *Server) Set(tb testing.TB, key string, value []byte) {
+	tb.Helper()
+	if lines := s.Ask(tb, fmt.Sprintf("set %s 0 0 %d\r\n%s", key, len(value), value)); len(lines) != 1 || lines[0] != "STORED" {
+		tb.Fatalf("set %s: %q", key, lines)
+	}
+}
+
 func (s *Server) start() error {
 	_, port, _ := net.SplitHostPort(s.Addr)
 	var output bytes.Buffer

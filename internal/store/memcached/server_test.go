@@ -10,7 +10,7 @@ func serversAt(t *testing.T, addrs ...string) []*server {
 	t.Helper()
 	var servers []*server
 	for _, addr := range addrs {
-		servers = append(servers, newServer(t.Context(), addr, Options{}))
+		servers = append(servers, newServer(t.Context(), addr, Options{}, new(goroutines)))
 	}
 	return servers
 }
