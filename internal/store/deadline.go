@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"sync"
 	"time"
 )
 
@@ -29,4 +30,32 @@ func Deadline(ctx context.Context, timeout time.Duration) time.Time {
 		return early
 	}
 	return deadline
+}
+
+// timers are stopped timers, for use again. A context with a deadline would need a new
+// timer for each decision, and five more allocations.
+var timers = sync.Pool{New: func() any { return time.NewTimer(0) }}
+
+// Await waits until done is closed. An error says that ctx or the deadline ended it before
+// that, if nothing is done by then.
+func Await(ctx context.Context, deadline time.Time, done <-chan struct{}) error {
+	select {
+	case <-done:
+		return nil
+	default:
+	}
+	timer := timers.Get().(*time.Timer)
+	timer.Reset(time.Until(deadline))
+	defer func() {
+		timer.Stop()
+		timers.Put(timer)
+	}()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-timer.C:
+		return context.DeadlineExceeded
+	}
 }

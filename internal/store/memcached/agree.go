@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/ratelimitd/ratelimitd/internal/store"
 )
@@ -11,14 +12,13 @@ import (
 // Agree keeps the value in the item <prefix>rl:<name>, which is no identifier's: those have two
 // colons.
 func (s *Store) Agree(ctx context.Context, name string, value []byte) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, s.timeout)
-	defer cancel()
+	by := caller{ctx, time.Now().Add(s.timeout)}
 	key := s.prefix + "rl:" + name
 	on := pick(s.servers, key)
-	err := on.send(newWrite(write{key: key, value: value, add: true})).await(ctx, on)
+	err := on.send(newWrite(on, write{key: key, value: value, add: true})).await(by)
 	if err == nil || errors.Is(err, errConflict) {
-		read := on.send(newRead([]string{key}))
-		if err = read.await(ctx, on); err == nil && read.found[0].there {
+		read := on.send(newRead(on, key))
+		if err = read.await(by); err == nil && read.found[0].there {
 			return read.found[0].value, nil
 		}
 	}

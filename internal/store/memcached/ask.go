@@ -3,16 +3,32 @@ package memcached
 import (
 	"context"
 	"strconv"
+	"time"
+
+	"github.com/ratelimitd/ratelimitd/internal/store"
 )
+
+// A caller waits until its deadline, or until ctx ends.
+type caller struct {
+	ctx      context.Context
+	deadline time.Time
+}
+
+// await waits until done is closed. An error says why the caller has left before that.
+func (c caller) await(done <-chan struct{}) error { return store.Await(c.ctx, c.deadline, done) }
 
 // An ask is what one caller wants of a server: to read items, or to write one.
 type ask struct {
-	keys  []string // of the items to read; nil for a write
+	on    *server
+	keys  []string // of the items to read; none for a write
 	write write
 
 	done  chan struct{} // closed when the following are set
 	found []found       // for each of keys
 	err   error
+
+	oneKey   [1]string // room for keys: most have one
+	oneFound [1]found
 }
 
 // A write is an item to be written: if it is as it was read, or if there is none yet.
@@ -31,16 +47,25 @@ type found struct {
 	there bool   // whether there is an item
 }
 
-// newRead returns an ask for items.
-func newRead(keys []string) *ask {
-	return &ask{keys: keys, found: make([]found, len(keys)), done: make(chan struct{})}
+// newRead returns an ask to read the item with key from a server.
+func newRead(on *server, key string) *ask {
+	a := &ask{on: on, done: make(chan struct{})}
+	a.keys, a.found = a.oneKey[:0], a.oneFound[:0]
+	a.add(key)
+	return a
 }
 
-// newWrite returns an ask to make w.
-func newWrite(w write) *ask { return &ask{write: w, done: make(chan struct{})} }
+// add adds an item to those that a reads, and returns its index in a.found.
+func (a *ask) add(key string) int {
+	a.keys, a.found = append(a.keys, key), append(a.found, found{})
+	return len(a.keys) - 1
+}
+
+// newWrite returns an ask to make w on a server.
+func newWrite(on *server, w write) *ask { return &ask{on: on, write: w, done: make(chan struct{})} }
 
 // isRead reports whether a is to read.
-func (a *ask) isRead() bool { return a.keys != nil }
+func (a *ask) isRead() bool { return len(a.keys) > 0 }
 
 // size returns about how many bytes are sent for a, or come back.
 func (a *ask) size() int {
@@ -50,17 +75,14 @@ func (a *ask) size() int {
 	return len(a.write.key) + len(a.write.value)
 }
 
-
-// await waits until a, which was sent to on, is done, and returns its error. It stops waiting when
-// ctx ends. If a was not sent by then, it is not made.
-func (a *ask) await(ctx context.Context, on *server) error {
-	select {
-	case <-a.done:
-		return a.err
-	case <-ctx.Done():
-		on.queue.leave(a)
-		return ctx.Err()
+// await waits until a, which was sent, is done, and returns its error. If the caller leaves, and a
+// was not sent by then, it is not made.
+func (a *ask) await(by caller) error {
+	if err := by.await(a.done); err != nil {
+		a.on.queue.leave(a)
+		return err
 	}
+	return a.err
 }
 
 // append appends the command for w to b.

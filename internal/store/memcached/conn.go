@@ -97,6 +97,7 @@ func (c *conn) compose(asks []*ask) {
 	for _, a := range asks {
 		if !a.isRead() {
 			c.buf = a.write.append(c.buf)
+			continue
 		}
 		for i, key := range a.keys {
 			a.found[i] = found{}

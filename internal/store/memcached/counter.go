@@ -81,15 +81,15 @@ func (c *counter) view(l *strategy.Limit, a strategy.Ask) strategy.State {
 	return c.state
 }
 
-// encodeBody returns the body of c.
-func (c *counter) encodeBody() []byte {
+// appendBody appends the body of c to b.
+func (c *counter) appendBody(b []byte) []byte {
 	if c.body != nil {
-		return c.body
+		return append(b, c.body...)
 	}
 	if strategy.Strategy(c.name[0]) == strategy.SlidingWindowLog {
-		return c.log.Append(nil)
+		return c.log.Append(b)
 	}
-	b := binary.AppendUvarint(nil, uint64(c.state.Last))
+	b = binary.AppendUvarint(b, uint64(c.state.Last))
 	b = binary.AppendUvarint(b, uint64(c.state.Used))
 	return binary.AppendUvarint(b, uint64(c.state.Part))
 }
@@ -134,7 +134,7 @@ func instants(d time.Duration) strategy.Instant { return strategy.Instant(d / ti
 
 // size returns how many bytes c takes.
 func (c *counter) size() int {
-	body := c.encodeBody()
+	body := c.appendBody(nil)
 	return uvarintLen(uint64(len(c.name))) + len(c.name) + uvarintLen(uint64(c.expires)) + uvarintLen(uint64(c.denies)) + 1 + uvarintLen(uint64(len(body))) + len(body)
 }
 

@@ -1,7 +1,6 @@
 package memcached
 
 import (
-	"context"
 	"fmt"
 	"sync"
 
@@ -20,6 +19,8 @@ type edit struct {
 	// write. After a conflict it is called again, with the item read again.
 	change func(it *item, now strategy.Instant) (changed bool)
 
+	asked   *ask  // to read, and then to write it
+	at      int   // its index in what is read
 	found   found // what was read
 	corrupt bool  // whether that could not be read: the item is then removed
 	next    write // what to write
@@ -59,15 +60,14 @@ func (e *edit) answer(err error) {
 	close(e.carried)
 }
 
-// await waits until another goroutine has carried e. If ctx ends first, that goroutine
+// await waits until another goroutine has carried e. If the caller leaves first, that goroutine
 // does not touch what belongs to the caller any more. Then nobody knows whether e
 // was made.
-func (e *edit) await(ctx context.Context) {
+func (e *edit) await(by caller) {
 	e.corrupt = false // the other goroutine reads the item again
-	select {
-	case <-e.carried:
+	left := by.await(e.carried)
+	if left == nil {
 		return
-	case <-ctx.Done():
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -75,6 +75,6 @@ func (e *edit) await(ctx context.Context) {
 	case <-e.carried: // it was carried just now
 	default:
 		e.left = true
-		e.err = fmt.Errorf("memcached %s: %w: %w, after waiting for other writers of %s", e.server.addr, store.ErrCounters, ctx.Err(), quote.Cut(e.key))
+		e.err = fmt.Errorf("memcached %s: %w: %w, after waiting for other writers of %s", e.server.addr, store.ErrCounters, left, quote.Cut(e.key))
 	}
 }

@@ -36,18 +36,18 @@ type editor struct {
 
 // run makes edits of different items: first all reads together, then all writes
 // together. It repeats both for the edits that met a conflict.
-func (d *editor) run(ctx context.Context, edits []*edit) {
-	d.read(ctx, edits)
+func (d *editor) run(by caller, edits []*edit) {
+	d.read(by, edits)
 	changed := d.apply(edits)
 	// Several edits take no turns: each could keep others waiting until the slowest
 	// of them is done.
 	if len(edits) > 1 || len(changed) == 0 {
-		d.finish(ctx, changed)
+		d.finish(by, changed)
 		return
 	}
 	e := edits[0]
 	if !d.turns.take(e) {
-		e.await(ctx)
+		e.await(by)
 		return
 	}
 	defer func() {
@@ -55,21 +55,21 @@ func (d *editor) run(ctx context.Context, edits []*edit) {
 			d.running.Go(func() { d.carry(e.key, e.server, waiting) })
 		}
 	}()
-	d.finish(ctx, changed)
+	d.finish(by, changed)
 }
 
 // finish writes the edits. It reads, changes and writes again those that met a
 // conflict, until the attempts run out.
-func (d *editor) finish(ctx context.Context, edits []*edit) {
+func (d *editor) finish(by caller, edits []*edit) {
 	for attempt := 1; ; attempt++ {
-		if edits = d.write(ctx, edits); len(edits) == 0 {
+		if edits = d.write(by, edits); len(edits) == 0 {
 			return
 		}
 		d.conflicts.Add(uint64(len(edits)))
 		var err error
 		if attempt < d.maxAttempts {
-			if err = pause(ctx, attempt); err == nil {
-				d.read(ctx, edits)
+			if err = by.pause(attempt); err == nil {
+				d.read(by, edits)
 				edits = d.apply(edits)
 				continue
 			}
@@ -87,11 +87,13 @@ func (d *editor) finish(ctx context.Context, edits []*edit) {
 
 // pause waits after attempt and before the next. It waits for a random time, so that
 // writers which met in a conflict do not meet again.
-func pause(ctx context.Context, attempt int) error {
+func (c caller) pause(attempt int) error {
 	most := longestPause
 	if shift := attempt - 1; shift < 8 {
 		most = min(most, firstPause<<shift)
 	}
+	ctx, cancel := context.WithDeadline(c.ctx, c.deadline)
+	defer cancel()
 	if !sleep.For(ctx, rand.N(most)) {
 		return ctx.Err()
 	}
@@ -99,35 +101,23 @@ func pause(ctx context.Context, attempt int) error {
 }
 
 // read reads the items of edits, those of a server together.
-func (d *editor) read(ctx context.Context, edits []*edit) {
-	type reading struct {
-		on    *server
-		edits []*edit
-		ask   *ask
-	}
-	readings := make([]reading, 0, 1)
+func (d *editor) read(by caller, edits []*edit) {
+	asks := make([]*ask, 0, 1)
 	for _, e := range edits {
-		n := slices.IndexFunc(readings, func(r reading) bool { return r.on == e.server })
+		n := slices.IndexFunc(asks, func(a *ask) bool { return a.on == e.server })
 		if n < 0 {
-			n = len(readings)
-			readings = append(readings, reading{on: e.server})
+			e.asked, e.at = newRead(e.server, e.key), 0
+			asks = append(asks, e.asked)
+			continue
 		}
-		readings[n].edits = append(readings[n].edits, e)
+		e.asked, e.at = asks[n], asks[n].add(e.key)
 	}
-	for i := range readings {
-		r := &readings[i]
-		keys := make([]string, len(r.edits))
-		for i, e := range r.edits {
-			keys[i] = e.key
-		}
-		r.ask = r.on.send(newRead(keys))
+	for _, a := range asks {
+		a.on.send(a)
 	}
-	for _, r := range readings {
-		err := r.on.named(r.ask.await(ctx, r.on))
-		for i, e := range r.edits {
-			if e.err = err; err == nil {
-				e.found = r.ask.found[i]
-			}
+	for _, e := range edits {
+		if e.err = e.server.named(e.asked.await(by)); e.err == nil {
+			e.found = e.asked.found[e.at]
 		}
 	}
 }
@@ -157,13 +147,12 @@ func (d *editor) apply(edits []*edit) (changed []*edit) {
 }
 
 // write writes the items of edits, and returns the edits that met a conflict.
-func (d *editor) write(ctx context.Context, edits []*edit) (conflicting []*edit) {
-	asks := make([]*ask, len(edits))
-	for i, e := range edits {
-		asks[i] = e.server.send(newWrite(e.next))
+func (d *editor) write(by caller, edits []*edit) (conflicting []*edit) {
+	for _, e := range edits {
+		e.asked = e.server.send(newWrite(e.server, e.next))
 	}
-	for i, e := range edits {
-		e.err = e.server.writeError(asks[i].await(ctx, e.server), &e.next)
+	for _, e := range edits {
+		e.err = e.server.writeError(e.asked.await(by), &e.next)
 		if errors.Is(e.err, errConflict) || errors.Is(e.err, errTooLarge) {
 			conflicting = append(conflicting, e)
 		}
@@ -187,15 +176,14 @@ func (d *editor) carry(key string, on *server, waiting []*edit) {
 // carryOnce makes edits of an item together. If one of them panics, none is made.
 func (d *editor) carryOnce(key string, on *server, waiting []*edit) (err error) {
 	defer d.panics.Recover("decisions carried to memcached", func(e error) { err = fmt.Errorf("%w: %w", store.ErrCounters, e) })
-	ctx, cancel := context.WithTimeout(context.Background(), d.timeout)
-	defer cancel()
+	by := caller{context.Background(), time.Now().Add(d.timeout)}
 	all := []*edit{{key: key, server: on, change: func(it *item, now strategy.Instant) (changed bool) {
 		for _, e := range waiting {
 			changed = e.changeCarried(it, now) || changed
 		}
 		return changed
 	}}}
-	d.read(ctx, all)
-	d.finish(ctx, d.apply(all))
+	d.read(by, all)
+	d.finish(by, d.apply(all))
 	return all[0].result()
 }

@@ -20,10 +20,13 @@ func TestEachAskHasItsReply(t *testing.T) {
 	s := open(t, Options{Timeout: time.Minute}, memcachedtest.Start(t))
 	on := s.servers[0]
 	item := func(key string, bytes int) *ask {
-		return newWrite(write{key: key, value: make([]byte, bytes), expiration: 60, add: true})
+		return newWrite(on, write{key: key, value: make([]byte, bytes), expiration: 60, add: true})
 	}
-	reads, again := newRead([]string{"a", "missing", "b"}), newRead([]string{"b", "b"})
-	first := []*ask{reads, item("a", 100), item("a", 200), newWrite(write{key: "missing"}), again, item("b", 0)}
+	reads, again := newRead(on, "a"), newRead(on, "b")
+	reads.add("missing")
+	reads.add("b")
+	again.add("b")
+	first := []*ask{reads, item("a", 100), item("a", 200), newWrite(on, write{key: "missing"}), again, item("b", 0)}
 	on.ask(first)
 	for i, want := range []error{nil, nil, errConflict, errConflict, nil, nil} {
 		if !errors.Is(first[i].err, want) {
@@ -113,13 +116,13 @@ func TestSlowExchangeHoldsUpNobody(t *testing.T) {
 		}
 		return dial(ctx, network, addr)
 	}
-	slow := on.send(newRead([]string{"a"}))
+	slow := on.send(newRead(on, "a"))
 	<-first
-	if err := on.send(newRead([]string{"b"})).await(t.Context(), on); err != nil {
+	if err := on.send(newRead(on, "b")).await(waits(t)); err != nil {
 		t.Error(err)
 	}
 	close(end)
-	if err := slow.await(t.Context(), on); err != nil {
+	if err := slow.await(waits(t)); err != nil {
 		t.Error(err)
 	}
 }

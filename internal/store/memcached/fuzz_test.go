@@ -20,7 +20,9 @@ func FuzzReadValues(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		at := func(r *bufio.Reader) (found []found, err error) {
-			a := newRead([]string{"k", "l", "k"})
+			a := newRead(nil, "k")
+			a.add("l")
+			a.add("k")
 			c := conn{replies: r}
 			c.compose([]*ask{a})
 			err = c.readValues()

@@ -34,14 +34,16 @@ type item struct {
 
 	grown            int // at least as many bytes as it takes now
 	evicted, refused uint64
-	expired          bool // whether there were counters that have expired
-	corrupt          bool // whether its bytes, or those of a counter that was needed, are none of ours
+	one              [1]counter // room for counters: most have one
+	expired          bool       // whether there were counters that have expired
+	corrupt          bool       // whether its bytes, or those of a counter that was needed, are none of ours
 }
 
 // parseItem reads the counters in value that have not expired. The item refers to
 // value, so the caller must not change value. An item of no bytes has no counters.
 func parseItem(value []byte, now strategy.Instant) *item {
 	it := &item{max: maxItemBytes, grown: len(value)}
+	it.counters = it.one[:0]
 	if len(value) == 0 {
 		return it
 	}
@@ -68,14 +70,15 @@ func parseItem(value []byte, now strategy.Instant) *item {
 
 // encode returns the bytes that parseItem reads as it.
 func (it *item) encode() []byte {
-	b := []byte{itemVersion}
+	b := append(make([]byte, 0, it.grown+maxCounterBytes), itemVersion)
 	for i := range it.counters {
 		c := &it.counters[i]
 		b = appendBytes(b, c.name)
 		b = binary.AppendUvarint(b, uint64(c.expires))
 		b = binary.AppendUvarint(b, uint64(c.denies))
 		b = append(b, c.used)
-		b = appendBytes(b, c.encodeBody())
+		var body [3 * binary.MaxVarintLen64]byte
+		b = appendBytes(b, c.appendBody(body[:0]))
 	}
 	return b
 }

@@ -73,9 +73,7 @@ func New(o Options) (*Store, error) {
 // comes, at most for the timeout, or for twice the timeout if it was not open yet. A
 // write that is under way may still happen.
 func (s *Store) Decide(ctx context.Context, requests []store.Request, results []store.Result) {
-	ctx, cancel := context.WithDeadline(ctx, store.Deadline(ctx, s.timeout))
-	defer cancel()
-
+	by := caller{ctx, store.Deadline(ctx, s.timeout)}
 	var edits []*edit
 	var byKey map[string]*edit // nil if there is one request
 	if len(requests) > 1 {
@@ -107,7 +105,7 @@ func (s *Store) Decide(ctx context.Context, requests []store.Request, results []
 			return changed
 		}
 	}
-	s.run(ctx, edits)
+	s.run(by, edits)
 	for _, e := range edits {
 		err := e.result()
 		if errors.Is(err, errCorrupt) {
@@ -133,8 +131,6 @@ func (s *Store) DecidesTogether(r *store.Request) bool { return r.Alone() }
 // Reset removes the counters of r from their item. It takes one round trip to read the
 // item, and, if a counter is there, one to write the rest.
 func (s *Store) Reset(ctx context.Context, r *store.Request) error {
-	ctx, cancel := context.WithTimeout(ctx, s.timeout)
-	defer cancel()
 	if !r.Counts() {
 		return nil
 	}
@@ -150,7 +146,7 @@ func (s *Store) Reset(ctx context.Context, r *store.Request) error {
 		}
 		return changed
 	}
-	s.run(ctx, []*edit{e})
+	s.run(caller{ctx, time.Now().Add(s.timeout)}, []*edit{e})
 	if errors.Is(e.err, errCorrupt) { // it is removed, as it should be
 		return nil
 	}
@@ -159,7 +155,8 @@ func (s *Store) Reset(ctx context.Context, r *store.Request) error {
 
 // edit returns an edit of the item with the counters of r.
 func (s *Store) edit(r *store.Request) *edit {
-	key := string(appendKey(nil, s.prefix, r.Namespace, r.Identifier))
+	var buf [2 * maxKeyBytes]byte
+	key := string(appendKey(buf[:0], s.prefix, r.Namespace, r.Identifier))
 	return &edit{key: key, server: pick(s.servers, key)}
 }
 

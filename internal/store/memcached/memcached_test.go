@@ -95,11 +95,14 @@ func left(t *testing.T, s *Store, r store.Request) uint64 {
 	return res.Statuses[0].Remaining
 }
 
+// waits returns a caller that waits for as long as the test does.
+func waits(tb testing.TB) caller { return caller{tb.Context(), time.Now().Add(patient)} }
+
 // read returns the value of the item with key at the first server, or nil if there is none.
 func read(tb testing.TB, s *Store, key string) []byte {
 	tb.Helper()
-	a := s.servers[0].send(newRead([]string{key}))
-	if err := a.await(tb.Context(), s.servers[0]); err != nil {
+	a := s.servers[0].send(newRead(s.servers[0], key))
+	if err := a.await(waits(tb)); err != nil {
 		tb.Fatal(err)
 	}
 	return a.found[0].value
@@ -308,7 +311,7 @@ func TestLargeLogs(t *testing.T) {
 		}
 		e := s.edit(&r)
 		e.change = func(it *item, _ strategy.Instant) bool { *it = *full(logs); return true }
-		s.run(t.Context(), []*edit{e})
+		s.run(waits(t), []*edit{e})
 		if !errors.Is(e.err, store.ErrCounters) || !strings.Contains(e.err.Error(), `"rl:test:32" take `) || !strings.Contains(e.err.Error(), "too large") {
 			t.Errorf("%d full logs: %v, want an error that says what is too large", logs, e.err)
 		}

@@ -61,7 +61,7 @@ func TestPanicWhileCarried(t *testing.T) {
 		if s.turns.take(edits[i]) {
 			t.Fatal("the turn is free")
 		}
-		waiting.Go(func() { edits[i].await(t.Context()) })
+		waiting.Go(func() { edits[i].await(waits(t)) })
 	}
 	s.carry(first.key, first.server, s.turns.leave(first.key))
 	waiting.Wait()

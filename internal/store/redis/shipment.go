@@ -2,8 +2,9 @@ package redis
 
 import (
 	"context"
-	"sync"
 	"time"
+
+	"github.com/ratelimitd/ratelimitd/internal/store"
 )
 
 // A shipment has the questions of one caller for one lane, in order. It belongs to
@@ -52,31 +53,12 @@ func (s *shipment) left(now time.Time) error {
 	return nil
 }
 
-// timers are stopped timers, for use again. A context with a deadline would need a new
-// timer for each decision, and five more allocations.
-var timers = sync.Pool{New: func() any { return time.NewTimer(0) }}
-
 // wait waits until s is done. An error says why it stopped waiting before that.
 func (s *shipment) wait() error {
-	select {
-	case <-s.done:
-		return s.cut
-	default:
+	if err := store.Await(s.ctx, s.deadline, s.done); err != nil {
+		return err
 	}
-	timer := timers.Get().(*time.Timer)
-	timer.Reset(time.Until(s.deadline))
-	defer func() {
-		timer.Stop()
-		timers.Put(timer)
-	}()
-	select {
-	case <-s.done:
-		return nil
-	case <-s.ctx.Done():
-		return s.ctx.Err()
-	case <-timer.C:
-		return context.DeadlineExceeded
-	}
+	return s.cut
 }
 
 // fail finishes s: the questions that were not sent get err.
