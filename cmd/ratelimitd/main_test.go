@@ -216,7 +216,7 @@ func TestErrors(t *testing.T) {
 		{nil, []string{"serve", "--store=mongo"}, `--store "mongo": use memory, redis or memcached`},
 		{nil, []string{"serve", "--store=redis", "--redis-url=localhost:6379"}, `URL "localhost:6379": it begins with neither redis:// nor rediss://; write one such as "redis://127.0.0.1:6379"`},
 		{nil, []string{"serve", "--store=memcached", "--memcached-addr=nowhere"}, `"nowhere"`},
-		{nil, []string{"serve", "--memcached-max-conns=0"}, "--memcached-max-conns 0: must be 1 to 10000, such as 64"},
+		{nil, []string{"serve", "--memcached-max-conns=0"}, "--memcached-max-conns 0: must be 1 to 10000, such as 16"},
 		{nil, []string{"serve", "--memory-shards=3"}, "--memory-shards: 3 shards: want a power of two"},
 		{nil, []string{"serve", "--memory-max-keys=0"}, "--memory-max-keys 0: must be 1 to 10000000000, such as 1000000"},
 		{nil, []string{"serve", "--memory-max-keys=many"}, "--memory-max-keys"},

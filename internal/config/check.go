@@ -81,7 +81,7 @@ func (k *check) stores() {
 	k.must(r.MinIdle >= 0, "redis-min-idle", r.MinIdle, "0 or above, such as 4")
 	k.duration("redis-dial-timeout", r.DialTimeout, "1s")
 	m := &k.c.memcached
-	k.must(m.MaxConns > 0 && m.MaxConns <= maxConns, "memcached-max-conns", m.MaxConns, fmt.Sprintf("1 to %d, such as 64", maxConns))
+	k.must(m.MaxConns > 0 && m.MaxConns <= maxConns, "memcached-max-conns", m.MaxConns, fmt.Sprintf("1 to %d, such as 16", maxConns))
 }
 
 // memory checks what every daemon needs: one that counts elsewhere counts in

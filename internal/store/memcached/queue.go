@@ -7,11 +7,13 @@ import (
 )
 
 const (
-	// joinTime is how long after one exchange the next begins at the earliest, unless none is
-	// under way. So exchanges with a server that is near follow one another, and have more
-	// each, which takes less time of both. One with a server that is far, or that is slow to
-	// answer, holds up others for so long only.
+	// joinTime is how long after one exchange the next begins at the earliest, while one is
+	// under way. So exchanges follow one another and have more each, which takes less time of
+	// both sides, and one that the server is slow to answer holds up others for so long only.
 	joinTime = time.Millisecond
+	// nearTime is how long an exchange takes at the least with a server that is near. One that
+	// is far is asked at once: to wait for the exchange under way would take long.
+	nearTime = joinTime / 2
 	// maxJoinedBytes is how much is asked in one exchange, by the sizes of the asks, unless one
 	// alone has more.
 	maxJoinedBytes = 64 << 10
@@ -24,8 +26,9 @@ type queue struct {
 
 	mu      sync.Mutex // protects the following
 	waiting []*ask
-	senders int       // goroutines that send
-	latest  time.Time // when the latest exchange began
+	senders int           // goroutines that send
+	latest  time.Time     // when the latest exchange began
+	least   time.Duration // that an exchange took lately: it grows by a small part of what others take longer
 }
 
 // add adds a. If it returns true, the caller has to start a sender.
@@ -46,11 +49,18 @@ func (q *queue) isLate() (start bool) {
 // wants adds a sender, and returns true, if there should be one more. It is called with q.mu
 // held.
 func (q *queue) wants() bool {
-	if len(q.waiting) == 0 || q.senders == q.maxSenders || q.senders > 0 && time.Since(q.latest) < joinTime {
+	if len(q.waiting) == 0 || q.senders == q.maxSenders || q.senders > 0 && q.least < nearTime && time.Since(q.latest) < joinTime {
 		return false
 	}
 	q.senders++
 	return true
+}
+
+// took notes how long an exchange took.
+func (q *queue) took(d time.Duration) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.least = min(d, q.least+(d-q.least)/64)
 }
 
 // next returns what a sender asks next. If nothing waits, or what does waits for a later exchange,

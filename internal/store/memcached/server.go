@@ -69,7 +69,9 @@ func (s *server) startSender() {
 			if asks == nil {
 				return
 			}
+			begun := time.Now()
 			s.ask(asks)
+			s.queue.took(time.Since(begun))
 			for _, a := range asks {
 				close(a.done)
 			}
