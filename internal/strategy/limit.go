@@ -39,6 +39,9 @@ type Limit struct {
 	Capacity int64 // the largest cost ever allowed: the burst, or the count of a window; 0 if unlimited
 	MaxDebt  Bound // how much debt a charge may leave: see Mode
 	Shadow   bool  // evaluated, but denies nothing: see Decide
+	// NamesPeriod says that Name stands for the period too: nobody who knows the counter by it
+	// gives it another. A store may keep it in a form that is smaller.
+	NamesPeriod bool
 
 	// The calendar of a FIXED_WINDOW: see calendar.go.
 	Zone      *time.Location // nil: UTC, and windows of days and weeks are aligned to the Unix epoch

@@ -54,6 +54,7 @@ func (s *spec) part(maxLogCount int64) (Part, error) {
 	if wrong != nil {
 		return Part{}, errors.New(wrong[0].Problem)
 	}
+	l.NamesPeriod = true
 	if s.calendar { // other windows are another counter
 		l.Name = string(l.AppendCalendar([]byte(name)))
 	}

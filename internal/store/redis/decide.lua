@@ -83,7 +83,7 @@ while i < #keys do
       after = try('INCRBY', key, step)
     else
       local value = try('GET', key)
-      if value then after = #value ~= 28 and try('INCRBY', key, step) end
+      if not value or #value ~= 28 then after = try('INCRBY', key, step) else after = nil end
     end
     if type(after) ~= 'number' then break end
     start = now - now % period
@@ -608,13 +608,17 @@ while i < #keys do
         reply[parts] = numeric and unused_number or unused
       else
         local valid = false
-        local number = numeric and tonumber(value)
+        local number = strategy == 1 and tonumber(value)
         if number then
           valid = number >= 0 and number < 9007199254740992 and number % 1 == 0
           used = number % 1000000
           last = number - used
-          lives = last + period
-          reply[parts] = #value == 16 and value or format('%016.0f', number)
+          if numeric then
+            lives = last + period
+            reply[parts] = #value == 16 and value or format('%016.0f', number)
+          else -- of Envoy's files: this limit has the same name
+            reply[parts] = pack('>dddI4', last, used, 0, 0)
+          end
         elseif #value == 28 then
           last, used, part, lives = unpack('>dddI4', value)
           lives = lives * 1000000

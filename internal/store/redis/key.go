@@ -48,10 +48,10 @@ var letters = [...]string{
 
 // numeric reports whether the counter of l is kept as a number, which takes less of Redis'
 // memory and time. The number says when its window begins, and not when it was used last,
-// so the windows of the counter must always be the same ones: the limit has no name, by
+// so the windows of the counter must always be the same ones: the limit has no name by
 // which its counter would survive a change of the period.
 func numeric(l *strategy.Limit) bool {
-	return l.Strategy == strategy.FixedWindow && l.Name == "" && !l.OnCalendar() && l.Rate.Period%time.Second == 0
+	return l.Strategy == strategy.FixedWindow && (l.Name == "" || l.NamesPeriod) && !l.OnCalendar() && l.Rate.Period%time.Second == 0
 }
 
 // appendTag appends {<namespace>:<identifier>}, which alone says what slot the

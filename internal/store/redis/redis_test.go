@@ -163,6 +163,40 @@ func TestLogsAreTrimmed(t *testing.T) {
 	}
 }
 
+// TestNamedNumbers has a counter whose name stands for its period, which is a number then, and a limit
+// of the same name with another period: both read what the other writes.
+func TestNamedNumbers(t *testing.T) {
+	server := redistest.Start(t)
+	s, client := open(t, server), server.Client(t)
+	s.pipes.script = newScript(testClock)
+	client.Set(t.Context(), "test:now", 1_800_000_000_000_000, 0)
+	ls := limits(t, strategy.Spec{Rate: "10/h", Name: "hour"}, strategy.Spec{Rate: "10/day", Name: "hour"}, strategy.Spec{Rate: "2000000/h", Name: "hour"})
+	ls[0].NamesPeriod, ls[2].NamesPeriod = true, true
+	for i, of := range []struct {
+		limit     int
+		cost      uint64
+		remaining uint64
+		size      int64
+	}{
+		{limit: 0, cost: 4, remaining: 6, size: 16},
+		{limit: 1, cost: 7, remaining: 6, size: 16}, // denied
+		{limit: 1, cost: 1, remaining: 5, size: 28},
+		{limit: 0, cost: 6, remaining: 5, size: 28}, // denied
+		{limit: 0, cost: 2, remaining: 3, size: 16},
+		{limit: 2, cost: 1_500_000, remaining: 499_993, size: 28},
+		{limit: 2, cost: 1, remaining: 499_992, size: 28},
+		{limit: 0, cost: 1, remaining: 0, size: 28}, // denied
+	} {
+		r := store.Request{Namespace: "test", Identifier: "alice", Limits: ls[of.limit : of.limit+1], Cost: of.cost}
+		if res := decide(t.Context(), s, r); res.Err != nil || res.Statuses[0].Remaining != of.remaining {
+			t.Errorf("step %d: %+v, want %d left", i, res, of.remaining)
+		}
+		if n := client.StrLen(t.Context(), "rl:{test:alice}fw:hour").Val(); n != of.size {
+			t.Errorf("step %d: the value has %d bytes, want %d", i, n, of.size)
+		}
+	}
+}
+
 // decide asks s for one decision.
 func decide(ctx context.Context, s store.Store, r store.Request) store.Result {
 	results := make([]store.Result, 1)
