@@ -40,6 +40,20 @@ func Begin(ctx context.Context) (begun Call, ok bool) {
 	return Call{}, false
 }
 
+// EndIfLate has the call end if its message does not arrive in time, as those of streams do. It
+// reports whether anything is counted for the call. It costs less than a deadline of its context.
+func (c Call) EndIfLate() bool {
+	if c.conn == nil {
+		return false
+	}
+	c.conn.mu.Lock()
+	defer c.conn.mu.Unlock()
+	if held := c.conn.calls[c.id]; held != nil {
+		held.endIfLate = true
+	}
+	return true
+}
+
 type callKey struct{}
 
 // NewCallContext returns a context with a Call in it.

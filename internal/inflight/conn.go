@@ -91,12 +91,13 @@ type call struct {
 	begun uint32
 
 	// The message that is arriving, if any.
-	prefix  [5]byte
-	have    uint8  // bytes of the prefix
-	left    uint32 // bytes of the message that follows
-	since   uint32 // when it began
-	arrived bool   // whether one has arrived as a whole
-	spare   int64  // bytes of the buffers of frames that hold nothing
+	prefix    [5]byte
+	have      uint8  // bytes of the prefix
+	left      uint32 // bytes of the message that follows
+	since     uint32 // when it began
+	arrived   bool   // whether one has arrived as a whole
+	endIfLate bool   // whether the call ends if that takes long
+	spare     int64  // bytes of the buffers of frames that hold nothing
 
 	unsent int64  // bytes of replies
 	moved  uint32 // when last a reply was written, or added to none
@@ -407,7 +408,8 @@ func (c *Conn) endLate(now uint32) {
 	defer c.mu.Unlock()
 	for id, held := range c.calls {
 		switch {
-		case (held.left > 0 || held.have > 0) && now-held.since > most:
+		case (held.left > 0 || held.have > 0) && now-held.since > most,
+			held.endIfLate && !held.arrived && now-held.begun > most:
 			c.bound.lateMessages.Add(1)
 			c.cancelLocked(id, http2.ErrCodeCancel)
 		case held.unsent > 0 && now-held.moved > most:

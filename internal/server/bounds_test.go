@@ -64,13 +64,18 @@ func TestMessageBytes(t *testing.T) {
 // TestMessageTimeout begins calls and streams and sends nothing.
 func TestMessageTimeout(t *testing.T) {
 	d := start(t, Options{Bounds: bounds(func(b *config.Bounds) { b.MessageTimeout = 100 * time.Millisecond })})
-	for _, method := range []string{ratelimitv1.RateLimitService_ShouldAllow_FullMethodName, ratelimitv1.RateLimitService_ShouldAllowStream_FullMethodName} {
+	for method, want := range map[string]codes.Code{
+		ratelimitv1.RateLimitService_ShouldAllow_FullMethodName:       codes.Canceled,
+		rlsv3.RateLimitService_ShouldRateLimit_FullMethodName:         codes.Canceled,
+		ratelimitv1.RateLimitService_ShouldAllowBatch_FullMethodName:  codes.DeadlineExceeded,
+		ratelimitv1.RateLimitService_ShouldAllowStream_FullMethodName: codes.DeadlineExceeded,
+	} {
 		stream, err := d.conn.NewStream(t.Context(), &grpc.StreamDesc{ClientStreams: true, ServerStreams: true}, method)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := stream.RecvMsg(new(ratelimitv1.ShouldAllowResponse)); status.Code(err) != codes.DeadlineExceeded {
-			t.Errorf("%s: %v, want DEADLINE_EXCEEDED", method, err)
+		if err := stream.RecvMsg(new(ratelimitv1.ShouldAllowResponse)); status.Code(err) != want {
+			t.Errorf("%s: %v, want %v", method, err, want)
 		}
 	}
 	// A stream that has brought one may be idle.

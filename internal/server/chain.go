@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	rlsv3 "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/tap"
 	"google.golang.org/protobuf/proto"
@@ -44,7 +45,8 @@ type chain struct {
 // tap is called when a call begins, before any of its message is read. It refuses what is
 // beyond the bound on calls, and gives the rest a deadline until which its message
 // must have arrived. (It is that of the whole call: no decision takes as long. Streams of
-// our API have bounds of their own, and whoever watches health may do so for long.)
+// our API have bounds of their own, and whoever watches health may do so for long. What asks
+// for one decision is ended below gRPC: a deadline was a twentieth of what it took.)
 func (c *chain) tap(ctx context.Context, call *tap.Info) (context.Context, error) {
 	begun, ok := inflight.Begin(ctx)
 	if !ok {
@@ -60,6 +62,9 @@ func (c *chain) tap(ctx context.Context, call *tap.Info) (context.Context, error
 		c.calls.refused.Add(1)
 		return nil, fault.ErrTooManyCalls
 	}
+	if asksOnce(call.FullMethodName) && begun.EndIfLate() {
+		return ctx, nil
+	}
 	latest := time.Now().Add(c.messageTimeout)
 	if deadline, ok := ctx.Deadline(); ok && deadline.Before(latest) {
 		return ctx, nil // gRPC ends it by then
@@ -67,6 +72,12 @@ func (c *chain) tap(ctx context.Context, call *tap.Info) (context.Context, error
 	ctx, cancel := context.WithDeadline(ctx, latest)
 	_ = cancel // gRPC cancels the context above it when the call ends
 	return ctx, nil
+}
+
+// asksOnce reports whether a method asks for one decision, so that nothing of it waits for long
+// but its message.
+func asksOnce(method string) bool {
+	return method == ratelimitv1.RateLimitService_ShouldAllow_FullMethodName || method == rlsv3.RateLimitService_ShouldRateLimit_FullMethodName
 }
 
 // unary is the chain of unary calls. It is one function, as gRPC makes an
