@@ -24,9 +24,9 @@ const (
 	maxLineBytes = 16 << 10
 )
 
-// errReply is wrapped by the error of a connection whose server sends what no
-// memcached should.
-var errReply = errors.New("the server sends what is no reply of memcached")
+// errReply is wrapped by the errors of replies that say neither what was found nor what became
+// of a write: they are refusals, or none of memcached.
+var errReply = errors.New("a reply that is of no use")
 
 // A conn is a connection to a server. The text protocol is that of doc/protocol.txt of memcached.
 type conn struct {
@@ -136,9 +136,9 @@ func (c *conn) readWritten() (failed, err error) {
 	case "NOT_STORED", "EXISTS", "NOT_FOUND":
 		return errConflict, nil
 	}
-	failed = fmt.Errorf("the server answers a write with %q", line)
-	if !bytes.HasPrefix(line, []byte("SERVER_ERROR ")) { // after which the next reply is that of the next write
-		return failed, fmt.Errorf("%w: it does not know what another write is: %q", errReply, quote.Cut(string(line)))
+	failed = fmt.Errorf("%w: to a write %s", errReply, quote.Cut(string(line)))
+	if !bytes.HasPrefix(line, []byte("SERVER_ERROR ")) { // after which the next reply is that of the next ask
+		return failed, fmt.Errorf("%w: to another write %s", errReply, quote.Cut(string(line)))
 	}
 	return failed, nil
 }
@@ -167,7 +167,7 @@ func (c *conn) readValues() error {
 		size, sizeErr := strconv.ParseUint(string(bytesOf), 10, 32)
 		unique, casErr := strconv.ParseUint(string(cas), 10, 64)
 		if !ok || sizeErr != nil || casErr != nil {
-			return fmt.Errorf("%w: %q", errReply, line)
+			return fmt.Errorf("%w: to a read %s", errReply, quote.Cut(string(line)))
 		}
 		if size > maxValueBytes {
 			return fmt.Errorf("%w: a value of more than %d bytes", errReply, maxValueBytes)
