@@ -15,10 +15,13 @@ type Call struct {
 	id   uint32
 }
 
-// Begin returns the Call that begins with a context. It reports false if there is no room
-// for it: then the server has to refuse it. The server calls this in the goroutine that
-// reads, before the next frame is read: see grpc.InTapHandle.
-func Begin(ctx context.Context) (begun Call, ok bool) {
+// Begin returns the Call that begins with a context, or the zero Call if nothing is counted for
+// it. It reports false if there is no room for it: then the server has to refuse it. The server
+// calls this in the goroutine that reads, before the next frame is read: see grpc.InTapHandle.
+//
+// With endIfLate, what is counted ends if its message does not arrive in time, as those of
+// streams do. It costs less than a deadline of its context.
+func Begin(ctx context.Context, endIfLate bool) (begun Call, ok bool) {
 	p, ok := peer.FromContext(ctx)
 	if !ok {
 		return Call{}, true
@@ -31,27 +34,14 @@ func Begin(ctx context.Context) (begun Call, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	id := c.in.header
-	if c.calls[id] != nil {
+	if held := c.calls[id]; held != nil {
+		held.endIfLate = endIfLate
 		return Call{c, id}, true
 	}
 	// To refuse it costs less than to end it.
 	c.ending = slices.DeleteFunc(c.ending, func(e http2.StreamError) bool { return e.StreamID == id })
 	c.pressed.Store(len(c.ending) > 0)
 	return Call{}, false
-}
-
-// EndIfLate has the call end if its message does not arrive in time, as those of streams do. It
-// reports whether anything is counted for the call. It costs less than a deadline of its context.
-func (c Call) EndIfLate() bool {
-	if c.conn == nil {
-		return false
-	}
-	c.conn.mu.Lock()
-	defer c.conn.mu.Unlock()
-	if held := c.conn.calls[c.id]; held != nil {
-		held.endIfLate = true
-	}
-	return true
 }
 
 type callKey struct{}

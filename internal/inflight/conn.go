@@ -206,10 +206,8 @@ func (c *Conn) header() {
 	}
 	over := held != nil && c.addLocked(held, n)
 	c.mu.Unlock()
-	if over {
-		if c.bound.relieve(c, id) {
-			c.begun = burst // whoever always asks for more lets others go first
-		}
+	if over && c.bound.relieve(c, id) {
+		c.begun = burst // whoever always asks for more lets others go first
 	}
 }
 

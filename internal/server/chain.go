@@ -48,7 +48,8 @@ type chain struct {
 // our API have bounds of their own, and whoever watches health may do so for long. What asks
 // for one decision is ended below gRPC: a deadline was a twentieth of what it took.)
 func (c *chain) tap(ctx context.Context, call *tap.Info) (context.Context, error) {
-	begun, ok := inflight.Begin(ctx)
+	once := asksOnce(call.FullMethodName)
+	begun, ok := inflight.Begin(ctx, once)
 	if !ok {
 		return nil, fault.ErrTooManyBytes
 	}
@@ -62,7 +63,7 @@ func (c *chain) tap(ctx context.Context, call *tap.Info) (context.Context, error
 		c.calls.refused.Add(1)
 		return nil, fault.ErrTooManyCalls
 	}
-	if asksOnce(call.FullMethodName) && begun.EndIfLate() {
+	if once && begun != (inflight.Call{}) {
 		return ctx, nil
 	}
 	latest := time.Now().Add(c.messageTimeout)

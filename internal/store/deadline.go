@@ -36,8 +36,7 @@ func Deadline(ctx context.Context, timeout time.Duration) time.Time {
 // timer for each decision, and five more allocations.
 var timers = sync.Pool{New: func() any { return time.NewTimer(0) }}
 
-// Await waits until done is closed. An error says that ctx or the deadline ended it before
-// that, if nothing is done by then.
+// Await waits until done is closed. An error says that ctx or the deadline came before that.
 func Await(ctx context.Context, deadline time.Time, done <-chan struct{}) error {
 	select {
 	case <-done:

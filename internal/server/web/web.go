@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/netip"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -58,11 +59,9 @@ func ReadBody(w http.ResponseWriter, r *http.Request, maxBytes int64) ([]byte, e
 	var shed atomic.Bool
 	bound := inflight.FromContext(r.Context())
 	if bound != nil && bytes > freeBytes {
-		patient, cancel := context.WithTimeout(r.Context(), longestWait)
-		done, err := bound.Read(patient, ipaddr.ClientAt(r.RemoteAddr))
-		cancel()
+		done, err := wait(r, bound.Read)
 		if err != nil {
-			return nil, fault.ErrBusy
+			return nil, err
 		}
 		defer done()
 		release := bound.Hold(bytes, r.RemoteAddr, func() {
@@ -82,6 +81,18 @@ func ReadBody(w http.ResponseWriter, r *http.Request, maxBytes int64) ([]byte, e
 		return nil, fault.ErrTooManyBytes
 	}
 	return body, err
+}
+
+// wait takes something that the client of a request waits for, until the request ends, and for
+// longestWait at most. The error is fault.ErrBusy.
+func wait[T any](r *http.Request, take func(ctx context.Context, from netip.Prefix) (T, error)) (T, error) {
+	patient, cancel := context.WithTimeout(r.Context(), longestWait)
+	defer cancel()
+	taken, err := take(patient, ipaddr.ClientAt(r.RemoteAddr))
+	if err != nil {
+		err = fault.ErrBusy
+	}
+	return taken, err
 }
 
 // readAll reads a body of which the client says that it has n bytes. If n is negative, it has
@@ -116,11 +127,9 @@ func TakeTurn(t *turns.Turns, r *http.Request, body []byte) (context.Context, *T
 	if len(body) <= freeBytes { // as mostly
 		return ctx, nil, nil
 	}
-	patient, cancel := context.WithTimeout(ctx, longestWait)
-	defer cancel()
-	turn, err := t.Take(patient, ipaddr.ClientAt(r.RemoteAddr))
+	turn, err := wait(r, t.Take)
 	if err != nil {
-		return nil, nil, fault.ErrBusy
+		return nil, nil, err
 	}
 	ctx = turns.NewContext(ctx, turn)
 	taken := &Turn{turn: turn}
