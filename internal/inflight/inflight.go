@@ -42,6 +42,9 @@ const (
 	// find out takes as long as there are holders, and a client that sends more than there is
 	// room for has it asked with all that it sends.
 	looks = 64
+	// readers is how many requests over HTTP bring a long body at a time. Each makes some
+	// goroutine run for a moment, and whatever takes as short waits for all of them.
+	readers = 32
 )
 
 // Options say how to make a Bound. All are required.

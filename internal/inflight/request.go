@@ -15,13 +15,8 @@ type request struct {
 	end   func()
 }
 
-const (
-	// readers is how many requests over HTTP bring a long body at a time. Each makes some
-	// goroutine run for a moment, and whatever takes as short waits for all of them.
-	readers = 32
-	// readTime is how long a body counts as one of them: who is slow makes little work.
-	readTime = 100 * time.Millisecond
-)
+// readTime is how long a body counts as one of the readers: who is slow makes little work.
+const readTime = 100 * time.Millisecond
 
 // Read waits until the body of a request over HTTP may be read, client by client. Until then
 // it is in the buffers of the kernel. The error is that of ctx.

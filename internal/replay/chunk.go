@@ -3,7 +3,6 @@ package replay
 import (
 	"errors"
 	"fmt"
-	"io"
 
 	"github.com/ratelimitd/ratelimitd/internal/quote"
 	"github.com/ratelimitd/ratelimitd/internal/replay/accesslog"
@@ -27,28 +26,6 @@ type chunk struct {
 	problems []unread
 	noZone   uint64
 	err      error // why the file could not be read on; there is no block then
-}
-
-func newChunk(s *source, m *mapping.Mapping) *chunk {
-	c := &chunk{name: s.name, mapping: m, done: make(chan struct{}, 1)}
-	c.parser, c.err = s.parser(m)
-	return c
-}
-
-// read reads the next block of s, and reports whether there is one.
-func (c *chunk) read(s *source) (more bool) {
-	if c.err != nil {
-		return false
-	}
-	if len(s.head) > 0 {
-		c.block, s.head = s.head[0], s.head[1:]
-		return true
-	}
-	var err error
-	if c.block, err = s.blocks.Next(c.block.Bytes); err != nil && !errors.Is(err, io.EOF) {
-		c.err = fmt.Errorf("%s: line %d: %w", s.name, s.blocks.Number+1, err)
-	}
-	return err == nil
 }
 
 // parse finds what the block asks.

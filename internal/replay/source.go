@@ -163,6 +163,29 @@ func (s *source) parser(m *mapping.Mapping) (*accesslog.Parser, error) {
 	return accesslog.NewParser(o)
 }
 
+// newChunk returns a chunk for the blocks of s.
+func (s *source) newChunk(m *mapping.Mapping) *chunk {
+	c := &chunk{name: s.name, mapping: m, done: make(chan struct{}, 1)}
+	c.parser, c.err = s.parser(m)
+	return c
+}
+
+// fill reads the next block of s into c, and reports whether there is one.
+func (s *source) fill(c *chunk) (more bool) {
+	if c.err != nil {
+		return false
+	}
+	if len(s.head) > 0 {
+		c.block, s.head = s.head[0], s.head[1:]
+		return true
+	}
+	var err error
+	if c.block, err = s.blocks.Next(c.block.Bytes); err != nil && !errors.Is(err, io.EOF) {
+		c.err = fmt.Errorf("%s: line %d: %w", s.name, s.blocks.Number+1, err)
+	}
+	return err == nil
+}
+
 // read reads all of s and sends it to out, which it closes at the end. Each chunk is parsed by a
 // goroutine of its own, while the next is read.
 func (s *source) read(ctx context.Context, m *mapping.Mapping, out chan<- *chunk, free <-chan *chunk) {
@@ -175,9 +198,9 @@ func (s *source) read(ctx context.Context, m *mapping.Mapping, out chan<- *chunk
 		select {
 		case c = <-free:
 		default:
-			c = newChunk(s, m)
+			c = s.newChunk(m)
 		}
-		if ended = !c.read(s); c.err == nil && ended {
+		if ended = !s.fill(c); c.err == nil && ended {
 			return
 		}
 		select {

@@ -15,10 +15,10 @@ func (s *Store) Agree(ctx context.Context, name string, value []byte) ([]byte, e
 	by := caller{ctx, time.Now().Add(s.timeout)}
 	key := s.prefix + "rl:" + name
 	on := pick(s.servers, key)
-	err := on.send(newWrite(on, write{key: key, value: value, add: true})).await(by)
+	err := on.await(by, on.send(newWrite(write{key: key, value: value, add: true})))
 	if err == nil || errors.Is(err, errConflict) {
-		read := on.send(newRead(on, key))
-		if err = read.await(by); err == nil && read.found[0].there {
+		read := on.send(newRead(key))
+		if err = on.await(by, read); err == nil && read.found[0].there {
 			return read.found[0].value, nil
 		}
 	}

@@ -8,6 +8,10 @@ import (
 	"github.com/ratelimitd/ratelimitd/internal/store"
 )
 
+// maxJoinedBytes is how much is asked in one exchange, by the sizes of the asks, unless one
+// alone has more.
+const maxJoinedBytes = 64 << 10
+
 // A caller waits until its deadline, or until ctx ends.
 type caller struct {
 	ctx      context.Context
@@ -19,7 +23,6 @@ func (c caller) await(done <-chan struct{}) error { return store.Await(c.ctx, c.
 
 // An ask is what one caller wants of a server: to read items, or to write one.
 type ask struct {
-	on    *server
 	keys  []string // of the items to read; none for a write
 	write write
 
@@ -47,9 +50,9 @@ type found struct {
 	there bool   // whether there is an item
 }
 
-// newRead returns an ask to read the item with key from a server.
-func newRead(on *server, key string) *ask {
-	a := &ask{on: on, done: make(chan struct{})}
+// newRead returns an ask to read the item with key.
+func newRead(key string) *ask {
+	a := &ask{done: make(chan struct{})}
 	a.keys, a.found = a.oneKey[:0], a.oneFound[:0]
 	a.add(key)
 	return a
@@ -61,8 +64,8 @@ func (a *ask) add(key string) int {
 	return len(a.keys) - 1
 }
 
-// newWrite returns an ask to make w on a server.
-func newWrite(on *server, w write) *ask { return &ask{on: on, write: w, done: make(chan struct{})} }
+// newWrite returns an ask to make w.
+func newWrite(w write) *ask { return &ask{write: w, done: make(chan struct{})} }
 
 // isRead reports whether a is to read.
 func (a *ask) isRead() bool { return len(a.keys) > 0 }
@@ -73,16 +76,6 @@ func (a *ask) size() int {
 		return len(a.keys) * maxKeyBytes
 	}
 	return len(a.write.key) + len(a.write.value)
-}
-
-// await waits until a, which was sent, is done, and returns its error. If the caller leaves, and a
-// was not sent by then, it is not made.
-func (a *ask) await(by caller) error {
-	if err := by.await(a.done); err != nil {
-		a.on.queue.leave(a)
-		return err
-	}
-	return a.err
 }
 
 // append appends the command for w to b.

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/ratelimitd/ratelimitd/internal/quote"
+	"github.com/ratelimitd/ratelimitd/internal/store"
 )
 
 const (
@@ -24,9 +25,12 @@ const (
 	maxLineBytes = 16 << 10
 )
 
-// errReply is wrapped by the errors of replies that say neither what was found nor what became
-// of a write: they are refusals, or none of memcached.
-var errReply = errors.New("a reply that is of no use")
+var (
+	// errReply is wrapped by the errors of replies that say neither what was found nor what became
+	// of a write: they are refusals, or none of memcached.
+	errReply    = errors.New("a reply that is of no use")
+	errConflict = fmt.Errorf("%w: somebody else wrote them in between", store.ErrCounters)
+)
 
 // A conn is a connection to a server. The text protocol is that of doc/protocol.txt of memcached.
 type conn struct {

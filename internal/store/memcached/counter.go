@@ -12,6 +12,10 @@ import (
 // low rate would need longer.
 const maxLife = 366 * 24 * time.Hour
 
+// maxCounterBytes is how much a counter without its name may take: seven numbers at
+// most, and one more with the next entry of a log.
+const maxCounterBytes = 8 * binary.MaxVarintLen64
+
 // allUsed is the used part of a counter that has nothing left, in percent.
 const allUsed = 100
 

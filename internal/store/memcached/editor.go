@@ -102,21 +102,22 @@ func (c caller) pause(attempt int) error {
 
 // read reads the items of edits, those of a server together.
 func (d *editor) read(by caller, edits []*edit) {
-	asks := make([]*ask, 0, 1)
-	for _, e := range edits {
-		n := slices.IndexFunc(asks, func(a *ask) bool { return a.on == e.server })
-		if n < 0 {
-			e.asked, e.at = newRead(e.server, e.key), 0
-			asks = append(asks, e.asked)
+	for i, e := range edits {
+		same := slices.IndexFunc(edits[:i], func(other *edit) bool { return other.server == e.server })
+		if same < 0 {
+			e.asked, e.at = newRead(e.key), 0
 			continue
 		}
-		e.asked, e.at = asks[n], asks[n].add(e.key)
-	}
-	for _, a := range asks {
-		a.on.send(a)
+		e.asked = edits[same].asked
+		e.at = e.asked.add(e.key)
 	}
 	for _, e := range edits {
-		if e.err = e.server.named(e.asked.await(by)); e.err == nil {
+		if e.at == 0 {
+			e.server.send(e.asked)
+		}
+	}
+	for _, e := range edits {
+		if e.err = e.server.named(e.server.await(by, e.asked)); e.err == nil {
 			e.found = e.asked.found[e.at]
 		}
 	}
@@ -149,10 +150,10 @@ func (d *editor) apply(edits []*edit) (changed []*edit) {
 // write writes the items of edits, and returns the edits that met a conflict.
 func (d *editor) write(by caller, edits []*edit) (conflicting []*edit) {
 	for _, e := range edits {
-		e.asked = e.server.send(newWrite(e.server, e.next))
+		e.asked = e.server.send(newWrite(e.next))
 	}
 	for _, e := range edits {
-		e.err = e.server.writeError(e.asked.await(by), &e.next)
+		e.err = e.server.writeError(e.server.await(by, e.asked), &e.next)
 		if errors.Is(e.err, errConflict) || errors.Is(e.err, errTooLarge) {
 			conflicting = append(conflicting, e)
 		}

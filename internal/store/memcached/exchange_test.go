@@ -20,13 +20,13 @@ func TestEachAskHasItsReply(t *testing.T) {
 	s := open(t, Options{Timeout: time.Minute}, memcachedtest.Start(t))
 	on := s.servers[0]
 	item := func(key string, bytes int) *ask {
-		return newWrite(on, write{key: key, value: make([]byte, bytes), expiration: 60, add: true})
+		return newWrite(write{key: key, value: make([]byte, bytes), expiration: 60, add: true})
 	}
-	reads, again := newRead(on, "a"), newRead(on, "b")
+	reads, again := newRead("a"), newRead("b")
 	reads.add("missing")
 	reads.add("b")
 	again.add("b")
-	first := []*ask{reads, item("a", 100), item("a", 200), newWrite(on, write{key: "missing"}), again, item("b", 0)}
+	first := []*ask{reads, item("a", 100), item("a", 200), newWrite(write{key: "missing"}), again, item("b", 0)}
 	on.ask(first)
 	for i, want := range []error{nil, nil, errConflict, errConflict, nil, nil} {
 		if !errors.Is(first[i].err, want) {
@@ -116,13 +116,13 @@ func TestSlowExchangeHoldsUpNobody(t *testing.T) {
 		}
 		return dial(ctx, network, addr)
 	}
-	slow := on.send(newRead(on, "a"))
+	slow := on.send(newRead("a"))
 	<-first
-	if err := on.send(newRead(on, "b")).await(waits(t)); err != nil {
+	if err := on.await(waits(t), on.send(newRead("b"))); err != nil {
 		t.Error(err)
 	}
 	close(end)
-	if err := slow.await(waits(t)); err != nil {
+	if err := on.await(waits(t), slow); err != nil {
 		t.Error(err)
 	}
 }

@@ -30,10 +30,6 @@ const (
 	fullRetry = time.Second
 )
 
-// maxCounterBytes is how much a counter without its name may take: seven numbers at
-// most, and one more with the next entry of a log.
-const maxCounterBytes = 8 * binary.MaxVarintLen64
-
 // maxOnce is how many counters of store.OncePrefix an identifier has. Each denies for as
 // long as it lasts, so that none would ever be evicted, and each decision reads all.
 const maxOnce = 256

@@ -193,7 +193,7 @@ func TestLargestItem(t *testing.T) {
 	s := open(t, Options{}, memcachedtest.Start(t))
 	key := strings.Repeat("k", 250)
 	on := s.servers[0]
-	if err := on.send(newWrite(on, write{key: key, value: make([]byte, maxItemBytes), add: true})).await(waits(t)); err != nil {
+	if err := on.await(waits(t), on.send(newWrite(write{key: key, value: make([]byte, maxItemBytes), add: true}))); err != nil {
 		t.Error(err)
 	}
 }

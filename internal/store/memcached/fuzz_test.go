@@ -20,7 +20,7 @@ func FuzzReadValues(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		at := func(r *bufio.Reader) (found []found, err error) {
-			a := newRead(nil, "k")
+			a := newRead("k")
 			a.add("l")
 			a.add("k")
 			c := conn{replies: r}

@@ -101,8 +101,9 @@ func waits(tb testing.TB) caller { return caller{tb.Context(), time.Now().Add(pa
 // read returns the value of the item with key at the first server, or nil if there is none.
 func read(tb testing.TB, s *Store, key string) []byte {
 	tb.Helper()
-	a := s.servers[0].send(newRead(s.servers[0], key))
-	if err := a.await(waits(tb)); err != nil {
+	on := s.servers[0]
+	a := on.send(newRead(key))
+	if err := on.await(waits(tb), a); err != nil {
 		tb.Fatal(err)
 	}
 	return a.found[0].value

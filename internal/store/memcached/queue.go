@@ -14,9 +14,6 @@ const (
 	// nearTime is how long an exchange takes at the least with a server that is near. One that
 	// is far is asked at once: to wait for the exchange under way would take long.
 	nearTime = joinTime / 2
-	// maxJoinedBytes is how much is asked in one exchange, by the sizes of the asks, unless one
-	// alone has more.
-	maxJoinedBytes = 64 << 10
 )
 
 // A queue has what waits to be asked of a server, many together.

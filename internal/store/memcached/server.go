@@ -61,6 +61,16 @@ func (s *server) send(a *ask) *ask {
 	return a
 }
 
+// await waits until a, which was sent, is done, and returns its error. If the caller leaves, and a
+// was not asked by then, it is not made.
+func (s *server) await(by caller, a *ask) error {
+	if err := by.await(a.done); err != nil {
+		s.queue.leave(a)
+		return err
+	}
+	return a.err
+}
+
 // startSender starts a sender, which asks what waits until nothing does.
 func (s *server) startSender() {
 	s.senders.running.Go(func() {
@@ -182,10 +192,7 @@ func (s *server) tooLarge(bytes int) {
 	}
 }
 
-var (
-	errConflict = fmt.Errorf("%w: somebody else wrote them in between", store.ErrCounters)
-	errTooLarge = errors.New("that is more than the server allows for one item; run memcached with a greater -I, or lower the counts of sliding_window_log limits")
-)
+var errTooLarge = errors.New("that is more than the server allows for one item; run memcached with a greater -I, or lower the counts of sliding_window_log limits")
 
 // writeError returns what err means, with which w has failed, or nil.
 func (s *server) writeError(err error, w *write) error {

@@ -131,7 +131,7 @@ type conn struct {
 // SetReadDeadline implements net.Conn.
 func (c *conn) SetReadDeadline(t time.Time) error {
 	if l := c.lone.Load(); l != nil && t.Equal(l.deadline) {
-		return l.reads(c)
+		return l.reads(c.Conn)
 	}
 	return c.Conn.SetReadDeadline(t)
 }
